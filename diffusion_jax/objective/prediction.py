@@ -1,0 +1,158 @@
+"""From the output of a network to a Prediction of (x0, eps), for every parameterisation by one 2x2 solve.
+
+A network may be trained to output any combination target = a x0 + b eps of the clean example and the noise. Together
+with x_t = alpha x0 + sigma eps that is two linear equations in two unknowns, so the parameterisation is just the row
+(a, b). In float32 the system is ill-conditioned near both ends by nature (x0 from eps where alpha is tiny).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from diffusion_jax.process.base import Array, Level, Schedule, expand, level
+from diffusion_jax.process.gaussian import step_row
+
+
+class Prediction(NamedTuple):
+    """What the model believes of x_t."""
+
+    x0: Array
+    """The clean example [B,*D]."""
+    eps: Any
+    """The noise [B,*D]; None for processes that have none."""
+    head: Any
+    """The raw second output [B,*D] of a network that also predicts a variance; `reverse` knows its meaning."""
+
+
+Target = Callable[[Schedule, Level], tuple[Array, Array]]
+"""`target(schedule, level[B]) -> (a[B], b[B])`, the row of a parameterisation."""
+Predict = Callable[..., Prediction]
+"""`predict(params, x_t[B,*D], level[B], label[B] or None, keys[B] or None) -> Prediction`; keys switch dropout on."""
+
+
+def eps() -> Target:
+    """The noise, (0, 1). Source: Ho et al. 2020, eq. 11."""
+    return lambda schedule, level: (jnp.zeros_like(level.t), jnp.ones_like(level.t))
+
+
+def x0() -> Target:
+    """The clean example, (1, 0)."""
+    return lambda schedule, level: (jnp.ones_like(level.t), jnp.zeros_like(level.t))
+
+
+def v() -> Target:
+    """v = alpha eps - sigma x0, (-sigma, alpha). Source: Salimans and Ho 2022, appendix D."""
+    return lambda schedule, level: (-level.sigma, level.alpha)
+
+
+def score() -> Target:
+    """The score of q(x_t | x0), -eps/sigma: (0, -1/sigma). Source: Song et al. 2021, eq. 7."""
+    return lambda schedule, level: (jnp.zeros_like(level.t), -jnp.exp(-level.log_sigma))
+
+
+def posterior_mean(num_steps: int) -> Target:
+    """The mean of q(x_s | x_t, x0) one step of the chain earlier, s = t - 1/num_steps. Source: Ho et al. 2020, eq. 7.
+
+    With that mean = c0 x0 + c1 x_t the row is (c0 + c1 alpha, c1 sigma).
+    """
+
+    def target(schedule: Schedule, at: Level) -> tuple[Array, Array]:
+        s = jnp.maximum(jnp.round(at.t * num_steps) - 1, 0) / num_steps
+        row = step_row(at, level(schedule, s))
+        return row.x0_scale + row.x_t_scale * at.alpha, row.x_t_scale * at.sigma
+
+    return target
+
+
+TARGETS: dict[str, Callable[..., Target]] = {"eps": eps, "x0": x0, "v": v, "score": score}
+"""The parameterisations that need no chain; `posterior_mean` needs its length."""
+
+
+def combine(row: tuple[Array, Array], x0: Array, eps: Array) -> Array:
+    """The target a x0 + b eps of a pair (x0, eps)."""
+    a, b = row
+    return expand(a, x0) * x0 + expand(b, x0) * eps
+
+
+def solve(row: tuple[Array, Array], level: Level, x_t: Array, output: Array) -> tuple[Array, Array]:
+    """The pair (x0, eps) with alpha x0 + sigma eps = x_t and a x0 + b eps = output."""
+    a, b = row
+    alpha, sigma = level.alpha, level.sigma
+    scale = 1 / (alpha * b - sigma * a)
+    x0 = expand(b * scale, x_t) * x_t - expand(sigma * scale, x_t) * output
+    eps = expand(alpha * scale, x_t) * output - expand(a * scale, x_t) * x_t
+    return x0, eps
+
+
+Telling = Callable[[Level], Array]
+"""What the network is told about the level: `telling(level[B]) -> [B]`."""
+
+
+def tell_step(num_steps: int) -> Telling:
+    """k - 1 for t = k/num_steps: the integer 0..T-1 that Ho's network is told; fractions between the steps."""
+
+    def tell(level: Level) -> Array:
+        k = level.t * num_steps
+        whole = jnp.round(k)
+        return jnp.where(jnp.abs(k - whole) < 1e-3, whole, k) - 1  # k/T * T is one rounding off for some k
+
+    return tell
+
+
+def tell_time(scale: float = 999.0) -> Telling:
+    """scale · t. Source: Song et al. 2021, whose networks of the VP SDE are told 999 t."""
+    return lambda level: scale * level.t
+
+
+def tell_logsnr() -> Telling:
+    """log alpha²/sigma². Source: Kingma et al. 2021."""
+    return lambda level: level.logsnr
+
+
+def tell_log_sigma() -> Telling:
+    """ln(sigma/alpha)/4. Source: Karras et al. 2022, table 1 (c_noise)."""
+    return lambda level: -level.logsnr / 8
+
+
+def predictor(
+    apply: Callable[..., Array],
+    schedule: Callable[[Any], Schedule],
+    target: Target,
+    tell: Telling,
+    with_head: bool = False,
+) -> Predict:
+    """Close a network over its parameterisation: `predict(params, x_t, level, label, keys) -> Prediction`.
+
+    apply: `apply({"params": p}, x_t, told[B], label, keys) -> output`, with 2C channels if `with_head`: the target and
+    the head, in that order. schedule: `params -> Schedule`. params is a dict; the network's own are `params["net"]`.
+    """
+
+    def predict(
+        params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
+    ) -> Prediction:
+        output = apply({"params": params["net"]}, x_t, tell(level), label, keys)
+        output, head = jnp.split(output, 2, axis=-1) if with_head else (output, None)
+        x0, eps = solve(target(schedule(params), level), level, x_t, output)
+        return Prediction(x0, eps, head)
+
+    return predict
+
+
+def clip_x0(predict: Predict, low: float = -1.0, high: float = 1.0) -> Predict:
+    """`predict` with x0 clipped to the range of the data, and eps made to agree: eps = (x_t - alpha x0)/sigma.
+
+    Source: the public code of Ho et al. 2020, which clips in sampling and in the evaluation of the bound.
+    """
+
+    def clipped(
+        params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
+    ) -> Prediction:
+        prediction = predict(params, x_t, level, label, keys)
+        x0 = jnp.clip(prediction.x0, low, high)
+        if prediction.eps is None:
+            return prediction._replace(x0=x0)
+        eps = (x_t - expand(level.alpha, x_t) * x0) * expand(jnp.exp(-level.log_sigma), x_t)
+        return prediction._replace(x0=x0, eps=eps)
+
+    return clipped

@@ -1,0 +1,66 @@
+"""The model's kernel p(x_s | x_t): the posterior with the predicted x0 in the place of x0, and a choice of variance.
+
+`reverse(row, prediction, x_t) -> (mean[B,*D], log_var)`; the bound and every stochastic sampler use the same kernel.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from diffusion_jax.objective.prediction import Prediction
+from diffusion_jax.process.base import Array, Process, expand
+from diffusion_jax.process.gaussian import Row
+
+Reverse = Callable[[Row, Prediction, Array], tuple[Array, Array]]
+
+
+def fixed_small(process: Process) -> Reverse:
+    """The posterior's own variance (beta-tilde). Source: Ho et al. 2020, section 3.2."""
+    return lambda row, prediction, x_t: process.posterior(row, prediction.x0, x_t)
+
+
+def fixed_large(process: Process, noiseless: str = "posterior") -> Reverse:
+    """The variance sigma_ts² of the forward step (beta). Source: Ho et al. 2020, section 3.2.
+
+    noiseless says which variance the step to a noiseless s has, which only the bound sees: "posterior", that of the
+    step before it, as in Ho's code; or "forward", sigma_ts² there too.
+    """
+    if noiseless not in ("posterior", "forward"):
+        raise ValueError(f"reverse: noiseless={noiseless!r} is not known, use 'posterior' or 'forward'")
+
+    def reverse(row: Row, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
+        mean, small = process.posterior(row, prediction.x0, x_t)
+        large = expand(row.log_var_large, x_t)
+        if noiseless == "posterior":
+            large = jnp.where(jnp.isneginf(expand(row.to.log_sigma, x_t)), small, large)
+        return mean, large
+
+    return reverse
+
+
+def learned_diagonal(process: Process) -> Reverse:
+    """The network's head is the log variance itself. Source: Ho et al. 2020, table 2."""
+    return lambda row, prediction, x_t: (process.posterior(row, prediction.x0, x_t)[0], prediction.head)
+
+
+def learned_range(process: Process) -> Reverse:
+    """The head w in about [-1,1] interpolates in the logarithm between the small and the large variance.
+
+    log var = f log_var_large + (1 - f) log_var_small with f = (w + 1)/2. Source: Nichol and Dhariwal 2021, eq. 15.
+    """
+
+    def reverse(row: Row, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
+        mean, small = process.posterior(row, prediction.x0, x_t)
+        fraction = (prediction.head + 1) / 2
+        return mean, fraction * expand(row.log_var_large, x_t) + (1 - fraction) * small
+
+    return reverse
+
+
+VARIANCES: dict[str, Callable[..., Reverse]] = {
+    "fixed_small": fixed_small,
+    "fixed_large": fixed_large,
+    "learned_diagonal": learned_diagonal,
+    "learned_range": learned_range,
+}
+"""Kinds of reverse variance; the learned ones need a network with a head."""

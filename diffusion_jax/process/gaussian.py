@@ -1,0 +1,97 @@
+"""The Gaussian process: q(x_t | x0) = N(alpha x0, sigma² I), and all that follows from it in closed form.
+
+With lambda = logsnr and the conditional scales of x_t given x_s (s < t),
+
+    alpha_ts = alpha_t / alpha_s,      sigma_ts² = sigma_t² - alpha_ts² sigma_s² = -sigma_t² expm1(lambda_t - lambda_s),
+
+the posterior is
+
+    q(x_s | x_t, x0) = N(alpha_ts sigma_s²/sigma_t² x_t + alpha_s sigma_ts²/sigma_t² x0,  sigma_ts² sigma_s²/sigma_t²),
+
+which at t = k/T of a chain is Ho et al. 2020, eq. 6-7, and holds for any schedule (Kingma et al. 2021, appendix A.2).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.process.base import Array, Level, Process, Schedule, expand, level
+
+
+class Row(NamedTuple):
+    """One step t -> s of a time grid (fields scalar, [B], or stacked [N] as `coefficients` returns them)."""
+
+    at: Level
+    """The level t, where the step starts."""
+    to: Level
+    """The level s < t, where it ends."""
+    x0_scale: Array
+    """Coefficient of x0 in the posterior mean."""
+    x_t_scale: Array
+    """Coefficient of x_t in the posterior mean."""
+    log_var_small: Array
+    """log of the posterior variance (beta-tilde of a chain): the reverse variance if the data were one point. Where it
+    is 0, at a step that ends without noise, it takes the value of the step before, as Ho's code has it."""
+    log_var_large: Array
+    """log sigma_ts² (beta of a chain): the reverse variance if the data were N(0, I)."""
+
+
+def gaussian() -> Process:
+    """The Gaussian process as the five functions of `Process`; its rows are `Row`, a law is (mean, log_var)."""
+    return Process(prior=_prior, corrupt=_corrupt, coefficients=_coefficients, posterior=_posterior, kl=_kl)
+
+
+def _prior(schedule: Schedule, keys: Array, shape: tuple[int, ...]) -> Array:
+    """N(0, alpha² + sigma²) at t = 1: the marginal of unit-variance data, N(0, I) if the variance is preserved."""
+    end = level(schedule, jnp.ones(()))
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape, end.t.dtype))(keys)
+    return jnp.hypot(end.alpha, end.sigma) * noise
+
+
+def _corrupt(level: Level, x0: Array, noise: Array) -> Array:
+    """x_t = alpha x0 + sigma noise."""
+    return expand(level.alpha, x0) * x0 + expand(level.sigma, x0) * noise
+
+
+def _coefficients(schedule: Schedule, times: Array) -> Row:
+    """Rows [N] of a falling time grid [N+1], in the dtype of `times`.
+
+    For a fixed schedule evaluate it in float64 on the host, `in_float64(partial(coefficients, schedule), times)`; for
+    a learned one it can be traced and differentiated.
+    """
+    row = step_row(level(schedule, times[:-1]), level(schedule, times[1:]))
+    small = row.log_var_small
+    before = jnp.concatenate([small[:1], small[:-1]])
+    return row._replace(log_var_small=jnp.where(jnp.isneginf(small), before, small))
+
+
+def step_row(at: Level, to: Level) -> Row:
+    """The row of the single steps at -> to, element by element (log_var_small is -inf where s is noiseless)."""
+    log_share = jnp.log(-jnp.expm1(at.logsnr - to.logsnr))  # log of sigma_ts² / sigma_t², the share of fresh noise
+    return Row(
+        at=at,
+        to=to,
+        x0_scale=jnp.exp(to.log_alpha + log_share),
+        x_t_scale=jnp.exp(at.log_alpha - to.log_alpha + 2 * (to.log_sigma - at.log_sigma)),
+        log_var_small=log_share + 2 * to.log_sigma,
+        log_var_large=log_share + 2 * at.log_sigma,
+    )
+
+
+def _posterior(row: Row, x0: Array, x_t: Array) -> tuple[Array, Array]:
+    """q(x_s | x_t, x0) as (mean [B,*D], log_var [B,1,...])."""
+    mean = expand(row.x0_scale, x_t) * x0 + expand(row.x_t_scale, x_t) * x_t
+    return mean, expand(row.log_var_small, x_t)
+
+
+def _kl(p: tuple[Array, Array], q: tuple[Array, Array]) -> Array:
+    """KL(p || q) in nats [B], summed over the data dimensions.
+
+    KL = 1/2 (log v_q - log v_p + v_p/v_q + (m_p - m_q)²/v_q - 1) per dimension.
+    """
+    (mean_p, log_var_p), (mean_q, log_var_q) = p, q
+    ratio = log_var_p - log_var_q
+    nats = 0.5 * (jnp.expm1(ratio) - ratio + (mean_p - mean_q) ** 2 * jnp.exp(-log_var_q))
+    shape = jnp.broadcast_shapes(nats.shape, jnp.shape(mean_p))
+    return jnp.broadcast_to(nats, shape).reshape(shape[0], -1).sum(1)

@@ -1,0 +1,136 @@
+"""Noise schedules: each factory returns a plain function t in [0,1] -> (log alpha, log sigma).
+
+Two kinds. A *chain* is a table of num_steps betas, x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) noise, k = 1..T, read
+at t = k/T; between the steps log alpha is interpolated linearly (beta is a constant rate there), so a chain is also a
+schedule in continuous time. The others (vp, subvp, ve, edm) are closed forms of t.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax.process.base import Array, Schedule
+
+
+def chain(betas: np.ndarray) -> Schedule:
+    """The schedule of a variance-preserving chain with rates `betas` [T], each in (0, 1].
+
+    alpha(k/T)² = prod_{i<=k} (1 - beta_i), sigma² = 1 - alpha². Source: Ho et al. 2020, eq. 4.
+    Raises ValueError if a beta is outside (0, 1].
+    """
+    betas = np.asarray(betas, np.float64)
+    if betas.ndim != 1 or not betas.size or not np.all((betas > 0) & (betas <= 1)):
+        raise ValueError(f"schedule: betas must lie in (0, 1], got {betas.size} from {betas.min()} to {betas.max()}")
+    with np.errstate(divide="ignore"):
+        table = np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))])
+    last_step_destroys_all = bool(np.isneginf(table[-1]))
+    steps = betas.size
+
+    def schedule(t: Array) -> tuple[Array, Array]:
+        u = t * steps
+        k = jnp.clip(jnp.floor(u), 0, steps - 1)
+        fraction = u - k
+        k = k.astype(jnp.int32)
+        slopes = jnp.asarray(np.append(np.diff(table[:-1]), 0.0) if last_step_destroys_all else np.diff(table), t.dtype)
+        log_alpha = jnp.asarray(table[:-1], t.dtype)[k] + slopes[k] * fraction
+        if last_step_destroys_all:  # linear in alpha² there, since log alpha has no finite end
+            log_alpha += jnp.where(k == steps - 1, 0.5 * jnp.log1p(-fraction), 0)
+        return log_alpha, _log_sigma(log_alpha)
+
+    return schedule
+
+
+def _log_sigma(log_alpha: Array) -> Array:
+    """log sqrt(1 - alpha²), through expm1: sqrt(1 - exp) is 0.6 % wrong at t = 1e-5 in float32."""
+    return 0.5 * jnp.log(-jnp.expm1(2 * log_alpha))
+
+
+def linear(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
+    """Betas rise linearly. Source: Ho et al. 2020, section 4."""
+    return chain(np.linspace(beta_start, beta_end, num_steps))
+
+
+def quad(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
+    """sqrt(beta) rises linearly. Source: the public code of Ho et al. 2020."""
+    return chain(np.linspace(beta_start**0.5, beta_end**0.5, num_steps) ** 2)
+
+
+def const(num_steps: int, beta_end: float = 0.02) -> Schedule:
+    """All betas equal beta_end. Source: the public code of Ho et al. 2020."""
+    return chain(np.full(num_steps, beta_end))
+
+
+def warmup(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02, fraction: float = 0.1) -> Schedule:
+    """Betas rise linearly over the first `fraction` of the steps, then stay at beta_end.
+
+    fraction = 0.1 and 0.5 are "warmup10" and "warmup50". Source: the public code of Ho et al. 2020.
+    """
+    betas = np.full(num_steps, beta_end)
+    rise = int(num_steps * fraction)
+    betas[:rise] = np.linspace(beta_start, beta_end, rise)
+    return chain(betas)
+
+
+def harmonic(num_steps: int) -> Schedule:
+    """beta_k = 1 / (T - k + 1): every step destroys the same share of the signal, alpha(k/T)² = 1 - k/T exactly.
+
+    Source: Sohl-Dickstein et al. 2015, section 2.4.1 ("jsd" in the code of Ho et al. 2020).
+    """
+    return chain(1 / np.linspace(num_steps, 1, num_steps))
+
+
+def sigmoid(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02, reach: float = 6.0) -> Schedule:
+    """Betas follow a sigmoid from -reach to reach between beta_start and beta_end. Source: Xu et al. 2022 (GeoDiff)."""
+    return chain(beta_start + (beta_end - beta_start) / (1 + np.exp(-np.linspace(-reach, reach, num_steps))))
+
+
+def cosine(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
+    """alpha(t)² = f(t)/f(0), f(t) = cos²(pi/2 (t + offset)/(1 + offset)), with beta at most max_beta.
+
+    Source: Nichol and Dhariwal 2021, eq. 17.
+    """
+    t = np.arange(num_steps + 1) / num_steps
+    f = np.cos(np.pi / 2 * (t + offset) / (1 + offset)) ** 2
+    return chain(np.minimum(1 - f[1:] / f[:-1], max_beta))
+
+
+def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
+    """Variance preserving: log alpha = -t²/4 (beta_max - beta_min) - t/2 beta_min. Source: Song et al. 2021, eq. 33."""
+    return lambda t: ((la := _vp_log_alpha(t, beta_min, beta_max)), _log_sigma(la))
+
+
+def subvp(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
+    """As vp, with less noise: sigma = 1 - alpha². Source: Song et al. 2021, eq. 29."""
+    return lambda t: ((la := _vp_log_alpha(t, beta_min, beta_max)), 2 * _log_sigma(la))
+
+
+def _vp_log_alpha(t: Array, beta_min: float, beta_max: float) -> Array:
+    return -0.25 * t**2 * (beta_max - beta_min) - 0.5 * t * beta_min
+
+
+def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
+    """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max/sigma_min)^t. Source: Song et al. 2021, eq. 30."""
+    low, high = np.log(sigma_min), np.log(sigma_max)
+    return lambda t: (jnp.zeros_like(t), low + t * (high - low))
+
+
+def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Schedule:
+    """alpha = 1, sigma^(1/rho) linear in t, so that a uniform grid in t is the grid of Karras et al. 2022, eq. 5."""
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return lambda t: (jnp.zeros_like(t), rho * jnp.log(low + t * (high - low)))
+
+
+CHAINS: dict[str, Callable[..., Schedule]] = {
+    "linear": linear,
+    "quad": quad,
+    "const": const,
+    "warmup": warmup,
+    "harmonic": harmonic,
+    "sigmoid": sigmoid,
+    "cosine": cosine,
+}
+"""Schedules made of a table: their first argument is the number of steps."""
+
+CONTINUOUS: dict[str, Callable[..., Schedule]] = {"vp": vp, "subvp": subvp, "ve": ve, "edm": edm}
+"""Schedules in closed form."""

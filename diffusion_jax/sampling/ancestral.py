@@ -1,0 +1,23 @@
+"""Ancestral sampling: draw x_s from the model's own kernel, step by step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.objective.reverse import Reverse
+from diffusion_jax.process.base import Array, expand
+from diffusion_jax.sampling.loop import BoundPredict
+
+
+def ancestral(
+    predict: BoundPredict, reverse: Reverse, row: Any, x: Array, memory: Any, keys: Array
+) -> tuple[Array, Any]:
+    """x_s = mean + sqrt(var) noise; the step that ends without noise (sigma_s = 0) takes the mean.
+
+    Source: Ho et al. 2020, algorithm 2. One network call.
+    """
+    mean, log_var = reverse(row, predict(x, row.at), x)
+    noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+    noisy = jnp.isfinite(expand(row.to.log_sigma, x))
+    return mean + jnp.where(noisy, jnp.exp(0.5 * log_var), 0) * noise, memory

@@ -1,0 +1,74 @@
+"""The one loop of all fixed-grid samplers. A sampler is a `step`; the grid is data.
+
+    step(predict, reverse, row, x, memory, keys[B]) -> (x, memory)
+
+with predict already bound to params and label: `predict(x_t, level) -> Prediction`. `memory` is what a multi-step
+method carries from step to step (None for the others).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax.objective.prediction import Prediction
+from diffusion_jax.objective.reverse import Reverse
+from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64, level
+
+Step = Callable[..., tuple[Array, Any]]
+BoundPredict = Callable[[Array, Level], Prediction]
+
+
+def uniform_times(num_steps: int, chain_steps: int = 0) -> np.ndarray:
+    """The falling grid [num_steps + 1] from 1 to 0, uniform in t; both ends always included.
+
+    With chain_steps = T the times are those of a chain, each k/T for a whole k, as evenly spread as whole numbers
+    allow. Raises ValueError if num_steps < 1 or there are more steps than the chain has.
+    """
+    if num_steps < 1:
+        raise ValueError(f"sampler: num_steps must be at least 1, got {num_steps}")
+    if not chain_steps:
+        return np.linspace(1.0, 0.0, num_steps + 1)
+    if num_steps > chain_steps:
+        raise ValueError(f"sampler: num_steps={num_steps}, but the chain has only {chain_steps}; ask for fewer")
+    return np.round(np.linspace(chain_steps, 0, num_steps + 1)) / chain_steps
+
+
+def rows(process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False) -> Any:
+    """The rows of a grid of a fixed schedule, computed in float64 on the host.
+
+    denoise: where the schedule still has noise at the last time, append a step to sigma = 0, i.e. to the predicted x0.
+    """
+
+    def path(t: Array) -> tuple[Array, Array]:  # t < 0 stands for the noiseless end of the appended step
+        log_alpha, log_sigma = schedule(jnp.maximum(t, 0))
+        return jnp.where(t < 0, 0, log_alpha), jnp.where(t < 0, -jnp.inf, log_sigma)
+
+    if denoise and np.isfinite(in_float64(level, schedule, times[-1]).log_sigma):
+        times = np.append(times, -1.0)
+    return in_float64(functools.partial(process.coefficients, path), times)
+
+
+def sample(
+    step: Step, predict: BoundPredict, reverse: Reverse, rows: Any, x: Array, keys: Array, memory: Any = None
+) -> Array:
+    """Walk x [B,*D] from the first level of `rows` to the last, one `step` per row, in one lax.scan.
+
+    keys[B]: one per sample; step i draws from fold_in(key, i), so a sample depends on its own key alone.
+    """
+    batch = x.shape[0]
+    rows = jax.tree.map(lambda field: jnp.asarray(field, x.dtype), rows)
+
+    def body(carry: tuple[Array, Any], inputs: tuple[Array, Any]) -> tuple[tuple[Array, Any], None]:
+        x, memory = carry
+        i, row = inputs
+        row = jax.tree.map(lambda field: jnp.broadcast_to(field, (batch,)), row)
+        keys_i = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
+        return step(predict, reverse, row, x, memory, keys_i), None
+
+    steps = jnp.arange(rows.at.t.shape[0])
+    (x, _), _ = jax.lax.scan(body, (x, memory), (steps, rows))
+    return x
