@@ -76,8 +76,9 @@ def in_float64(function: Callable[..., Any], *args: Any) -> Any:
     """Evaluate `function(*args)` in float64 on the host CPU, at once even under a trace; arrays come back as NumPy.
 
     float32 is not enough for the coefficients of a fine time grid: 1000 linear betas recovered from alpha-bar are off
-    by 1e-4. NumPy leaves among `args` keep their float64; the result is cast when it is used.
+    by 1e-4. NumPy arrays among `args` keep their float64; the result is cast when it is used.
     """
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), jax.default_device(cpu), jax.ensure_compile_time_eval():
-        return jax.tree.map(np.asarray, function(*jax.tree.map(jnp.asarray, args)))
+        args = jax.tree.map(lambda arg: jnp.asarray(arg) if isinstance(arg, np.ndarray | np.generic) else arg, args)
+        return jax.tree.map(np.asarray, function(*args))

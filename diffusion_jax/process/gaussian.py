@@ -57,7 +57,7 @@ def _corrupt(level: Level, x0: Array, noise: Array) -> Array:
 def _coefficients(schedule: Schedule, times: Array) -> Row:
     """Rows [N] of a falling time grid [N+1], in the dtype of `times`.
 
-    For a fixed schedule evaluate it in float64 on the host, `in_float64(partial(coefficients, schedule), times)`; for
+    For a fixed schedule evaluate it in float64 on the host, `in_float64(process.coefficients, schedule, times)`; for
     a learned one it can be traced and differentiated.
     """
     row = step_row(level(schedule, times[:-1]), level(schedule, times[1:]))

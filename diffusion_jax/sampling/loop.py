@@ -6,7 +6,6 @@ with predict already bound to params and label: `predict(x_t, level) -> Predicti
 method carries from step to step (None for the others).
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +48,7 @@ def rows(process: Process, schedule: Schedule, times: np.ndarray, denoise: bool 
 
     if denoise and np.isfinite(in_float64(level, schedule, times[-1]).log_sigma):
         times = np.append(times, -1.0)
-    return in_float64(functools.partial(process.coefficients, path), times)
+    return in_float64(process.coefficients, path, times)
 
 
 def sample(

@@ -1,0 +1,139 @@
+"""Every key of a config with its default: not a recipe, but what recipes start from and where keys are explained.
+
+A choice is `section.name`; the options of each possible choice stand beside it under `section.<that name>`. What is
+not listed for a choice keeps the default of its function. Any key can be set on the command line, --config.KEY=VALUE.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The defaults: DDPM with eps-prediction and L_simple, on the embedded digits."""
+    c = ConfigDict()
+    c.seed = 0
+    c.train_steps = 1000
+    c.batch_size = 128  # examples of the global batch, whatever the number of devices
+    c.accumulate_steps = 1  # parts in which each device works through its share of the batch
+    c.parallel = "shard_map"  # or "pmap" (one process only): the same numbers
+    c.remat = False  # recompute blocks in the backward pass: less memory, more time
+    c.require_accelerator = False  # refuse to run on a CPU
+
+    c.data = ConfigDict()
+    c.data.name = "digits"  # digits, toy2d, arrays, folder, tfds
+    c.data.flip = False  # random left-right flips, in training only
+    c.data.workers = 0  # processes that read and decode data on disk
+    # Filled in from the data when training starts. Give them to describe a model without having its data.
+    c.data.shape = ()
+    c.data.levels = 0  # grey levels: 256 for photographs, 17 for digits, 0 for float vectors
+    c.data.classes = 0
+    c.data.digits = ConfigDict()
+    c.data.toy2d = ConfigDict({"kind": "mixture", "size": 20_000})  # mixture, checkerboard, moons, swissroll
+    c.data.arrays = ConfigDict({"path": "", "key": "", "label_key": "", "levels": 256, "classes": 0})
+    c.data.arrays.update(heldout="", heldout_fraction=0.1)  # another file, or a share of this one
+    c.data.folder = ConfigDict({"path": "", "size": (64, 64), "channels": 3, "labels": False, "in_memory": False})
+    c.data.folder.update(resize="center_crop", filter="lanczos")  # none, center_crop, stretch
+    c.data.folder.update(heldout="", heldout_fraction=0.1)  # another folder, or a share of this one
+    c.data.tfds = ConfigDict({"dataset": "", "data_dir": "", "train": "train", "heldout": "test", "in_memory": False})
+    c.data.tfds.update(image_key="image", label_key="label", size=(), channels=0, resize="none", filter="lanczos")
+
+    c.process = ConfigDict({"name": "gaussian"})
+    c.process.num_steps = 1000  # T of a chain with times k/T; 0 is continuous time
+
+    c.schedule = ConfigDict()
+    c.schedule.name = "linear"  # linear, quad, const, warmup, harmonic, sigmoid, cosine (chains); vp, subvp, ve, edm
+    c.schedule.linear = ConfigDict({"beta_start": 1e-4, "beta_end": 0.02})
+    c.schedule.quad = ConfigDict({"beta_start": 1e-4, "beta_end": 0.02})
+    c.schedule.const = ConfigDict({"beta_end": 0.02})
+    c.schedule.warmup = ConfigDict({"beta_start": 1e-4, "beta_end": 0.02, "fraction": 0.1})
+    c.schedule.sigmoid = ConfigDict({"beta_start": 1e-4, "beta_end": 0.02})
+    c.schedule.cosine = ConfigDict({"offset": 0.008, "max_beta": 0.999})
+    c.schedule.vp = ConfigDict({"beta_min": 0.1, "beta_max": 20.0})
+    c.schedule.subvp = ConfigDict({"beta_min": 0.1, "beta_max": 20.0})
+    c.schedule.ve = ConfigDict({"sigma_min": 0.01, "sigma_max": 50.0})
+    c.schedule.edm = ConfigDict({"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0})
+
+    c.network = ConfigDict()
+    c.network.name = "unet"  # unet, mlp
+    c.network.conditional = False  # tell the network the class label
+    c.network.told = "step"  # what it is told about time: step (k - 1), time (999 t), logsnr, log_sigma
+    c.network.unet = ConfigDict()
+    c.network.unet.channels = 128
+    c.network.unet.multipliers = (1, 2, 2, 2)  # of the channels, one per resolution
+    c.network.unet.blocks = 2  # residual blocks per resolution
+    c.network.unet.attention = (16,)  # heights at which self-attention follows each block
+    c.network.unet.heads = 1
+    c.network.unet.dropout = 0.0
+    c.network.unet.dtype = "float32"  # or bfloat16: compute only, parameters stay float32
+    c.network.mlp = ConfigDict({"width": 128, "depth": 3, "dropout": 0.0, "dtype": "float32"})
+
+    c.prediction = ConfigDict()
+    c.prediction.target = "eps"  # eps, x0, v, score, posterior_mean
+    c.prediction.variance = "fixed_large"  # fixed_small, fixed_large
+
+    c.loss = ConfigDict({"name": "simple"})  # weights: simple, snr, truncated_snr, min_snr, p2
+    c.loss.min_snr = ConfigDict({"gamma": 5.0})
+    c.loss.p2 = ConfigDict({"k": 1.0, "gamma": 1.0})
+
+    c.times = ConfigDict({"name": "uniform"})  # or low_discrepancy, over the global batch
+    c.times.min_t = 0.0  # smallest time in continuous training
+
+    c.optimizer = ConfigDict()
+    c.optimizer.learning_rate = 2e-4
+    c.optimizer.warmup_steps = 5000  # linear from 0
+    c.optimizer.b1 = 0.9
+    c.optimizer.b2 = 0.999
+    c.optimizer.eps = 1e-8
+    c.optimizer.grad_clip = 1.0  # global norm of the averaged gradient; 0 is off
+
+    c.ema = ConfigDict()
+    c.ema.decays = (0.9999,)  # several are allowed; the first is the one used unless --ema says otherwise
+    c.ema.ramp = 0.0  # > 0: half-life at most ramp times the steps taken (EDM uses 0.05)
+
+    c.sampler = ConfigDict({"name": "ancestral"})
+    c.sampler.num_steps = 0  # 0: all steps of the chain; fewer: as evenly spread as possible, both ends included
+    c.sampler.clip_x0 = True  # clip the predicted x0 to [-1, 1] at every step
+    c.sampler.denoise = True  # end at the predicted x0 where the schedule's last level still has noise
+    c.sampler.tile = 64  # samples per device and call: a fixed shape, so that no sample depends on how many are asked
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = 10_000  # steps
+    c.checkpoint.keep = 2  # the newest ones
+    c.checkpoint.keep_every = 0  # and one every so many steps for good (0: none)
+
+    c.report = ConfigDict()
+    c.report.every = 100  # steps between lines of metrics
+    c.report.samples_every = 10_000  # steps between sample grids; there are early ones as well (0: none)
+    c.report.num_samples = 64
+    c.report.sampler_steps = 0  # steps for these grids, where fewer will do (0: as sampler.num_steps)
+    c.report.tensorboard = True  # where TensorFlow is installed
+
+    c.eval = ConfigDict()
+    c.eval.every = 10_000  # steps between held-out losses (0: never)
+    c.eval.max_examples = 10_000
+    c.eval.passes = 1  # times the held-out set is gone through, with other times and noise
+    c.eval.num_samples = 1000  # samples that `main evaluate` draws
+    c.eval.svm = False  # judge samples by an SVM fitted on the labelled training data: for small sets such as digits
+    return c
+
+
+def variant(config: ConfigDict, name: str) -> ConfigDict:
+    """`config` itself for "", or shrunk for "tiny" so that a test can run it: 8x8 images, T = 4, two training steps."""
+    if name not in ("", "tiny"):
+        raise ValueError(f"config variant {name!r} is not known; use none, or :tiny")
+    if name == "tiny":
+        height_of_attention = 4 if config.network.unet.attention else 0
+        config.network.unet.update(channels=8, multipliers=(1, 2), blocks=1)
+        config.network.unet.attention = (height_of_attention,) if height_of_attention else ()
+        config.network.mlp.update(width=16, depth=1)
+        config.process.num_steps = 4
+        config.sampler.update(num_steps=0, tile=4)
+        config.data.toy2d.size = 64
+        config.data.folder.size = (8, 8)
+        config.data.tfds.update(size=(8, 8), resize="center_crop")
+        config.data.shape = (8, 8, config.data.shape[-1]) if config.data.shape else ()
+        config.update(train_steps=2, batch_size=8)
+        config.optimizer.warmup_steps = 1
+        config.checkpoint.every = config.report.every = 1
+        config.report.update(samples_every=2, num_samples=4, sampler_steps=0)
+        config.eval.update(every=2, max_examples=16, num_samples=8, passes=1)
+    return config

@@ -1,0 +1,24 @@
+"""DDPM on the 1,797 handwritten digits that ship with scikit-learn: works offline, on a laptop, in minutes.
+
+Run:    python -m diffusion_jax.main train --config=configs/digits.py --workdir=runs/digits
+Expect: TO BE MEASURED
+"""
+
+from ml_collections import ConfigDict
+
+from configs import defaults
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe; variant "tiny" is for tests."""
+    c = defaults.get_config()
+    c.train_steps = 4000
+    c.batch_size = 64
+    c.network.unet.update(channels=32, multipliers=(1, 2), blocks=1, attention=(4,), dropout=0.0)
+    c.times.name = "low_discrepancy"
+    c.optimizer.update(learning_rate=1e-3, warmup_steps=200)
+    c.ema.decays = (0.999,)
+    c.checkpoint.every = 1000
+    c.report.update(samples_every=2000, num_samples=64, sampler_steps=100)
+    c.eval.update(every=1000, svm=True)
+    return defaults.variant(c, variant)

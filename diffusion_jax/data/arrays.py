@@ -1,0 +1,193 @@
+"""The user's own arrays: .npz and .npy files of images or vectors, checked when opened."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from diffusion_jax.data.source import Source, check_split, from_arrays, reason, split_rows
+
+ZIP = b"PK"
+
+
+def arrays(
+    split: str,
+    path: str,
+    key: str = "",
+    label_key: str = "",
+    levels: int = 256,
+    classes: int = 0,
+    heldout: str = "",
+    heldout_fraction: float = 0.1,
+) -> Source:
+    """Images uint8 [N,H,W] or [N,H,W,C], integer vectors [N,D], or float vectors [N,D] of a .npz or .npy file.
+
+    key: the array of examples in a .npz; "" takes the only one of two dimensions or more. label_key: the array of
+    labels 0 … classes - 1; "" for unlabelled data. levels: grey levels of integers, which may have any integer dtype as
+    long as they are 0 … levels - 1; 0 says that floats of any shape are data as they are (float vectors [N,D] always
+    are). classes: 0 counts them in the training labels. heldout: a second file to evaluate on; without one,
+    heldout_fraction of the examples is held out by a fixed permutation. A .npy file is mapped, not copied, into memory.
+
+    Raises FileNotFoundError, PermissionError, or ValueError for all that is not so.
+    """
+    check_split(split)
+    if not (levels == 0 or 2 <= levels <= 256):
+        raise ValueError(f"arrays.levels={levels} must be 2 … 256, or 0 for floats as they are")
+    if heldout and pathlib.Path(heldout).resolve() == pathlib.Path(path).resolve():
+        raise ValueError(f"arrays.heldout: {heldout} is the training file itself; name another, or none")
+    x0, label = _read(path, key, label_key)
+    x0, grey = _examples(path, x0, levels)
+    label, classes = _labels(path, label, len(x0), classes)
+    if not heldout:
+        rows = split_rows(path, len(x0), split, heldout_fraction)
+        return from_arrays(f"{path}/{split}", x0, label, grey, classes, rows)
+    if split == "train":
+        return from_arrays(path, x0, label, grey, classes)
+    held, held_label = _read(heldout, key, label_key)
+    held, held_grey = _examples(heldout, held, levels)
+    if (held.shape[1:], held_grey) != (x0.shape[1:], grey):
+        raise ValueError(
+            f"{heldout}: holds examples of shape {held.shape[1:]} with levels={held_grey}, but {path} "
+            f"{x0.shape[1:]} with levels={grey}; the two files must agree"
+        )
+    held_label, _ = _labels(heldout, held_label, len(held), classes)
+    return from_arrays(heldout, held, held_label, grey, classes)
+
+
+def _read(path: str, key: str, label_key: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The array of examples of a file and, with a label_key, that of labels, as they stand there."""
+    if not path:
+        raise ValueError("arrays.path is empty; set it to a .npz or .npy file")
+    file = pathlib.Path(path)
+    if file.is_dir():
+        raise ValueError(f"{path}: is a folder, not a .npz or .npy file; for a folder of images use data.name=folder")
+    if not file.exists():
+        raise FileNotFoundError(f"{path}: no such file; set arrays.path to a .npz or .npy file")
+    if file.suffix not in (".npy", ".npz"):
+        raise ValueError(f"{path}: its name must end in .npz or .npy; save it with np.savez(path, images=…, labels=…)")
+    with open(file, "rb") as stream:
+        if (stream.read(len(ZIP)) == ZIP) != (file.suffix == ".npz") and file.stat().st_size:
+            raise ValueError(
+                f"{path}: is not what its name says; .npy is for one array, .npz for several in a zip file"
+            )
+        stream.seek(0)
+        if file.suffix == ".npy":
+            if key or label_key:
+                raise ValueError(f"{path}: a .npy file holds one array; leave key and label_key empty, or use .npz")
+            with _readable(path):
+                return np.load(file, mmap_mode="r", allow_pickle=False), None
+        with _readable(path):
+            members = np.load(stream, allow_pickle=False)
+        key = key or _only(path, members, label_key)
+        return _member(path, members, key), _member(path, members, label_key) if label_key else None
+
+
+def _only(path: str, members: np.lib.npyio.NpzFile, label_key: str) -> str:
+    """The name of the only array of two dimensions or more."""
+    shapes = {name: _member(path, members, name).shape for name in members.files if name != label_key}
+    found = [name for name, shape in shapes.items() if len(shape) >= 2]
+    if len(found) != 1:
+        raise ValueError(
+            f"{path}: which array holds the examples? There are {shapes or 'none'}; set key to one of them"
+        )
+    return found[0]
+
+
+def _member(path: str, members: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    if name not in members.files:
+        raise ValueError(
+            f"{path}: has no array {name!r}; it has {', '.join(members.files) or 'none'}; set the key to one"
+        )
+    with _readable(f"{path}: array {name!r}"):
+        return members[name]
+
+
+@contextlib.contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Turn what NumPy raises for a damaged or pickled file into a ValueError of one line."""
+    try:
+        yield
+    except PermissionError:
+        raise
+    except Exception as error:
+        if any(word in str(error) for word in ("Object arrays", "Python objects", "pickle")):
+            raise ValueError(
+                f"{what}: holds Python objects, which are never unpickled; save one numeric array, such as np.stack of "
+                "images of one size"
+            ) from error
+        raise ValueError(f"{what}: cannot be read ({reason(error)}); write the file again") from error
+
+
+def _examples(path: str, x0: np.ndarray, levels: int) -> tuple[np.ndarray, int]:
+    """The checked examples, uint8 or float32 [N,*D], and their number of levels."""
+    if x0.ndim < 2:
+        raise ValueError(f"{path}: an array of shape {x0.shape} is not [N,D], [N,H,W] or [N,H,W,C]; add the first axis")
+    if not x0.size:
+        raise ValueError(f"{path}: holds no data: its shape is {x0.shape}")
+    if x0.dtype.kind == "b":
+        if levels != 2:
+            raise ValueError(f"{path}: holds booleans; set levels=2, now {levels}")
+        x0 = x0.view(np.uint8)
+    if x0.dtype.kind in "iu":
+        x0 = _grey_levels(path, x0, levels)
+    elif x0.dtype.kind == "f":
+        x0, levels = _floats(path, x0, levels), 0
+    else:
+        raise ValueError(f"{path}: dtype {x0.dtype} cannot be modelled; save uint8 images or float32 vectors")
+    return x0[..., None] if x0.ndim == 3 else x0, levels
+
+
+def _grey_levels(path: str, x0: np.ndarray, levels: int) -> np.ndarray:
+    if levels == 0:
+        raise ValueError(f"{path}: holds {x0.dtype}, but levels=0 means floats; set levels to 256, or save float32")
+    if x0.ndim == 4 and x0.shape[1] in (1, 3) and x0.shape[3] > 4:
+        raise ValueError(
+            f"{path}: shape {x0.shape} looks like [N,C,H,W]; save np.moveaxis(x, 1, -1), which is [N,H,W,C]"
+        )
+    if (x0.dtype, levels) != (np.uint8, 256):
+        for value, place in ((x0.min(), x0.argmin()), (x0.max(), x0.argmax())):
+            if not 0 <= value < levels:
+                index = tuple(int(i) for i in np.unravel_index(place, x0.shape))
+                raise ValueError(
+                    f"{path}: {x0.dtype} values must be grey levels 0 … {levels - 1}, but there is {value} at index "
+                    f"{index}; rescale them, or set levels"
+                )
+    return np.ascontiguousarray(x0, np.uint8)
+
+
+def _floats(path: str, x0: np.ndarray, levels: int) -> np.ndarray:
+    if x0.ndim > 2 and levels != 0:
+        raise ValueError(
+            f"{path}: holds {x0.dtype} images {x0.shape}; save them as uint8, np.round(255 * x).astype(np.uint8) for x "
+            "in [0, 1], or set levels=0 to model the floats as they are"
+        )
+    with np.errstate(over="ignore"):
+        x0 = np.ascontiguousarray(x0, np.float32)
+    bad = ~np.isfinite(x0)
+    if bad.any():
+        index = tuple(int(i) for i in np.unravel_index(bad.argmax(), x0.shape))
+        raise ValueError(
+            f"{path}: {bad.sum()} values are not finite in float32, the first at index {index}; remove those examples"
+        )
+    return x0
+
+
+def _labels(path: str, label: np.ndarray | None, size: int, classes: int) -> tuple[np.ndarray | None, int]:
+    """The checked labels and the number of classes."""
+    if label is None:
+        if classes:
+            raise ValueError(f"{path}: classes={classes} needs labels; set label_key to the array that holds them")
+        return None, 0
+    if label.shape != (size,) or label.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path}: labels must be integers of shape ({size},), but are {label.dtype} {label.shape}; "
+            "take np.argmax of one-hot rows"
+        )
+    least, most = int(label.min()), int(label.max())
+    allowed = classes or most + 1
+    if least < 0 or most >= allowed:
+        raise ValueError(
+            f"{path}: labels must be 0 … {allowed - 1}, but run from {least} to {most}; correct them, or classes"
+        )
+    return label, allowed

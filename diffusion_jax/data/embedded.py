@@ -1,0 +1,83 @@
+"""Data that need no download: scans of handwritten digits, and toys in two dimensions with known densities."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from diffusion_jax.data.source import SPLITS, Source, check_split, from_arrays
+
+DIGITS_TRAIN = 1500
+
+RING_STD = 0.1
+RING_MEANS = np.sqrt(2 * (1 - RING_STD**2)) * np.stack(
+    [np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], axis=-1
+)
+"""The mixture: eight Gaussians of equal weight, standard deviation RING_STD, at RING_MEANS [8,2]; unit variance."""
+
+
+def digits(split: str) -> Source:
+    """1797 scans of handwritten digits, 8x8 pixels of 17 grey levels, 10 classes: 1500 to train, 297 held out.
+
+    Source: Alpaydin and Kaynak 1998 (UCI, Optical Recognition of Handwritten Digits): the part in scikit-learn.
+    """
+    from sklearn.datasets import load_digits
+
+    check_split(split)
+    scans, label = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(scans))
+    rows = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
+    x0 = scans.astype(np.uint8).reshape(-1, 8, 8, 1)
+    return from_arrays(f"digits/{split}", x0, label, levels=17, classes=10, rows=rows)
+
+
+def toy2d(split: str, kind: str = "mixture", size: int = 20_000, seed: int = 0) -> Source:
+    """Points in the plane, float32 [size,2], mean about 0 and variance about 1, drawn from a known density.
+
+    kind: "mixture" (labels: the component of eight), "checkerboard" (the square of eight), "moons" (the moon of two),
+    "swissroll" (none). The held-out points are as many, drawn from the same density with a stream of their own.
+    """
+    check_split(split)
+    if kind not in TOYS:
+        raise ValueError(f"toy2d.kind={kind!r} is not known; use one of {', '.join(TOYS)}")
+    if size < 1:
+        raise ValueError(f"toy2d.size={size} must be at least 1")
+    draw, classes = TOYS[kind]
+    x0, label = draw(np.random.default_rng((seed, SPLITS.index(split))), size)
+    return from_arrays(f"{kind}/{split}", x0.astype(np.float32), label, levels=0, classes=classes)
+
+
+def _mixture(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    label = rng.integers(8, size=size)
+    return RING_MEANS[label] + RING_STD * rng.standard_normal((size, 2)), label
+
+
+def _checkerboard(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    label = rng.integers(8, size=size)
+    row = label // 2
+    column = 2 * (label % 2) + row % 2
+    corner = np.stack([column, row], axis=-1) - 2
+    return (corner + rng.random((size, 2))) * np.sqrt(3 / 4), label
+
+
+def _moons(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    label = rng.integers(2, size=size)
+    angle = np.pi * rng.random(size)
+    upper, lower = (np.cos(angle), np.sin(angle)), (1 - np.cos(angle), 0.5 - np.sin(angle))
+    points = np.where(label == 0, upper, lower).T + 0.05 * rng.standard_normal((size, 2))
+    between = (4 / np.pi - 0.5) / 2
+    scale = np.sqrt([0.5 + 0.25, 0.5 - (2 / np.pi) ** 2 + between**2])
+    return (points - [0.5, 0.25]) / scale, label
+
+
+def _swissroll(rng: np.random.Generator, size: int) -> tuple[np.ndarray, None]:
+    angle = np.pi * (1.5 + 3 * rng.random(size))
+    points = angle[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+    return (points - [2, 2 / (3 * np.pi)]) / (np.pi * np.sqrt(29.25 / 6)) + 0.02 * rng.standard_normal((size, 2)), None
+
+
+TOYS: dict[str, tuple[Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray | None]], int]] = {
+    "mixture": (_mixture, 8),
+    "checkerboard": (_checkerboard, 8),
+    "moons": (_moons, 2),
+    "swissroll": (_swissroll, 0),
+}

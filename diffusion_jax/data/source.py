@@ -1,0 +1,93 @@
+"""The noun of this folder: a `Source`, one split of a data set, which any place in it can be read from."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+SPLITS = ("train", "heldout")
+HELDOUT_SEED = 0
+
+Item = Callable[[int], tuple[np.ndarray, int]]
+
+
+class Source(NamedTuple):
+    """One split of a data set, at rest: grey levels as uint8, or float32 vectors."""
+
+    name: str
+    shape: tuple[int, ...]
+    """D: the shape of one example, (H, W, C) for images."""
+    levels: int
+    """Grey levels 0 … levels - 1 (256 for photographs); 0 for float32 values."""
+    classes: int
+    """Labels are 0 … classes - 1; 0 where there are none."""
+    size: int
+    """Number of examples."""
+    read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    """`read(places int[B]) -> (x0 uint8|float32[B,*D], label int32[B])`; the label is -1 where there is none."""
+    on_disk: bool
+    """Whether reading decodes files, so that other processes are of help."""
+
+
+def from_arrays(
+    name: str, x0: np.ndarray, label: np.ndarray | None, levels: int, classes: int, rows: np.ndarray | None = None
+) -> Source:
+    """A Source of arrays x0[N,*D] and label[N] (None: unlabelled), or of their `rows` only. Nothing is copied."""
+    x0 = np.asarray(x0)
+    label = np.full(len(x0), -1, np.int32) if label is None else label.astype(np.int32)
+    size = len(x0) if rows is None else len(rows)
+
+    def read(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        wanted = places if rows is None else rows[places]
+        return np.take(x0, wanted, axis=0), label[wanted]
+
+    return Source(name, x0.shape[1:], levels, classes, size, read, on_disk=False)
+
+
+def from_items(name: str, shape: tuple[int, ...], levels: int, classes: int, size: int, item: Item) -> Source:
+    """A Source whose examples are read one by one: `item(place) -> (x0[*D], label)`, which must be picklable."""
+    return Source(name, shape, levels, classes, size, functools.partial(_stack, item, shape), on_disk=True)
+
+
+def _stack(item: Item, shape: tuple[int, ...], places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    x0, label = np.empty((len(places), *shape), np.uint8), np.empty(len(places), np.int32)
+    for row, place in enumerate(places):
+        x0[row], label[row] = item(int(place))
+    return x0, label
+
+
+def load(source: Source) -> Source:
+    """The same Source, decoded once and held in memory."""
+    x0, label = source.read(np.arange(source.size))
+    return from_arrays(source.name, x0, label, source.levels, source.classes)
+
+
+def check_split(split: str) -> None:
+    """Raise ValueError unless `split` is one of SPLITS."""
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} is not known; use one of {', '.join(SPLITS)}")
+
+
+def split_rows(name: str, size: int, split: str, fraction: float) -> np.ndarray:
+    """The places of a split when a `fraction` of `size` examples, at least one, is held out by a fixed permutation.
+
+    With fraction 0 all are for training, and there is no held-out split: ValueError, as for splits that would be empty.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"{name}: heldout_fraction={fraction} is not in [0, 1)")
+    held = max(1, round(size * fraction)) if fraction else 0
+    if split == "heldout" and not held:
+        raise ValueError(f"{name}: nothing is held out; set heldout_fraction above 0, or heldout to a path of its own")
+    if held >= size:
+        raise ValueError(
+            f"{name}: holding out {held} of {size} examples leaves none for training; "
+            "set heldout_fraction=0, or heldout to a path of its own"
+        )
+    order = np.random.default_rng(HELDOUT_SEED).permutation(size)
+    return order[: size - held] if split == "train" else order[size - held :]
+
+
+def reason(error: Exception) -> str:
+    """What an error of another library says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

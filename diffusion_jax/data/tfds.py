@@ -1,0 +1,232 @@
+"""Image sets of TensorFlow Datasets, from a directory that has been prepared; reading them never imports TensorFlow."""
+
+import functools
+import json
+import os
+import pathlib
+import re
+import shutil
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion_jax.data import images
+from diffusion_jax.data.source import Source, check_split, from_items, load, reason
+
+FORMAT = "array_record"
+INFO = "dataset_info.json"
+
+
+def tfds(
+    split: str,
+    dataset: str,
+    data_dir: str,
+    train: str = "train",
+    heldout: str = "test",
+    image_key: str = "image",
+    label_key: str = "label",
+    size: int | Sequence[int] = 0,
+    channels: int = 0,
+    resize: str = "none",
+    filter: str = "lanczos",
+    in_memory: bool = False,
+) -> Source:
+    """A set such as "cifar10", "imagenet_resized/64x64" or "mnist:3.0.1" that `prepare` has put below `data_dir`.
+
+    train, heldout: the names of its splits, slices such as "train[90%:]" included. image_key, label_key: the features
+    to read; label_key "" for unlabelled data. size, channels: 0 for the set's own; size must be said where its images
+    differ in size. resize, filter: see `images.Rule`. in_memory: decode all once.
+
+    Raises FileNotFoundError with the command that prepares it, or ValueError.
+    """
+    check_split(split)
+    if train == heldout:
+        raise ValueError(f"tfds.train and tfds.heldout are both {train!r}; name two splits that share nothing")
+    directory = _directory(dataset, data_dir)
+    readable = _readable(directory) if directory else None
+    if not readable:
+        found = f"is prepared, but not as {FORMAT}," if directory else "is not prepared"
+        raise FileNotFoundError(
+            f"tfds.dataset={dataset!r} {found} in {data_dir}; run: python -m diffusion_jax.main prepare "
+            f"--config=CONFIG --config.data.name=tfds --config.data.tfds.dataset={dataset} "
+            f"--config.data.tfds.data_dir={data_dir}"
+        )
+    import tensorflow_datasets
+
+    builder = tensorflow_datasets.builder_from_directory(str(readable))
+    wanted = {"train": train, "heldout": heldout}[split]
+    _check_files(dataset, builder.info.splits, wanted)
+    image, classes = _features(dataset, builder.info.features, image_key, label_key)
+    height, width, own_channels = image.shape
+    if not size:
+        if not (height and width):
+            raise ValueError(
+                f"tfds.size: images of {dataset} differ in size; set it, and resize to center_crop or stretch"
+            )
+        size = (height, width)
+    rule = images.rule("tfds", size, channels or own_channels, resize, filter)
+    raw = tensorflow_datasets.decode.DeserializeMethod.RAW_BYTES
+    try:
+        records = builder.as_data_source(split=wanted, deserialize_method=raw)
+    except Exception as error:
+        raise ValueError(f"{dataset}: split {wanted!r} cannot be opened ({reason(error)}); choose another") from error
+    name = f"{dataset}/{wanted}"
+    features = tensorflow_datasets.features.FeaturesDict(
+        {key: builder.info.features[key] for key in (image_key, label_key) if key}
+    )
+    encoded = {image_key: tensorflow_datasets.decode.SkipDecoding()}
+    parse = functools.partial(features.deserialize_example_np, decoders=encoded)
+    item = functools.partial(_item, name, records, parse, image_key, label_key, rule)
+    source = from_items(name, rule.shape, 256, classes, len(records), item)
+    return load(source) if in_memory else source
+
+
+def _item(
+    name: str,
+    records: Any,
+    parse: Callable[[bytes], dict[str, Any]],
+    image_key: str,
+    label_key: str,
+    rule: images.Rule,
+    place: int,
+) -> tuple[np.ndarray, int]:
+    """One example; of its record, which may hold much else, nothing but the image and the label is decoded."""
+    example = parse(records[place])
+    label = int(example[label_key]) if label_key else -1
+    return images.decode(example[image_key], f"{name}, example {place}", rule), label
+
+
+def _features(dataset: str, features: Any, image_key: str, label_key: str) -> tuple[Any, int]:
+    """The image feature, checked, and the number of classes."""
+    for option, key in (("image_key", image_key), ("label_key", label_key)):
+        if key not in features and (key or option == "image_key"):
+            none = ', or to "" for unlabelled data' if option == "label_key" else ""
+            raise ValueError(f"tfds.{option}={key!r}: {dataset} has {', '.join(features)}; set it to one of them{none}")
+    image, label = features[image_key], features[label_key] if label_key else None
+    if type(image).__name__ != "Image" or np.dtype(image.np_dtype) != np.uint8:
+        raise ValueError(
+            f"tfds.image_key={image_key!r}: {image} of {dataset} is no 8-bit image; choose another feature"
+        )
+    if label is not None and type(label).__name__ != "ClassLabel":
+        raise ValueError(f'tfds.label_key={label_key!r}: {label} of {dataset} is no ClassLabel; choose another, or ""')
+    return image, label.num_classes if label is not None else 0
+
+
+def _check_files(dataset: str, splits: Any, wanted: str) -> None:
+    """Raise unless a split is there, with all its files."""
+    name = wanted.split("[")[0]
+    if name not in splits:
+        raise ValueError(
+            f"{dataset}: has no split {wanted!r}; set tfds.train and tfds.heldout among {', '.join(splits)}"
+        )
+    for file in splits[name].filepaths:
+        if not os.path.exists(file):
+            raise FileNotFoundError(f"{file}: is missing from {dataset}; copy the whole directory, or prepare it again")
+
+
+def prepare(dataset: str, data_dir: str) -> str:
+    """Make a set readable below `data_dir`, and return its directory; does nothing if it is so already.
+
+    A set that stands there as TFRecord files is converted, into a folder of its own beside them, without TensorFlow.
+    Otherwise it is downloaded and built, which needs TensorFlow and, for most sets, a network. Raises ValueError that
+    says what to do.
+    """
+    directory = _directory(dataset, data_dir) or _build(dataset, data_dir)
+    return str(_readable(directory) or _convert(directory))
+
+
+def _build(dataset: str, data_dir: str) -> pathlib.Path:
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise ValueError(
+            f"preparing {dataset} needs TensorFlow; pip install 'diffusion_jax[tf]', or copy a directory that was "
+            f"prepared elsewhere to {data_dir}"
+        ) from error
+    import tensorflow_datasets
+
+    tensorflow.config.set_visible_devices([], "GPU")
+    try:
+        builder = tensorflow_datasets.builder(dataset, data_dir=data_dir, file_format=FORMAT)
+        builder.download_and_prepare()
+    except Exception as error:
+        raise ValueError(
+            f"{dataset}: cannot be downloaded or built in {data_dir} ({reason(error)}); where there is no network, run "
+            f"the same command on a machine that has one and copy its {data_dir} here"
+        ) from error
+    return pathlib.Path(builder.data_dir)
+
+
+def _directory(dataset: str, data_dir: str) -> pathlib.Path | None:
+    """Where a set is below data_dir: name, configuration if it has one, version (the highest unless said)."""
+    if not dataset:
+        raise ValueError("tfds.dataset is empty; set it to the name of a set, such as cifar10")
+    if not data_dir:
+        raise ValueError("tfds.data_dir is empty; set it to the folder that holds prepared sets")
+    name, _, version = dataset.partition(":")
+    parent = pathlib.Path(data_dir).expanduser() / name
+    folders = [found.name for found in parent.iterdir() if found.is_dir()] if parent.is_dir() else []
+    versions = [found for found in folders if re.fullmatch(r"\d+\.\d+\.\d+", found) and version in ("", found)]
+    best = max(versions, key=lambda found: [int(part) for part in found.split(".")], default=None)
+    configs = [found for found in folders if "incomplete" not in found and not re.fullmatch(r"[\d.]+", found)]
+    if best is None and configs and "/" not in name:
+        raise ValueError(f"tfds.dataset={dataset!r} has configurations; say one, as {name}/{sorted(configs)[0]}")
+    return parent / best if best and (parent / best / INFO).exists() else None
+
+
+def _readable(directory: pathlib.Path) -> pathlib.Path | None:
+    """The directory itself, or the one within it that a conversion has made, whichever can be read by place."""
+    places = (directory, directory / FORMAT)
+    return next((place for place in places if (place / INFO).exists() and _info(place)["fileFormat"] == FORMAT), None)
+
+
+def _info(directory: pathlib.Path) -> dict[str, Any]:
+    return {"fileFormat": "tfrecord"} | json.loads((directory / INFO).read_text())
+
+
+def _convert(directory: pathlib.Path) -> pathlib.Path:
+    """Write a TFRecord build again as array_record, in a folder within it."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    info = _info(directory)
+    if info["fileFormat"] != "tfrecord":
+        raise ValueError(f"{directory}: holds {info['fileFormat']} files, not tfrecord; move it away and prepare again")
+    partial, target = directory / f"incomplete.{FORMAT}", directory / FORMAT
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    for file in directory.iterdir():
+        if file.suffix in (".json", ".txt"):
+            shutil.copy(file, partial)
+    for split in info["splits"]:
+        lengths = [int(length) for length in split.get("shardLengths", [])]
+        for shard, length in enumerate(lengths):
+            stem, place = f"{info['name']}-{split['name']}", f"{shard:05d}-of-{len(lengths):05d}"
+            origin = directory / f"{stem}.tfrecord-{place}"
+            if not origin.exists():
+                raise FileNotFoundError(
+                    f"{origin}: is missing; copy the whole directory, or prepare it again elsewhere"
+                )
+            writer, written = ArrayRecordWriter(str(partial / f"{stem}.{FORMAT}-{place}"), "group_size:1"), 0
+            for record in _records(origin):
+                writer.write(record)
+                written += 1
+            writer.close()
+            if written != length:
+                raise ValueError(f"{origin}: holds {written} examples, not {length}; prepare or copy it again")
+        split["filepathTemplate"] = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    (partial / INFO).write_text(json.dumps(info | {"fileFormat": FORMAT}, indent=2))
+    partial.rename(target)
+    return target
+
+
+def _records(file: pathlib.Path) -> Iterator[bytes]:
+    """The records of a TFRecord file: length uint64, its checksum uint32, the bytes, their checksum uint32."""
+    with open(file, "rb") as stream:
+        while head := stream.read(12):
+            length = struct.unpack("<QI", head)[0] if len(head) == 12 else 0
+            record, tail = stream.read(length), stream.read(4)
+            if len(head) < 12 or len(record) < length or len(tail) < 4:
+                raise ValueError(f"{file}: ends in the middle of an example; prepare or copy it again")
+            yield record

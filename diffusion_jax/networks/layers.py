@@ -1,0 +1,234 @@
+"""The layers that the networks share, as in the U-Net of Ho et al. 2020, section 4 and appendix B, and its public code.
+
+Arrays are [B, H, W, C]. Convolutions are 3x3 with a bias, kernels HWIO; dense kernels are (in, out), and a 1x1
+convolution is a dense layer on the channels. Parameters are float32; `dtype` is what a layer computes in, while
+the statistics of norms and the logits of attention are never below float32.
+"""
+
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+DType = Any
+
+NORM_EPSILON = 1e-6
+DOWN_PADDING = ((0, 1), (0, 1))
+"""Rows and columns of zeros (before, after) under a stride of 2: what SAME means in TensorFlow for an even size."""
+
+Initializer = Callable[..., Array]
+
+
+def glorot(scale: float) -> Initializer:
+    """Uniform within sqrt(6 scale / (fan_in + fan_out)) of 0, the fans of a convolution counting its whole window.
+
+    Source: Glorot and Bengio 2010, eq. 16. Drawn flat: the same numbers as in the shape of the kernel, and XLA
+    compiles the initialisation of a U-Net in half the time.
+    """
+
+    def init(key: Array, shape: tuple[int, ...], dtype: DType) -> Array:
+        bound = math.sqrt(6 * scale / (math.prod(shape[:-2]) * (shape[-2] + shape[-1])))
+        return jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound).reshape(shape)
+
+    return init
+
+
+GLOROT = glorot(1.0)
+NEAR_ZERO = glorot(1e-10)
+"""For the last layer of each residual branch and of the network, so that at the start branches add next to nothing."""
+
+
+def conv(
+    features: int,
+    dtype: DType,
+    name: str,
+    init: Initializer = GLOROT,
+    stride: int = 1,
+    padding: str | Sequence[tuple[int, int]] = "SAME",
+) -> nn.Conv:
+    """A 3x3 convolution with a bias."""
+    return nn.Conv(features, (3, 3), stride, padding, kernel_init=init, dtype=dtype, name=name)
+
+
+def dense(features: int, dtype: DType, name: str, init: Initializer = GLOROT) -> nn.Dense:
+    """A dense layer on the last axis, with a bias."""
+    return nn.Dense(features, kernel_init=init, dtype=dtype, name=name)
+
+
+def group_norm(channels: int, dtype: DType, name: str) -> nn.GroupNorm:
+    """GroupNorm over (H, W, channels of a group) of each example; 32 groups, or gcd(32, channels) if 32 do not divide.
+
+    Source: Wu and He 2018. The variance is the mean squared deviation, not E[x²] - E[x]², which cancels in float32.
+    """
+    groups = math.gcd(32, channels)
+    return nn.GroupNorm(groups, epsilon=NORM_EPSILON, use_fast_variance=False, dtype=dtype, name=name)
+
+
+def time_embedding(time: Array, dim: int) -> Array:
+    """Sinusoids of time[B] -> [B, dim]: sin(time f_k), then cos(time f_k), f_k = 10000^(-k/(half - 1)), k < half.
+
+    Here half = dim / 2; `dim` is even and at least 4. Computed in float32, or float64 if `time` is; time is any real
+    number, and frequencies from 1 down to 1e-4 suit a range of hundreds to thousands.
+    Source: Vaswani et al. 2017, section 3.5, laid out as in the public code of Ho et al. 2020.
+    """
+    time = time.astype(at_least_float32(time.dtype))
+    half = dim // 2
+    frequencies = jnp.exp(-math.log(10000) / (half - 1) * jnp.arange(half, dtype=time.dtype))
+    angles = time[:, None] * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def at_least_float32(dtype: DType) -> DType:
+    """The dtype itself if it is float64, else float32: for what must not be rounded to bfloat16."""
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
+class Dropout(nn.Module):
+    """Zeroes each element with probability `rate` and divides the rest by 1 - rate; one mask per example.
+
+    The mask of example i is a function of keys[i] and of this layer's path in the network alone, hence the same
+    wherever the example stands in a batch and however the batch is laid out over devices. keys None: the identity.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, keys: Array | None) -> Array:
+        if keys is None or self.rate == 0:
+            return x
+        layer = zlib.crc32("/".join(self.path).encode())
+        keep = jnp.float32(1 - self.rate)
+
+        def mask(key: Array) -> Array:  # drawn flat: the same bits as in the shape of x, and quicker to compile
+            return jax.random.bernoulli(jax.random.fold_in(key, layer), keep, (math.prod(x.shape[1:]),))
+
+        return jnp.where(jax.vmap(mask)(keys).reshape(x.shape), x / keep.astype(x.dtype), 0)
+
+
+class Conditioning(nn.Module):
+    """What a network is told besides x: dense(silu(dense(sinusoids(time)))) + label row, [B, features].
+
+    With num_classes > 0 there are num_classes + 1 rows, the last meaning "no label": it serves a label of None and
+    negative labels. A label >= num_classes gives NaN. With num_classes = 0 the label is ignored. The non-linearity
+    that follows stands in each block. Source: Ho et al. 2020, appendix B; labels as in Nichol and Dhariwal 2021.
+    """
+
+    dim: int
+    features: int
+    num_classes: int
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, time: Array, label: Array | None) -> Array:
+        h = time_embedding(time.astype(self.dtype), self.dim)
+        h = dense(self.features, self.dtype, "dense0")(h)
+        h = dense(self.features, self.dtype, "dense1")(nn.silu(h))
+        if self.num_classes:
+            label = jnp.full(time.shape, -1) if label is None else label
+            row = jnp.where(label < 0, self.num_classes, label + (label >= self.num_classes))
+            init = nn.initializers.normal(1.0)
+            h += nn.Embed(self.num_classes + 1, self.features, embedding_init=init, dtype=self.dtype, name="label")(row)
+        return h
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(dropout(silu(norm(conv(silu(norm(x))) + dense(silu(temb)))))), with `channels` outputs.
+
+    Where the channels change, x passes a 1x1 convolution. x [B,H,W,C], temb [B,E] -> [B,H,W,channels].
+    """
+
+    channels: int
+    dropout: float
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, x: Array, temb: Array, keys: Array | None) -> Array:
+        h = nn.silu(group_norm(x.shape[-1], self.dtype, "norm1")(x))
+        h = conv(self.channels, self.dtype, "conv1")(h)
+        h += dense(self.channels, self.dtype, "temb_proj")(nn.silu(temb))[:, None, None, :]
+        h = nn.silu(group_norm(self.channels, self.dtype, "norm2")(h))
+        h = Dropout(self.dropout, name="dropout")(h, keys)
+        h = conv(self.channels, self.dtype, "conv2", NEAR_ZERO)(h)
+        if x.shape[-1] != self.channels:
+            x = dense(self.channels, self.dtype, "nin_shortcut")(x)
+        return x + h
+
+
+class SelfAttention(nn.Module):
+    """x + dense(softmax(q k^T / sqrt(C / heads)) v), each pixel attending to all of its own image.
+
+    Heads are consecutive slices of the channels. x [B,H,W,C] -> [B,H,W,C].
+    """
+
+    heads: int
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        batch, height, width, channels = x.shape
+        h = group_norm(channels, self.dtype, "norm")(x)
+        q, k, v = (
+            dense(channels, self.dtype, name)(h).reshape(batch, height * width, self.heads, channels // self.heads)
+            for name in ("q", "k", "v")
+        )
+        accurate = at_least_float32(self.dtype)
+        logits = jnp.einsum("bqhc,bkhc->bhqk", q, k, preferred_element_type=accurate)
+        weights = jax.nn.softmax(logits / math.sqrt(channels // self.heads), axis=-1)
+        h = jnp.einsum("bhqk,bkhc->bqhc", weights.astype(self.dtype), v).reshape(x.shape)
+        return x + dense(channels, self.dtype, "proj_out", NEAR_ZERO)(h)
+
+
+class Downsample(nn.Module):
+    """A convolution of stride 2: [B,H,W,C] -> [B,H/2,W/2,C], H and W even."""
+
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return conv(x.shape[-1], self.dtype, "conv", stride=2, padding=DOWN_PADDING)(x)
+
+
+class Upsample(nn.Module):
+    """Each pixel repeated 2x2, then a convolution: [B,H,W,C] -> [B,2H,2W,C]."""
+
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+        return conv(x.shape[-1], self.dtype, "conv")(x)
+
+
+def check_options(network: str, dtype: str, dropout: float, num_classes: int, **at_least_one: int) -> DType:
+    """The compute dtype named `dtype`, once the options that all networks share are found sound.
+
+    Raises ValueError: an unknown dtype, float64 while JAX would silently make it float32, dropout outside [0, 1), a
+    negative num_classes, or any of `at_least_one` below 1.
+    """
+    if dtype not in ("float32", "bfloat16", "float64"):
+        raise ValueError(f"{network}: dtype {dtype!r} is unknown; use 'float32', 'bfloat16' or 'float64'")
+    if dtype == "float64" and jnp.result_type(float) != jnp.float64:
+        raise ValueError(f"{network}: dtype 'float64' needs jax.enable_x64; enable it, or use 'float32'")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"{network}: dropout must lie in [0, 1), got {dropout}")
+    if num_classes < 0:
+        raise ValueError(f"{network}: num_classes must be 0 (no labels) or more, got {num_classes}")
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise ValueError(f"{network}: {name} must be at least 1, got {value}")
+    return jnp.dtype(dtype)
+
+
+def check_shapes(network: str, x: Array, axes: str, time: Array, label: Array | None, keys: Array | None) -> None:
+    """Raises ValueError unless x has the axes named, as in "BHWC", and time, label and keys (where given) are [B]."""
+    if x.ndim != len(axes):
+        raise ValueError(f"{network}: x must have axes [{','.join(axes)}], got shape {x.shape}")
+    for name, value in (("time", time), ("label", label), ("keys", keys)):
+        if value is not None and value.shape != x.shape[:1]:
+            hint = "; keys are typed, as jax.random.split makes them" if name == "keys" else ""
+            raise ValueError(f"{network}: {name} must have shape {x.shape[:1]}, got {value.shape}{hint}")

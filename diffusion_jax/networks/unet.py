@@ -1,0 +1,142 @@
+"""The U-Net of Ho et al. 2020: residual blocks, self-attention at chosen heights, skip connections from down to up."""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from diffusion_jax.networks import layers
+from diffusion_jax.networks.layers import Array, DType
+
+Make = Callable[..., nn.Module]
+
+
+class UNet(nn.Module):
+    """x [B,H,W,C], time [B], label [B] or None, keys [B] or None -> [B,H,W,out_channels].
+
+    Level i has channels * multipliers[i] channels at size (H, W) / 2^i: `blocks` residual blocks on the way down and
+    blocks + 1 on the way up, each of these taking one skip. H and W are any multiples of 2^(levels - 1). `attention`
+    lists the heights at which self-attention follows every residual block; it always stands once in the middle.
+    `keys` are typed PRNG keys for dropout, one per example; None means no dropout. Parameters are float32, the compute
+    dtype is `dtype`; the conditioning and the output head stay in float32 under bfloat16, and so does the result.
+    `remat` recomputes each block in the backward pass: less memory, the same names and results.
+    Raises ValueError when traced, thus before anything compiles, if the options or the shapes do not fit.
+    Source: Ho et al. 2020, appendix B, and its public code.
+    """
+
+    out_channels: int
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    blocks: int = 2
+    attention: tuple[int, ...] = (16,)
+    heads: int = 1
+    dropout: float = 0.1
+    num_classes: int = 0
+    dtype: str = "float32"
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
+        dtype = self._check(x, time, label, keys)
+        accurate = layers.at_least_float32(dtype)
+        lift = nn.remat if self.remat else (lambda module: module)
+        attend = partial(lift(layers.SelfAttention), heads=self.heads, dtype=dtype)
+        last = len(self.multipliers) - 1
+
+        def block(level: int) -> Make:
+            channels = self.channels * self.multipliers[level]
+            return partial(lift(layers.ResidualBlock), channels=channels, dropout=self.dropout, dtype=dtype)
+
+        def attend_at(level: int) -> Make | None:
+            return attend if x.shape[1] >> level in self.attention else None
+
+        conditioning = layers.Conditioning(self.channels, 4 * self.channels, self.num_classes, accurate, name="temb")
+        temb = conditioning(time, label)
+        skips = [layers.conv(self.channels, dtype, "conv_in")(x)]
+        for i in range(last + 1):
+            skips += Down(self.blocks, block(i), attend_at(i), dtype, i < last, name=f"down_{i}")(skips[-1], temb, keys)
+        h = Middle(block(last), attend, name="mid")(skips[-1], temb, keys)
+        for i in reversed(range(last + 1)):
+            taken = [skips.pop() for _ in range(self.blocks + 1)]
+            h = Up(block(i), attend_at(i), dtype, i > 0, name=f"up_{i}")(h, taken, temb, keys)
+        h = nn.silu(layers.group_norm(h.shape[-1], accurate, "norm_out")(h))
+        return layers.conv(self.out_channels, accurate, "conv_out", layers.NEAR_ZERO)(h)
+
+    def _check(self, x: Array, time: Array, label: Array | None, keys: Array | None) -> DType:
+        """The compute dtype, if the options are sound and fit x; ValueError otherwise."""
+        options = {"out_channels": self.out_channels, "blocks": self.blocks, "heads": self.heads}
+        dtype = layers.check_options("unet", self.dtype, self.dropout, self.num_classes, **options)
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise ValueError(f"unet: multipliers must be one or more integers >= 1, got {self.multipliers}")
+        if self.channels < 4 or self.channels % 2:
+            raise ValueError(f"unet: channels must be even and at least 4, got {self.channels}")
+        layers.check_shapes("unet", x, "BHWC", time, label, keys)
+        halvings = len(self.multipliers) - 1
+        for name, size in (("height", x.shape[1]), ("width", x.shape[2])):
+            if size % 2**halvings:
+                raise ValueError(
+                    f"unet: {name} {size} cannot be halved {halvings} times; use a size divisible by {2**halvings} "
+                    "or fewer multipliers"
+                )
+        heights = [x.shape[1] >> i for i in range(halvings + 1)]
+        for height in self.attention:
+            if height not in heights:
+                raise ValueError(f"unet: attention at height {height} never occurs; the heights are {heights}")
+        for i, height in enumerate(heights):
+            channels = self.channels * self.multipliers[i]
+            if (height in self.attention or i == halvings) and channels % self.heads:
+                raise ValueError(f"unet: {channels} channels cannot be split into {self.heads} heads; use a divisor")
+        return dtype
+
+
+class Down(nn.Module):
+    """One level on the way down: its outputs, each of which becomes a skip; the last one is what goes on."""
+
+    blocks: int
+    block: Make
+    attend: Make | None
+    dtype: DType
+    halve: bool
+
+    @nn.compact
+    def __call__(self, h: Array, temb: Array, keys: Array | None) -> list[Array]:
+        outputs = []
+        for j in range(self.blocks):
+            h = self.block(name=f"block_{j}")(h, temb, keys)
+            if self.attend:
+                h = self.attend(name=f"attn_{j}")(h)
+            outputs.append(h)
+        if self.halve:
+            outputs.append(layers.Downsample(self.dtype, name="downsample")(h))
+        return outputs
+
+
+class Middle(nn.Module):
+    """At the lowest level: a block, attention, a block."""
+
+    block: Make
+    attend: Make
+
+    @nn.compact
+    def __call__(self, h: Array, temb: Array, keys: Array | None) -> Array:
+        h = self.block(name="block_1")(h, temb, keys)
+        h = self.attend(name="attn_1")(h)
+        return self.block(name="block_2")(h, temb, keys)
+
+
+class Up(nn.Module):
+    """One level on the way up: a block for each of `skips`, whose channels it takes behind those of h."""
+
+    block: Make
+    attend: Make | None
+    dtype: DType
+    double: bool
+
+    @nn.compact
+    def __call__(self, h: Array, skips: list[Array], temb: Array, keys: Array | None) -> Array:
+        for j, skip in enumerate(skips):
+            h = self.block(name=f"block_{j}")(jnp.concatenate([h, skip], axis=-1), temb, keys)
+            if self.attend:
+                h = self.attend(name=f"attn_{j}")(h)
+        return layers.Upsample(self.dtype, name="upsample")(h) if self.double else h

@@ -1,0 +1,324 @@
+"""Checkpoints of a run: asynchronous, atomic, checked by checksum, restored onto any number of devices.
+
+    workdir/checkpoints/<step>/state           the training state, as Orbax writes pytrees
+                               config          JSON: the config of the run and the versions that wrote it
+                               metrics         JSON: the held-out loss, or null where it was not measured at this step
+                               manifest.json   a checksum of every file of the three
+
+A step's directory gets its name only when all of it is written, so a kill at any moment leaves the earlier checkpoints
+and, at most, a temporary directory that the next `open_manager` removes. Reading writes nothing.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+import math
+import platform
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from diffusion_jax import __version__
+
+log = logging.getLogger(__name__)
+
+Run: TypeAlias = ocp.CheckpointManager | epath.PathLike
+"""The run that is read: its workdir, or its open manager."""
+
+MANIFEST = "manifest.json"
+MAY_DIFFER = ("train_steps", "parallel", "accumulate_steps", "remat", "checkpoint", "report", "eval")
+"""Config keys, or sections, that a run may change when it resumes: none of them changes what a step computes."""
+
+
+# Writing.
+
+
+def open_manager(workdir: epath.PathLike, keep: int = 2, keep_every: int = 0) -> ocp.CheckpointManager:
+    """Create workdir/checkpoints if need be and open it for training; close it with `.close()`.
+
+    What stays on disk: the newest `keep` checkpoints, one every `keep_every` steps (0: none), and the one of the lowest
+    held-out loss. Temporary directories of a save that was killed are removed. Raises ValueError for a bad number or a
+    workdir that is a file, PermissionError where nothing can be written.
+    """
+    if keep < 1:
+        raise ValueError(f"checkpoint.keep={keep} would keep no checkpoint; use 1 or more")
+    if keep_every < 0:
+        raise ValueError(f"checkpoint.keep_every={keep_every} is negative; use 0 for none, or a number of steps")
+    directory = _directory(workdir)
+    _check_writable(directory)
+    preserved = [
+        policies.LatestN(keep),
+        policies.BestN(get_metric_fn=_loss, reverse=True, n=1),
+        *([policies.EveryNSteps(keep_every)] if keep_every else []),
+    ]
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(preserved),
+        best_fn=_loss,
+        best_mode="min",
+        cleanup_tmp_directories=True,
+        save_root_metadata=False,
+        async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _seal(directory)),
+    )
+    return ocp.CheckpointManager(directory, options=options)
+
+
+def save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    state: Any,
+    config: Mapping[str, Any],
+    heldout_loss: float | None = None,
+) -> None:
+    """Save a state in the background; the arrays are copied before this returns, so they may be donated at once.
+
+    config: a nested dict of plain values. heldout_loss: the loss of this very state, if it was measured; one that is
+    not finite counts as not measured. A step that is there already, or earlier than the newest, is left as it is.
+    Errors of the previous save in the background are raised here.
+    """
+    described = {"config": json.loads(json.dumps(config)), "versions": _versions()}
+    if heldout_loss is not None:
+        heldout_loss = float(heldout_loss) if math.isfinite(heldout_loss) else None
+    manager.save(
+        step,
+        args=ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(described)),
+        metrics={"heldout_loss": heldout_loss},
+    )
+
+
+# Reading.
+
+
+def steps(workdir: epath.PathLike) -> list[int]:
+    """The steps whose checkpoints are kept, in order; empty where there are none."""
+    directory = _directory(workdir)
+    if not directory.is_dir():
+        return []
+    return sorted(found.step for found in ocp.path.step.standard_name_format().find_all(directory))
+
+
+def find_step(workdir: epath.PathLike, step: int | str = "newest") -> int:
+    """The step meant by "newest", "best" (lowest held-out loss; the later one of equals) or a number.
+
+    Raises FileNotFoundError if there is no checkpoint at all, ValueError if this one is not kept.
+    """
+    kept = steps(workdir)
+    if not kept:
+        raise FileNotFoundError(
+            f"{workdir} holds no checkpoint; train it first: "
+            f"python -m diffusion_jax.main train --config=CONFIG --workdir={workdir}"
+        )
+    if step == "newest":
+        return kept[-1]
+    if step == "best":
+        losses = {k: _loss(_json(_directory(workdir) / str(k) / "metrics", "metrics")) for k in kept}
+        best = min(kept, key=lambda k: (losses[k], -k))
+        if losses[best] == math.inf:
+            raise ValueError(
+                f"{workdir}: step='best' needs a held-out loss and none of the checkpoints {_listed(kept)} has one; "
+                "use 'newest', or train with eval.every dividing checkpoint.every"
+            )
+        return best
+    if not str(step).isdecimal():
+        raise ValueError(f"step={step!r} is not known; use 'newest', 'best' or one of {_listed(kept)}")
+    if int(step) not in kept:
+        raise ValueError(f"{workdir}: step {step} is not kept; use 'newest', 'best' or one of {_listed(kept)}")
+    return int(step)
+
+
+def restore(run: Run, abstract_state: Any, step: int | str = "newest") -> Any:
+    """Read a state back, placed as `abstract_state` says: a tree of arrays or of `jax.ShapeDtypeStruct` with shardings.
+
+    The devices need not be those, nor as many as those, that it was saved from. Raises as `find_step` does, and
+    ValueError for a checkpoint that is damaged or does not fit the tree.
+    """
+    directory = _checked(run, step, "state")
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+        try:
+            state = reader.restore(directory, args=arguments)["state"]
+            jax.tree.map(lambda held, asked: None, state, abstract_state)  # Orbax gives None for what is not there
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{directory} does not fit the state asked for: {_one_line(error)}") from error
+    return state
+
+
+def restore_weights(run: Run, step: int | str = "newest", ema: str | None = None) -> Any:
+    """Read only parameters, into host memory: a tree of NumPy arrays.
+
+    ema: an average, by its decay as written in the config, e.g. "0.9999"; None: the parameters themselves. Raises as
+    `restore` does, and ValueError, with the averages that are there, for an unknown one.
+    """
+    directory = _checked(run, step, "state") / "state"
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+        stored = reader.metadata(directory).tree
+        if ema is not None and ema not in stored["ema"]:
+            there = ", ".join(sorted(stored["ema"])) or "none"
+            raise ValueError(f"ema={ema!r} is not in {directory.parent}; averages there: {there}; or None for params")
+        part = {"params": stored["params"]} if ema is None else {"ema": {ema: stored["ema"][ema]}}
+        wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), part)
+        to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=to_numpy, partial_restore=True)
+        restored = reader.restore(directory, args=arguments)
+    return restored["params"] if ema is None else restored["ema"][ema]
+
+
+def read_config(run: Run, step: int | str = "newest") -> dict[str, Any]:
+    """The config that a checkpoint was trained with, as a nested dict. JSON knows no tuples: every list is one again.
+
+    Raises as `find_step` does, and ValueError for a damaged checkpoint.
+    """
+    return _tuples(_json(_checked(run, step, "config") / "config")["config"])
+
+
+def check_resume(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming each key, if `config` would not continue the run that was `stored`; see MAY_DIFFER."""
+    before, now = dict(_flat(stored)), dict(_flat(config))
+    missing = object()
+
+    def shown(values: dict[str, Any], key: str) -> str:
+        return repr(values[key]) if key in values else "nothing"
+
+    differing = [
+        f"{key}: stored {shown(before, key)}, asked {shown(now, key)}"
+        for key in sorted(before.keys() | now.keys())
+        if key.split(".")[0] not in MAY_DIFFER and before.get(key, missing) != now.get(key, missing)
+    ]
+    if differing:
+        raise ValueError(
+            f"the config is not the one this workdir was trained with ({'; '.join(differing)}); "
+            "use another --workdir for a new run, or the stored values to continue this one"
+        )
+
+
+# Parts of the above.
+
+
+def _directory(workdir: epath.PathLike) -> epath.Path:
+    """Orbax wants it absolute; a URL is so already."""
+    path = epath.Path(workdir)
+    return (path if "://" in str(workdir) else path.expanduser().resolve()) / "checkpoints"
+
+
+def _check_writable(directory: epath.Path) -> None:
+    workdir = directory.parent
+    for path in (directory, workdir, *workdir.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"workdir {workdir} cannot be used: {path} is a file; choose another --workdir")
+    probe = directory / f"probe-{uuid.uuid4().hex}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise PermissionError(f"workdir {workdir} cannot be written to ({reason}); choose another --workdir") from error
+
+
+def _loss(metrics: Mapping[str, float | None]) -> float:
+    """The held-out loss; infinite where it was not measured."""
+    loss = metrics["heldout_loss"]
+    return math.inf if loss is None else loss
+
+
+def _json(directory: epath.Path, filename: str | None = None) -> Any:
+    """A JSON item. filename: as Orbax calls it; None is its default."""
+    try:
+        return ocp.JsonCheckpointHandler(filename).restore(directory)
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"{directory} is damaged ({_one_line(error)}); use another checkpoint") from error
+
+
+def _versions() -> dict[str, str]:
+    names = ("jax", "flax", "optax", "orbax-checkpoint")
+    packages = {name: importlib.metadata.version(name) for name in names}
+    return {"diffusion_jax": __version__, "python": platform.python_version(), **packages}
+
+
+def _seal(directory: epath.Path) -> None:
+    """Write the manifest of the checkpoint that has just been written but does not have its final name yet.
+
+    Orbax calls this in its background thread on the one process that finishes a save.
+    """
+    for written in directory.iterdir():
+        if written.is_dir() and not (written / MANIFEST).exists():
+            (written / MANIFEST).write_text(json.dumps(_checksums(written), indent=0))
+
+
+def _checksums(directory: epath.Path) -> dict[str, str]:
+    """CRC-32 of each file of the items, by path; Orbax's own notes at the top of the directory are still to change."""
+    items = [item for item in directory.iterdir() if item.is_dir()]
+    return {str(path.relative_to(directory)): _checksum(path) for item in items for path in sorted(_files(item))}
+
+
+def _files(directory: epath.Path) -> Iterator[epath.Path]:
+    for path in directory.iterdir():
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
+
+
+def _checksum(path: epath.Path) -> str:
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 24):
+            crc = zlib.crc32(chunk, crc)
+    return f"{crc:08x}"
+
+
+def _checked(run: Run, step: int | str, item: str) -> epath.Path:
+    """The directory of a step, once the checksums of an item of it are found to be right."""
+    if isinstance(run, ocp.CheckpointManager):
+        run.wait_until_finished()
+    workdir = run.directory.parent if isinstance(run, ocp.CheckpointManager) else run
+    found = find_step(workdir, step)
+    directory = _directory(workdir) / str(found)
+    if not (directory / MANIFEST).exists():
+        log.warning("%s has no %s: reading it unchecked", directory, MANIFEST)
+        return directory
+    actual = {str(path.relative_to(directory)): _checksum(path) for path in _files(directory / item)}
+    try:
+        expected = json.loads((directory / MANIFEST).read_text())
+        expected = {path: value for path, value in expected.items() if path.split("/")[0] == item}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{directory / MANIFEST} is damaged ({_one_line(error)}); use another checkpoint") from error
+    if actual != expected:
+        wrong = sorted(path for path in actual.keys() | expected.keys() if actual.get(path) != expected.get(path))
+        others = [k for k in steps(workdir) if k != found]
+        raise ValueError(
+            f"{directory} is damaged: {wrong[0]} is not as it was written ({len(wrong)} of {len(expected)} files); "
+            + (f"use another step, one of {_listed(others)}" if others else "there is no other checkpoint")
+        )
+    return directory
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) pairs; an empty section has none."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _tuples(value)
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(str(number) for number in numbers)
+
+
+def _one_line(error: Exception, most: int = 400) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= most else text[:most] + " …"

@@ -1,0 +1,109 @@
+"""What a config amounts to, without training or (unless asked) compiling: sizes, FLOPs, memory, schedule, devices."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from diffusion_jax import build
+from diffusion_jax.process.base import in_float64, level
+from diffusion_jax.training import parallel, state, step
+
+
+def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, Any]]:
+    """A text for people and the same figures by name.
+
+    Memory of the state and of the activations is arithmetic on shapes, marked as such; `compile` adds the compiler's
+    own figure. All is for one device with its share of the global batch.
+    """
+    if not config.data.shape:
+        config = build.resolve(config, build.source(config, "train"))
+    experiment = build.build(config)
+    devices = jax.device_count()
+    parallel.check(config.batch_size, config.accumulate_steps, config.parallel)
+
+    def fresh() -> state.TrainState:
+        params = build.init(config, experiment.network, jax.random.key(0))
+        return state.create(params, experiment.optimizer, config.ema.decays)
+
+    shapes = jax.eval_shape(fresh)
+    share = config.batch_size // devices
+    kind = jnp.uint8 if config.data.levels else jnp.float32
+    batch = {
+        "x0": jax.ShapeDtypeStruct((share, *config.data.shape), kind),
+        "label": jax.ShapeDtypeStruct((share,), jnp.int32),
+        "index": jax.ShapeDtypeStruct((share,), jnp.int32),
+    }
+    train_step = step.make_train_step(
+        experiment.loss, experiment.sample_times, experiment.optimizer, config.batch_size, config.accumulate_steps
+    )
+    lowered = jax.jit(train_step, donate_argnums=0).lower(shapes, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    ends = in_float64(level, experiment.schedule(None), np.array([0.0, 1.0]))
+    figures: dict[str, Any] = {
+        "parameters": count(shapes.params),
+        "state_bytes": size(shapes),
+        "activation_bytes": activations(experiment, shapes.params, batch, config.accumulate_steps),
+        "train_step_flops": float((lowered.cost_analysis() or {}).get("flops", math.nan)),
+        "data_shape": list(config.data.shape),
+        "batch_per_device": share,
+        "schedule_ends": {
+            f"t={t:g}": {"alpha": float(np.exp(a)), "sigma": float(np.exp(s))}
+            for t, a, s in zip((0, 1), ends.log_alpha, ends.log_sigma, strict=True)
+        },
+        "devices": [str(device) for device in jax.devices()],
+    }
+    if compile:
+        memory = lowered.compile().memory_analysis()
+        if memory is not None:
+            figures["compiled_bytes"] = int(
+                memory.argument_size_in_bytes + memory.output_size_in_bytes
+                - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+            )  # fmt: skip
+    return text(config, shapes.params, figures), figures
+
+
+def count(tree: Any) -> int:
+    """Number of elements of all arrays of a tree."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def size(tree: Any) -> int:
+    """Bytes of all arrays of a tree."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def activations(experiment: build.Experiment, params: Any, batch: Any, accumulate_steps: int) -> int:
+    """Bytes that the forward pass keeps for the backward pass, by the shapes of what differentiation stores."""
+    part = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0] // accumulate_steps, *x.shape[1:]), x.dtype), batch)
+
+    def residuals(params: Any, batch: Any) -> Any:
+        t = jnp.full(batch["index"].shape, 0.5)
+        keys = jax.vmap(jax.random.key)(batch["index"])
+        return jax.vjp(lambda params: experiment.loss(params, batch, t, keys)[0].mean(), params)[1]
+
+    return max(0, size(jax.eval_shape(residuals, params, part)) - size(params))
+
+
+def text(config: ConfigDict, params: Any, figures: dict[str, Any]) -> str:
+    """The figures as people read them."""
+    mib = {name: figures[name] / 2**20 for name in ("state_bytes", "activation_bytes")}
+    lines = [
+        parameter_overview.get_parameter_overview(params, include_stats=False),
+        f"data         {config.data.name}, shape {tuple(figures['data_shape'])}, levels {config.data.levels}",
+        f"parameters   {figures['parameters']:,}",
+        f"train step   {figures['train_step_flops'] / 1e9:,.1f} GFLOP for {figures['batch_per_device']} examples",
+        f"state        {mib['state_bytes']:,.0f} MiB (arithmetic: parameters, averages, optimiser)",
+        f"activations  {mib['activation_bytes']:,.0f} MiB (arithmetic: what is stored for the backward pass, unfused)",
+    ]
+    if "compiled_bytes" in figures:
+        lines.append(
+            f"compiled     {figures['compiled_bytes'] / 2**20:,.0f} MiB (the compiler: state, batch, temporaries)"
+        )
+    for end, scales in figures["schedule_ends"].items():
+        lines.append(f"schedule     {end}: alpha {scales['alpha']:.6g}, sigma {scales['sigma']:.6g}")
+    lines.append(f"devices      {', '.join(figures['devices'])}")
+    return "\n".join(lines)

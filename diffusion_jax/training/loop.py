@@ -1,0 +1,181 @@
+"""The training loop, to be read from top to bottom: check, resume, then step, report, evaluate, draw, save."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax import build
+from diffusion_jax.data import pipeline
+from diffusion_jax.data.scaling import from_model
+from diffusion_jax.data.source import Source
+from diffusion_jax.training import checkpoints, parallel, reporting, state, step
+
+log = logging.getLogger(__name__)
+
+
+def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
+    """Train until config.train_steps, from the newest checkpoint of the workdir if there is one.
+
+    Returns {"workdir", "step", "loss", …}, the last measured ones. Raises ValueError or OSError, before anything
+    compiles, where the config does not fit its data, the devices or the run that the workdir already holds.
+    """
+    # Everything that can be wrong is found here.
+    train_source = build.source(config, "train")
+    config = build.resolve(config, train_source)
+    experiment = build.build(config)
+    parallel.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
+    pipeline.check(train_source, config.seed, 0, config.batch_size, config.data.flip)
+    heldout = build.source(config, "heldout") if config.eval.every else None
+    key_init, key_train, key_eval = jax.random.split(jax.random.key(config.seed), 3)
+
+    def fresh() -> state.TrainState:
+        params = build.init(config, experiment.network, key_init)
+        return state.create(params, experiment.optimizer, config.ema.decays)
+
+    shapes = jax.eval_shape(fresh)
+    kept = checkpoints.steps(workdir)
+    if kept:
+        checkpoints.check_resume(checkpoints.read_config(workdir), config.to_dict())
+        if kept[-1] >= config.train_steps:
+            log.info("%s is finished: step %d of %d", workdir, kept[-1], config.train_steps)
+            return {"workdir": workdir, "step": kept[-1], "loss": reporting.last(workdir, "loss")}
+    manager = checkpoints.open_manager(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
+
+    # The state, and the compiled functions.
+    log.info("%s", reporting.banner(shapes.params, jax.devices(), workdir))
+    if kept:
+        log.info("resuming %s at step %d", workdir, kept[-1])
+        train_state = checkpoints.restore(manager, parallel.abstract(shapes))
+    else:
+        train_state = parallel.replicated(fresh())
+    train_step = parallel.parallelise(
+        step.make_train_step(
+            experiment.loss,
+            experiment.sample_times,
+            experiment.optimizer,
+            config.batch_size,
+            config.accumulate_steps,
+            config.ema.ramp,
+        ),
+        config.parallel,
+    )
+    evaluate = heldout_loss(config, experiment, heldout, key_eval) if heldout else None
+    draw = drawing(config) if config.report.samples_every else None
+
+    # The run.
+    first = int(train_state.step)
+    data = config.data
+    rows = pipeline.batches(train_source, config.seed, first, config.batch_size, data.flip, workers=data.workers)
+    batches = pipeline.prefetch(rows, parallel.put)
+    reporter = reporting.open_reporter(workdir, config.report.tensorboard)
+    results: dict[str, Any] = {}
+    window: list[dict[str, jax.Array]] = []
+    started = time.perf_counter()
+    try:
+        for n in range(first + 1, config.train_steps + 1):
+            train_state, metrics = train_step(train_state, next(batches), key_train)
+            window.append(metrics)
+            last = n == config.train_steps
+
+            if last or n == first + 1 or n % config.report.every == 0:
+                fetched = jax.device_get(window)
+                means = {name: float(np.mean([values[name] for values in fetched])) for name in metrics}
+                seconds = (time.perf_counter() - started) / len(window)
+                means["images_per_second"] = config.batch_size / seconds
+                reporter.scalars(n, means)
+                log.info("%s", progress(n, config, seconds, means["loss"]))
+                if means["skipped"] > 0:
+                    log.warning("%d updates so far were not finite and have been skipped", int(fetched[-1]["skipped"]))
+                results |= {"loss": means["loss"]}
+                window, started = [], time.perf_counter()
+
+            paused = time.perf_counter()
+            measured = None
+            if evaluate and (last or n % config.eval.every == 0):
+                losses = evaluate(averaged(train_state))
+                measured = losses["heldout_loss"]
+                reporter.scalars(n, losses)
+                log.info("step %d: held-out loss %.5f", n, measured)
+                results |= {"heldout_loss": measured}
+            if draw and (last or is_drawn(n, config.report.samples_every)):
+                reporter.images(n, "samples", draw(averaged(train_state)), config.data.levels)
+            if last or n % config.checkpoint.every == 0:
+                checkpoints.save(manager, n, train_state, config.to_dict(), measured)
+                reporting.curves(workdir)
+            started += time.perf_counter() - paused
+    finally:
+        batches.close()
+        manager.close()
+        reporter.close()
+    return {"workdir": workdir, "step": config.train_steps, **results}
+
+
+def progress(n: int, config: ConfigDict, seconds_per_step: float, loss: float) -> str:
+    """The line of progress after step n."""
+    every, total = config.checkpoint.every, config.train_steps
+    return reporting.progress(
+        n,
+        total,
+        images_per_second=config.batch_size / seconds_per_step,
+        seconds_left=(total - n) * seconds_per_step,
+        loss=loss,
+        next_checkpoint=min(total, (n // every + 1) * every),
+    )
+
+
+def averaged(train_state: state.TrainState) -> Any:
+    """The weights to look at: the first average, or the parameters if there is none."""
+    return next(iter(train_state.ema.values()), train_state.params)
+
+
+def is_drawn(n: int, every: int) -> bool:
+    """Whether to draw samples after step n: early ones at 1 % and 10 % of `every`, then every `every` steps."""
+    return n % every == 0 or n in (every // 100, every // 10)
+
+
+def drawing(config: ConfigDict) -> Callable[[Any], np.ndarray]:
+    """`draw(params) -> samples` for the pictures of a run: always the same seeds, in report.sampler_steps steps."""
+    quick = config.copy_and_resolve_references()
+    with quick.unlocked():
+        quick.sampler.update(num_steps=config.report.sampler_steps or config.sampler.num_steps)
+    sample = parallel.spread(build.build(quick).sample, whole=1)
+    seeds = np.arange(config.report.num_samples, dtype=np.uint32)
+
+    def draw(params: Any) -> np.ndarray:
+        x = parallel.in_tiles(sample, params, seeds, config.sampler.tile)
+        return np.asarray(from_model(x, config.data.levels))
+
+    return draw
+
+
+def heldout_loss(
+    config: ConfigDict, experiment: build.Experiment, heldout: Source, key: jax.Array
+) -> Callable[[Any], dict[str, float]]:
+    """`evaluate(params) -> {"heldout_loss": mean over times, "heldout_loss_bin_0": …, one per interval of t}`.
+
+    The times, noise and examples are the same at every call. The mean weighs the intervals equally.
+    """
+    size = min(heldout.size, config.eval.max_examples)
+    examples = heldout._replace(size=size)
+    times = step.make_eval_step(experiment.loss, config.process.num_steps, config.batch_size, config.times.min_t)
+    eval_step = parallel.spread(lambda *args: times(*args, axis=parallel.AXIS), whole=2, summed=True)
+
+    def evaluate(params: Any) -> dict[str, float]:
+        total = None
+        for i in range(config.eval.passes):
+            batches = pipeline.in_order(examples, config.batch_size, workers=config.data.workers)
+            for j, rows in enumerate(batches):
+                key_j = jax.random.fold_in(jax.random.fold_in(key, i), j)
+                sums = eval_step(params, key_j, parallel.put(rows))
+                total = sums if total is None else jax.tree.map(np.add, total, sums)
+        assert total is not None
+        loss, count = (np.asarray(total[name], np.float64) for name in ("loss", "count"))
+        per_bin = {f"heldout_loss_bin_{i}": s / c for i, (s, c) in enumerate(zip(loss, count, strict=True)) if c}
+        return {"heldout_loss": float(np.mean(list(per_bin.values()))), **per_bin}
+
+    return evaluate

@@ -1,0 +1,295 @@
+"""What a run tells: metrics.jsonl always, TensorBoard where it is installed, pictures, a line of progress, curves.
+
+    workdir/metrics.jsonl    one JSON object a line: {"step": …, "time": seconds since 1970, name: value, …}
+            images/          PNG files, <name>_<step>.png
+            tensorboard/     the same for TensorBoard
+            curves.png       the losses against the step, drawn by `curves`
+
+Everything is flushed as it is written, and a run that resumes goes on where it left off.
+"""
+
+import importlib
+import io
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from clu import parameter_overview
+from etils import epath
+
+log = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+"""JSON has no such numbers, so they are written as strings."""
+
+TILE = 64
+"""Pixels: images smaller than this are enlarged by a whole factor, to at least this size."""
+BORDER = 2
+"""Pixels between tiles."""
+MOST = 400
+"""Tiles that a picture shows at most."""
+
+
+# While a run goes on.
+
+
+class Reporter(NamedTuple):
+    """Where a run reports to; on all processes but the first, its functions do nothing."""
+
+    scalars: Callable[[int, Mapping[str, Any]], None]
+    """`scalars(step, values)`: numbers by name."""
+    images: Callable[[int, str, np.ndarray, int], None]
+    """`images(step, name, samples, levels)`: samples as `picture` takes them."""
+    close: Callable[[], None]
+
+
+def open_reporter(workdir: epath.PathLike, tensorboard: bool = True) -> Reporter:
+    """Open the reports of a workdir, created if need be, to append to what is there.
+
+    tensorboard: also write for TensorBoard, if TensorFlow is installed; if not, one line says how to get it.
+    """
+    if jax.process_index() != 0:
+        return Reporter(lambda step, values: None, lambda step, name, samples, levels: None, lambda: None)
+    directory = epath.Path(workdir).expanduser()
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / METRICS
+    torn = path.exists() and not ("\n" + path.read_text()).endswith("\n")
+    file = path.open("a")
+    if torn:
+        file.write("\n")
+    board = _tensorboard(directory / "tensorboard") if tensorboard else None
+
+    def scalars(step: int, values: Mapping[str, Any]) -> None:
+        numbers = {name: float(value) for name, value in values.items()}
+        written = {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()}
+        file.write(json.dumps({"step": int(step), "time": round(time.time(), 3), **written}, allow_nan=False) + "\n")
+        file.flush()
+        if board:
+            board.write_scalars(int(step), numbers)
+            board.flush()
+
+    def images(step: int, name: str, samples: np.ndarray, levels: int) -> None:
+        pixels = picture(samples, levels)
+        _write_png(directory / "images" / f"{name}_{step:08d}.png", pixels)
+        if board:
+            board.write_images(int(step), {name: pixels.reshape(1, *pixels.shape[:2], -1)})
+            board.flush()
+
+    def close() -> None:
+        file.close()
+        if board:
+            board.close()
+
+    return Reporter(scalars, images, close)
+
+
+def _tensorboard(directory: epath.Path) -> Any:
+    """CLU's writer for TensorBoard, or None. TensorFlow is kept from the accelerators, which it would fill."""
+    try:
+        tensorflow = importlib.import_module("tensorflow")
+        tensorflow.config.set_visible_devices([], "GPU")
+        return importlib.import_module("clu.metric_writers").SummaryWriter(str(directory))
+    except ImportError as error:
+        log.info("no TensorBoard (%s); to have it: pip install 'diffusion_jax[tf]'. metrics.jsonl has it all", error)
+        return None
+
+
+def progress(
+    step: int,
+    total: int,
+    images_per_second: float,
+    seconds_left: float,
+    loss: float,
+    next_checkpoint: int | None = None,
+) -> str:
+    """One line: how far, how good, how fast, how long, and the step of the next checkpoint."""
+    parts = [
+        f"step {step:,}/{total:,} ({math.floor(100 * step / total)} %)",
+        f"loss {loss:.4g}",
+        f"{_rate(images_per_second)} images/s",
+        f"{duration(seconds_left)} left",
+    ]
+    if next_checkpoint is not None:
+        parts.append(f"next checkpoint at {next_checkpoint:,}")
+    return "  ".join(parts)
+
+
+def _rate(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its two largest units, e.g. "3 min 20 s"."""
+    if not math.isfinite(seconds):
+        return "unknown time"
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def banner(params: Any, devices: Sequence[Any], workdir: epath.PathLike) -> str:
+    """What a run says first: its parameters (arrays or shapes), its devices, where its files go."""
+    table = parameter_overview.get_parameter_overview(params, include_stats=False)
+    kinds = sorted({f"{device.platform} ({device.device_kind})" for device in devices})
+    local = sum(device.process_index == jax.process_index() for device in devices)
+    lines = [
+        table,
+        f"devices: {len(devices)} x {', '.join(kinds)}; {local} of them here, in process {jax.process_index()} "
+        f"of {jax.process_count()}",
+        f"workdir: {epath.Path(workdir)}",
+    ]
+    return "\n".join(lines)
+
+
+# Reading metrics back.
+
+
+def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
+    """All that was reported, one dict a step, in order of steps.
+
+    Lines of one step are put together. A run that resumed at an earlier step writes steps again: the later ones count,
+    and what followed them before is dropped. A line that a kill left torn is passed over. Raises FileNotFoundError.
+    """
+    path = epath.Path(workdir).expanduser() / METRICS
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{workdir} holds no {METRICS}; train first: "
+            f"python -m diffusion_jax.main train --config=CONFIG --workdir={workdir}"
+        )
+    by_step: dict[int, dict[str, Any]] = {}
+    last_step = -1
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(record, dict) or "step" not in record:
+            continue
+        step = record["step"]
+        if step < last_step:
+            by_step = {k: v for k, v in by_step.items() if k < step}
+        last_step = step
+        by_step[step] = by_step.get(step, {}) | {
+            name: NOT_FINITE.get(value, value) if isinstance(value, str) else value for name, value in record.items()
+        }
+    return list(by_step.values())
+
+
+def last(workdir: epath.PathLike, name: str) -> float | None:
+    """The newest value reported under a name; None if there is none."""
+    return next((record[name] for record in reversed(read_metrics(workdir)) if name in record), None)
+
+
+# Pictures.
+
+
+def picture(samples: np.ndarray, levels: int) -> np.ndarray:
+    """Samples as one picture, uint8 [height, width] or [height, width, 3].
+
+    samples: integers 0..levels-1 [N, H, W, C] give a grid of the first MOST, [N, D] one picture with a sample a row;
+    floats [N, D] (levels 0) give a scatter plot.
+    """
+    samples = np.asarray(samples)
+    if levels == 0 and samples.ndim == 2:
+        return scatter(samples)
+    if levels > 1 and samples.ndim == 2:
+        return grid(samples[None, :MOST, :, None], levels, tile=MOST)
+    return grid(samples[:MOST], levels)
+
+
+def grid(samples: np.ndarray, levels: int, tile: int = TILE) -> np.ndarray:
+    """Put images [N, H, W, C] of 0..levels-1 row by row into a nearly square picture, enlarged to `tile` if smaller.
+
+    One channel gives [height, width], three give [height, width, 3]; of any other number, the channels stand side by
+    side in grey. Raises ValueError for another shape, or fewer than 2 levels.
+    """
+    if samples.ndim != 4 or not len(samples) or levels < 2:
+        raise ValueError(f"a grid needs images [N, H, W, C], N > 0, of 2 or more levels, not {samples.shape}, {levels}")
+    shades = np.round(samples.astype(np.float32) * (255 / (levels - 1))).clip(0, 255).astype(np.uint8)
+    if shades.shape[-1] not in (1, 3):
+        shades = np.concatenate(np.split(shades, shades.shape[-1], axis=-1), axis=2)
+    factor = math.ceil(tile / max(shades.shape[1:3]))
+    shades = shades.repeat(factor, axis=1).repeat(factor, axis=2)
+    count, height, width, channels = shades.shape
+    columns = min(count, math.ceil(math.sqrt(count * height / width)))
+    rows = math.ceil(count / columns)
+    down, right = height + BORDER, width + BORDER
+    pixels = np.full((rows * down + BORDER, columns * right + BORDER, channels), 128, np.uint8)
+    for n, image in enumerate(shades):
+        top, left = n // columns * down + BORDER, n % columns * right + BORDER
+        pixels[top : top + height, left : left + width] = image
+    return pixels[..., 0] if channels == 1 else pixels
+
+
+def scatter(samples: np.ndarray) -> np.ndarray:
+    """The first two coordinates of vectors [N, D], D > 1, as a scatter plot; a histogram if D = 1. uint8 [H, W, 3]."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
+    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    if samples.shape[1] == 1:
+        axes.hist(samples[:, 0], bins=100, density=True)
+        axes.set(xlabel="x0[0]", ylabel="density")
+    else:
+        axes.scatter(samples[:, 0], samples[:, 1], s=max(2.0, 2000 / len(samples)), alpha=0.5, linewidths=0)
+        axes.set(xlabel="x0[0]", ylabel="x0[1]")
+        axes.set_aspect("equal", adjustable="datalim")
+    axes.set_title(f"{len(samples):,} samples")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def save_png(path: epath.PathLike, samples: np.ndarray, levels: int) -> None:
+    """Write `picture(samples, levels)` as a PNG file, its directory made if need be."""
+    _write_png(epath.Path(path), picture(samples, levels))
+
+
+def _write_png(path: epath.Path, pixels: np.ndarray) -> None:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(buffer.getvalue())
+
+
+def curves(workdir: epath.PathLike) -> epath.Path:
+    """Draw the training and the held-out loss against the step into workdir/curves.png; returns its path."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+
+    records = read_metrics(workdir)
+    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    shown: list[float] = []
+    for name, label, color, marker in (("loss", "training", "C0", ""), ("heldout_loss", "held out", "C1", "o")):
+        points = [(r["step"], r[name]) for r in records if math.isfinite(r.get(name, math.nan))]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, color=color, marker=marker, markersize=4, linewidth=1)
+            shown += [value for _, value in points]
+    if shown and min(shown) > 0 and max(shown) > 4 * min(shown):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+    axes.set(xlabel="training step", ylabel="loss", title=str(epath.Path(workdir).name))
+    axes.grid(alpha=0.3, which="both")
+    if shown:
+        axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    path = epath.Path(workdir).expanduser() / "curves.png"
+    path.write_bytes(buffer.getvalue())
+    return path

@@ -1,0 +1,123 @@
+"""One training step, and one evaluation step: functions of a device's share of the batch.
+
+The same function has two views. With an axis name it is mapped per device (shard_map, pmap) and averages gradients
+over that axis; with None it is the global function. Everything random comes from the key, the step and each example's
+place in the global batch, so neither the number of devices nor gradient accumulation changes what is computed.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from diffusion_jax.objective.losses import Loss
+from diffusion_jax.objective.time_sampling import SampleTimes, low_discrepancy
+from diffusion_jax.process.base import Array
+from diffusion_jax.training.state import TrainState
+
+Batch = dict[str, Array]
+TrainStep = Callable[..., tuple[TrainState, dict[str, Array]]]
+BINS = 10
+"""The held-out loss is also given for this many equal intervals of t."""
+
+
+def make_train_step(
+    loss: Loss,
+    sample_times: SampleTimes,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    accumulate_steps: int = 1,
+    ema_ramp: float = 0.0,
+) -> TrainStep:
+    """Build `train_step(state, batch, key, axis=None) -> (state, metrics)`.
+
+    batch_size: examples of the global batch. accumulate_steps: parts in which a device works through its share.
+    ema_ramp: see `ema_decay`. An update whose loss or gradient is not finite leaves parameters, averages and optimiser
+    as they were, and is counted. Metrics are float32 scalars: loss, those of the loss, grad_norm, skipped.
+    """
+
+    def gradients(params: Any, batch: Batch, t: Array, weight: Array, keys: Array) -> tuple[Any, dict[str, Array]]:
+        def objective(params: Any) -> tuple[Array, dict[str, Array]]:
+            per_example, metrics = loss(params, batch, t, keys)
+            mean = jnp.mean(weight * per_example)
+            return mean, {"loss": mean, **jax.tree.map(jnp.mean, metrics)}
+
+        return jax.grad(objective, has_aux=True)(params)
+
+    def accumulated(params: Any, *share: Any) -> tuple[Any, dict[str, Array]]:
+        if accumulate_steps == 1:
+            return gradients(params, *share)
+        parts = jax.tree.map(lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), share)
+        shapes = jax.eval_shape(gradients, params, *jax.tree.map(lambda x: x[0], parts))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        total, _ = jax.lax.scan(
+            lambda total, part: (jax.tree.map(jnp.add, total, gradients(params, *part)), None), zeros, parts
+        )
+        return jax.tree.map(lambda x: x / accumulate_steps, total)
+
+    def train_step(
+        state: TrainState, batch: Batch, key: Array, axis: str | None = None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        key_times, key_examples = jax.random.split(jax.random.fold_in(key, state.step))
+        t, weight = sample_times(state.history, key_times, batch["index"], batch_size)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_examples, batch["index"])
+        grads, metrics = accumulated(state.params, batch, t, weight, keys)
+        if axis is not None:
+            grads, metrics = jax.lax.pmean((grads, metrics), axis)
+
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        done = state.step - state.skipped[0]
+        ema = {
+            name: optax.incremental_update(params, average, 1 - ema_decay(float(name), done, ema_ramp))
+            for name, average in state.ema.items()
+        }
+        params, ema, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old),
+            (params, ema, opt_state),
+            (state.params, state.ema, state.opt_state),
+        )
+        skipped = jnp.where(finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
+        metrics |= {"grad_norm": grad_norm, "skipped": skipped[0].astype(jnp.float32)}
+        changed = {"params": params, "ema": ema, "opt_state": opt_state, "skipped": skipped}
+        return dataclasses.replace(state, step=state.step + 1, **changed), metrics
+
+    return train_step
+
+
+def ema_decay(decay: float, updates: Array, ramp: float = 0.0) -> Array:
+    """The decay of the average after `updates` updates: 0 at first (a copy), then `decay`.
+
+    With ramp > 0 the half-life is at most ramp · updates, so that a young average forgets the initial parameters.
+    Source of the ramp: Karras et al. 2022, appendix F.6 (ramp = 0.05).
+    """
+    later = jnp.asarray(decay, jnp.float32)
+    if ramp > 0:
+        later = jnp.minimum(later, 0.5 ** (1 / (ramp * jnp.maximum(updates, 1))))
+    return jnp.where(updates == 0, 0.0, later)
+
+
+def make_eval_step(loss: Loss, num_steps: int, batch_size: int, min_t: float = 0.0) -> Callable[..., dict[str, Array]]:
+    """Build `eval_step(params, key, batch, axis=None) -> sums`: the loss without dropout, as sums per interval of t.
+
+    batch: as for training, with "mask" [B], 0 for padding. Sums: "loss" and "count", each float32 [BINS]. The times are
+    spread evenly over the batch, whatever the training draws, and with a fixed key they and the noise are the same at
+    every evaluation, so that the curve shows the model alone.
+    """
+    sample_times = low_discrepancy(num_steps, min_t)
+
+    def eval_step(params: Any, key: Array, batch: Batch, axis: str | None = None) -> dict[str, Array]:
+        key_times, key_examples = jax.random.split(key)
+        t, _ = sample_times(None, key_times, batch["index"], batch_size)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_examples, batch["index"])
+        per_example, _ = loss(params, batch, t, keys, dropout=False)
+        bins = jax.nn.one_hot(jnp.ceil(t * BINS) - 1, BINS) * batch["mask"][:, None]
+        sums = {"loss": per_example @ bins, "count": bins.sum(0)}
+        return sums if axis is None else jax.lax.psum(sums, axis)
+
+    return eval_step

@@ -1,0 +1,226 @@
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusion_jax.data.arrays import arrays
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 6, 4, 3), np.uint8)
+LABELS = np.arange(20) % 3
+
+
+@pytest.fixture
+def save(tmp_path):
+    """save(name, array or dict) -> path."""
+
+    def write(name, content):
+        path = tmp_path / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif isinstance(content, dict):
+            np.savez(path, **content)
+        else:
+            np.save(path, content)
+        return str(path)
+
+    return write
+
+
+def everything(source):
+    return source.read(np.arange(source.size))
+
+
+def rows(x):
+    return {row.tobytes() for row in x}
+
+
+@pytest.mark.parametrize(
+    ("given", "shape", "levels", "options"),
+    [
+        (IMAGES, (6, 4, 3), 256, {}),
+        (IMAGES[..., 0], (6, 4, 1), 256, {}),
+        (IMAGES.astype(np.int64), (6, 4, 3), 256, {}),
+        (IMAGES.astype(">i2"), (6, 4, 3), 256, {}),
+        (np.asfortranarray(IMAGES), (6, 4, 3), 256, {}),
+        (IMAGES % 17, (6, 4, 3), 17, {"levels": 17}),
+        (IMAGES > 127, (6, 4, 3), 2, {"levels": 2}),
+        (IMAGES[:, :, 0, 0] % 2, (6,), 2, {"levels": 2}),
+        (IMAGES[:, :, 0, 0].astype(np.float32), (6,), 0, {}),
+        (IMAGES[:, :, 0, 0].astype(">f8"), (6,), 0, {}),
+        (IMAGES[:, :, 0, 0].astype(np.float16), (6,), 0, {}),
+        (IMAGES / np.float32(255), (6, 4, 3), 0, {"levels": 0}),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_what_is_accepted(save, given, shape, levels, options, suffix):
+    path = save("x.npy", given) if suffix == "npy" else save("x.npz", {"images": given})
+    source = arrays("train", path, heldout_fraction=0, **options)
+    assert (source.shape, source.levels, source.classes, source.size) == (shape, levels, 0, 20)
+    x0, label = everything(source)
+    assert x0.dtype == (np.uint8 if levels else np.float32)
+    order = np.random.default_rng(0).permutation(20)
+    np.testing.assert_array_equal(x0, given[order].reshape(x0.shape))
+    np.testing.assert_array_equal(label, -1)
+
+
+def test_labels_follow_their_examples_into_both_splits(save):
+    path = save("x.npz", {"images": IMAGES, "labels": LABELS})
+    train, heldout = (arrays(split, path, label_key="labels", heldout_fraction=0.25) for split in ("train", "heldout"))
+    assert (train.size, heldout.size, train.classes, heldout.classes) == (15, 5, 3, 3)
+    label_of = {image.tobytes(): label for image, label in zip(IMAGES, LABELS, strict=True)}
+    for source in (train, heldout):
+        x0, label = everything(source)
+        assert [label_of[image.tobytes()] for image in x0] == label.tolist()
+    assert rows(everything(train)[0]) | rows(everything(heldout)[0]) == rows(IMAGES)
+    assert not rows(everything(train)[0]) & rows(everything(heldout)[0])
+
+
+def test_a_second_file_is_held_out(save):
+    path = save("train.npz", {"x": IMAGES[:15], "y": LABELS[:15]})
+    other = save("test.npz", {"x": IMAGES[15:17], "y": LABELS[15:17]})
+    train = arrays("train", path, label_key="y", heldout=other)
+    heldout = arrays("heldout", path, label_key="y", heldout=other)
+    np.testing.assert_array_equal(everything(train)[0], IMAGES[:15])
+    np.testing.assert_array_equal(everything(heldout)[0], IMAGES[15:17])
+    assert (train.classes, heldout.classes) == (3, 3)
+
+
+def test_a_key_is_needed_only_where_there_is_a_choice(save):
+    path = save("x.npz", {"a": IMAGES, "b": IMAGES[:, :2], "labels": LABELS})
+    assert arrays("train", path, key="b").shape == (2, 4, 3)
+    with pytest.raises(ValueError, match=r"which array holds the examples\? There are .*'a'.*'b'.*; set key"):
+        arrays("train", path)
+    with pytest.raises(ValueError, match="which array holds the examples"):
+        arrays("train", save("y.npz", {"labels": LABELS}))
+    with pytest.raises(ValueError, match="has no array 'c'; it has a, b, labels"):
+        arrays("train", path, key="c")
+    with pytest.raises(ValueError, match="has no array 'c'; it has a, b, labels"):
+        arrays("train", path, key="a", label_key="c")
+    with pytest.raises(ValueError, match="holds one array; leave key"):
+        arrays("train", save("x.npy", IMAGES), label_key="labels")
+
+
+def poisoned(value):
+    x = np.zeros((4, 3), np.float32)
+    x[2, 1] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        (IMAGES / 255, {}, "holds float64 images .*; save them as uint8, .* or set levels=0"),
+        (poisoned(np.nan), {}, r"1 values are not finite in float32, the first at index \(2, 1\)"),
+        (poisoned(-np.inf), {}, r"the first at index \(2, 1\); remove"),
+        (poisoned(1.0).astype(np.float64) * 1e200, {}, r"not finite in float32, the first at index \(2, 1\)"),
+        (IMAGES.astype(np.int32) - 1, {}, "int32 values must be grey levels 0 … 255, but there is -1 at index"),
+        (IMAGES.astype(np.uint16) + 1, {}, "uint16 values must be grey levels 0 … 255, but there is 256 at index"),
+        (IMAGES, {"levels": 17}, "uint8 values must be grey levels 0 … 16"),
+        (IMAGES, {"levels": 0}, "holds uint8, but levels=0 means floats"),
+        (IMAGES > 3, {}, "holds booleans; set levels=2"),
+        (np.moveaxis(np.tile(IMAGES, (1, 1, 2, 1)), -1, 1), {}, r"looks like \[N,C,H,W\]"),
+        (IMAGES.astype(np.complex64), {}, "dtype complex64 cannot be modelled"),
+        (np.array([["a", "b"]]), {}, "dtype <U1 cannot be modelled"),
+        (np.zeros(3, np.uint8), {}, r"shape \(3,\) is not \[N,D\]"),
+        (np.zeros((0, 4, 4), np.uint8), {}, r"holds no data: its shape is \(0, 4, 4\)"),
+        (np.zeros((4, 0), np.float32), {}, "holds no data"),
+        (IMAGES[:1], {}, "holding out 1 of 1 examples leaves none for training"),
+        (IMAGES, {"heldout_fraction": -0.1}, r"heldout_fraction=-0.1 is not in"),
+        (IMAGES, {"levels": 300}, r"arrays\.levels=300 must be"),
+        (IMAGES, {"classes": 3}, "classes=3 needs labels; set label_key"),
+    ],
+)
+def test_what_is_refused(save, given, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        arrays("train", save("x.npy", given), **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        (LABELS[:19], {}, r"labels must be integers of shape \(20,\), but are int64 \(19,\)"),
+        (np.eye(3)[LABELS], {}, "take np.argmax of one-hot rows"),
+        (LABELS / 1.0, {}, "but are float64"),
+        (LABELS - 1, {}, "labels must be 0 … 1, but run from -1 to 1"),
+        (LABELS, {"classes": 2}, "labels must be 0 … 1, but run from 0 to 2"),
+    ],
+)
+def test_labels_that_are_refused(save, labels, options, message):
+    path = save("x.npz", {"images": IMAGES, "labels": labels})
+    with pytest.raises(ValueError, match=message):
+        arrays("train", path, key="images", label_key="labels", **options)
+
+
+def test_files_that_are_not_what_they_should_be(save, tmp_path):
+    with pytest.raises(ValueError, match=r"arrays\.path is empty"):
+        arrays("train", "")
+    with pytest.raises(FileNotFoundError, match=r"gone\.npz: no such file; set arrays\.path"):
+        arrays("train", str(tmp_path / "gone.npz"))
+    with pytest.raises(ValueError, match=r"is a folder, .*; for a folder of images use data.name=folder"):
+        arrays("train", str(tmp_path))
+    with pytest.raises(ValueError, match=r"x\.txt: its name must end in \.npz or \.npy"):
+        arrays("train", save("x.txt", b"hello"))
+    whole = (tmp_path / save("whole.npz", {"images": IMAGES})).read_bytes()
+    damaged = whole[:200] + bytes(255 - byte for byte in whole[200:300]) + whole[300:]
+    single = (tmp_path / save("single.npy", IMAGES)).read_bytes()
+    for name, content in (
+        ("empty.npz", b""),
+        ("empty.npy", b""),
+        ("text.npy", b"hello, I am no array"),
+        ("cut.npz", whole[:300]),
+        ("damaged.npz", damaged),
+        ("cut.npy", single[:-10]),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"{name}: .*cannot be read \(.*\); write the file again|pickle"
+        ) as caught:
+            arrays("train", save(name, content))
+        assert "\n" not in str(caught.value)
+    for name, content in (("really.npy", whole), ("really.npz", single)):
+        with pytest.raises(ValueError, match="is not what its name says"):
+            arrays("train", save(name, content))
+
+
+def test_nothing_is_ever_unpickled(save):
+    ragged = np.empty(2, object)
+    ragged[:] = [IMAGES[0], IMAGES[1, :2]]
+    for path in (
+        save("x.npy", ragged),
+        save("x.npz", {"images": ragged}),
+        save("bare.npy", pickle.dumps([1, 2])),
+    ):
+        with pytest.raises(ValueError, match="holds Python objects, which are never unpickled") as caught:
+            arrays("train", path)
+        assert "\n" not in str(caught.value)
+
+
+def test_held_out_files_that_do_not_fit(save):
+    path = save("train.npz", {"x": IMAGES, "y": LABELS})
+    with pytest.raises(ValueError, match="is the training file itself"):
+        arrays("heldout", path, heldout=path)
+    with pytest.raises(ValueError, match=r"shape \(2, 4, 3\) with levels=256, but .* \(6, 4, 3\)"):
+        arrays("heldout", path, heldout=save("small.npz", {"x": IMAGES[:, :2]}))
+    with pytest.raises(ValueError, match="labels must be 0 … 2, but run from 3 to 5"):
+        arrays("heldout", path, label_key="y", heldout=save("more.npz", {"x": IMAGES, "y": LABELS + 3}))
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@given(position=st.integers(0, 399), value=st.integers(0, 255), cut=st.booleans())
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_a_damaged_file_opens_or_is_refused_in_one_line(tmp_path_factory, suffix, position, value, cut):
+    path = tmp_path_factory.getbasetemp() / f"fuzz.{suffix}"
+    np.save(path, IMAGES[:4]) if suffix == "npy" else np.savez(path, images=IMAGES[:4])
+    content = bytearray(path.read_bytes())
+    position = position * len(content) // 400
+    content[position] = value
+    path.unlink()
+    path.write_bytes(content[:position] if cut else content)
+    try:
+        source = arrays("train", str(path), heldout_fraction=0)
+    except ValueError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+    else:
+        assert everything(source)[0].shape == (source.size, *source.shape)

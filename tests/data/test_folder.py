@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.data import images
+from diffusion_jax.data.folder import folder
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 6, 4, 3), np.uint8)
+
+
+def fill(root, names, pixels=PIXELS):
+    for name, image in zip(names, pixels, strict=False):
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    return str(root)
+
+
+def everything(source):
+    return source.read(np.arange(source.size))
+
+
+def test_all_images_in_order_of_their_names(tmp_path):
+    names = ["b/2.PNG", "b/10.png", "a.bmp", "c/d/e.tiff", "c/f.webp"]
+    path = fill(tmp_path, names[:4])
+    Image.fromarray(PIXELS[4]).save(tmp_path / names[4], lossless=True)
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / "._a.png").write_text("not an image")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "x.png").write_text("not an image")
+    source = folder("train", path, size=(6, 4), heldout_fraction=0)
+    assert source.on_disk
+    assert (source.shape, source.levels, source.classes, source.size) == ((6, 4, 3), 256, 0, 5)
+    x0, label = everything(source)
+    np.testing.assert_array_equal(x0, PIXELS[[2, 1, 0, 3, 4]])
+    np.testing.assert_array_equal(label, -1)
+    loaded = folder("train", path, size=(6, 4), heldout_fraction=0, in_memory=True)
+    assert not loaded.on_disk
+    np.testing.assert_array_equal(everything(loaded)[0], x0)
+
+
+def test_linked_folders_are_followed_once(tmp_path):
+    fill(tmp_path / "elsewhere", ["1.png"])
+    path = fill(tmp_path / "here", ["0.png"], PIXELS[1:])
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "here" / "loop").symlink_to(tmp_path / "here")
+    source = folder("train", path, size=(6, 4), heldout_fraction=0)
+    np.testing.assert_array_equal(everything(source)[0], PIXELS[[1, 0]])
+
+
+def test_sub_folders_are_classes_and_a_part_is_held_out(tmp_path):
+    names = [f"{animal}/{i}.png" for animal in ("cat", "dog", "eel") for i in range(4)]
+    path = fill(tmp_path, names)
+    train, heldout = (
+        folder(split, path, size=(6, 4), labels=True, heldout_fraction=0.25) for split in ("train", "heldout")
+    )
+    assert (train.size, heldout.size, train.classes, heldout.classes) == (9, 3, 3, 3)
+    seen = []
+    for source in (train, heldout):
+        for image, label in zip(*everything(source), strict=True):
+            (place,) = np.flatnonzero((image == PIXELS).all((1, 2, 3)))
+            assert label == place // 4
+            seen.append(place)
+    assert sorted(seen) == list(range(12))
+
+
+def test_a_second_folder_is_held_out(tmp_path):
+    path = fill(tmp_path / "train", ["cat/0.png", "dog/0.png", "eel/0.png"])
+    other = fill(tmp_path / "val", ["eel/0.png"], PIXELS[5:])
+    train = folder("train", path, size=(6, 4), labels=True, heldout=other)
+    heldout = folder("heldout", path, size=(6, 4), labels=True, heldout=other)
+    assert (train.size, heldout.size, heldout.classes) == (3, 1, 3)
+    x0, label = everything(heldout)
+    np.testing.assert_array_equal(x0[0], PIXELS[5])
+    assert label.tolist() == [2]
+    unknown = fill(tmp_path / "odd", ["fox/0.png"])
+    with pytest.raises(ValueError, match="sub-folder 'fox' is not in"):
+        folder("heldout", path, size=(6, 4), labels=True, heldout=unknown)
+    for inside in (path, str(tmp_path), f"{path}/cat"):
+        with pytest.raises(ValueError, match="share files; name two folders side by side"):
+            folder("heldout", path, size=(6, 4), heldout=inside)
+
+
+def test_folders_that_are_not_what_they_should_be(tmp_path):
+    with pytest.raises(ValueError, match=r"folder\.path is empty"):
+        folder("train", "")
+    with pytest.raises(FileNotFoundError, match=r"gone: no such folder; set folder\.path"):
+        folder("train", str(tmp_path / "gone"))
+    with pytest.raises(ValueError, match="no images in it or below; they must end in one of"):
+        folder("train", str(tmp_path))
+    (tmp_path / "set.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"set\.zip: is a file, not a folder; unpack"):
+        folder("train", str(tmp_path / "set.zip"))
+    path = fill(tmp_path / "here", ["0.png", "a/1.png"])
+    with pytest.raises(ValueError, match=r"0\.png: is in no sub-folder, so it has no class"):
+        folder("train", path, size=(6, 4), labels=True)
+    with pytest.raises(ValueError, match="split='val' is not known"):
+        folder("val", path)
+    with pytest.raises(FileNotFoundError, match=r"none: no such folder; set folder\.heldout"):
+        folder("heldout", path, size=(6, 4), heldout=str(tmp_path / "none"))
+
+
+def test_bad_files_are_found_when_the_folder_is_opened(tmp_path):
+    path = fill(tmp_path, [f"{i}.png" for i in range(4)])
+    with pytest.raises(ValueError, match=r"\d\.png: is 6 x 4 pixels .*, not 6 x 6"):
+        folder("train", path, size=6)
+    (tmp_path / "1.png").write_bytes(b"")
+    (tmp_path / "2.png").write_bytes((tmp_path / "0.png").read_bytes()[:20])
+    with pytest.raises(ValueError, match=r"1\.png: cannot be read as an image") as caught:
+        folder("train", path, size=(6, 4), heldout_fraction=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_damage_past_the_header_is_named_when_read(tmp_path):
+    path = fill(tmp_path, ["0.png", "1.png"])
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:80])
+    source = folder("train", path, size=(6, 4), heldout_fraction=0)
+    assert source.read(np.array([0]))[0].shape == (1, 6, 4, 3)
+    with pytest.raises(ValueError, match=r"1\.png: cannot be read as an image \(.*\); replace it or delete it"):
+        source.read(np.array([0, 1]))
+
+
+def test_images_of_many_sizes_are_cropped_and_resized(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        Image.fromarray(rng.integers(0, 256, (20 + i, 30, 3), np.uint8)).save(tmp_path / f"{i}.jpg")
+    source = folder("train", str(tmp_path), size=[8, 6], channels=1, resize="center_crop", heldout_fraction=0)
+    assert source.shape == (8, 6, 1)
+    x0, _ = everything(source)
+    rule = images.rule("folder", (8, 6), 1, "center_crop", "lanczos")
+    for i in range(4):
+        np.testing.assert_array_equal(x0[i], images.decode(tmp_path / f"{i}.jpg", "x", rule))

@@ -1,0 +1,178 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.data import images
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 4, 3), np.uint8)
+RGB = images.rule("folder", (6, 4), 3, "none", "box")
+GREY = images.rule("folder", (6, 4), 1, "none", "box")
+
+
+def encoded(image, format="png", **options):
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    stream = io.BytesIO()
+    image.save(stream, format, **options)
+    return stream.getvalue()
+
+
+def decoded(image, rule=RGB, format="png", **options):
+    return images.decode(encoded(image, format, **options), "x", rule)
+
+
+@pytest.mark.parametrize("format", ["png", "bmp", "tiff", "webp"])
+def test_lossless_files_come_back(format):
+    options = {"lossless": True} if format == "webp" else {}
+    np.testing.assert_array_equal(decoded(PIXELS, format=format, **options), PIXELS)
+
+
+def test_grey_and_colour_become_each_other():
+    grey = PIXELS[..., 0]
+    np.testing.assert_array_equal(decoded(grey), np.repeat(grey[..., None], 3, -1))
+    np.testing.assert_array_equal(decoded(grey, GREY), grey[..., None])
+    luma = PIXELS @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(decoded(PIXELS, GREY)[..., 0], luma, atol=0.51)
+
+
+def test_two_levels_are_black_and_white():
+    dark = Image.fromarray(PIXELS[..., 0] > 127)
+    assert dark.mode == "1"
+    np.testing.assert_array_equal(decoded(dark, GREY)[..., 0], np.where(PIXELS[..., 0] > 127, 255, 0))
+
+
+def test_a_palette_becomes_its_colours():
+    palette = Image.fromarray(PIXELS).quantize(24)
+    assert palette.mode == "P"
+    np.testing.assert_array_equal(decoded(palette), np.asarray(palette.convert("RGB")))
+
+
+@pytest.mark.parametrize("format", ["png", "tiff"])
+def test_sixteen_bits_keep_their_upper_byte_and_are_not_clipped(format):
+    grey = PIXELS[..., 0]
+    exact = Image.fromarray(grey.astype(np.uint16) * 257)
+    assert exact.mode == "I;16"
+    np.testing.assert_array_equal(decoded(exact, GREY, format)[..., 0], grey)
+    np.testing.assert_array_equal(decoded(exact, RGB, format), np.repeat(grey[..., None], 3, -1))
+    fine = Image.fromarray(np.full((6, 4), 1000, np.uint16))
+    np.testing.assert_array_equal(decoded(fine, GREY, format), 3)
+
+
+def test_cmyk_becomes_rgb():
+    inks = Image.fromarray(PIXELS).convert("CMYK")
+    np.testing.assert_array_equal(decoded(inks, format="tiff"), PIXELS)
+    assert decoded(inks, GREY, "tiff").shape == (6, 4, 1)
+
+
+def test_transparency_is_laid_over_white():
+    opaque = np.dstack([PIXELS, np.full((6, 4), 255, np.uint8)])
+    np.testing.assert_array_equal(decoded(opaque), PIXELS)
+    clear = np.dstack([PIXELS, np.zeros((6, 4), np.uint8)])
+    np.testing.assert_array_equal(decoded(clear), 255)
+    half = np.dstack([PIXELS, np.full((6, 4), 51, np.uint8)])
+    np.testing.assert_allclose(decoded(half), 0.2 * PIXELS + 0.8 * 255.0, atol=1)
+    np.testing.assert_array_equal(decoded(clear[..., 2:], GREY), 255)
+    palette = Image.new("P", (4, 6), 0)
+    palette.putpalette([10, 20, 30])
+    np.testing.assert_array_equal(decoded(palette, transparency=0), 255)
+
+
+def test_the_camera_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = 6
+    lying = np.rot90(PIXELS)
+    np.testing.assert_array_equal(decoded(np.ascontiguousarray(lying), exif=exif), PIXELS)
+    file = tmp_path / "lying.png"
+    file.write_bytes(encoded(np.ascontiguousarray(lying), exif=exif))
+    images.check(file, RGB)
+    file.write_bytes(encoded(np.ascontiguousarray(lying)))
+    with pytest.raises(ValueError, match=r"is 4 x 6 pixels \(height x width\), not 6 x 4"):
+        images.check(file, RGB)
+
+
+@pytest.mark.parametrize("filter", images.FILTERS)
+def test_resizing_averages(filter):
+    wide = np.zeros((8, 16, 3), np.uint8)
+    wide[:, 4:12] = 200
+    crop = images.rule("folder", 4, 3, "center_crop", filter)
+    stretch = images.rule("folder", 4, 3, "stretch", filter)
+    np.testing.assert_allclose(decoded(wide, crop)[:, 1:3], 200, atol=4)
+    assert decoded(wide, crop).shape == decoded(wide, stretch).shape == (4, 4, 3)
+    np.testing.assert_allclose(decoded(wide, stretch)[:, [0, 3]], 0, atol=20)
+    fine = np.tile(np.array([0, 255], np.uint8), (16, 8))
+    flat = decoded(fine, images.rule("folder", (4, 4), 1, "stretch", filter))
+    np.testing.assert_allclose(flat[:, 1:3], 127.5, atol=8)
+
+
+def test_box_halving_is_the_mean_of_four():
+    whole = np.random.default_rng(1).integers(0, 256, (8, 12, 1), np.uint8)
+    small = decoded(whole[..., 0], images.rule("folder", (4, 6), 1, "center_crop", "box"))
+    np.testing.assert_allclose(small, whole.reshape(4, 2, 6, 2, 1).mean((1, 3)), atol=1)
+
+
+@pytest.mark.parametrize("size", [(6, 4), (4, 6), (9, 9), (1, 1), (7, 500)])
+@pytest.mark.parametrize("target", [(6, 4), (3, 8), (5, 5)])
+def test_any_size_becomes_any_other(size, target):
+    image = np.full((*size, 3), 77, np.uint8)
+    for resize in ("center_crop", "stretch"):
+        out = decoded(image, images.rule("folder", target, 3, resize, "lanczos"))
+        np.testing.assert_array_equal(out, np.full((*target, 3), 77))
+
+
+def test_the_crop_is_central():
+    tall = np.zeros((20, 4), np.uint8)
+    tall[8:12] = 255
+    out = decoded(tall, images.rule("folder", 4, 1, "center_crop", "box"))
+    np.testing.assert_array_equal(out, 255)
+
+
+@pytest.mark.parametrize(
+    ("image", "format", "options", "message"),
+    [
+        (Image.fromarray(np.zeros((6, 4), np.float32)), "tiff", {}, "pixels of kind 'F' have no rule"),
+        (Image.fromarray(np.zeros((6, 4), np.int32)), "tiff", {}, "pixels of kind 'I' have no rule"),
+        (Image.fromarray(PIXELS).convert("LAB"), "tiff", {}, "pixels of kind 'LAB' have no rule"),
+        (PIXELS[:5], "png", {}, "is 5 x 4 pixels .*, not 6 x 4; set size to that, or resize"),
+        (PIXELS, "tiff", {"save_all": True, "append_images": [Image.fromarray(PIXELS)]}, "holds 2 images"),
+        (PIXELS, "webp", {"save_all": True, "append_images": [Image.fromarray(255 - PIXELS)]}, "holds 2 images"),
+    ],
+)
+def test_what_has_no_rule_is_refused(tmp_path, image, format, options, message):
+    file = tmp_path / "odd"
+    file.write_bytes(encoded(image, format, **options))
+    with pytest.raises(ValueError, match=f"odd: {message}"):
+        images.check(file, RGB)
+    with pytest.raises(ValueError, match=f"odd: {message}"):
+        images.decode(file, str(file), RGB)
+
+
+def test_damaged_files_are_named(tmp_path):
+    whole = encoded(PIXELS)
+    for name, content in (("empty", b""), ("text", b"hello"), ("head", whole[:20])):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name}: cannot be read as an image \(.*\); replace it or delete it"):
+            images.check(tmp_path / name, RGB)
+    for cut in (60, 80, 100):
+        with pytest.raises(ValueError, match="cut: cannot be read as an image") as caught:
+            images.decode(whole[:cut], "cut", RGB)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(FileNotFoundError):
+        images.decode(tmp_path / "gone", "gone", RGB)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((0, 3, "none", "box"), r"folder\.size=0 must be"),
+        (((1, 2, 3), 3, "none", "box"), r"folder\.size=\(1, 2, 3\) must be"),
+        ((8.5, 3, "none", "box"), r"folder\.size=8.5 must be"),
+        ((8, 4, "none", "box"), r"folder\.channels=4 must be 1"),
+        ((8, 3, "crop", "box"), r"folder\.resize='crop' is not known; use one of none, center_crop, stretch"),
+        ((8, 3, "none", "area"), r"folder\.filter='area' is not known; use one of box"),
+    ],
+)
+def test_rules_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        images.rule("folder", *options)
+    assert images.rule("folder", [8], 3, "none", "box").shape == (8, 8, 3)

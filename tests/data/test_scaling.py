@@ -1,0 +1,37 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.data.scaling import from_model, to_model
+
+
+@pytest.mark.parametrize("levels", [2, 3, 17, 255, 256])
+def test_every_level_comes_back(levels):
+    x = np.arange(levels, dtype=np.uint8)
+    inside = to_model(x, levels)
+    assert inside.dtype == jnp.float32
+    np.testing.assert_allclose(inside, 2 * np.arange(levels) / (levels - 1) - 1, atol=2e-7)
+    assert inside[0] == -1 and inside[-1] == 1
+    back = from_model(inside, levels)
+    assert back.dtype == jnp.uint8
+    np.testing.assert_array_equal(back, x)
+
+
+def test_the_nearest_level_of_anything():
+    x = np.array([-7.0, -1.0, -0.51, -0.49, 0.49, 0.51, 1.0, 7.0])
+    np.testing.assert_array_equal(from_model(x, 3), [0, 0, 0, 1, 1, 2, 2, 2])
+    np.testing.assert_array_equal(from_model(jnp.asarray(x, jnp.bfloat16), 3), [0, 0, 0, 1, 1, 2, 2, 2])
+
+
+def test_floats_pass_as_they_are():
+    x = np.array([[-3.5, 1e6]], np.float32)
+    for there in (to_model, from_model):
+        out = there(x, 0)
+        assert out.dtype == jnp.float32
+        np.testing.assert_array_equal(out, x)
+
+
+@pytest.mark.parametrize("levels", [-1, 1, 257])
+def test_impossible_levels_are_named(levels):
+    with pytest.raises(ValueError, match=f"levels={levels} must be"):
+        to_model(np.zeros(1), levels)

@@ -1,0 +1,124 @@
+"""Every parameterisation is one linear system: round trips, and the stated conditioning in float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.objective import prediction
+from diffusion_jax.process import schedules
+from diffusion_jax.process.base import Level, level
+from diffusion_jax.process.gaussian import gaussian, step_row
+
+STEPS = 100
+TARGETS = {name: make() for name, make in prediction.TARGETS.items()}
+TARGETS["posterior_mean"] = prediction.posterior_mean(STEPS)
+SCHEDULES = {
+    "linear": schedules.linear(1000),
+    "cosine": schedules.cosine(STEPS),
+    "subvp": schedules.subvp(),
+    "ve": schedules.ve(),
+    "edm": schedules.edm(),
+}
+
+
+def pair(dtype):
+    x0, eps = jax.random.normal(jax.random.key(0), (2, STEPS, 3, 2), dtype)
+    return x0, eps
+
+
+def round_trip(target, schedule, dtype):
+    """Errors of (x0, eps) recovered from the target, the level, and the condition number of the 2x2 system [STEPS]."""
+    x0, eps = pair(dtype)
+    at = level(schedule, jnp.arange(1, STEPS + 1, dtype=dtype) / STEPS)
+    x_t = gaussian().corrupt(at, x0, eps)
+    row = target(schedule, at)
+    output = prediction.combine(row, x0, eps)
+    got = prediction.solve(row, at, x_t, output)
+    errors = [np.abs(np.asarray(g - w)).max((1, 2)) for g, w in zip(got, (x0, eps), strict=True)]
+    # rows scaled to 1: how large a and b themselves are says nothing about the system
+    system = np.moveaxis(np.array([[at.alpha, at.sigma], row], np.float64), -1, 0)
+    condition = np.linalg.cond(system / np.linalg.norm(system, axis=2, keepdims=True))
+    return np.max(errors, axis=0), condition, at
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_round_trip_in_float64(target, schedule, x64):
+    error, condition, _ = round_trip(TARGETS[target], SCHEDULES[schedule], jnp.float64)
+    assert np.all(error < 1e-9 * np.maximum(1, condition / 1e3))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_round_trip_in_float32(target, schedule):
+    error, condition, at = round_trip(TARGETS[target], SCHEDULES[schedule], jnp.float32)
+    moderate = (at.alpha >= 0.05) & (at.sigma >= 0.05)
+    if target == "posterior_mean":
+        moderate = np.zeros_like(moderate)
+    scale = np.hypot(at.alpha, at.sigma)  # of x_t: 1 unless the variance explodes
+    assert np.all(error[moderate] < 1e-5 * scale[moderate])
+    assert np.all(error[~moderate] < 1e-6 * (condition * scale)[~moderate])
+
+
+def test_rows_are_the_definitions():
+    at = Level(jnp.array([0.4]), jnp.log(jnp.array([0.6])), jnp.log(jnp.array([0.8])))
+    x0, eps = jnp.array([[2.0]]), jnp.array([[-1.0]])
+    expected = {"eps": -1.0, "x0": 2.0, "v": 0.6 * -1 - 0.8 * 2, "score": 1 / 0.8}
+    for name, value in expected.items():
+        assert float(prediction.combine(TARGETS[name](None, at), x0, eps)[0, 0]) == pytest.approx(value, rel=1e-6)
+
+
+def test_posterior_mean_is_that_of_the_process(x64):
+    schedule = schedules.linear(STEPS)
+    t = jnp.array([1.0, 0.5, 0.01])
+    at = level(schedule, t)
+    x0, eps = jax.random.normal(jax.random.key(1), (2, 3, 4))
+    x_t = gaussian().corrupt(at, x0, eps)
+    mean, _ = gaussian().posterior(step_row(at, level(schedule, t - 1 / STEPS)), x0, x_t)
+    got = prediction.combine(TARGETS["posterior_mean"](schedule, at), x0, eps)
+    np.testing.assert_allclose(got, mean, atol=1e-12)
+    np.testing.assert_allclose(got[2], x0[2], atol=1e-12)  # the last step ends at x0 itself
+
+
+def test_predictor_splits_off_the_head_and_passes_everything_on():
+    seen = {}
+
+    def apply(variables, x, told, label, keys):
+        seen.update(params=variables["params"], told=told, label=label, keys=keys)
+        return jnp.concatenate([0 * x, x + 7], -1)
+
+    schedule = schedules.linear(1000)
+    predict = prediction.predictor(apply, lambda params: schedule, TARGETS["eps"], prediction.tell_step(1000), True)
+    at = level(schedule, jnp.array([0.001, 1.0]))
+    x_t = jnp.ones((2, 4, 4, 3))
+    got = predict({"net": "p"}, x_t, at, "label", "keys")
+    assert seen["params"] == "p" and seen["label"] == "label" and seen["keys"] == "keys"
+    np.testing.assert_array_equal(seen["told"], [0, 999])
+    np.testing.assert_allclose(got.x0, x_t / at.alpha[:, None, None, None], rtol=1e-6)
+    np.testing.assert_array_equal(got.head, 8)
+
+
+@pytest.mark.parametrize("steps", [40, 200, 1000, 2000, 4000])
+def test_step_told_is_a_whole_number_on_the_chain(steps):
+    t = jnp.asarray(np.arange(1, steps + 1) / steps, jnp.float32)
+    at = Level(t, t, t)
+    np.testing.assert_array_equal(prediction.tell_step(steps)(at), np.arange(steps))
+    between = prediction.tell_step(steps)(Level(jnp.array(10.5 / steps), t[0], t[0]))
+    assert float(between) == pytest.approx(9.5, abs=1e-4)
+
+
+def test_other_ways_to_tell_the_level():
+    at = Level(jnp.array([0.5]), jnp.log(jnp.array([0.6])), jnp.log(jnp.array([0.3])))
+    assert float(prediction.tell_time()(at)[0]) == pytest.approx(499.5)
+    assert float(prediction.tell_logsnr()(at)[0]) == pytest.approx(np.log(4), rel=1e-6)
+    assert float(prediction.tell_log_sigma()(at)[0]) == pytest.approx(np.log(0.5) / 4, rel=1e-6)
+
+
+def test_clip_x0_keeps_the_pair_consistent():
+    at = Level(jnp.array([0.5]), jnp.log(jnp.array([0.6])), jnp.log(jnp.array([0.8])))
+    x_t = jnp.array([[2.0, 0.3]])
+    free = prediction.Prediction(jnp.array([[3.0, 0.2]]), (x_t - 0.6 * jnp.array([[3.0, 0.2]])) / 0.8, None)
+    got = prediction.clip_x0(lambda *args: free)(None, x_t, at)
+    np.testing.assert_allclose(got.x0, [[1.0, 0.2]], rtol=1e-6)
+    np.testing.assert_allclose(0.6 * got.x0 + 0.8 * got.eps, x_t, rtol=1e-6)

@@ -1,0 +1,107 @@
+"""The Gaussian process against DDPM's tables, Bayes' rule and the textbook KL."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.process import schedules
+from diffusion_jax.process.base import in_float64, level
+from diffusion_jax.process.gaussian import gaussian
+
+PROCESS = gaussian()
+
+
+def chain_rows(schedule, steps):
+    return in_float64(PROCESS.coefficients, schedule, np.arange(steps, -1, -1) / steps)
+
+
+def test_coefficients_are_those_of_ddpm():
+    steps = 1000
+    rows = chain_rows(schedules.linear(steps), steps)
+    betas = np.linspace(1e-4, 0.02, steps)
+    alpha_bar = np.cumprod(1 - betas)
+    before = np.append(1.0, alpha_bar[:-1])
+    variance = betas * (1 - before) / (1 - alpha_bar)
+    flip = slice(None, None, -1)  # rows walk from T down
+    np.testing.assert_allclose(np.exp(rows.log_var_large[flip]), betas, rtol=1e-10)
+    np.testing.assert_allclose(np.exp(rows.log_var_small[flip])[1:], variance[1:], rtol=1e-9)
+    np.testing.assert_allclose(rows.x0_scale[flip], np.sqrt(before) * betas / (1 - alpha_bar), rtol=1e-9)
+    x_t_scale = np.sqrt(1 - betas) * (1 - before) / (1 - alpha_bar)
+    np.testing.assert_allclose(rows.x_t_scale[flip], x_t_scale, rtol=1e-9, atol=1e-15)
+    # golden values
+    assert np.exp(rows.log_var_small[-2]) == pytest.approx(5.453187661e-05, rel=1e-9)
+    assert rows.log_var_small[-1] == rows.log_var_small[-2] == pytest.approx(-9.8167251, abs=1e-7)
+    assert np.exp(rows.log_var_large).sum() == pytest.approx(10.05, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "vp", "subvp", "ve", "edm"])
+def test_posterior_is_bayes_rule(name, x64):
+    """q(x_s | x_t, x0) from the joint Gaussian of (x_s, x_t) given x0, by conditioning."""
+    schedule = schedules.CHAINS[name](100) if name in schedules.CHAINS else schedules.CONTINUOUS[name]()
+    times = np.array([1.0, 0.7, 0.31, 0.3])
+    rows = in_float64(PROCESS.coefficients, schedule, times)
+    a, s = (np.exp(x) for x in in_float64(schedule, times))
+    x0, x_t = 0.3, -1.1
+    for i in range(3):
+        step = a[i] / a[i + 1]
+        cov_ts = step * s[i + 1] ** 2
+        gain = cov_ts / s[i] ** 2
+        mean = a[i + 1] * x0 + gain * (x_t - a[i] * x0)
+        var = s[i + 1] ** 2 - gain * cov_ts
+        row = jax.tree.map(lambda f, i=i: jnp.asarray(f)[i : i + 1], rows)
+        got_mean, got_log_var = PROCESS.posterior(row, jnp.full((1, 1), x0), jnp.full((1, 1), x_t))
+        np.testing.assert_allclose(got_mean, mean, rtol=1e-9)
+        np.testing.assert_allclose(jnp.exp(got_log_var), var, rtol=1e-8)
+        np.testing.assert_allclose(np.exp(rows.log_var_large[i]), s[i] ** 2 - step**2 * s[i + 1] ** 2, rtol=1e-8)
+
+
+def test_prior_kl_of_ddpm():
+    """KL(q(x_1 | x0) || N(0, I)) is 2.911e-05 v + 5.9e-10 bits per dimension at second moment v."""
+    end = in_float64(level, schedules.linear(1000), np.ones(1))
+    x0 = np.full((1, 4), np.sqrt(0.7))
+    nats = in_float64(
+        PROCESS.kl, (np.exp(end.log_alpha) * x0, 2 * end.log_sigma[:, None]), (np.zeros((1, 4)), np.zeros((1, 1)))
+    )
+    assert nats[0] / 4 / np.log(2) == pytest.approx(2.911e-05 * 0.7 + 5.9e-10, rel=1e-4)
+
+
+def test_kl_sums_over_dimensions_and_vanishes_between_equals(x64):
+    mean = jax.random.normal(jax.random.key(0), (3, 2, 5))
+    scalar = jnp.full((3, 1, 1), -0.4)
+    np.testing.assert_array_equal(PROCESS.kl((mean, scalar), (mean, scalar)), 0)
+    kl = PROCESS.kl((mean, scalar), (mean + 1, scalar + 0.7))
+    one = 0.5 * (0.7 + np.exp(-0.7) + 1 / np.exp(0.3) - 1)
+    np.testing.assert_allclose(kl, 10 * one, rtol=1e-12)
+    full = jnp.broadcast_to(scalar, mean.shape)
+    np.testing.assert_allclose(PROCESS.kl((mean, full), (mean + 1, scalar + 0.7)), kl, rtol=1e-12)
+
+
+def test_corrupt_has_the_moments_of_q():
+    schedule = schedules.linear(10)
+    at = level(schedule, jnp.array([0.3, 0.9]))
+    x0, noise = jnp.ones((2, 3)), jnp.full((2, 3), 2.0)
+    expected = np.exp(at.log_alpha)[:, None] + 2 * np.exp(at.log_sigma)[:, None]
+    np.testing.assert_allclose(PROCESS.corrupt(at, x0, noise), np.broadcast_to(expected, (2, 3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "sigma"), [("vp", 1.0), ("ve", np.hypot(1, 50.0))])
+def test_prior_is_the_law_at_one_and_depends_on_each_key_alone(name, sigma):
+    schedule = schedules.CONTINUOUS[name]()
+    keys = jax.random.split(jax.random.key(0), 4000)
+    x = PROCESS.prior(schedule, keys, (2, 3))
+    assert x.shape == (4000, 2, 3)
+    assert float(x.std()) == pytest.approx(sigma, rel=0.02)
+    np.testing.assert_array_equal(x[7:9], PROCESS.prior(schedule, keys[7:9], (2, 3)))
+
+
+def test_coefficients_of_a_learned_schedule_can_be_differentiated():
+    def total(rate):
+        rows = PROCESS.coefficients(
+            lambda t: (-rate * t, 0.5 * jnp.log(-jnp.expm1(-2 * rate * t))), jnp.linspace(1, 0.1, 5)
+        )
+        return jnp.sum(rows.x0_scale + rows.log_var_small)
+
+    gradient = jax.jit(jax.grad(total))(1.3)
+    difference = (total(1.301) - total(1.299)) / 0.002
+    assert float(gradient) == pytest.approx(float(difference), rel=1e-2)

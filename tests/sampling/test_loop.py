@@ -1,0 +1,65 @@
+"""The grids, the rows and the one loop."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from diffusion_jax.objective import reverse
+from diffusion_jax.process import schedules
+from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.sampling import loop
+from diffusion_jax.sampling.ancestral import ancestral
+
+PROCESS = gaussian()
+
+
+def test_uniform_times_include_both_ends_and_fall():
+    np.testing.assert_allclose(loop.uniform_times(4), [1, 0.75, 0.5, 0.25, 0])
+    np.testing.assert_allclose(loop.uniform_times(3, 10) * 10, [10, 7, 3, 0])
+    np.testing.assert_allclose(loop.uniform_times(1000, 1000) * 1000, np.arange(1000, -1, -1), atol=1e-9)
+    for steps in (1, 7, 999):
+        times = loop.uniform_times(steps, 1000)
+        assert len(times) == steps + 1 and times[0] == 1 and times[-1] == 0 and np.all(np.diff(times) < 0)
+
+
+@pytest.mark.parametrize(("steps", "chain", "message"), [(0, 10, "at least 1"), (11, 10, "the chain has only 10")])
+def test_impossible_grids_are_refused(steps, chain, message):
+    with pytest.raises(ValueError, match=message):
+        loop.uniform_times(steps, chain)
+
+
+def test_denoising_row_is_appended_only_where_noise_is_left():
+    times = loop.uniform_times(5)
+    assert len(loop.rows(PROCESS, schedules.linear(5), times, denoise=True).at.t) == 5
+    rows = loop.rows(PROCESS, schedules.ve(), times, denoise=True)
+    assert len(rows.at.t) == 6
+    assert rows.x0_scale[-1] == 1 and rows.x_t_scale[-1] == 0 and np.isneginf(rows.to.log_sigma[-1])
+    assert np.exp(rows.at.log_sigma[-1]) == pytest.approx(0.01)
+    assert len(loop.rows(PROCESS, schedules.ve(), times, denoise=False).at.t) == 5
+
+
+def test_loop_hands_rows_memory_and_keys_to_the_step():
+    rows = loop.rows(PROCESS, schedules.linear(3), loop.uniform_times(3, 3))
+
+    def step(predict, kernel, row, x, memory, keys):
+        assert row.at.t.shape == (2,) and row.to.log_sigma.shape == (2,)
+        return x + row.at.t[:, None] + memory, memory + 1
+
+    x = loop.sample(step, None, None, rows, jnp.zeros((2, 1)), jax.random.split(jax.random.key(0), 2), jnp.zeros(()))
+    np.testing.assert_allclose(x, 2 + 0 + 1 + 2, rtol=1e-6)
+
+
+def test_a_sample_depends_on_its_own_key_alone():
+    rows = loop.rows(PROCESS, schedules.linear(8), loop.uniform_times(8, 8))
+    keys = jax.random.split(jax.random.key(0), 4)
+    x = PROCESS.prior(schedules.linear(8), keys, (2,))
+    run = jax.jit(
+        lambda x, keys: loop.sample(
+            ancestral, oracles.exact(oracles.TWO_MODES), reverse.fixed_large(PROCESS), rows, x, keys
+        )
+    )
+    whole, turned = run(x, keys), run(x[::-1], keys[::-1])
+    np.testing.assert_array_equal(whole, turned[::-1])
+    assert len(np.unique(np.asarray(whole))) == 8
