@@ -81,7 +81,7 @@ def options(section: ConfigDict) -> dict[str, Any]:
 
 
 def source(config: ConfigDict, split: str) -> Source:
-    """Open a split, "train" or "heldout", of the configured data; raises ValueError if it is not as config.data says."""
+    """Open a split, "train" or "heldout", of the data; raises ValueError if it is not what config.data says."""
     data = config.data
     opened = choose("data.name", data.name, SOURCES)(split, **options(data))
     if data.shape:

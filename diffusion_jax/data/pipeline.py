@@ -126,8 +126,10 @@ def _ahead(make: Callable[[int], Batch], start: int, stop: int, workers: int) ->
     )
     iterator = iter(made)
     try:
-        for batch_made in iterator:
-            yield {name: np.asarray(value) for name, value in batch_made.items()}
+        for shared in iterator:
+            own = {name: np.array(value) for name, value in shared.items()}
+            del shared  # frees the memory shared with a worker at once, whatever becomes of the batch
+            yield own
     finally:
         iterator.close()
 

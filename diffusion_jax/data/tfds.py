@@ -42,8 +42,8 @@ def tfds(
     Raises FileNotFoundError with the command that prepares it, or ValueError.
     """
     check_split(split)
-    if train == heldout:
-        raise ValueError(f"tfds.train and tfds.heldout are both {train!r}; name two splits that share nothing")
+    if train == heldout or {train, heldout} & {train.partition("[")[0]} & {heldout.partition("[")[0]}:
+        raise ValueError(f"tfds.train={train!r} and tfds.heldout={heldout!r} overlap; name two that share nothing")
     directory = _directory(dataset, data_dir)
     readable = _readable(directory) if directory else None
     if not readable:

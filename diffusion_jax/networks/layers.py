@@ -61,11 +61,14 @@ def dense(features: int, dtype: DType, name: str, init: Initializer = GLOROT) ->
 
 
 def group_norm(channels: int, dtype: DType, name: str) -> nn.GroupNorm:
-    """GroupNorm over (H, W, channels of a group) of each example; 32 groups, or gcd(32, channels) if 32 do not divide.
+    """GroupNorm over (H, W, channels of a group) of each example, with 32 groups from 128 channels on.
 
-    Source: Wu and He 2018. The variance is the mean squared deviation, not E[x²] - E[x]², which cancels in float32.
+    With fewer channels, or where 32 does not divide them, it is the most groups that divide them and hold at least 4:
+    a group of one channel would subtract all that the time embedding has added to it, and the net would be blind to
+    time. The variance is the mean squared deviation, not E[x²] - E[x]², which cancels in float32.
+    Source: Wu and He 2018; at least 4 as in the public code of Song et al. 2021.
     """
-    groups = math.gcd(32, channels)
+    groups = max((n for n in range(1, 33) if channels % n == 0 and channels >= 4 * n), default=1)
     return nn.GroupNorm(groups, epsilon=NORM_EPSILON, use_fast_variance=False, dtype=dtype, name=name)
 
 

@@ -65,7 +65,7 @@ def weighted_mse(
     """weight · mean over dimensions of (target - predicted target)².
 
     batch: {"x0": float [B,*D] in the model's range, "label": int [B], …}. keys[B]: one per example, for its noise and
-    (unless dropout is off, as in evaluation) its dropout masks. Metrics per example: "mse", the error without the weight.
+    (unless dropout is off, as in evaluation) its dropout masks. Metrics: "mse" [B], the error without the weight.
     """
 
     def loss(

@@ -15,7 +15,7 @@ import numpy as np
 
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.objective.reverse import Reverse
-from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64, level
+from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64
 
 Step = Callable[..., tuple[Array, Any]]
 BoundPredict = Callable[[Array, Level], Prediction]
@@ -46,9 +46,10 @@ def rows(process: Process, schedule: Schedule, times: np.ndarray, denoise: bool 
         log_alpha, log_sigma = schedule(jnp.maximum(t, 0))
         return jnp.where(t < 0, 0, log_alpha), jnp.where(t < 0, -jnp.inf, log_sigma)
 
-    if denoise and np.isfinite(in_float64(level, schedule, times[-1]).log_sigma):
-        times = np.append(times, -1.0)
-    return in_float64(process.coefficients, path, times)
+    found = in_float64(process.coefficients, path, times)
+    if denoise and np.isfinite(found.to.log_sigma[-1]):
+        return in_float64(process.coefficients, path, np.append(times, -1.0))
+    return found
 
 
 def sample(

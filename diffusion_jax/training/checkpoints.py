@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
@@ -118,7 +119,8 @@ def find_step(workdir: epath.PathLike, step: int | str = "newest") -> int:
     if step == "newest":
         return kept[-1]
     if step == "best":
-        losses = {k: _loss(_json(_directory(workdir) / str(k) / "metrics", "metrics")) for k in kept}
+        verified = {k: _verified(_directory(workdir) / str(k), "metrics") for k in kept}
+        losses = {k: _loss(_json(directory / "metrics", "metrics")) for k, directory in verified.items()}
         best = min(kept, key=lambda k: (losses[k], -k))
         if losses[best] == math.inf:
             raise ValueError(
@@ -140,14 +142,18 @@ def restore(run: Run, abstract_state: Any, step: int | str = "newest") -> Any:
     ValueError for a checkpoint that is damaged or does not fit the tree.
     """
     directory = _checked(run, step, "state")
+    held, asked = _shapes(_stored(directory)), _shapes(abstract_state)
+    differing = [
+        f"{name}: stored {held.get(name, 'nothing')}, asked {asked.get(name, 'nothing')}"
+        for name in sorted(held.keys() | asked.keys())
+        if held.get(name) != asked.get(name)
+    ]
+    if differing:
+        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        raise ValueError(f"{directory} does not fit the state asked for: {differing[0]}{more}")
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
         arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-        try:
-            state = reader.restore(directory, args=arguments)["state"]
-            jax.tree.map(lambda held, asked: None, state, abstract_state)  # Orbax gives None for what is not there
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{directory} does not fit the state asked for: {_one_line(error)}") from error
-    return state
+        return reader.restore(directory, args=arguments)["state"]
 
 
 def restore_weights(run: Run, step: int | str = "newest", ema: str | None = None) -> Any:
@@ -156,17 +162,19 @@ def restore_weights(run: Run, step: int | str = "newest", ema: str | None = None
     ema: an average, by its decay as written in the config, e.g. "0.9999"; None: the parameters themselves. Raises as
     `restore` does, and ValueError, with the averages that are there, for an unknown one.
     """
-    directory = _checked(run, step, "state") / "state"
+    directory = _checked(run, step, "state")
+    stored = _stored(directory)
+    if ema is not None and ema not in stored["ema"]:
+        there = ", ".join(sorted(stored["ema"])) or "none"
+        raise ValueError(
+            f"ema={ema!r} is not in {directory}; averages there: {there}; None is the parameters themselves"
+        )
+    part = {"params": stored["params"]} if ema is None else {"ema": {ema: stored["ema"][ema]}}
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), part)
+    to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=to_numpy, partial_restore=True)
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
-        stored = reader.metadata(directory).tree
-        if ema is not None and ema not in stored["ema"]:
-            there = ", ".join(sorted(stored["ema"])) or "none"
-            raise ValueError(f"ema={ema!r} is not in {directory.parent}; averages there: {there}; or None for params")
-        part = {"params": stored["params"]} if ema is None else {"ema": {ema: stored["ema"][ema]}}
-        wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), part)
-        to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-        arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=to_numpy, partial_restore=True)
-        restored = reader.restore(directory, args=arguments)
+        restored = reader.restore(directory / "state", args=arguments)
     return restored["params"] if ema is None else restored["ema"][ema]
 
 
@@ -222,18 +230,32 @@ def _check_writable(directory: epath.Path) -> None:
         raise PermissionError(f"workdir {workdir} cannot be written to ({reason}); choose another --workdir") from error
 
 
+def _stored(directory: epath.Path) -> Any:
+    """The tree of what a checkpoint's state holds, as nested dicts and lists, with shapes and dtypes for arrays."""
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+        return reader.metadata(directory / "state").tree
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Shapes by path, the same paths for dicts, tuples and dataclasses; a typed key has that of its data."""
+
+    def shape(leaf: Any) -> tuple[int, ...]:
+        typed_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return tuple(jax.eval_shape(jax.random.key_data, leaf).shape if typed_key else leaf.shape)
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): shape(leaf) for path, leaf in leaves}
+
+
 def _loss(metrics: Mapping[str, float | None]) -> float:
     """The held-out loss; infinite where it was not measured."""
     loss = metrics["heldout_loss"]
     return math.inf if loss is None else loss
 
 
-def _json(directory: epath.Path, filename: str | None = None) -> Any:
-    """A JSON item. filename: as Orbax calls it; None is its default."""
-    try:
-        return ocp.JsonCheckpointHandler(filename).restore(directory)
-    except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f"{directory} is damaged ({_one_line(error)}); use another checkpoint") from error
+def _json(path: epath.Path, filename: str | None = None) -> Any:
+    """A JSON item. filename: None is Orbax's default."""
+    return ocp.JsonCheckpointHandler(filename).restore(path)
 
 
 def _versions() -> dict[str, str]:
@@ -259,7 +281,8 @@ def _checksums(directory: epath.Path) -> dict[str, str]:
 
 
 def _files(directory: epath.Path) -> Iterator[epath.Path]:
-    for path in directory.iterdir():
+    """Every file below a directory; none where there is no such directory."""
+    for path in directory.iterdir() if directory.is_dir() else ():
         if path.is_dir():
             yield from _files(path)
         else:
@@ -275,27 +298,29 @@ def _checksum(path: epath.Path) -> str:
 
 
 def _checked(run: Run, step: int | str, item: str) -> epath.Path:
-    """The directory of a step, once the checksums of an item of it are found to be right."""
+    """The directory of a step, an item of which is found as it was written."""
     if isinstance(run, ocp.CheckpointManager):
         run.wait_until_finished()
     workdir = run.directory.parent if isinstance(run, ocp.CheckpointManager) else run
-    found = find_step(workdir, step)
-    directory = _directory(workdir) / str(found)
-    if not (directory / MANIFEST).exists():
+    return _verified(_directory(workdir) / str(find_step(workdir, step)), item)
+
+
+def _verified(directory: epath.Path, item: str) -> epath.Path:
+    """A step's directory again, or ValueError unless the files of an item are those of the manifest."""
+    advice = f"use another step; kept are {_listed(steps(directory.parent.parent))}"
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text())
+        expected = {path: value for path, value in manifest.items() if path.split("/")[0] == item}
+    except FileNotFoundError:
         log.warning("%s has no %s: reading it unchecked", directory, MANIFEST)
         return directory
-    actual = {str(path.relative_to(directory)): _checksum(path) for path in _files(directory / item)}
-    try:
-        expected = json.loads((directory / MANIFEST).read_text())
-        expected = {path: value for path, value in expected.items() if path.split("/")[0] == item}
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{directory / MANIFEST} is damaged ({_one_line(error)}); use another checkpoint") from error
-    if actual != expected:
-        wrong = sorted(path for path in actual.keys() | expected.keys() if actual.get(path) != expected.get(path))
-        others = [k for k in steps(workdir) if k != found]
+        raise ValueError(f"{directory} is damaged: {MANIFEST} cannot be read ({error}); {advice}") from error
+    actual = {str(path.relative_to(directory)): _checksum(path) for path in _files(directory / item)}
+    wrong = sorted(path for path in actual.keys() | expected.keys() if actual.get(path) != expected.get(path))
+    if wrong:
         raise ValueError(
-            f"{directory} is damaged: {wrong[0]} is not as it was written ({len(wrong)} of {len(expected)} files); "
-            + (f"use another step, one of {_listed(others)}" if others else "there is no other checkpoint")
+            f"{directory} is damaged: {wrong[0]} is not as it was written ({len(wrong)} such files); {advice}"
         )
     return directory
 
@@ -317,8 +342,3 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _listed(numbers: list[int]) -> str:
     return ", ".join(str(number) for number in numbers)
-
-
-def _one_line(error: Exception, most: int = 400) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= most else text[:most] + " …"

@@ -239,14 +239,17 @@ def scatter(samples: np.ndarray) -> np.ndarray:
 
     figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
     canvas, axes = FigureCanvasAgg(figure), figure.subplots()
-    if samples.shape[1] == 1:
-        axes.hist(samples[:, 0], bins=100, density=True)
-        axes.set(xlabel="x0[0]", ylabel="density")
-    else:
-        axes.scatter(samples[:, 0], samples[:, 1], s=max(2.0, 2000 / len(samples)), alpha=0.5, linewidths=0)
+    finite = samples[np.isfinite(samples[:, :2]).all(axis=1)].astype(np.float64)
+    size = max(2.0, 2000 / max(1, len(finite)))
+    if samples.shape[1] > 1:
+        axes.scatter(finite[:, 0], finite[:, 1], s=size, alpha=0.5, linewidths=0)
         axes.set(xlabel="x0[0]", ylabel="x0[1]")
         axes.set_aspect("equal", adjustable="datalim")
-    axes.set_title(f"{len(samples):,} samples")
+    elif len(finite):
+        axes.hist(finite[:, 0], bins=100, density=True)
+        axes.set(xlabel="x0[0]", ylabel="density")
+    lost = len(samples) - len(finite)
+    axes.set_title(f"{len(samples):,} samples" + (f", {lost:,} of them not finite" if lost else ""))
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -284,7 +287,7 @@ def curves(workdir: epath.PathLike) -> epath.Path:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("")
-    axes.set(xlabel="training step", ylabel="loss", title=str(epath.Path(workdir).name))
+    axes.set(xlabel="training step", ylabel="loss", title=epath.Path(workdir).expanduser().resolve().name)
     axes.grid(alpha=0.3, which="both")
     if shown:
         axes.legend()

@@ -68,7 +68,7 @@ def make_train_step(
         if axis is not None:
             grads, metrics = jax.lax.pmean((grads, metrics), axis)
 
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -116,7 +116,7 @@ def make_eval_step(loss: Loss, num_steps: int, batch_size: int, min_t: float = 0
         t, _ = sample_times(None, key_times, batch["index"], batch_size)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_examples, batch["index"])
         per_example, _ = loss(params, batch, t, keys, dropout=False)
-        bins = jax.nn.one_hot(jnp.ceil(t * BINS) - 1, BINS) * batch["mask"][:, None]
+        bins = jax.nn.one_hot(jnp.ceil(t * BINS).astype(jnp.int32) - 1, BINS) * batch["mask"][:, None]
         sums = {"loss": per_example @ bins, "count": bins.sum(0)}
         return sums if axis is None else jax.lax.psum(sums, axis)
 

@@ -177,7 +177,9 @@ def test_a_set_that_is_not_prepared_tells_the_command(prepared, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": "test"}, "are both 'test'; name two splits that share nothing"),
+        ({"train": "test"}, "overlap; name two that share nothing"),
+        ({"heldout": "train[90%:]"}, r"tfds\.train='train' and tfds\.heldout='train\[90%:\]' overlap"),
+        ({"train": "test[:9]"}, "overlap; name two that share nothing"),
         ({"train": "validation"}, "has no split 'validation'; set .* among train, test"),
         ({"train": "train[oops]"}, r"split 'train\[oops\]' cannot be opened"),
         ({"train": "train[:0]"}, r"split 'train\[:0\]' cannot be opened"),

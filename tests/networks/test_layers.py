@@ -22,6 +22,12 @@ def run(layer, params, *inputs):
     return np.asarray(jax.jit(layer.apply)({"params": params}, *inputs))
 
 
+def normalised(x, groups):
+    grouped = x.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
+    mean, var = grouped.mean(axis=(1, 3), keepdims=True), grouped.var(axis=(1, 3), keepdims=True)
+    return ((grouped - mean) / np.sqrt(var + 1e-6)).reshape(x.shape)
+
+
 def test_time_embedding_is_sines_then_cosines_of_the_published_frequencies():
     time = np.array([0.0, 0.5, 17.0, 999.0])
     frequencies = np.exp(-np.arange(64) * np.log(10000) / 63)
@@ -90,16 +96,14 @@ def test_dropout_without_keys_or_rate_is_the_identity():
     assert layers.Dropout(0.0).apply({}, x, keys_of(0, 1)) is x
 
 
-@pytest.mark.parametrize(("channels", "groups"), [(64, 32), (48, 16), (6, 2), (5, 1)])
-def test_group_norm_has_32_groups_or_their_greatest_common_divisor(channels, groups):
+@pytest.mark.parametrize(("channels", "groups"), [(384, 32), (128, 32), (64, 16), (36, 9), (6, 1)])
+def test_group_norm_has_32_groups_or_as_many_as_hold_4_channels(channels, groups):
     x = np.random.RandomState(0).normal(3, 2, size=(2, 3, 5, channels))
     layer = layers.group_norm(channels, jnp.float32, "norm")
     got = layer.apply(
         {"params": {"scale": jnp.ones(channels), "bias": jnp.zeros(channels)}}, jnp.asarray(x, jnp.float32)
     )
-    grouped = x.reshape(2, 15, groups, channels // groups)
-    mean, var = grouped.mean(axis=(1, 3), keepdims=True), grouped.var(axis=(1, 3), keepdims=True)
-    np.testing.assert_allclose(got, ((grouped - mean) / np.sqrt(var + 1e-6)).reshape(x.shape), atol=1e-5)
+    np.testing.assert_allclose(got, normalised(x, groups), atol=1e-5)
 
 
 def test_group_norm_survives_a_large_mean():
@@ -115,8 +119,7 @@ def test_attention_is_softmax_of_scaled_products_over_all_pixels(heads):
     x = np.random.RandomState(0).normal(size=(2, 3, 4, 8)).astype(np.float32)
     layer = layers.SelfAttention(heads, jnp.float32)
     params = drawn(layer, x)
-    groups = x.reshape(2, 12, 8)  # gcd(32, 8) = 8 groups, one a channel
-    h = (groups - groups.mean(1, keepdims=True)) / np.sqrt(groups.var(1, keepdims=True) + 1e-6)
+    h = normalised(x, 2).reshape(2, 12, 8)
     h = h * params["norm"]["scale"] + params["norm"]["bias"]
     q, k, v = (h @ params[n]["kernel"] + params[n]["bias"] for n in "qkv")
     out = []
@@ -135,8 +138,7 @@ def test_residual_block_follows_its_formula():
     params = drawn(block, x, temb, None)
 
     def norm(name, h):
-        mean, var = h.mean((1, 2), keepdims=True), h.var((1, 2), keepdims=True)
-        return (h - mean) / np.sqrt(var + 1e-6) * params[name]["scale"] + params[name]["bias"]
+        return normalised(h, h.shape[-1] // 4) * params[name]["scale"] + params[name]["bias"]
 
     def conv3x3(name, h):
         padded = np.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -155,7 +157,7 @@ def test_residual_block_follows_its_formula():
 
 
 def test_residual_branches_start_near_zero():
-    x, temb = jax.random.normal(jax.random.key(1), (2, 4, 4, 32)), jnp.ones((2, 8))
+    x, temb = np.random.RandomState(0).normal(size=(2, 4, 4, 32)).astype(np.float32), np.ones((2, 8), np.float32)
     for layer, inputs in (
         (layers.ResidualBlock(32, 0.0, jnp.float32), (x, temb, None)),
         (layers.SelfAttention(1, jnp.float32), (x,)),
@@ -164,13 +166,14 @@ def test_residual_branches_start_near_zero():
         np.testing.assert_allclose(y, x, atol=1e-4)
 
 
-def test_kernels_start_glorot_uniform():
-    kernel = jax.jit(layers.conv(64, jnp.float32, "c").init)(jax.random.key(0), jnp.zeros((1, 4, 4, 32)))["params"][
-        "kernel"
-    ]
-    bound = np.sqrt(6 / (9 * 32 + 9 * 64))
+@pytest.mark.parametrize(("scale", "init"), [(1, layers.GLOROT), (1e-10, layers.NEAR_ZERO)])
+def test_kernels_start_glorot_uniform(scale, init):
+    kernel = init(jax.random.key(0), (3, 3, 32, 64), jnp.float32)
+    bound = np.sqrt(6 * scale / (9 * 32 + 9 * 64))
+    assert kernel.shape == (3, 3, 32, 64)
     assert 0.99 * bound < np.max(np.abs(kernel)) <= bound
     np.testing.assert_allclose(np.std(kernel), bound / np.sqrt(3), rtol=0.02)
+    np.testing.assert_allclose(np.mean(kernel), 0, atol=0.02 * bound)
 
 
 def test_downsample_pads_after_the_last_row_and_column_only():

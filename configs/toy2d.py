@@ -1,0 +1,30 @@
+"""DDPM on points in the plane, with a small perceptron: the shortest way through all of the code.
+
+Run:    python -m diffusion_jax.main train --config=configs/toy2d.py --workdir=runs/toy2d
+Expect: TO BE MEASURED
+Time:   TO BE MEASURED
+
+Other densities: --config.data.toy2d.kind=checkerboard, moons or swissroll.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import defaults
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe; variant "tiny" is for tests."""
+    c = defaults.get_config()
+    c.train_steps = 5000
+    c.batch_size = 256
+    c.data.name = "toy2d"
+    c.process.num_steps = 200
+    c.schedule.name = "cosine"
+    c.network.name = "mlp"
+    c.optimizer.update(learning_rate=1e-3, warmup_steps=200)
+    c.ema.decays = (0.999,)
+    c.sampler.update(clip_x0=False, tile=1000)
+    c.checkpoint.every = 2500
+    c.report.update(samples_every=2500, num_samples=1000)
+    c.eval.every = 2500
+    return defaults.variant(c, variant)

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Train a small diffusion model on the embedded digits and draw samples from it, on a CPU, in minutes.
+#
+#     bash launch/quickstart.sh
+#
+# Makes a virtual environment in .venv if there is none. Run it again as often as you like: what is done stays done.
+# PYTHON (python3): the interpreter that makes .venv, 3.11 or newer.
+# WORKDIR (runs/digits): where the run goes; relative to the root of the repository.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+PYTHON=${PYTHON:-python3}
+WORKDIR=${WORKDIR:-runs/digits}
+
+if [ ! -x .venv/bin/python ]; then
+    command -v "$PYTHON" >/dev/null || { echo "no $PYTHON; install Python 3.11 or newer, or say PYTHON=..." >&2; exit 1; }
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        { echo "$PYTHON is $("$PYTHON" -V); Python 3.11 or newer is needed: PYTHON=python3.12 bash $0" >&2; exit 1; }
+    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
+        { echo "$PYTHON cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+    "$PYTHON" -m venv .venv
+fi
+
+start=$SECONDS
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+installed=$SECONDS
+.venv/bin/python -m diffusion_jax.main train --config=configs/digits.py --workdir="$WORKDIR"
+trained=$SECONDS
+.venv/bin/python -m diffusion_jax.main sample --workdir="$WORKDIR" --num_samples=64 --seed=0 --out="$WORKDIR/samples.npz"
+sampled=$SECONDS
+
+echo
+echo "installed in $((installed - start)) s, trained in $((trained - installed)) s, sampled in $((sampled - trained)) s"
+echo "64 samples: $WORKDIR/samples.png (arrays: $WORKDIR/samples.npz); the run: $WORKDIR"

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change is done: lint, format, types, tests. Arguments go to pytest.
+#
+#     bash launch/test.sh
+#     bash launch/test.sh tests/process -k cosine
+#
+# Makes a virtual environment if there is none, and installs into it only when setup.py has changed since.
+# PYTHON (python3): the interpreter that makes it, 3.11 or newer.   VENV (.venv): where it is.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+PYTHON=${PYTHON:-python3}
+VENV=${VENV:-.venv}
+
+if [ ! -x "$VENV/bin/python" ]; then
+    command -v "$PYTHON" >/dev/null || { echo "no $PYTHON; install Python 3.11 or newer, or say PYTHON=..." >&2; exit 1; }
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        { echo "$PYTHON is $("$PYTHON" -V); Python 3.11 or newer is needed: PYTHON=python3.12 bash $0" >&2; exit 1; }
+    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
+        { echo "$PYTHON cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+    "$PYTHON" -m venv "$VENV"
+fi
+PATH=$(cd "$VENV/bin" && pwd):$PATH
+
+part() {
+    local start=$SECONDS name=$1
+    shift
+    echo "== $name"
+    "$@"
+    echo "== $name: $((SECONDS - start)) s"
+}
+
+install() {
+    python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+    cksum setup.py >"$VENV/installed"
+}
+
+if [ "$(cat "$VENV/installed" 2>/dev/null)" != "$(cksum setup.py)" ]; then
+    part install install
+fi
+part lint ruff check
+part format ruff format --check --quiet
+part types mypy
+part tests python -m pytest "$@"

@@ -1,0 +1,56 @@
+"""Placing and mapping over four devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.training import parallel
+
+
+def test_put_spreads_the_rows_over_the_devices():
+    rows = parallel.put({"x0": np.arange(24).reshape(8, 3)})["x0"]
+    assert [shard.data.shape for shard in rows.addressable_shards] == [(2, 3)] * 4
+    np.testing.assert_array_equal(rows, np.arange(24).reshape(8, 3))
+
+
+def test_replicated_and_abstract_describe_the_same_placement():
+    tree = parallel.replicated({"a": jnp.ones(3), "n": jnp.zeros((), jnp.int32)})
+    for leaf, shape in zip(jax.tree.leaves(tree), jax.tree.leaves(parallel.abstract(tree)), strict=True):
+        assert leaf.is_fully_replicated and leaf.sharding == shape.sharding
+        assert (leaf.shape, leaf.dtype) == (shape.shape, shape.dtype)
+
+
+def test_spread_keeps_the_order_and_sums_where_asked():
+    rows = jnp.arange(8.0)
+    np.testing.assert_array_equal(parallel.spread(lambda a, x: a * x, whole=1)(2.0, rows), 2 * rows)
+    total = parallel.spread(lambda x: jax.lax.psum(x.sum(), parallel.AXIS), whole=0, summed=True)
+    assert float(total(rows)) == 28
+
+
+@pytest.mark.parametrize("number", [1, 7, 8, 9, 20])
+def test_tiles_have_one_shape_and_no_sample_depends_on_its_place(number):
+    shapes = set()
+
+    def sample(params, seeds):
+        shapes.add(seeds.shape)
+        return params * seeds[:, None]
+
+    seeds = np.arange(5, 5 + number, dtype=np.uint32)
+    made = parallel.in_tiles(parallel.spread(sample, whole=1), jnp.float32(3), seeds, tile=2)
+    np.testing.assert_array_equal(made, 3.0 * seeds[:, None])
+    assert shapes == {(2,)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((30, 1, "shard_map"), r"batch_size=30 cannot be divided by 4 devices x accumulate_steps=1; use a multiple of 4"),
+        ((8, 4, "shard_map"), r"use a multiple of 16"),
+        ((8, 1, "pmpa"), r"parallel='pmpa' is not known; use one of shard_map, pmap"),
+        ((8, 1, "shard_map", True), r"require_accelerator=True, but JAX sees only the CPU"),
+    ],
+)
+def test_what_the_devices_cannot_do_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parallel.check(*arguments)

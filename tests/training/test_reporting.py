@@ -1,0 +1,288 @@
+"""Metrics survive kills and restarts, pictures show every pixel where it belongs, and nothing needs TensorFlow."""
+
+import builtins
+import importlib
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.training import reporting
+
+
+def lines(workdir):
+    return (workdir / reporting.METRICS).read_text().splitlines()
+
+
+def pixels_of(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def report(workdir, *records):
+    reporter = reporting.open_reporter(workdir, tensorboard=False)
+    for step, values in records:
+        reporter.scalars(step, values)
+    reporter.close()
+
+
+def series(workdir, name):
+    return {r["step"]: r[name] for r in reporting.read_metrics(workdir) if name in r}
+
+
+def test_metrics_are_json_lines_at_once(tmp_path):
+    workdir = tmp_path / "new" / "run"
+    reporter = reporting.open_reporter(workdir, tensorboard=False)
+    reporter.scalars(1, {"loss": np.float32(0.5), "grad_norm": jax.numpy.float32(2.0)})
+    assert len(lines(workdir)) == 1  # before it is closed
+    record = json.loads(lines(workdir)[0])
+    assert record["step"] == 1 and record["loss"] == 0.5 and record["grad_norm"] == 2.0 and record["time"] > 1.7e9
+    reporter.close()
+
+
+def test_numbers_that_are_not_finite_stay_valid_json(tmp_path):
+    report(tmp_path, (1, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 1.0}))
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    json.loads(lines(tmp_path)[0], parse_constant=refuse)
+    (record,) = reporting.read_metrics(tmp_path)
+    assert math.isnan(record["a"]) and record["b"] == math.inf and record["c"] == -math.inf and record["d"] == 1.0
+
+
+def test_lines_of_a_step_are_put_together(tmp_path):
+    report(tmp_path, (1, {"loss": 3.0}), (2, {"loss": 2.0}), (2, {"heldout_loss": 2.5}), (3, {"loss": 1.0}))
+    assert [r["step"] for r in reporting.read_metrics(tmp_path)] == [1, 2, 3]
+    assert series(tmp_path, "loss") == {1: 3.0, 2: 2.0, 3: 1.0}
+    assert series(tmp_path, "heldout_loss") == {2: 2.5}
+    assert reporting.last(tmp_path, "loss") == 1.0
+    assert reporting.last(tmp_path, "heldout_loss") == 2.5
+    assert reporting.last(tmp_path, "nothing") is None
+
+
+def test_after_a_resume_the_later_run_counts(tmp_path):
+    report(tmp_path, *((n, {"loss": float(n)}) for n in range(1, 8)))
+    report(tmp_path, (4, {"loss": 40.0}), (6, {"loss": 60.0}))
+    assert series(tmp_path, "loss") == {1: 1.0, 2: 2.0, 3: 3.0, 4: 40.0, 6: 60.0}
+    report(tmp_path, (6, {"loss": 600.0}))
+    assert series(tmp_path, "loss")[6] == 600.0
+
+
+@pytest.mark.parametrize("torn", ['{"step": 3, "loss": 0.', '{"step": 3', "{", "3", "[1]", "\0\0"])
+def test_torn_line(tmp_path, torn):
+    report(tmp_path, (1, {"loss": 1.0}), (2, {"loss": 2.0}))
+    with (tmp_path / reporting.METRICS).open("a") as file:
+        file.write(torn)
+    assert series(tmp_path, "loss") == {1: 1.0, 2: 2.0}
+    report(tmp_path, (3, {"loss": 3.0}))
+    assert series(tmp_path, "loss") == {1: 1.0, 2: 2.0, 3: 3.0}
+
+
+def test_no_metrics(tmp_path):
+    for read in (reporting.read_metrics, reporting.curves, lambda workdir: reporting.last(workdir, "loss")):
+        with pytest.raises(FileNotFoundError, match=r"run holds no metrics\.jsonl; train first"):
+            read(tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_the_first_process_reports(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    reporter = reporting.open_reporter(tmp_path)
+    reporter.scalars(1, {"loss": 1.0})
+    reporter.images(1, "samples", np.zeros((1, 2, 2, 1), np.uint8), 256)
+    reporter.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_tensorflow_one_line_says_how_to_get_it(tmp_path, monkeypatch, caplog):
+    def absent(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    caplog.set_level("INFO")
+    reporter = reporting.open_reporter(tmp_path)
+    reporter.scalars(1, {"loss": 1.0})
+    reporter.close()
+    assert caplog.text.count("no TensorBoard") == 1 and "pip install 'diffusion_jax[tf]'" in caplog.text
+    assert series(tmp_path, "loss") == {1: 1.0}
+
+
+def test_tensorboard_has_the_same(tmp_path):
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util import tensor_util
+
+    digits = np.arange(3 * 8 * 8).reshape(3, 8, 8, 1) % 17
+    reporter = reporting.open_reporter(tmp_path)
+    reporter.scalars(5, {"loss": 0.25})
+    reporter.images(5, "samples", digits.astype(np.uint8), 17)
+    reporter.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    (scalar,) = events.Tensors("loss")
+    assert (scalar.step, float(tensor_util.make_ndarray(scalar.tensor_proto))) == (5, 0.25)
+    width, height, png = tensor_util.make_ndarray(events.Tensors("samples")[0].tensor_proto)
+    picture = reporting.picture(digits, 17)
+    assert (int(height), int(width)) == picture.shape
+    file = tmp_path / "images" / "samples_00000005.png"
+    np.testing.assert_array_equal(pixels_of(file), picture)
+    assert png.startswith(b"\x89PNG")
+
+
+def test_heavy_packages_wait_until_they_are_needed():
+    program = (
+        "import sys; from diffusion_jax.training import reporting; "
+        "print([name for name in ('tensorflow', 'matplotlib', 'PIL', 'tensorboard') if name in sys.modules])"
+    )
+    root = pathlib.Path(reporting.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "shape, pixels",
+    [
+        ((64, 8, 8, 1), (8 * 66 + 2, 8 * 66 + 2)),  # enlarged 8 times
+        ((10, 28, 28, 1), (3 * 86 + 2, 4 * 86 + 2)),  # 3 times
+        ((1, 32, 32, 3), (68, 68, 3)),
+        ((9, 64, 64, 3), (3 * 66 + 2, 3 * 66 + 2, 3)),
+        ((6, 16, 24, 3), (3 * 50 + 2, 2 * 74 + 2, 3)),
+        ((4, 100, 10, 1), (104, 4 * 12 + 2)),  # tall images stand beside each other
+        ((4, 8, 8, 2), (2 * 34 + 2, 2 * 66 + 2)),  # other numbers of channels: side by side, in grey
+        ((500, 64, 64, 1), (20 * 66 + 2, 20 * 66 + 2)),  # the first 400
+    ],
+)
+def test_shape_of_a_picture(shape, pixels):
+    assert reporting.picture(np.zeros(shape, np.uint8), 256).shape == pixels
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_pixel_is_where_it_belongs(levels, channels):
+    samples = np.random.default_rng(0).integers(0, levels, (7, 16, 24, channels)).astype(np.uint8)
+    picture = reporting.grid(samples, levels).reshape(3 * 50 + 2, 3 * 74 + 2, channels)
+    expected = np.full_like(picture, 128)
+    for n in range(7):
+        for i in range(16 * 3):
+            for j in range(24 * 3):
+                shade = samples[n, i // 3, j // 3] * 255.0 / (levels - 1)
+                expected[n // 3 * 50 + 2 + i, n % 3 * 74 + 2 + j] = np.round(shade)
+    np.testing.assert_array_equal(picture, expected)
+    assert picture.dtype == np.uint8
+
+
+def test_vectors_of_levels_are_rows_of_one_picture():
+    bits = np.random.default_rng(0).integers(0, 2, (100, 20)).astype(np.uint8)
+    picture = reporting.picture(bits, 2)
+    assert picture.shape == (404, 84)
+    np.testing.assert_array_equal(picture[2:-2:4, 2:-2:4], 255 * bits)
+
+
+@pytest.mark.parametrize("shape, levels", [((3, 8, 8), 17), ((0, 8, 8, 1), 17), ((3, 8, 8, 1), 0), ((3, 8, 8, 1), 1)])
+def test_what_is_no_picture(shape, levels):
+    with pytest.raises(ValueError, match="a grid needs images"):
+        reporting.picture(np.zeros(shape), levels)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 5])
+@pytest.mark.parametrize("number", [1, 3000])
+def test_scatter_of_vectors(tmp_path, dims, number):
+    samples = np.random.default_rng(0).normal(size=(number, dims)).astype(np.float32)
+    picture = reporting.picture(samples, 0)
+    assert picture.shape == (500, 500, 3) and picture.dtype == np.uint8
+    blue = (picture[..., 2] > picture[..., 0].astype(int) + 50).sum()
+    assert blue > (1000 if number == 3000 else 5)
+    reporting.save_png(tmp_path / "made" / "scatter.png", samples, 0)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "made" / "scatter.png"), picture)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("values", [[], [math.nan], [math.inf, math.nan], [1.0, math.nan], [3e38, -3e38]])
+def test_scatter_of_a_failed_run(dims, values):
+    assert reporting.scatter(np.full((len(values), dims), 1, np.float32) * np.float32(values)[:, None]).shape[2] == 3
+
+
+def test_scatter_keeps_proportions():
+    """A circle is as wide as it is high, whatever the figure."""
+    angle = np.linspace(0, 2 * np.pi, 4000)
+    picture = reporting.scatter(np.stack([np.cos(angle), np.sin(angle)], axis=1)).astype(int)
+    rows, columns = np.nonzero(picture[..., 2] > picture[..., 0] + 50)
+    assert abs(np.ptp(rows) - np.ptp(columns)) <= 2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png(tmp_path, channels):
+    samples = np.random.default_rng(0).integers(0, 17, (4, 8, 8, channels)).astype(np.uint8)
+    reporting.save_png(tmp_path / "a.png", samples, 17)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "a.png"), reporting.grid(samples, 17))
+
+
+def test_no_global_state_of_matplotlib(tmp_path, monkeypatch):
+    original = builtins.__import__
+
+    def guarded(name, *args, **kwargs):
+        assert not name.startswith("matplotlib.pyplot")
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", guarded)
+    report(tmp_path, (1, {"loss": 1.0}))
+    reporting.curves(tmp_path)
+    reporting.scatter(np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [(n, {"loss": math.exp(-n)} | ({"heldout_loss": math.exp(-n) + 0.1} if n % 3 == 0 else {})) for n in range(9)],
+        [(1, {"loss": math.nan, "heldout_loss": -1.0}), (2, {"loss": -2.0})],
+        [(1, {"loss": 0.5})],
+        [(1, {"other": 1.0})],
+        [],
+    ],
+)
+def test_curves(tmp_path, records):
+    report(tmp_path, *records)
+    path = reporting.curves(tmp_path)
+    assert path == tmp_path / "curves.png" and pixels_of(path).shape == (540, 840, 4)
+
+
+@pytest.mark.parametrize(
+    "seconds, said",
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (3599.6, "1 h 0 min"),
+        (4330, "1 h 12 min"),
+        (183_600, "2 d 3 h"),
+        (-1, "0 s"),
+        (math.inf, "unknown time"),
+        (math.nan, "unknown time"),
+    ],
+)
+def test_duration(seconds, said):
+    assert reporting.duration(seconds) == said
+
+
+def test_progress():
+    line = reporting.progress(1200, 10_000, 1234.5, 4330, 0.0312345, 2000)
+    assert line == "step 1,200/10,000 (12 %)  loss 0.03123  1,234 images/s  1 h 12 min left  next checkpoint at 2,000"
+    assert reporting.progress(9999, 10_000, 0.123, 1, math.nan) == (
+        "step 9,999/10,000 (99 %)  loss nan  0.12 images/s  1 s left"
+    )
+
+
+def test_banner(tmp_path):
+    shapes = {"net": {"dense": {"kernel": jax.ShapeDtypeStruct((3, 4), np.float32)}}}
+    text = reporting.banner(shapes, jax.devices(), tmp_path)
+    assert "net/dense/kernel" in text and "(3, 4)" in text and "Total: 12" in text
+    assert "devices: 4 x cpu" in text and "4 of them here, in process 0 of 1" in text and str(tmp_path) in text
