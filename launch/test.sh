@@ -39,6 +39,6 @@ if [ "$(cat "$VENV/installed" 2>/dev/null)" != "$(cksum setup.py)" ]; then
     part install install
 fi
 part lint ruff check
-part format ruff format --check --quiet
+part format ruff format --check
 part types mypy
 part tests python -m pytest "$@"

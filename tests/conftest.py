@@ -1,4 +1,4 @@
-"""Four CPU devices for every test, set before JAX is imported, and a compiler that hurries: most of the time goes there."""
+"""Four CPU devices for every test, set before JAX is imported, and a compiler that hurries: most time goes there."""
 
 import os
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.objective.prediction import Predict, Target, combine
-from diffusion_jax.process.base import Array, Level, Process, Schedule, level
+from diffusion_jax.process.base import Array, Level, Process, Schedule, level, normal
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
 Weight = Callable[[Level, tuple[Array, Array]], Array]
@@ -73,7 +73,7 @@ def weighted_mse(
     ) -> tuple[Array, dict[str, Array]]:
         x0 = batch["x0"]
         keys_noise, keys_dropout = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        noise = jax.vmap(lambda key, x: jax.random.normal(key, x.shape, x.dtype))(keys_noise, x0)
+        noise = normal(keys_noise, x0.shape[1:], x0.dtype)
         path = schedule(params)
         at = level(path, t)
         x_t = process.corrupt(at, x0, noise)

@@ -8,6 +8,7 @@ A schedule is any function from t to (log alpha, log sigma); everything else in 
 In logarithms the ends need no special case: a noiseless t = 0 is log sigma = -inf.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -70,6 +71,12 @@ def expand(value: Array, like: Array) -> Array:
     """Give `value` [B] (or a scalar) the trailing axes of `like` [B, *D], so that the two broadcast."""
     value = jnp.asarray(value)
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)) if value.ndim else value
+
+
+def normal(keys: Array, shape: tuple[int, ...], dtype: Any = None) -> Array:
+    """Standard normal noise [B, *shape], each example from its own key. Drawn flat, which compiles much faster."""
+    size = math.prod(shape)
+    return jax.vmap(lambda key: jax.random.normal(key, (size,), dtype))(keys).reshape(-1, *shape)
 
 
 def in_float64(function: Callable[..., Any], *args: Any) -> Any:

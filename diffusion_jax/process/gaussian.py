@@ -13,10 +13,9 @@ which at t = k/T of a chain is Ho et al. 2020, eq. 6-7, and holds for any schedu
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from diffusion_jax.process.base import Array, Level, Process, Schedule, expand, level
+from diffusion_jax.process.base import Array, Level, Process, Schedule, expand, level, normal
 
 
 class Row(NamedTuple):
@@ -45,8 +44,7 @@ def gaussian() -> Process:
 def _prior(schedule: Schedule, keys: Array, shape: tuple[int, ...]) -> Array:
     """N(0, alpha² + sigma²) at t = 1: the marginal of unit-variance data, N(0, I) if the variance is preserved."""
     end = level(schedule, jnp.ones(()))
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape, end.t.dtype))(keys)
-    return jnp.hypot(end.alpha, end.sigma) * noise
+    return jnp.hypot(end.alpha, end.sigma) * normal(keys, shape, end.t.dtype)
 
 
 def _corrupt(level: Level, x0: Array, noise: Array) -> Array:

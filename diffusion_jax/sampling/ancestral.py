@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from diffusion_jax.objective.reverse import Reverse
-from diffusion_jax.process.base import Array, expand
+from diffusion_jax.process.base import Array, expand, normal
 from diffusion_jax.sampling.loop import BoundPredict
 
 
@@ -18,6 +17,6 @@ def ancestral(
     Source: Ho et al. 2020, algorithm 2. One network call.
     """
     mean, log_var = reverse(row, predict(x, row.at), x)
-    noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+    noise = normal(keys, x.shape[1:], x.dtype)
     noisy = jnp.isfinite(expand(row.to.log_sigma, x))
     return mean + jnp.where(noisy, jnp.exp(0.5 * log_var), 0) * noise, memory

@@ -25,12 +25,7 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
     experiment = build.build(config)
     devices = jax.device_count()
     parallel.check(config.batch_size, config.accumulate_steps, config.parallel)
-
-    def fresh() -> state.TrainState:
-        params = build.init(config, experiment.network, jax.random.key(0))
-        return state.create(params, experiment.optimizer, config.ema.decays)
-
-    shapes = jax.eval_shape(fresh)
+    shapes = jax.eval_shape(lambda: state.initial(config, experiment, jax.random.key(0)))
     share = config.batch_size // devices
     kind = jnp.uint8 if config.data.levels else jnp.float32
     batch = {

@@ -32,12 +32,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     pipeline.check(train_source, config.seed, 0, config.batch_size, config.data.flip)
     heldout = build.source(config, "heldout") if config.eval.every else None
     key_init, key_train, key_eval = jax.random.split(jax.random.key(config.seed), 3)
-
-    def fresh() -> state.TrainState:
-        params = build.init(config, experiment.network, key_init)
-        return state.create(params, experiment.optimizer, config.ema.decays)
-
-    shapes = jax.eval_shape(fresh)
+    shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
     kept = checkpoints.steps(workdir)
     if kept:
         checkpoints.check_resume(checkpoints.read_config(workdir), config.to_dict())
@@ -52,7 +47,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
         log.info("resuming %s at step %d", workdir, kept[-1])
         train_state = checkpoints.restore(manager, parallel.abstract(shapes))
     else:
-        train_state = parallel.replicated(fresh())
+        train_state = parallel.replicated(state.initial(config, experiment, key_init))
     train_step = parallel.parallelise(
         step.make_train_step(
             experiment.loss,

@@ -6,6 +6,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
+
+from diffusion_jax import build
 
 
 @flax.struct.dataclass
@@ -35,3 +38,8 @@ def create(params: Any, optimizer: optax.GradientTransformation, decays: tuple[f
         history=None,
         skipped=jnp.zeros(2, jnp.int32),
     )
+
+
+def initial(config: ConfigDict, experiment: build.Experiment, key: jax.Array) -> TrainState:
+    """The state in which a run of `config` starts."""
+    return create(build.init(config, experiment.network, key), experiment.optimizer, config.ema.decays)

@@ -45,7 +45,10 @@ def test_tiles_have_one_shape_and_no_sample_depends_on_its_place(number):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((30, 1, "shard_map"), r"batch_size=30 cannot be divided by 4 devices x accumulate_steps=1; use a multiple of 4"),
+        (
+            (30, 1, "shard_map"),
+            r"batch_size=30 cannot be divided by 4 devices x accumulate_steps=1; use a multiple of 4",
+        ),
         ((8, 4, "shard_map"), r"use a multiple of 16"),
         ((8, 1, "pmpa"), r"parallel='pmpa' is not known; use one of shard_map, pmap"),
         ((8, 1, "shard_map", True), r"require_accelerator=True, but JAX sees only the CPU"),

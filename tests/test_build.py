@@ -1,0 +1,111 @@
+"""The wiring: what a config may say, and the one line in which it is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import defaults
+from diffusion_jax import build
+from diffusion_jax.training.describe import describe
+
+
+def config(**changes):
+    c = defaults.variant(defaults.get_config(), "tiny")
+    c.data.update(shape=(8, 8, 1), levels=17, classes=10)
+    for name, value in changes.items():
+        section, _, key = name.rpartition("__")
+        node = c
+        for part in filter(None, section.split("__")):
+            node = node[part]
+        with node.unlocked():
+            node[key] = value
+    return c
+
+
+REFUSED = [
+    ({"schedule__name": "liner"}, r"schedule.name='liner' is not known \(did you mean 'linear'\?\); use one of linear"),
+    ({"network__name": "resnet"}, r"network.name='resnet' is not known"),
+    ({"prediction__target": "epsilon"}, r"prediction.target='epsilon' is not known"),
+    ({"prediction__variance": "fixed"}, r"prediction.variance='fixed' is not known"),
+    ({"prediction__variance": "learned_range"}, r"no loss of this config trains it; use fixed_small or fixed_large"),
+    ({"loss__name": "sinple"}, r"loss.name='sinple' is not known \(did you mean 'simple'\?\)"),
+    ({"times__name": "unifrom"}, r"times.name='unifrom' is not known \(did you mean 'uniform'\?\)"),
+    ({"sampler__name": "ddimm"}, r"sampler.name='ddimm' is not known"),
+    ({"process__num_steps": 0}, r"schedule.name='linear' needs a chain: set process.num_steps"),
+    ({"process__num_steps": 0, "schedule__name": "vp", "sampler__num_steps": 5}, r"network.told='step' needs a chain"),
+    ({"process__num_steps": 0, "schedule__name": "vp"}, r"sampler.num_steps=0 means as many as the chain has"),
+    ({"sampler__num_steps": 9}, r"sampler: num_steps=9, but the chain has only 4"),
+    ({"train_steps": 0}, r"train_steps=0 must be at least 1"),
+    ({"sampler__tile": 0}, r"sampler.tile=0 must be at least 1"),
+    ({"optimizer__learning_rate": -1.0}, r"optimizer.learning_rate=-1.0 must be at least 0"),
+    ({"ema__decays": (1.0,)}, r"ema.decays: 1.0 is not in \[0, 1\)"),
+    ({"schedule__linear__beta_end": 2.0}, r"betas must lie in \(0, 1\]"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_refused_in_one_line(changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        build.build(config(**changes))
+    assert "\n" not in str(caught.value)
+
+
+NOT_FOR_THE_NETWORK = [
+    ({"data__shape": (9, 8, 1)}, r"height 9"),
+    ({"network__unet__attention": (3,)}, r"attention at height 3 never occurs"),
+    ({"network__unet__dtype": "float8"}, r"float8"),
+    ({"network__unet__dropout": 1.5}, r"dropout"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), NOT_FOR_THE_NETWORK)
+def test_the_network_checks_shapes_before_anything_compiles(changes, message):
+    c = config(**changes)
+    with pytest.raises(ValueError, match=message):
+        build.parameters(c, build.build(c).network)
+
+
+@pytest.mark.parametrize("name", build.SCHEDULES)
+def test_every_schedule_builds(name):
+    changes = {} if name in build.schedules.CHAINS else {"network__told": "logsnr"}
+    experiment = build.build(config(schedule__name=name, **changes))
+    log_alpha, log_sigma = experiment.schedule(None)(jnp.array([0.5]))
+    assert np.isfinite(log_alpha).all() and np.isfinite(log_sigma).all()
+
+
+@pytest.mark.parametrize("target", build.TARGETS)
+@pytest.mark.parametrize("weight", ["simple", "min_snr"])
+def test_every_target_gives_a_finite_loss_from_data_at_rest(target, weight):
+    c = config(prediction__target=target, loss__name=weight, network__name="mlp", data__shape=(5,))
+    experiment = build.build(c)
+    params = build.init(c, experiment.network, jax.random.key(0))
+    rows = {"x0": jnp.full((4, 5), 16, jnp.uint8), "label": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
+    loss, _ = experiment.loss(params, rows, jnp.arange(1, 5) / 4, jax.random.split(jax.random.key(1), 4))
+    assert loss.shape == (4,) and np.isfinite(loss).all()
+
+
+def test_conditional_network_is_told_the_label():
+    c = config(network__name="mlp", network__conditional=True, data__shape=(5,))
+    experiment = build.build(c)
+    params = build.init(c, experiment.network, jax.random.key(0))
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), params)
+    at = jax.tree.map(lambda x: jnp.full(2, x), build.schedules.linear(4)(jnp.array(0.5)))
+    level = build.Level(jnp.full(2, 0.5), *at)
+    found = experiment.predict(params, jnp.ones((2, 5)), level, jnp.array([1, 2]), None)
+    assert float(jnp.abs(found.eps[0] - found.eps[1]).max()) > 1e-4
+
+
+def test_describe_counts_without_compiling():
+    text, figures = describe(config())
+    assert figures["parameters"] == sum(
+        x.size for x in jax.tree.leaves(build.parameters(config(), build.build(config()).network))
+    )
+    assert figures["train_step_flops"] > 0 and figures["activation_bytes"] > 0
+    # parameters, one average and Adam's two moments, all float32, and a few counters
+    assert 0 <= figures["state_bytes"] - 4 * 4 * figures["parameters"] < 100
+    assert figures["schedule_ends"]["t=0"] == {"alpha": 1.0, "sigma": 0.0}
+    for word in ("parameters", "GFLOP", "arithmetic", "schedule", "devices"):
+        assert word in text
+    _, compiled = describe(config(), compile=True)
+    assert compiled["compiled_bytes"] > figures["state_bytes"]

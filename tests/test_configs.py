@@ -1,0 +1,98 @@
+"""Every recipe: its header, its size, and two steps of training and a sample in its tiny variant."""
+
+import importlib
+import json
+import pathlib
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax import build, main
+from diffusion_jax.training.describe import count
+
+ROOT = pathlib.Path(__file__).parent.parent
+RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "defaults"))
+PARAMETERS = {
+    "cifar10_ddpm": 35_746_307,
+    "lsun_bedroom256": 113_673_219,
+    "lsun_bedroom256_large": 255_677_955,
+    "lsun_church256": 113_673_219,
+    "lsun_cat256": 113_673_219,
+    "celebahq256": 113_673_219,
+}
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 256, (10, 12, 3), np.uint8)).save(folder / f"{i:02}.png")
+    return folder
+
+
+def recipe(name, variant=""):
+    return importlib.import_module(f"configs.{name}").get_config(variant)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_header_says_how_to_run_and_what_to_expect(name):
+    header = importlib.import_module(f"configs.{name}").__doc__
+    for word in (f"Run:    python -m diffusion_jax.main train --config=configs/{name}.py", "\nExpect: ", "\nTime:   "):
+        assert word in header
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_tiny_variant_is_tiny(name):
+    config = recipe(name, "tiny")
+    if not config.data.shape:
+        config.data.update(shape=(2,) if config.network.name == "mlp" else (8, 8, 3), levels=256, classes=0)
+    assert count(build.parameters(config, build.build(config).network)) <= 100_000
+    assert config.process.num_steps == 4 and config.data.shape[:-1] in ((), (8, 8))
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts_are_those_of_the_paper(name):
+    config = recipe(name)
+    assert count(build.parameters(config, build.build(config).network)) == PARAMETERS[name]
+
+
+def test_unknown_variant_is_refused():
+    with pytest.raises(ValueError, match="config variant 'tony' is not known; use none, or :tiny"):
+        recipe("digits", "tony")
+
+
+def json_line(capsys):
+    return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_trains_two_steps_and_samples(name, images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    workdir = str(tmp_path / "run")
+    flags = [f"--config=configs/{name}.py:tiny", f"--workdir={workdir}", "--config.report.tensorboard=False"]
+    if recipe(name).data.name in ("folder", "tfds"):  # sets that nobody can ship: images of the test in their place
+        flags += [f"--config.data.folder.path={images}", "--config.data.name=folder", "--config.data.workers=0"]
+        flags += ["--config.data.folder.heldout_fraction=0.4", "--config.data.classes=0"]
+    assert main.run(["main", "train", *flags]) == 0
+    trained = json_line(capsys)
+    assert trained["step"] == 2 and trained["workdir"] == workdir and np.isfinite(trained["loss"])
+    assert (tmp_path / "run" / "images").is_dir() and (tmp_path / "run" / "curves.png").exists()
+
+    out = tmp_path / "samples.npz"
+    assert main.run(["main", "sample", f"--workdir={workdir}", "--num_samples=5", "--seed=3", f"--out={out}"]) == 0
+    drawn = json_line(capsys)
+    assert drawn["num_samples"] == 5 and drawn["step"] == 2 and pathlib.Path(drawn["picture"]).exists()
+    assert zipfile.is_zipfile(out)
+    with np.load(out, allow_pickle=False) as file:
+        samples, seeds = file["samples"], file["seeds"]
+    np.testing.assert_array_equal(seeds, np.arange(3, 8))
+    config = recipe(name, "tiny")
+    if name == "toy2d":
+        assert samples.dtype == np.float32 and samples.shape == (5, 2)
+    else:
+        assert samples.dtype == np.uint8 and samples.shape == (5, 8, 8, 1 if name == "digits" else 3)
+        assert samples.max() < (17 if name == "digits" else 256)
+    assert config.train_steps == 2

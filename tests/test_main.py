@@ -1,0 +1,181 @@
+"""The command line: one JSON line on standard output; bad input is one line on standard error and exit code 2."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax import main
+from diffusion_jax.training import checkpoints
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A finished tiny run with two averages and two checkpoints."""
+    path = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        flags = ["--config.report.tensorboard=False", "--config.ema.decays=(0.9,0.5)", "--config.eval.every=1"]
+        flags += ["--config.report.samples_every=0"]
+        assert main.run(["main", "train", "--config=configs/digits.py:tiny", f"--workdir={path}", *flags]) == 0
+    return path
+
+
+def run(capsys, *argv):
+    """Exit code, standard output as lines, standard error as lines."""
+    code = main.run(["main", *map(str, argv)])
+    captured = capsys.readouterr()
+    return code, captured.out.splitlines(), captured.err.splitlines()
+
+
+def draw(capsys, workdir, out, *flags):
+    code, lines, errors = run(capsys, "sample", f"--workdir={workdir}", f"--out={out}", *flags)
+    assert code == 0, errors
+    with np.load(out, allow_pickle=False) as file:
+        return json.loads(lines[-1]), file["samples"], file["seeds"]
+
+
+def test_a_sample_depends_on_its_seed_alone(workdir, tmp_path, capsys):
+    """Neither how many are asked for nor the place among them changes a byte (4 devices x tile 4: two calls here)."""
+    result, many, seeds = draw(capsys, workdir, tmp_path / "a.npz", "--num_samples=20", "--seed=5")
+    assert many.shape == (20, 8, 8, 1) and many.dtype == np.uint8 and seeds.dtype.kind == "i"
+    assert result["step"] == 2
+    _, few, _ = draw(capsys, workdir, tmp_path / "b.npz", "--num_samples=3", "--seed=12")
+    np.testing.assert_array_equal(few, many[7:10])
+    assert len(np.unique(many.reshape(20, -1), axis=0)) == 20
+
+
+def test_weights_and_sampler_can_be_chosen(workdir, tmp_path, capsys):
+    flags = ["--num_samples=2", "--sampler.clip_x0=False"]
+    by = {
+        ema: draw(capsys, workdir, tmp_path / f"{ema}.npz", f"--ema={ema}", *flags)[1] for ema in ("0.9", "0.5", "none")
+    }
+    default = draw(capsys, workdir, tmp_path / "default.npz", *flags)[1]
+    np.testing.assert_array_equal(default, by["0.9"])
+    assert draw(capsys, workdir, tmp_path / "one.npz", "--num_samples=2", "--sampler.num_steps=1")[1].shape == (
+        2,
+        8,
+        8,
+        1,
+    )
+    for step in ("1", "best", "newest"):
+        assert draw(capsys, workdir, tmp_path / "s.npz", "--num_samples=1", f"--step={step}")[0]["step"] in (1, 2)
+
+
+def test_evaluate_names_every_figure(workdir, capsys):
+    code, lines, _ = run(capsys, "evaluate", f"--workdir={workdir}")
+    figures = json.loads(lines[-1])
+    assert code == 0 and figures["step"] == 2 and figures["num_samples"] == 8
+    assert 0 < figures["heldout_loss"] < 10
+    assert {"svm_confidence_ratio", "svm_rarest_class", "svm_confidence_heldout"} <= set(figures)
+
+
+def test_evaluate_repeats_the_loss_of_the_training_run(workdir, capsys):
+    from diffusion_jax.training import reporting
+
+    _, lines, _ = run(capsys, "evaluate", f"--workdir={workdir}")
+    assert json.loads(lines[-1])["heldout_loss"] == pytest.approx(reporting.last(workdir, "heldout_loss"), rel=1e-5)
+
+
+def test_describe_needs_no_data(capsys):
+    code, lines, _ = run(capsys, "describe", "--config=configs/cifar10_ddpm.py:tiny")
+    assert code == 0 and json.loads(lines[-1])["parameters"] > 0
+    assert any("schedule" in line for line in lines)
+
+
+def test_help(capsys):
+    assert run(capsys, "--help")[0] == 0
+    assert run(capsys)[0] == 2
+
+
+# Bad input. {workdir} is the finished run, {tmp} an empty folder.
+
+TRAIN = ["train", "--config=configs/digits.py:tiny", "--workdir={tmp}/new"]
+BAD = [
+    (["trian"], "'trian' is not a command; use one of train, sample"),
+    (["train", "--workdir={tmp}/new"], "--config is missing"),
+    (["train", "--config=configs/digits.py:tiny"], "--workdir is missing"),
+    (["train", "--config=configs/nothing.py", "--workdir={tmp}/new"], "configs/nothing.py"),
+    (["train", "--config={tmp}/broken.py", "--workdir={tmp}/new"], "--config cannot be read"),
+    (["train", "--config=configs/digits.py:tony", "--workdir={tmp}/new"], "config variant 'tony' is not known"),
+    ([*TRAIN, "--config.optimiser.b1=0.5"], "Did you mean \"optimizer\""),
+    ([*TRAIN, "--config.batch_size=many"], "batch_size"),
+    ([*TRAIN, "--config.batch_size=7"], "batch_size=7 cannot be divided by 4 devices"),
+    ([*TRAIN, "--config.parallel=pmapp"], "parallel='pmapp' is not known; use one of shard_map, pmap"),
+    ([*TRAIN, "--config.schedule.name=cosin"], "schedule.name='cosin' is not known (did you mean 'cosine'?)"),
+    ([*TRAIN, "--config.network.unet.attention=(5,)"], "attention at height 5 never occurs"),
+    ([*TRAIN, "--config.network.unet.multipliers=(1,1,1,1,1)"], "unet: "),
+    ([*TRAIN, "--config.data.name=digit"], "data.name='digit' is not known (did you mean 'digits'?)"),
+    ([*TRAIN, "--config.data.shape=(9,9,1)"], "data.shape: the config says (9, 9, 1)"),
+    ([*TRAIN, "--config.data.name=folder", "--config.data.folder.path={tmp}/empty"], "{tmp}/empty"),
+    ([*TRAIN, "--config.data.name=folder", "--config.data.folder.path={tmp}/mixed"], "{tmp}/mixed"),
+    ([*TRAIN, "--config.data.name=arrays", "--config.data.arrays.path={tmp}/nan.npz"], "nan.npz"),
+    ([*TRAIN, "--config.data.name=arrays", "--config.data.arrays.path={tmp}/objects.npz"], "never unpickled"),
+    ([*TRAIN, "--config.data.name=tfds", "--config.data.tfds.dataset=cifar10", "--config.data.tfds.data_dir={tmp}"],
+     "diffusion_jax.main prepare"),
+    ([*TRAIN[:2], "--workdir={tmp}/file"], "file"),
+    ([*TRAIN[:2], "--workdir={workdir}", "--config.seed=3", "--config.train_steps=9"], "seed: stored 0, asked 3"),
+    ([*TRAIN, "--config.require_accelerator=True"], "JAX sees only the CPU"),
+    ([*TRAIN, "now"], "'now' is not a flag"),
+    (["describe", "--config=configs/folder.py"], "data/images"),
+    (["sample", "--out={tmp}/x.npz"], "--workdir is missing"),
+    (["sample", "--workdir={tmp}/empty", "--out={tmp}/x.npz"], "holds no checkpoint; train it first"),
+    (["sample", "--workdir={workdir}", "--step=7", "--out={tmp}/x.npz"], "step 7 is not kept"),
+    (["sample", "--workdir={workdir}", "--ema=0.7", "--out={tmp}/x.npz"], "ema='0.7' is not in"),
+    (["sample", "--workdir={workdir}", "--sampler.num_step=3", "--out={tmp}/x.npz"], "Did you mean \"num_steps\""),
+    (["sample", "--workdir={workdir}", "--sampler.num_steps=many", "--out={tmp}/x.npz"], "num_steps"),
+    (["sample", "--workdir={workdir}", "--sampler.num_steps=5", "--out={tmp}/x.npz"], "the chain has only 4"),
+    (["sample", "--workdir={workdir}", "--num_samples=0", "--out={tmp}/x.npz"], "--num_samples=0 must be at least 1"),
+    (["sample", "--workdir={workdir}", "--seed=-1", "--out={tmp}/x.npz"], "--seed=-1 must be at least 0"),
+    (["sample", "--workdir={workdir}", "--out={tmp}/x.png"], "must end in .npz"),
+    (["sample", "--workdir={workdir}", "--out={tmp}/no/x.npz"], "does not exist"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def bad_things(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mixed").mkdir()
+    for i in range(4):
+        Image.new("RGB", (8, 8)).save(tmp_path / "mixed" / f"{i}.png")
+    (tmp_path / "mixed" / "3.png").write_bytes(b"not an image")
+    (tmp_path / "broken.py").write_text("def get_config(:\n")
+    (tmp_path / "file").write_text("")
+    np.savez(tmp_path / "nan.npz", x=np.full((4, 2), np.nan, np.float32))
+    np.savez(tmp_path / "objects.npz", x=np.array([[1], [None]], object))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("argv", "message"), BAD, ids=lambda value: value if isinstance(value, str) else None)
+def test_bad_input_is_one_line(argv, message, workdir, bad_things, capsys):
+    places = {"workdir": workdir, "tmp": bad_things}
+    before = checkpoints.steps(workdir)
+    code, lines, errors = run(capsys, *(word.format(**places) for word in argv))
+    complaints = [line for line in errors if line.startswith("error: ")]
+    assert code == 2 and not lines and len(complaints) == 1 and errors[-1] == complaints[0]
+    assert message.format(**places) in complaints[0]
+    assert checkpoints.steps(workdir) == before
+    assert not (bad_things / "x.npz").exists() and not list(bad_things.glob(".x.npz*"))
+    assert not (bad_things / "new" / "checkpoints").exists()
+
+
+def test_a_damaged_checkpoint_is_told(workdir, tmp_path, capsys):
+    shutil.copytree(workdir, tmp_path / "copy")
+    largest = max(
+        (tmp_path / "copy" / "checkpoints" / "2" / "state").rglob("*"), key=lambda p: p.is_file() and p.stat().st_size
+    )
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    code, _, errors = run(capsys, "sample", f"--workdir={tmp_path / 'copy'}", f"--out={tmp_path / 'x.npz'}")
+    assert code == 2 and "is damaged" in errors[-1]

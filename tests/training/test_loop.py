@@ -1,0 +1,113 @@
+"""Whole runs: N steps, a resume and N steps more are 2N steps, bit for bit; what is reported; what is refused."""
+
+import importlib
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax import build
+from diffusion_jax.training import checkpoints, loop, parallel, reporting, state
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def recipe(name="digits"):
+    config = importlib.import_module(f"configs.{name}").get_config("tiny")
+    config.train_steps = 6
+    config.network.unet.dropout = config.network.mlp.dropout = 0.2
+    config.ema.decays = (0.9, 0.99)
+    config.report.update(tensorboard=False, samples_every=0)
+    config.checkpoint.update(every=3, keep=5)
+    config.eval.every = 3
+    return config
+
+
+def stored_state(workdir, step):
+    config = recipe()
+    config.update(checkpoints.read_config(workdir, step))
+    experiment = build.build(config)
+    shapes = jax.eval_shape(lambda: state.initial(config, experiment, jax.random.key(0)))
+    return jax.device_get(checkpoints.restore(workdir, parallel.abstract(shapes), step))
+
+
+def assert_equal(got, want):
+    leaves = zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True)
+    for (path, a), b in leaves:
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = str(tmp_path_factory.mktemp("whole"))
+    result = loop.train(recipe(), workdir)
+    return workdir, result
+
+
+def test_resumed_run_equals_the_uninterrupted_one_in_every_bit(uninterrupted, tmp_path):
+    workdir, _ = uninterrupted
+    config = recipe()
+    config.train_steps = 3
+    loop.train(config, str(tmp_path))
+    assert checkpoints.steps(tmp_path) == [3]
+    loop.train(recipe(), str(tmp_path))
+    assert_equal(stored_state(tmp_path, 6), stored_state(workdir, 6))
+    assert int(stored_state(workdir, 6).step) == 6
+
+
+def test_what_a_run_leaves_behind(uninterrupted):
+    workdir, result = uninterrupted
+    assert result["step"] == 6 and np.isfinite(result["loss"]) and np.isfinite(result["heldout_loss"])
+    records = {r["step"]: r for r in reporting.read_metrics(workdir)}
+    assert sorted(records) == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "mse", "grad_norm", "skipped", "images_per_second"} <= set(records[2])
+    assert {"heldout_loss", "heldout_loss_bin_9"} <= set(records[6])
+    assert checkpoints.read_config(workdir)["data"]["shape"] == (8, 8, 1)
+    assert (pathlib.Path(workdir) / "curves.png").exists()
+
+
+def test_finished_run_says_so_and_trains_no_further(uninterrupted, caplog):
+    workdir, result = uninterrupted
+    with caplog.at_level("INFO", logger="diffusion_jax"):
+        again = loop.train(recipe(), workdir)
+    assert again["finished"] and again["step"] == 6 and again["loss"] == pytest.approx(result["loss"])
+    assert "is finished: step 6 of 6" in caplog.text
+
+
+def test_another_config_in_the_same_workdir_is_refused_by_name(uninterrupted):
+    workdir, _ = uninterrupted
+    config = recipe()
+    config.optimizer.learning_rate = 0.5
+    config.train_steps = 9
+    with pytest.raises(ValueError, match=r"optimizer.learning_rate: stored 0.001, asked 0.5.*another --workdir"):
+        loop.train(config, workdir)
+
+
+def test_what_may_differ_on_resume(uninterrupted, tmp_path):
+    """Longer, in another layout, with other reports: it goes on."""
+    config = recipe()
+    config.update(train_steps=3)
+    loop.train(config, str(tmp_path))
+    config.update(train_steps=4, parallel="pmap", accumulate_steps=2, remat=True)
+    config.report.every, config.checkpoint.keep = 2, 1
+    assert loop.train(config, str(tmp_path))["step"] == 4
+
+
+@pytest.mark.parametrize("name", ["digits", "toy2d"])
+def test_resume_in_a_process_of_its_own(name, tmp_path):
+    environment = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=1")}
+    command = [sys.executable, "-m", "diffusion_jax.main", "train", f"--config=configs/{name}.py:tiny"]
+    for steps in (1, 2):
+        flags = [f"--workdir={tmp_path}", f"--config.train_steps={steps}", "--config.report.tensorboard=False"]
+        done = subprocess.run(command + flags, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert f"resuming {tmp_path} at step 1" in done.stderr
+    assert checkpoints.steps(tmp_path)[-1] == 2
+
+
+def test_early_pictures_come_before_regular_ones():
+    assert [n for n in range(1, 2001) if loop.is_drawn(n, 1000)] == [10, 100, 1000, 2000]
