@@ -12,13 +12,14 @@ from configs import defaults
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
     c = defaults.get_config()
-    c.train_steps = 4000
+    c.train_steps = 2500
     c.batch_size = 32
     c.network.unet.update(channels=32, multipliers=(1, 2), blocks=1, attention=(), dropout=0.0)
     c.times.name = "low_discrepancy"
     c.optimizer.update(learning_rate=2e-3, warmup_steps=200)
     c.ema.decays = (0.998,)
-    c.checkpoint.every = 1000
-    c.report.update(samples_every=2000, num_samples=64, sampler_steps=100)
-    c.eval.update(every=1000, svm=True)
+    c.sampler.tile = 32
+    c.checkpoint.every = 500
+    c.report.update(samples_every=1000, num_samples=64, sampler_steps=100)
+    c.eval.update(every=500, svm=True)
     return defaults.variant(c, variant)

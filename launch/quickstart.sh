@@ -21,6 +21,11 @@ if [ ! -x .venv/bin/python ]; then
     "$PYTHON" -m venv .venv
 fi
 
+# Two devices of one core each train small convolutions faster than one device with two threads.
+if [ "$(getconf _NPROCESSORS_ONLN)" -ge 2 ]; then
+    export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-2}
+fi
+
 start=$SECONDS
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable .
 installed=$SECONDS
