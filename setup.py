@@ -12,6 +12,7 @@ TENSORFLOW = [
     f"tensorflow-cpu>=2.21; {LINUX_X86}",
     'tensorflow>=2.21; sys_platform != "linux" or platform_machine != "x86_64"',
     "tensorboard>=2.20",
+    "importlib_resources>=6.5",  # tensorflow-datasets imports it to build a set, and does not declare it
 ]
 NOTEBOOKS = ["jupyterlab>=4.4", "nbclient>=0.10", "jupytext>=1.17"]
 CHECKS = ["ruff>=0.14", "mypy>=1.18", "pre-commit>=4.3"]

@@ -41,4 +41,4 @@ fi
 part lint ruff check
 part format ruff format --check
 part types mypy
-part tests python -m pytest "$@"
+part tests python -m pytest -n 2 "$@"

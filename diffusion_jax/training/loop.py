@@ -38,7 +38,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
         checkpoints.check_resume(checkpoints.read_config(workdir), config.to_dict())
         if kept[-1] >= config.train_steps:
             log.info("%s is finished: step %d of %d", workdir, kept[-1], config.train_steps)
-            return {"workdir": workdir, "step": kept[-1], "loss": reporting.last(workdir, "loss")}
+            return {"workdir": workdir, "step": kept[-1], "loss": reporting.last(workdir, "loss"), "finished": True}
     manager = checkpoints.open_manager(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
 
     # The state, and the compiled functions.
@@ -101,7 +101,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
                 reporter.images(n, "samples", draw(averaged(train_state)), config.data.levels)
             if last or n % config.checkpoint.every == 0:
                 checkpoints.save(manager, n, train_state, config.to_dict(), measured)
-                reporting.curves(workdir)
+                if jax.process_index() == 0:
+                    reporting.curves(workdir)
             started += time.perf_counter() - paused
     finally:
         batches.close()

@@ -83,7 +83,7 @@ def test_another_config_in_the_same_workdir_is_refused_by_name(uninterrupted):
     config = recipe()
     config.optimizer.learning_rate = 0.5
     config.train_steps = 9
-    with pytest.raises(ValueError, match=r"optimizer.learning_rate: stored 0.001, asked 0.5.*another --workdir"):
+    with pytest.raises(ValueError, match=r"optimizer.learning_rate: stored 0.002, asked 0.5.*another --workdir"):
         loop.train(config, workdir)
 
 
