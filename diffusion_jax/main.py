@@ -198,14 +198,15 @@ def parse(argv: list[str]) -> flags.FlagValues:
         flags.DEFINE_string("workdir", None, "where checkpoints, metrics and pictures go", flag_values=args)
     if command == "describe":
         flags.DEFINE_bool("compile", False, "also ask the compiler how much memory it needs", flag_values=args)
-    if command in ("sample", "evaluate"):
-        define_reading(command, args, argv)
     try:
+        if command in ("sample", "evaluate"):
+            define_reading(command, args, argv)
         rest = args(argv)[2:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(one_line(error)) from error
     except (OSError, SyntaxError, ImportError) as error:
-        raise ValueError(f"--config cannot be read: {one_line(error)}") from error
+        what = f"--config cannot be read: {one_line(error)}" if "config" in args else one_line(error)
+        raise ValueError(what) from error
     if rest:
         raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
     if "config" in args and args.config is None:

@@ -32,7 +32,10 @@ REFUSED = [
     ({"loss__name": "sinple"}, r"loss.name='sinple' is not known \(did you mean 'simple'\?\)"),
     ({"times__name": "unifrom"}, r"times.name='unifrom' is not known \(did you mean 'uniform'\?\)"),
     ({"sampler__name": "ddimm"}, r"sampler.name='ddimm' is not known"),
-    ({"process__num_steps": 0, "sampler__num_steps": 5}, r"schedule.name='linear' needs a chain: set process.num_steps"),
+    (
+        {"process__num_steps": 0, "sampler__num_steps": 5},
+        r"schedule.name='linear' needs a chain: set process.num_steps",
+    ),
     ({"process__num_steps": 0, "schedule__name": "vp", "sampler__num_steps": 5}, r"network.told='step' needs a chain"),
     ({"process__num_steps": 0, "schedule__name": "vp"}, r"sampler.num_steps=0 means as many as the chain has"),
     ({"sampler__num_steps": 9}, r"sampler: num_steps=9, but the chain has only 4"),

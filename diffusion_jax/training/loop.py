@@ -92,13 +92,13 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
             paused = time.perf_counter()
             measured = None
             if evaluate and (last or n % config.eval.every == 0):
-                losses = evaluate(averaged(train_state))
+                losses = evaluate(averaged(train_state, config))
                 measured = losses["heldout_loss"]
                 reporter.scalars(n, losses)
                 log.info("step %d: held-out loss %.5f", n, measured)
                 results |= {"heldout_loss": measured}
             if draw and (last or is_drawn(n, config.report.samples_every)):
-                reporter.images(n, "samples", draw(averaged(train_state)), config.data.levels)
+                reporter.images(n, "samples", draw(averaged(train_state, config)), config.data.levels)
             if last or n % config.checkpoint.every == 0:
                 checkpoints.save(manager, n, train_state, config.to_dict(), measured)
                 if jax.process_index() == 0:
@@ -124,9 +124,10 @@ def progress(n: int, config: ConfigDict, seconds_per_step: float, loss: float) -
     )
 
 
-def averaged(train_state: state.TrainState) -> Any:
-    """The weights to look at: the first average, or the parameters if there is none."""
-    return next(iter(train_state.ema.values()), train_state.params)
+def averaged(train_state: state.TrainState, config: ConfigDict) -> Any:
+    """The weights to look at: the average that the config names first, or the parameters if there is none."""
+    decays = config.ema.decays
+    return train_state.ema[str(decays[0])] if decays else train_state.params
 
 
 def is_drawn(n: int, every: int) -> bool:
