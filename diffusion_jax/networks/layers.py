@@ -60,16 +60,22 @@ def dense(features: int, dtype: DType, name: str, init: Initializer = GLOROT) ->
     return nn.Dense(features, kernel_init=init, dtype=dtype, name=name)
 
 
-def group_norm(channels: int, dtype: DType, name: str) -> nn.GroupNorm:
-    """GroupNorm over (H, W, channels of a group) of each example, with 32 groups from 128 channels on.
+def group_norm(channels: int, dtype: DType, name: str, groups: int = 0) -> nn.GroupNorm:
+    """GroupNorm over (H, W, channels of a group) of each example, in `groups` groups, or `usual_groups` where it is 0.
 
-    With fewer channels, or where 32 does not divide them, it is the most groups that divide them and hold at least 4:
-    a group of one channel would subtract all that the time embedding has added to it, and the net would be blind to
-    time. The variance is the mean squared deviation, not E[x²] - E[x]², which cancels in float32.
-    Source: Wu and He 2018; at least 4 as in the public code of Song et al. 2021.
+    The variance is the mean squared deviation, not E[x²] - E[x]², which cancels in float32. Source: Wu and He 2018.
     """
-    groups = max((n for n in range(1, 33) if channels % n == 0 and channels >= 4 * n), default=1)
+    groups = groups or usual_groups(channels)
     return nn.GroupNorm(groups, epsilon=NORM_EPSILON, use_fast_variance=False, dtype=dtype, name=name)
+
+
+def usual_groups(channels: int) -> int:
+    """32 groups from 128 channels on; with fewer, or where 32 does not divide them, the most that hold at least 4.
+
+    A group of one channel would subtract all that the time embedding has added to it, and the net would be blind to
+    time. Source: at least 4 as in the public code of Song et al. 2021.
+    """
+    return max((n for n in range(1, 33) if channels % n == 0 and channels >= 4 * n), default=1)
 
 
 def time_embedding(time: Array, dim: int) -> Array:
@@ -84,6 +90,16 @@ def time_embedding(time: Array, dim: int) -> Array:
     frequencies = jnp.exp(-math.log(10000) / (half - 1) * jnp.arange(half, dtype=time.dtype))
     angles = time[:, None] * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def fourier_features(x: Array, exponents: Sequence[int]) -> Array:
+    """x [B,H,W,C] with the channels sin(2^n 2pi x) and cos(2^n 2pi x) behind it, for each n: fine detail made large.
+
+    Grey levels that stand 2^-n apart differ most in the features of n - 1. Source: Kingma et al. 2021, appendix C.
+    """
+    angles = [2 * math.pi * 2.0**n * x.astype(at_least_float32(x.dtype)) for n in exponents]
+    features = [wave(angle).astype(x.dtype) for angle in angles for wave in (jnp.sin, jnp.cos)]
+    return jnp.concatenate([x, *features], axis=-1)
 
 
 def at_least_float32(dtype: DType) -> DType:
@@ -148,13 +164,14 @@ class ResidualBlock(nn.Module):
     channels: int
     dropout: float
     dtype: DType
+    groups: int = 0
 
     @nn.compact
     def __call__(self, x: Array, temb: Array, keys: Array | None) -> Array:
-        h = nn.silu(group_norm(x.shape[-1], self.dtype, "norm1")(x))
+        h = nn.silu(group_norm(x.shape[-1], self.dtype, "norm1", self.groups)(x))
         h = conv(self.channels, self.dtype, "conv1")(h)
         h += dense(self.channels, self.dtype, "temb_proj")(nn.silu(temb))[:, None, None, :]
-        h = nn.silu(group_norm(self.channels, self.dtype, "norm2")(h))
+        h = nn.silu(group_norm(self.channels, self.dtype, "norm2", self.groups)(h))
         h = Dropout(self.dropout, name="dropout")(h, keys)
         h = conv(self.channels, self.dtype, "conv2", NEAR_ZERO)(h)
         if x.shape[-1] != self.channels:
@@ -170,11 +187,12 @@ class SelfAttention(nn.Module):
 
     heads: int
     dtype: DType
+    groups: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, height, width, channels = x.shape
-        h = group_norm(channels, self.dtype, "norm")(x)
+        h = group_norm(channels, self.dtype, "norm", self.groups)(x)
         q, k, v = (
             dense(channels, self.dtype, name)(h).reshape(batch, height * width, self.heads, channels // self.heads)
             for name in ("q", "k", "v")

@@ -18,9 +18,11 @@ class UNet(nn.Module):
     Level i has channels * multipliers[i] channels at size (H, W) / 2^i: `blocks` residual blocks on the way down and
     blocks + 1 on the way up, each of these taking one skip. H and W are any multiples of 2^(levels - 1). `attention`
     lists the heights at which self-attention follows every residual block; it always stands once in the middle.
+    Norms have `groups` groups, a divisor of `channels`; 0 is as many as `layers.usual_groups` says for each.
     `keys` are typed PRNG keys for dropout, one per example; None means no dropout. Parameters are float32, the compute
     dtype is `dtype`; the conditioning and the output head stay in float32 under bfloat16, and so does the result.
     `remat` recomputes each block in the backward pass: less memory, the same names and results.
+    `fourier` are the exponents of Fourier features that x gets as further channels; see `layers.fourier_features`.
     Raises ValueError when traced, thus before anything compiles, if the options or the shapes do not fit.
     Source: Ho et al. 2020, appendix B, and its public code.
     """
@@ -33,34 +35,37 @@ class UNet(nn.Module):
     heads: int = 1
     dropout: float = 0.1
     num_classes: int = 0
+    fourier: tuple[int, ...] = ()
     dtype: str = "float32"
     remat: bool = False
+    groups: int = 0
 
     @nn.compact
     def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
         dtype = self._check(x, time, label, keys)
         accurate = layers.at_least_float32(dtype)
         lift = nn.remat if self.remat else (lambda module: module)
-        attend = partial(lift(layers.SelfAttention), heads=self.heads, dtype=dtype)
+        attend = partial(lift(layers.SelfAttention), heads=self.heads, dtype=dtype, groups=self.groups)
         last = len(self.multipliers) - 1
 
         def block(level: int) -> Make:
             channels = self.channels * self.multipliers[level]
-            return partial(lift(layers.ResidualBlock), channels=channels, dropout=self.dropout, dtype=dtype)
+            made = partial(lift(layers.ResidualBlock), channels=channels, dropout=self.dropout, dtype=dtype)
+            return partial(made, groups=self.groups)
 
         def attend_at(level: int) -> Make | None:
             return attend if x.shape[1] >> level in self.attention else None
 
         conditioning = layers.Conditioning(self.channels, 4 * self.channels, self.num_classes, accurate, name="temb")
         temb = conditioning(time, label)
-        skips = [layers.conv(self.channels, dtype, "conv_in")(x)]
+        skips = [layers.conv(self.channels, dtype, "conv_in")(layers.fourier_features(x, self.fourier))]
         for i in range(last + 1):
             skips += Down(self.blocks, block(i), attend_at(i), dtype, i < last, name=f"down_{i}")(skips[-1], temb, keys)
         h = Middle(block(last), attend, name="mid")(skips[-1], temb, keys)
         for i in reversed(range(last + 1)):
             taken = [skips.pop() for _ in range(self.blocks + 1)]
             h = Up(block(i), attend_at(i), dtype, i > 0, name=f"up_{i}")(h, taken, temb, keys)
-        h = nn.silu(layers.group_norm(h.shape[-1], accurate, "norm_out")(h))
+        h = nn.silu(layers.group_norm(h.shape[-1], accurate, "norm_out", self.groups)(h))
         return layers.conv(self.out_channels, accurate, "conv_out", layers.NEAR_ZERO)(h)
 
     def _check(self, x: Array, time: Array, label: Array | None, keys: Array | None) -> DType:
@@ -71,6 +76,8 @@ class UNet(nn.Module):
             raise ValueError(f"unet: multipliers must be one or more integers >= 1, got {self.multipliers}")
         if self.channels < 4 or self.channels % 2:
             raise ValueError(f"unet: channels must be even and at least 4, got {self.channels}")
+        if self.groups < 0 or (self.groups and self.channels % self.groups):
+            raise ValueError(f"unet: groups must be 0 or divide channels={self.channels}, got {self.groups}")
         layers.check_shapes("unet", x, "BHWC", time, label, keys)
         halvings = len(self.multipliers) - 1
         for name, size in (("height", x.shape[1]), ("width", x.shape[2])):

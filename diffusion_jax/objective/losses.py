@@ -1,17 +1,21 @@
 """Training losses: `loss(params, batch, t[B], keys[B], dropout=True) -> (per_example[B], metrics)`, never averaged.
 
-All of them here are mean squared errors of the network's own target, times a weight. Because x_t is known, an error in
-any target is an error in x0 scaled by a function of the level, so one weight serves every parameterisation: it is
-stated relative to the error of eps, and `rescale` carries it over to the target at hand.
+A loss is a sum of terms, each a function of one look at the data: a noisy x_t and what the network makes of it.
+
+- `weighted_mse`, the squared error of the network's own target, times a weight. Because x_t is known, an error in any
+  target is an error in x0 scaled by a function of the level, so one weight serves every parameterisation: it is stated
+  relative to the error of eps, and `rescale` carries it over to the target at hand.
+- `vlb`, the term of the variational bound that belongs to the sampled step.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.objective.prediction import Predict, Target, combine
+from diffusion_jax.objective import bound
+from diffusion_jax.objective.prediction import Predict, Prediction, Target, combine
 from diffusion_jax.process.base import Array, Level, Process, Schedule, level, normal
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
@@ -37,7 +41,13 @@ def snr() -> Weight:
 
 def truncated_snr() -> Weight:
     """max(SNR, 1) on the error of x0. Source: Salimans and Ho 2022, section 4."""
-    return lambda level, row: jnp.maximum(1, jnp.exp(-level.logsnr)) * rescale(level, row)
+
+    def weight(level: Level, row: tuple[Array, Array]) -> Array:
+        a, b = row
+        of_x0 = 1 / (a - jnp.exp(level.logsnr / 2) * b) ** 2  # finite where nothing of x0 is left, unlike rescale / SNR
+        return jnp.maximum(rescale(level, row), of_x0)
+
+    return weight
 
 
 def min_snr(gamma: float = 5.0) -> Weight:
@@ -59,13 +69,56 @@ WEIGHTS: dict[str, Callable[..., Weight]] = {
 }
 
 
-def weighted_mse(
-    predict: Predict, process: Process, schedule: Callable[[Any], Schedule], target: Target, weight: Weight
+class Look(NamedTuple):
+    """One look at the data: x0 at a level, the noise drawn, x_t = corrupt(x0, noise), and what is predicted of it."""
+
+    at: Level
+    x0: Array
+    noise: Array
+    x_t: Array
+    prediction: Prediction
+
+
+Term = Callable[[Any, Look], Array]
+"""`term(params, look) -> [B]`."""
+
+
+def weighted_mse(schedule: Callable[[Any], Schedule], target: Target, weight: Weight) -> Term:
+    """weight · mean over dimensions of (target - predicted target)²."""
+
+    def term(params: Any, look: Look) -> Array:
+        row = target(schedule(params), look.at)
+        error = combine(row, look.x0, look.noise) - combine(row, look.prediction.x0, look.prediction.eps)
+        return weight(look.at, row) * jnp.square(error).reshape(len(error), -1).mean(1)
+
+    return term
+
+
+def vlb(step_term: bound.StepTerm, rows: Callable[[Any], Any], num_steps: int, stop_mean: bool = False) -> Term:
+    """num_steps · the bound's term of the step that starts at t, in bits/dim.
+
+    Its mean over t = k/num_steps is the bound without the terms that no parameter enters. rows: `params -> Row[N]` of
+    the chain, the step from t = 1 first. stop_mean: train the variance alone. Source: Ho et al. 2020, eq. 5; Nichol
+    and Dhariwal 2021, section 3.1.
+    """
+
+    def term(params: Any, look: Look) -> Array:
+        i = num_steps - jnp.round(look.at.t * num_steps).astype(jnp.int32)
+        row = jax.tree.map(lambda field: jnp.asarray(field, look.x_t.dtype)[i], rows(params))
+        prediction = bound.stop_mean(look.prediction) if stop_mean else look.prediction
+        nats = step_term(row, prediction, look.x0, look.x_t)
+        return num_steps * bound.bits_per_dim(nats, look.x0.shape[1:])
+
+    return term
+
+
+def weighted_sum(
+    predict: Predict, process: Process, schedule: Callable[[Any], Schedule], terms: Mapping[str, tuple[float, Term]]
 ) -> Loss:
-    """weight · mean over dimensions of (target - predicted target)².
+    """The loss that is the sum of factor · term, over `terms`: name -> (factor, term).
 
     batch: {"x0": float [B,*D] in the model's range, "label": int [B], …}. keys[B]: one per example, for its noise and
-    (unless dropout is off, as in evaluation) its dropout masks. Metrics: "mse" [B], the error without the weight.
+    (unless dropout is off, as in evaluation) its dropout masks. Metrics: the terms by name, without their factors.
     """
 
     def loss(
@@ -74,13 +127,12 @@ def weighted_mse(
         x0 = batch["x0"]
         keys_noise, keys_dropout = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         noise = normal(keys_noise, x0.shape[1:], x0.dtype)
-        path = schedule(params)
-        at = level(path, t)
+        at = level(schedule(params), t)
         x_t = process.corrupt(at, x0, noise)
         prediction = predict(params, x_t, at, batch["label"], keys_dropout if dropout else None)
-        row = target(path, at)
-        error = combine(row, x0, noise) - combine(row, prediction.x0, prediction.eps)
-        mse = jnp.square(error).reshape(len(t), -1).mean(1)
-        return weight(at, row) * mse, {"mse": mse}
+        look = Look(at, x0, noise, x_t, prediction)
+        metrics = {name: term(params, look) for name, (_, term) in terms.items()}
+        total = sum((factor * metrics[name] for name, (factor, _) in terms.items()), jnp.zeros_like(t))
+        return total, metrics
 
     return loss

@@ -1,4 +1,4 @@
-"""The nouns of the forward process q: a schedule, a level on its path, and the five functions of a process.
+"""The nouns of the forward process q: a schedule, a level on its path, and the six functions of a process.
 
 Time t runs from 0 (the cleanest level) to 1 (the prior), and always s < t:
 
@@ -45,9 +45,10 @@ class Level(NamedTuple):
 
 
 class Process(NamedTuple):
-    """A forward process, as the five functions that objectives and samplers need.
+    """A forward process, as the six functions that objectives and samplers need.
 
-    prior(schedule, keys[B], shape) -> x_1[B, *shape]: a draw from the known distribution at t = 1.
+    prior(schedule, keys[B], shape) -> x_1[B, *shape]: a draw from the known distribution p(x_1) at t = 1.
+    prior_kl(schedule, x0[B,*D]) -> nats[B]: KL(q(x_1 | x0) || p(x_1)), what is not destroyed by then.
     corrupt(level, x0[B,*D], noise[B,*D]) -> x_t[B,*D]: q(x_t | x0), reparameterised.
     coefficients(schedule, times[N+1]) -> rows: one row per step of a falling time grid; see the process for its fields.
     posterior(row, x0, x_t) -> (mean[B,*D], log_var): q(x_s | x_t, x0).
@@ -55,6 +56,7 @@ class Process(NamedTuple):
     """
 
     prior: Callable[..., Array]
+    prior_kl: Callable[..., Array]
     corrupt: Callable[..., Array]
     coefficients: Callable[..., Any]
     posterior: Callable[..., tuple[Array, Array]]

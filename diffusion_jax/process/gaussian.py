@@ -37,14 +37,28 @@ class Row(NamedTuple):
 
 
 def gaussian() -> Process:
-    """The Gaussian process as the five functions of `Process`; its rows are `Row`, a law is (mean, log_var)."""
-    return Process(prior=_prior, corrupt=_corrupt, coefficients=_coefficients, posterior=_posterior, kl=_kl)
+    """The Gaussian process as the six functions of `Process`; its rows are `Row`, a law is (mean, log_var)."""
+    return Process(
+        prior=_prior,
+        prior_kl=_prior_kl,
+        corrupt=_corrupt,
+        coefficients=_coefficients,
+        posterior=_posterior,
+        kl=_kl,
+    )
 
 
 def _prior(schedule: Schedule, keys: Array, shape: tuple[int, ...]) -> Array:
     """N(0, alpha² + sigma²) at t = 1: the marginal of unit-variance data, N(0, I) if the variance is preserved."""
     end = level(schedule, jnp.ones(()))
     return jnp.hypot(end.alpha, end.sigma) * normal(keys, shape, end.t.dtype)
+
+
+def _prior_kl(schedule: Schedule, x0: Array) -> Array:
+    """KL(N(alpha x0, sigma²) || N(0, alpha² + sigma²)) in nats [B]; L_T of Ho et al. 2020, eq. 5."""
+    end = level(schedule, jnp.ones((), x0.dtype))
+    zero = jnp.zeros_like(x0)
+    return _kl((end.alpha * x0, zero + 2 * end.log_sigma), (zero, zero + 2 * jnp.log(jnp.hypot(end.alpha, end.sigma))))
 
 
 def _corrupt(level: Level, x0: Array, noise: Array) -> Array:

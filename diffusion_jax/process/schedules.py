@@ -2,7 +2,7 @@
 
 Two kinds. A *chain* is a table of num_steps betas, x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) noise, k = 1..T, read
 at t = k/T; between the steps log alpha is interpolated linearly (beta is a constant rate there), so a chain is also a
-schedule in continuous time. The others (vp, subvp, ve, edm) are closed forms of t.
+schedule in continuous time. The others (vp, subvp, linear_logsnr, ve, edm) are closed forms of t.
 """
 
 from collections.abc import Callable
@@ -109,6 +109,19 @@ def _vp_log_alpha(t: Array, beta_min: float, beta_max: float) -> Array:
     return -0.25 * t**2 * (beta_max - beta_min) - 0.5 * t * beta_min
 
 
+def linear_logsnr(gamma_min: float = -13.3, gamma_max: float = 5.0) -> Schedule:
+    """Variance preserving, gamma = log(sigma²/alpha²) linear in t: alpha² = sigmoid(-gamma), sigma² = sigmoid(gamma).
+
+    The bound then weighs the errors of eps equally at all t. Source: Kingma et al. 2021, section 4 and appendix.
+    """
+
+    def schedule(t: Array) -> tuple[Array, Array]:
+        gamma = gamma_min + t * (gamma_max - gamma_min)
+        return -0.5 * jnp.logaddexp(0, gamma), -0.5 * jnp.logaddexp(0, -gamma)
+
+    return schedule
+
+
 def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
     """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max/sigma_min)^t. Source: Song et al. 2021, eq. 30."""
     low, high = np.log(sigma_min), np.log(sigma_max)
@@ -132,5 +145,11 @@ CHAINS: dict[str, Callable[..., Schedule]] = {
 }
 """Schedules made of a table: their first argument is the number of steps."""
 
-CONTINUOUS: dict[str, Callable[..., Schedule]] = {"vp": vp, "subvp": subvp, "ve": ve, "edm": edm}
+CONTINUOUS: dict[str, Callable[..., Schedule]] = {
+    "vp": vp,
+    "subvp": subvp,
+    "linear_logsnr": linear_logsnr,
+    "ve": ve,
+    "edm": edm,
+}
 """Schedules in closed form."""

@@ -7,7 +7,7 @@ method carries from step to step (None for the others).
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,34 @@ def uniform_times(num_steps: int, chain_steps: int = 0) -> np.ndarray:
     return np.round(np.linspace(chain_steps, 0, num_steps + 1)) / chain_steps
 
 
+def inclusive_times(num_steps: int, chain_steps: int) -> np.ndarray:
+    """The falling grid of num_steps levels of a chain, evenly spread from the last to the first, then 0.
+
+    Source: Nichol and Dhariwal 2021, section 4 (of 1000, 10: k - 1 = 999, 888, …, 111, 0). Raises as `uniform_times`.
+    """
+    uniform_times(num_steps, chain_steps)
+    return chosen_times(tuple(np.round(np.linspace(chain_steps, 1, num_steps)).astype(int)), chain_steps)
+
+
+def strided_times(num_steps: int, chain_steps: int) -> np.ndarray:
+    """The falling grid of every (chain_steps // num_steps)-th level of a chain from the first on, then 0.
+
+    It never looks at the last levels. Source: Song et al. 2021 (DDIM), appendix D (of 1000, 50: k - 1 = 980, …, 20, 0).
+    Raises as `uniform_times`.
+    """
+    uniform_times(num_steps, chain_steps)
+    return chosen_times(tuple(1 + chain_steps // num_steps * np.arange(num_steps)), chain_steps)
+
+
+def chosen_times(steps: tuple[int, ...], chain_steps: int) -> np.ndarray:
+    """The falling grid of the levels k of a chain named in `steps`, in any order, then 0. Raises ValueError."""
+    wrong = [int(k) for k in steps if not 1 <= k <= chain_steps]
+    if wrong or not steps or len(set(steps)) < len(steps):
+        what = f"{wrong[0]} is not among them" if wrong else "one of them is named twice" if steps else "none is named"
+        raise ValueError(f"sampler.steps: the levels of the chain are 1 to {chain_steps}; {what}")
+    return np.append(np.sort(steps)[::-1], 0) / chain_steps
+
+
 def rows(process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False) -> Any:
     """The rows of a grid of a fixed schedule, computed in float64 on the host.
 
@@ -52,12 +80,41 @@ def rows(process: Process, schedule: Schedule, times: np.ndarray, denoise: bool 
     return found
 
 
+class Sampler(NamedTuple):
+    """A sampler bound to a model. x stands in the model's range; row i of a batch depends on seed or key i alone."""
+
+    rows: Any
+    """Its grid [N], from t = 1 on."""
+    start: Callable[[Any, Array], tuple[Array, Array]]
+    """`start(params, seeds uint32[B]) -> (x[B,*D], keys[B])`: a draw from the prior, and the keys of what follows."""
+    labels: Callable[[Array], Array | None]
+    """`labels(seeds uint32[B]) -> int32[B]`: a class drawn for each seed; None if the network is told none."""
+    walk: Callable[..., Array]
+    """`walk(params, x[B,*D], keys[B], rows[M], first=0, label=None) -> x[B,*D]`: M steps; rows[0] is number `first`."""
+    guess: Callable[..., Array]
+    """`guess(params, x[B,*D], level, label=None) -> x0[B,*D]`, as the sampler predicts it at a level (scalars)."""
+
+    def sample(self, params: Any, seeds: Array, label: Array | None = None) -> Array:
+        """`sample(params, seeds uint32[B], label int[B]) -> x0[B,*D]`: the whole walk; without label, `labels`."""
+        x, keys = self.start(params, seeds)
+        label = self.labels(seeds) if label is None else label
+        return self.walk(params, x, keys, self.rows, label=label)
+
+
 def sample(
-    step: Step, predict: BoundPredict, reverse: Reverse, rows: Any, x: Array, keys: Array, memory: Any = None
+    step: Step,
+    predict: BoundPredict,
+    reverse: Reverse,
+    rows: Any,
+    x: Array,
+    keys: Array,
+    memory: Any = None,
+    first: Array | int = 0,
 ) -> Array:
     """Walk x [B,*D] from the first level of `rows` to the last, one `step` per row, in one lax.scan.
 
-    keys[B]: one per sample; step i draws from fold_in(key, i), so a sample depends on its own key alone.
+    keys[B]: one per sample; step i draws from fold_in(key, i), so a sample depends on its own key alone. first: the
+    number of the first row, where these are but a part of a grid.
     """
     batch = x.shape[0]
     rows = jax.tree.map(lambda field: jnp.asarray(field, x.dtype), rows)
@@ -69,6 +126,6 @@ def sample(
         keys_i = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
         return step(predict, reverse, row, x, memory, keys_i), None
 
-    steps = jnp.arange(rows.at.t.shape[0])
+    steps = first + jnp.arange(rows.at.t.shape[0])
     (x, _), _ = jax.lax.scan(body, (x, memory), (steps, rows))
     return x

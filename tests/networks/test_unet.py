@@ -162,6 +162,8 @@ def test_any_height_width_and_number_of_channels_with_labels(net, shape):
         ({"channels": 33}, (32, 32, 3), "channels must be even and at least 4, got 33"),
         ({"heads": 3}, (32, 32, 3), "256 channels cannot be split into 3 heads"),
         ({"heads": 0}, (32, 32, 3), "heads must be at least 1, got 0"),
+        ({"groups": 12}, (32, 32, 3), "groups must be 0 or divide channels=128, got 12"),
+        ({"groups": -1}, (32, 32, 3), "groups must be 0 or divide channels=128, got -1"),
         ({"blocks": 0}, (32, 32, 3), "blocks must be at least 1, got 0"),
         ({"dtype": "float16"}, (32, 32, 3), "dtype 'float16' is unknown; use 'float32', 'bfloat16' or 'float64'"),
         ({"dtype": "float64"}, (32, 32, 3), "dtype 'float64' needs jax.enable_x64"),

@@ -6,10 +6,11 @@ import numpy as np
 import oracles
 import pytest
 
-from diffusion_jax.objective import losses, prediction
+from diffusion_jax.objective import bound, decoders, losses, prediction, reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, level
 from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.sampling import loop
 
 SCHEDULE = schedules.cosine(100)
 AT = level(SCHEDULE, jnp.array([0.05, 0.3, 0.5, 0.8, 0.95]))
@@ -20,6 +21,11 @@ WEIGHT_OF_X0 = {
     "min_snr": jnp.minimum(SNR, 5),
     "p2": SNR / (1 + SNR),
 }
+
+
+def squared_error(predict, target):
+    term = losses.weighted_mse(lambda params: SCHEDULE, target, losses.simple())
+    return losses.weighted_sum(predict, gaussian(), lambda params: SCHEDULE, {"mse": (1.0, term)})
 
 
 @pytest.mark.parametrize("name", WEIGHT_OF_X0)
@@ -41,13 +47,7 @@ def test_loss_of_the_exact_denoiser_is_the_conditional_variance(target, x64):
     variance, n = 0.3, 40_000
     data = oracles.Mixture(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), variance))
     make = prediction.TARGETS[target]()
-    loss = losses.weighted_mse(
-        lambda params, x, at, label, keys: oracles.exact(data)(x, at),
-        gaussian(),
-        lambda params: SCHEDULE,
-        make,
-        losses.simple(),
-    )
+    loss = squared_error(lambda params, x, at, label, keys: oracles.exact(data)(x, at), make)
     key = jax.random.key(0)
     batch = {"x0": variance**0.5 * jax.random.normal(key, (n, 1)), "label": jnp.full(n, -1)}
     t = jnp.full(n, 0.4)
@@ -68,7 +68,7 @@ def test_keys_reach_the_network_only_with_dropout_and_labels_always():
         seen.append((label, keys))
         return prediction.Prediction(x, x, None)
 
-    loss = losses.weighted_mse(predict, gaussian(), lambda p: SCHEDULE, prediction.eps(), losses.simple())
+    loss = squared_error(predict, prediction.eps())
     batch = {"x0": jnp.zeros((2, 3)), "label": jnp.array([4, 5])}
     keys = jax.random.split(jax.random.key(0), 2)
     loss(None, batch, jnp.array([0.1, 0.2]), keys)
@@ -81,7 +81,7 @@ def test_noise_depends_on_each_examples_own_key():
     def predict(params, x, at, label, keys):
         return prediction.Prediction(x, jnp.zeros_like(x), None)
 
-    loss = losses.weighted_mse(predict, gaussian(), lambda p: SCHEDULE, prediction.eps(), losses.simple())
+    loss = squared_error(predict, prediction.eps())
     keys = jax.random.split(jax.random.key(0), 4)
     batch = {"x0": jnp.zeros((4, 6)), "label": jnp.zeros(4, int)}
     whole, _ = loss(None, batch, jnp.full(4, 0.5), keys)
@@ -92,3 +92,87 @@ def test_noise_depends_on_each_examples_own_key():
 
 def test_level_is_a_plain_tuple():
     assert isinstance(AT, Level) and len(jax.tree.leaves(AT)) == 3
+
+
+ROWS = loop.rows(gaussian(), SCHEDULE, loop.uniform_times(100, 100), denoise=True)
+
+
+def vlb_term(kernel, stop_mean=False):
+    return losses.vlb(
+        bound.step_term(gaussian(), kernel, decoders.density()), lambda params: ROWS, 100, stop_mean=stop_mean
+    )
+
+
+def test_the_sum_of_all_terms_is_what_random_times_estimate(x64):
+    """The mean of the vlb loss over random t, plus L_T, is the bound: within 3 standard errors, at a fixed seed."""
+    variance, n = 0.3, 60_000
+    data = oracles.Mixture(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), variance))
+    kernel = reverse.fixed_large(gaussian())
+    loss = losses.weighted_sum(
+        lambda params, x, at, label, keys: oracles.exact(data)(x, at),
+        gaussian(),
+        lambda params: SCHEDULE,
+        {"vlb": (1.0, vlb_term(kernel))},
+    )
+    key_x0, key_t, key = jax.random.split(jax.random.key(0), 3)
+    batch = {"x0": variance**0.5 * jax.random.normal(key_x0, (n, 1)), "label": jnp.full(n, -1)}
+    t = (1 + jax.random.randint(key_t, (n,), 0, 100)) / 100
+    per_example, _ = loss(None, batch, t, jax.random.split(key, n))
+
+    every = 0.0
+    term = bound.step_term(gaussian(), kernel, decoders.density())
+    for i in range(100):  # all t, each with its own large sample
+        row = jax.tree.map(lambda field: jnp.full(n, field[i]), ROWS)  # noqa: B023
+        x_t = gaussian().corrupt(row.at, batch["x0"], jax.random.normal(jax.random.fold_in(key, i), (n, 1)))
+        every += float(term(row, oracles.exact(data)(x_t, row.at), batch["x0"], x_t).mean())
+    standard_error = float(per_example.std()) / n**0.5
+    assert abs(float(per_example.mean()) - every / np.log(2)) < 3 * standard_error
+    assert standard_error < 0.2  # and L_0 alone is -3
+
+
+def test_hybrid_trains_the_mean_by_the_squared_error_alone():
+    """Nichol and Dhariwal 2021, eq. 16: no gradient of the bound reaches the mean, none of the error the variance."""
+    kernel = reverse.learned_range(gaussian())
+
+    def predict(params, x, at, label, keys):
+        eps = params["mean"] * x
+        x0 = (x - at.sigma[:, None] * eps) / at.alpha[:, None]
+        return prediction.Prediction(x0, eps, params["head"] * jnp.ones_like(x))
+
+    mse = losses.weighted_mse(lambda params: SCHEDULE, prediction.eps(), losses.simple())
+    batch = {"x0": jax.random.normal(jax.random.key(0), (8, 3)), "label": jnp.full(8, -1)}
+    t, keys = jnp.arange(1, 9) / 10, jax.random.split(jax.random.key(1), 8)
+
+    def gradient(terms):
+        loss = losses.weighted_sum(predict, gaussian(), lambda params: SCHEDULE, terms)
+        params = {"mean": jnp.array(0.5), "head": jnp.array(0.2)}
+        return jax.grad(lambda params: loss(params, batch, t, keys)[0].mean())(params)
+
+    hybrid = gradient({"mse": (1.0, mse), "vlb": (0.001, vlb_term(kernel, stop_mean=True))})
+    simple, full = gradient({"mse": (1.0, mse)}), gradient({"vlb": (1.0, vlb_term(kernel))})
+    assert float(hybrid["mean"]) == pytest.approx(float(simple["mean"]), rel=1e-6) and simple["head"] == 0
+    assert float(hybrid["head"]) == pytest.approx(0.001 * float(full["head"]), rel=1e-5) and full["head"] != 0
+    assert abs(float(full["mean"])) > 0
+
+
+def test_learned_variance_finds_the_best_one(x64):
+    """Minimising the bound over the head alone gives the variance that is exact for Gaussian data."""
+    variance, n = 0.3, 40_000
+    data = oracles.Mixture(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), variance))
+    term = bound.step_term(gaussian(), reverse.learned_diagonal(gaussian()), decoders.density())
+    row = jax.tree.map(lambda field: jnp.full(n, field[40]), ROWS)
+    keys = jax.random.split(jax.random.key(0), 2)
+    x0 = variance**0.5 * jax.random.normal(keys[0], (n, 1))
+    x_t = gaussian().corrupt(row.at, x0, jax.random.normal(keys[1], (n, 1)))
+    guess = oracles.exact(data)(x_t, row.at)
+
+    def value(head):
+        return term(row, guess._replace(head=jnp.full((n, 1), head)), x0, x_t).mean()
+
+    heads = jnp.linspace(-8, 0, 801)
+    best = float(heads[jnp.argmin(jax.lax.map(value, heads))])
+    at, to = (jax.tree.map(lambda f: float(f[0]), level) for level in (row.at, row.to))
+    ratio = at.alpha / to.alpha
+    marginal = [level.alpha**2 * variance + level.sigma**2 for level in (to, at)]
+    exact = marginal[0] - (ratio * marginal[0]) ** 2 / marginal[1]  # Var[x_s | x_t] of jointly Gaussian x_s, x_t
+    assert best == pytest.approx(np.log(exact), abs=0.03)

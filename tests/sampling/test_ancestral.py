@@ -54,7 +54,7 @@ def test_mean_and_covariance_are_those_of_the_data(name, data, variance):
 
 
 def test_large_variance_carries_a_standard_normal_exactly(x64):
-    """On N(0, I) data every step maps N(0, 1) to itself: variance m² + beta = 1, carried through the real step."""
+    """On N(0, I) data the kernel maps N(0, 1) to itself at every step: variance m² + beta = 1."""
     steps = 50
     rows = loop.rows(PROCESS, schedules.linear(steps), loop.uniform_times(steps, steps))
     rows = jax.tree.map(jnp.asarray, rows)

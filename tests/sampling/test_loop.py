@@ -30,6 +30,25 @@ def test_impossible_grids_are_refused(steps, chain, message):
         loop.uniform_times(steps, chain)
 
 
+def test_respaced_grids_are_those_of_the_papers():
+    """In the papers' integers, k - 1: 1000 steps to 10 of improved DDPM, and to 50 of DDIM."""
+    inclusive = np.round(loop.inclusive_times(10, 1000) * 1000).astype(int)
+    np.testing.assert_array_equal(inclusive[:-1] - 1, np.arange(9, -1, -1) * 111)
+    strided = np.round(loop.strided_times(50, 1000) * 1000).astype(int)
+    np.testing.assert_array_equal(strided[:-1] - 1, np.arange(980, -1, -20))
+    assert inclusive[-1] == strided[-1] == 0
+    np.testing.assert_allclose(loop.chosen_times((1, 7, 3), 10) * 10, [7, 3, 1, 0])
+    np.testing.assert_allclose(loop.inclusive_times(1, 10) * 10, [10, 0])
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"), [((0, 3), "0 is not among them"), ((11,), "11 is not"), ((), "none"), ((3, 3), "twice")]
+)
+def test_steps_that_the_chain_has_not_are_refused(steps, message):
+    with pytest.raises(ValueError, match=f"sampler.steps: the levels of the chain are 1 to 10; .*{message}"):
+        loop.chosen_times(steps, 10)
+
+
 def test_denoising_row_is_appended_only_where_noise_is_left():
     times = loop.uniform_times(5)
     assert len(loop.rows(PROCESS, schedules.linear(5), times, denoise=True).at.t) == 5

@@ -1,0 +1,37 @@
+"""How far are two sets apart, seen as two Gaussians: the Fréchet (2-Wasserstein) distance of their features."""
+
+import numpy as np
+
+
+def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
+    """|m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^(1/2)), the squared distance of N(m1, C1) and N(m2, C2); never negative.
+
+    In float64, by the symmetric form tr((C1^(1/2) C2 C1^(1/2))^(1/2)), whose eigenvalues are real: singular
+    covariances, as fewer examples than features give, need no care. mean [F], cov [F,F].
+    Source: Dowson and Landau 1982; Heusel et al. 2017 for its use on images.
+    """
+    mean1, cov1, mean2, cov2 = (np.asarray(array, np.float64) for array in (mean1, cov1, mean2, cov2))
+    values, vectors = np.linalg.eigh(cov1)
+    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    both = np.sqrt(np.linalg.eigvalsh(root @ cov2 @ root).clip(0)).sum()
+    distance = np.sum((mean1 - mean2) ** 2) + np.trace(cov1) + np.trace(cov2) - 2 * both
+    return max(0.0, float(distance))
+
+
+def statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [F] and covariance [F,F] (over N - 1) of features [N,F], in float64. Raises ValueError below two rows."""
+    if features.ndim != 2 or len(features) < 2:
+        raise ValueError(f"a covariance needs features [N,F] of at least 2 examples, not {features.shape}")
+    x = np.asarray(features, np.float64)
+    mean = x.mean(0)
+    return mean, (x - mean).T @ (x - mean) / (len(x) - 1)
+
+
+def frechet_pixels(real: np.ndarray, samples: np.ndarray) -> float:
+    """The Fréchet distance on the pixels themselves, in squared grey levels of the data. real [N,*D], samples [M,*D].
+
+    It sees means and covariances only, and it falls with M, so compare sets of one size. For small images: a
+    covariance of F pixels wants many more than F samples.
+    """
+    (mean1, cov1), (mean2, cov2) = (statistics(x.reshape(len(x), -1)) for x in (real, samples))
+    return frechet_distance(mean1, cov1, mean2, cov2)

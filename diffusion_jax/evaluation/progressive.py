@@ -1,0 +1,123 @@
+"""What there is to see on the way from noise to data: the pictures of Ho et al. 2020, figures 4, 6, 7 and 8.
+
+All walk the grid of a sampler in parts of equal length, so that one compiled program serves them all, and return
+x0 in the range of the model.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from diffusion_jax.process.base import Array, Process, normal
+from diffusion_jax.sampling.loop import Sampler
+
+Walk = Callable[[Array, Array, int], Array]
+"""`walk(x[B,*D], keys[B], part) -> x[B,*D]`, one part further."""
+
+
+def parts(rows: Any, number: int) -> list[Any]:
+    """The rows of a grid [N] in at most `number` consecutive parts, of lengths that differ by one at most."""
+    size = len(rows.at.t)
+    cuts = np.linspace(0, size, min(number, size) + 1).round().astype(int)
+    return [jax.tree.map(lambda field, a=a, b=b: field[a:b], rows) for a, b in itertools.pairwise(cuts)]
+
+
+def generation(sampler: Sampler, params: Any, seeds: ArrayLike, number: int = 10) -> np.ndarray:
+    """x0 as predicted where each part begins, and where the last ends: [parts + 1, B, *D].
+
+    Source: Ho et al. 2020, figure 6.
+    """
+    seeds = jnp.asarray(seeds, jnp.uint32)
+    walk, guess, chunks = _compiled(sampler, params, number, sampler.labels(seeds))
+    x, keys = sampler.start(params, seeds)
+    shown = []
+    for part in range(len(chunks)):
+        shown.append(guess(x, part))
+        x = walk(x, keys, part)
+    return np.stack([*map(np.asarray, shown), np.asarray(x)])
+
+
+def decoding(
+    sampler: Sampler, process: Process, params: Any, x0: Array, label: Array | None, seed: int, number: int = 10
+) -> np.ndarray:
+    """What a receiver sees of x0 [B,*D], with labels [B], after each part, and x0 itself: [parts + 1, B, *D].
+
+    At every level it is x0 as predicted from x_t ~ q(x_t | x0), with the same noise at all levels. Source: Ho et al.
+    2020, section 4.3.
+    """
+    _, guess, chunks = _compiled(sampler, params, number, label)
+    noise = normal(jax.random.split(jax.random.key(seed), len(x0)), x0.shape[1:], x0.dtype)
+    shown = [np.asarray(guess(process.corrupt(_first(chunk).at, x0, noise), i)) for i, chunk in enumerate(chunks)]
+    return np.stack([*shown, np.asarray(x0)])
+
+
+def sharing(sampler: Sampler, params: Any, seed: int, copies: int, number: int = 10) -> np.ndarray:
+    """Samples that have x_t in common, for t at the beginning of each part: [parts, copies, *D].
+
+    The first walk is that of `seed`; at each level the copies part from it, with keys of their own. Source: Ho et al.
+    2020, figure 7.
+    """
+    seeds = jnp.full(copies, seed, jnp.uint32)
+    walk, _, chunks = _compiled(sampler, params, number, sampler.labels(seeds))
+    x, keys = sampler.start(params, seeds)
+    own = jax.vmap(jax.random.fold_in)(keys, jnp.arange(copies))
+    shown = []
+    for part in range(len(chunks)):
+        apart = x
+        for further in range(part, len(chunks)):
+            apart = walk(apart, own, further)
+        shown.append(np.asarray(apart))
+        x = walk(x, keys, part)
+    return np.stack(shown)
+
+
+def interpolation(
+    sampler: Sampler, process: Process, params: Any, ends: Array, seed: int, points: int, number: int = 4
+) -> np.ndarray:
+    """From one x0 to another, ends [2,*D]: both are corrupted to level t, mixed there, and walked back.
+
+    x_t = (1 - share) x_t[0] + share x_t[1], `points` shares from 0 to 1, the same noise for all. Returns
+    [1 + parts, points, *D]: mixed without noise, then at the level of each part, the lowest first. Source: Ho et al.
+    2020, figure 8.
+    """
+    label = sampler.labels(jnp.full(points, seed, jnp.uint32))
+    walk, _, chunks = _compiled(sampler, params, number, label)
+    key_noise, key = jax.random.split(jax.random.key(seed))
+    noise = normal(jax.random.split(key_noise, 2), ends.shape[1:], ends.dtype)
+    share = jnp.linspace(0, 1, points, dtype=ends.dtype).reshape(-1, *[1] * (ends.ndim - 1))
+    keys = jnp.broadcast_to(key, (points,))
+
+    def mixed(x: Array) -> Array:
+        return (1 - share) * x[:1] + share * x[1:]
+
+    shown = [np.asarray(mixed(ends))]
+    for part in reversed(range(len(chunks))):
+        x = mixed(process.corrupt(_first(chunks[part]).at, ends, noise))
+        for further in range(part, len(chunks)):
+            x = walk(x, keys, further)
+        shown.append(np.asarray(x))
+    return np.stack(shown)
+
+
+def _first(chunk: Any) -> Any:
+    """The first row of a part."""
+    return jax.tree.map(lambda field: jnp.asarray(field[0], jnp.float32), chunk)
+
+
+def _compiled(
+    sampler: Sampler, params: Any, number: int, label: Array | None
+) -> tuple[Walk, Callable[[Array, int], Array], list[Any]]:
+    """`walk` of a part, `guess` where a part begins, and the parts."""
+    chunks = parts(sampler.rows, number)
+    firsts = np.cumsum([0, *(len(chunk.at.t) for chunk in chunks)])
+    walk, guess = jax.jit(sampler.walk), jax.jit(sampler.guess)
+    return (
+        lambda x, keys, part: walk(params, x, keys, chunks[part], int(firsts[part]), label),
+        lambda x, part: guess(params, x, _first(chunks[part]).at, label),
+        chunks,
+    )

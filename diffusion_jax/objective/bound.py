@@ -1,0 +1,51 @@
+"""The variational bound on -log p(x0), term by term: the same terms are trained on and reported.
+
+    -log p(x0) <= L_T + sum over the steps t -> s of a falling grid,      Source: Ho et al. 2020, eq. 5.
+
+        L_T = KL(q(x_1 | x0) || p(x_1)),
+        a step to noise:    KL(q(x_s | x_t, x0) || p(x_s | x_t)),
+        the step to s without noise:    -log p(x0 | x_t), the decoder's.
+
+A schedule that still has noise at t = 0 gets one more row, from there to sigma = 0. No network is asked there: what is
+left to say is read off x_0 itself, N(x_0/alpha, sigma²/alpha²) (Kingma et al. 2021, section 3.3).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.objective.decoders import Decoder
+from diffusion_jax.objective.prediction import Prediction
+from diffusion_jax.objective.reverse import Reverse
+from diffusion_jax.process.base import Array, Process, expand
+
+StepTerm = Callable[[Any, Prediction, Array, Array], Array]
+"""`term(row, prediction, x0[B,*D], x_t[B,*D]) -> nats[B]`, a row's fields being [B]."""
+
+
+def step_term(process: Process, reverse: Reverse, decode: Decoder) -> StepTerm:
+    """The term of a step, from what the model predicts at its start."""
+
+    def term(row: Any, prediction: Prediction, x0: Array, x_t: Array) -> Array:
+        mean, log_var = reverse(row, prediction, x_t)
+        kl = process.kl(process.posterior(row, x0, x_t), (mean, log_var))
+        at_zero = expand(row.at.t <= 0, x_t)
+        mean = jnp.where(at_zero, x_t * expand(jnp.exp(-row.at.log_alpha), x_t), mean)
+        log_var = jnp.where(at_zero, -expand(row.at.logsnr, x_t), log_var)
+        nll = decode(x0, mean, log_var).reshape(len(x0), -1).sum(1)
+        return jnp.where(jnp.isneginf(row.to.log_sigma), nll, kl)
+
+    return term
+
+
+def stop_mean(prediction: Prediction) -> Prediction:
+    """The prediction with gradients through the head alone."""
+    return jax.lax.stop_gradient(prediction)._replace(head=prediction.head)
+
+
+def bits_per_dim(nats: Array, shape: tuple[int, ...]) -> Array:
+    """nats per example as bits per dimension of data of a shape (without the batch)."""
+    return nats / (math.prod(shape) * math.log(2))

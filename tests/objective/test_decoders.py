@@ -1,0 +1,90 @@
+"""Decoders: probabilities that sum to one, against SciPy, in the far tails, and with gradients that stay finite."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from diffusion_jax.objective import decoders
+
+OF_LEVELS = ["bins", "bins_tanh", "softmax"]
+
+
+def grid(levels):
+    return 2 * jnp.arange(levels) / (levels - 1) - 1
+
+
+@pytest.mark.parametrize("name", OF_LEVELS)
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("sigma", [0.003, 0.05, 2.0])
+def test_probabilities_sum_to_one(name, levels, sigma, x64):
+    mean = jnp.array([-1.4, -1.0, -0.11, 0.3, 0.999, 2.0])[:, None]
+    nats = decoders.DECODERS[name](levels)(grid(levels)[None, :], mean, jnp.log(sigma**2))
+    # the approximation never gives less than 1e-12, nor exactly what it takes from the neighbour
+    np.testing.assert_allclose(jnp.exp(-nats).sum(1), 1, rtol=1e-9)
+
+
+def test_bins_are_masses_of_the_gaussian(x64):
+    levels, mean, sigma = 17, 0.13, 0.2
+    x, half = np.asarray(grid(levels)), 1 / 16
+    law = stats.norm(mean, sigma)
+    upper, lower = law.cdf(x + half), law.cdf(x - half)
+    upper[-1], lower[0] = 1, 0
+    nats = decoders.bins(levels)(jnp.asarray(x), jnp.asarray(mean), jnp.log(sigma**2))
+    middle = slice(3, -3)  # where SciPy's difference of cdfs has digits left
+    np.testing.assert_allclose(nats[middle], -np.log(upper - lower)[middle], rtol=1e-10)
+    np.testing.assert_allclose(jnp.exp(-nats), upper - lower, atol=1e-15)
+
+
+def test_bins_are_right_in_both_far_tails(x64):
+    """1000 standard deviations away all of the mass of a bin lies at its near edge: log phi(a) - log a there."""
+    sigma, half = 1e-3, 1 / 255
+    level = grid(256)[128]
+    for side in (-1, 1):
+        mean = level + side * (1.0 + half)
+        a = 1.0 / sigma
+        expected = 0.5 * a**2 + 0.5 * np.log(2 * np.pi) + np.log(a)
+        nats = decoders.bins(256)(level, mean, jnp.log(sigma**2))
+        assert float(nats) == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.parametrize("name", [*OF_LEVELS, "density"])
+@pytest.mark.parametrize("sigma", [1e-3, 1e-2, 1.0, 30.0])
+def test_float32_agrees_with_float64_and_gradients_are_finite(name, sigma):
+    x = grid(256)[jnp.array([0, 1, 100, 128, 254, 255])][:, None]
+    mean = jnp.linspace(-1.2, 1.2, 9)[None, :]
+    decode = decoders.DECODERS[name](256)
+
+    def total(mean, log_var):
+        return decode(x, mean, log_var).sum()
+
+    log_var = jnp.asarray(np.log(sigma**2), jnp.float32)
+    gradients = jax.grad(total, (0, 1))(mean, log_var)
+    assert all(bool(jnp.isfinite(g).all()) for g in gradients)
+    narrow = decode(x, mean, log_var)
+    with jax.enable_x64(True):
+        wide = decoders.DECODERS[name](256)(*(jnp.asarray(np.asarray(v), jnp.float64) for v in (x, mean, log_var)))
+        if name == "bins_tanh":  # in float32 a difference of tanhs is lost below 1e-7 of a mass
+            seen = np.asarray(wide) < 7
+            np.testing.assert_allclose(np.asarray(narrow)[seen], np.asarray(wide)[seen], atol=2e-3)
+        else:
+            np.testing.assert_allclose(narrow, wide, rtol=2e-4, atol=2e-4)
+
+
+def test_tanh_approximation_is_close_to_the_exact_one(x64):
+    x, mean = grid(17)[:, None], jnp.linspace(-1, 1, 21)[None, :]
+    exact, approximate = (decoders.DECODERS[n](17)(x, mean, jnp.log(0.3**2)) for n in ("bins", "bins_tanh"))
+    difference = np.abs(np.exp(-exact) - np.exp(-approximate))
+    assert 1e-5 < difference.max() < 2 * 1.8e-4
+
+
+def test_density_is_the_gaussians():
+    nats = decoders.density()(jnp.array([0.3]), jnp.array([-0.2]), jnp.log(jnp.array([0.49])))
+    np.testing.assert_allclose(nats, -stats.norm(-0.2, 0.7).logpdf(0.3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", OF_LEVELS)
+def test_data_without_levels_need_the_density(name):
+    with pytest.raises(ValueError, match=r"the data have levels=0; use bound\.decoder=density"):
+        decoders.DECODERS[name](0)
