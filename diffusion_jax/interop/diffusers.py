@@ -1,24 +1,35 @@
 """Weights of the U-Net of Ho et al. 2020 under the names and layouts of Hugging Face diffusers' UNet2DModel.
 
 The two agree for UNet2DModel with DownBlock2D, AttnDownBlock2D, UpBlock2D, AttnUpBlock2D, downsample_padding 0,
-freq_shift 1, flip_sin_to_cos false, norm_eps 1e-6 and attention heads as in `UNet.heads` (attention_head_dim null
-is one head; diffusers' own default of 8 channels a head has the same shapes and other results).
+freq_shift 1, flip_sin_to_cos false, norm_eps 1e-6, norm_num_groups as in `UNet.groups` and attention heads as in
+`UNet.heads` (attention_head_dim null is one head; diffusers' own default of 8 channels a head has the same shapes and
+other results). diffusers_options.py reads and writes these options.
 """
 
-import functools
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from diffusion_jax.interop import fit
+from diffusion_jax.interop.fit import Path
 from diffusion_jax.networks.unet import UNet
 
-Path = tuple[str, ...]
-Transform = Literal["copy", "linear", "pointwise", "conv"]
-"""How a tensor of diffusers becomes a parameter: as it is; (O,I) -> (I,O); (O,I,1,1) -> (I,O); OIHW -> HWIO."""
+
+class Layout(NamedTuple):
+    """How the same numbers lie in a tensor of PyTorch and in a parameter of Flax."""
+
+    to_torch: Callable[[np.ndarray], np.ndarray]
+    to_flax: Callable[[np.ndarray], np.ndarray]
+
+
+LAYOUTS = {
+    "copy": Layout(lambda w: w, lambda w: w),
+    "linear": Layout(lambda w: w.T, lambda w: w.T),  # (I,O), (O,I)
+    "pointwise": Layout(lambda w: w.T[:, :, None, None], lambda w: w[:, :, 0, 0].T),  # (I,O), (O,I,1,1)
+    "conv": Layout(lambda w: w.transpose(3, 2, 0, 1), lambda w: w.transpose(2, 3, 1, 0)),  # HWIO, OIHW
+}
 
 _BLOCK = {"temb_proj": "time_emb_proj", "nin_shortcut": "conv_shortcut"}
 _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
@@ -33,11 +44,10 @@ _OUTSIDE = {
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def name_map(unet: UNet, shape: tuple[int, ...]) -> dict[str, tuple[Path, Transform]]:
-    """diffusers' tensor name -> (path of the parameter, how the tensor is transformed), for data of `shape` (H,W,C)."""
-    return {
-        _name(path, len(unet.multipliers)): (path, _transform(path, len(s))) for path, s in _shapes(unet, shape).items()
-    }
+def name_map(unet: UNet, shape: tuple[int, ...]) -> dict[str, tuple[Path, str]]:
+    """diffusers' tensor name -> (path of the parameter, name of its layout), for data of `shape` (H,W,C)."""
+    levels = len(unet.multipliers)
+    return {_name(path, levels): (path, _layout(path, len(s))) for path, s in fit.shapes(unet, shape).items()}
 
 
 def to_flax(tensors: Mapping[str, np.ndarray], unet: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -45,10 +55,17 @@ def to_flax(tensors: Mapping[str, np.ndarray], unet: UNet, shape: tuple[int, ...
 
     Values and dtypes stay as they are. Raises ValueError if tensors are missing, unknown or of another shape.
     """
-    tensors = {".".join(_OLD_NAMES.get(part, part) for part in name.split(".")): t for name, t in tensors.items()}
-    names, shapes = name_map(unet, shape), _shapes(unet, shape)
-    _compare("the tensors", tensors, {name: _torch_shape(shapes[path], kind) for name, (path, kind) in names.items()})
-    return traverse_util.unflatten_dict({path: _to_flax(tensors[name], kind) for name, (path, kind) in names.items()})
+    new_names = {name: ".".join(_OLD_NAMES.get(part, part) for part in name.split(".")) for name in tensors}
+    tensors = {name if new_names[name] in tensors else new_names[name]: tensor for name, tensor in tensors.items()}
+    names, shapes = name_map(unet, shape), fit.shapes(unet, shape)
+    expected = {
+        name: LAYOUTS[layout].to_torch(np.broadcast_to(np.float32(0), shapes[path])).shape
+        for name, (path, layout) in names.items()
+    }
+    fit.check("diffusers: the tensors", tensors, expected)
+    return traverse_util.unflatten_dict(
+        {path: np.ascontiguousarray(LAYOUTS[layout].to_flax(tensors[name])) for name, (path, layout) in names.items()}
+    )
 
 
 def from_flax(params: Mapping[str, Any], unet: UNet, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -57,16 +74,11 @@ def from_flax(params: Mapping[str, Any], unet: UNet, shape: tuple[int, ...]) -> 
     Raises ValueError if parameters are missing, unknown or of another shape.
     """
     flat = {"/".join(path): np.asarray(value) for path, value in traverse_util.flatten_dict(params).items()}
-    _compare("params", flat, {"/".join(path): s for path, s in _shapes(unet, shape).items()})
-    return {name: _to_torch(flat["/".join(path)], kind) for name, (path, kind) in name_map(unet, shape).items()}
-
-
-@functools.cache
-def _shapes(unet: UNet, shape: tuple[int, ...]) -> dict[Path, tuple[int, ...]]:
-    """The shapes of the parameters of `unet` by path; only traced, nothing is computed."""
-    x, time = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
-    params = jax.eval_shape(unet.init, jax.random.key(0), x, time)["params"]
-    return {path: value.shape for path, value in traverse_util.flatten_dict(params).items()}
+    fit.check("diffusers: params", flat, {"/".join(path): s for path, s in fit.shapes(unet, shape).items()})
+    return {
+        name: np.ascontiguousarray(LAYOUTS[layout].to_torch(flat["/".join(path)]))
+        for name, (path, layout) in name_map(unet, shape).items()
+    }
 
 
 def _name(path: Path, levels: int) -> str:
@@ -89,51 +101,9 @@ def _name(path: Path, levels: int) -> str:
     return f"{place}.resnets.{int(number) - first}.{_BLOCK.get(layer, layer)}.{end}"
 
 
-def _transform(path: Path, axes: int) -> Transform:
+def _layout(path: Path, axes: int) -> str:
     if path[-1] != "kernel":
         return "copy"
     if axes == 4:
         return "conv"
     return "pointwise" if path[-2] == "nin_shortcut" else "linear"
-
-
-def _torch_shape(shape: tuple[int, ...], transform: Transform) -> tuple[int, ...]:
-    return _to_torch(np.broadcast_to(np.float32(0), shape), transform).shape
-
-
-def _to_torch(value: np.ndarray, transform: Transform) -> np.ndarray:
-    if transform == "conv":
-        value = value.transpose(3, 2, 0, 1)
-    elif transform == "linear":
-        value = value.T
-    elif transform == "pointwise":
-        value = value.T[:, :, None, None]
-    return np.ascontiguousarray(value)
-
-
-def _to_flax(value: np.ndarray, transform: Transform) -> np.ndarray:
-    if transform == "conv":
-        value = value.transpose(2, 3, 1, 0)
-    elif transform == "linear":
-        value = value.T
-    elif transform == "pointwise":
-        value = value[:, :, 0, 0].T
-    return np.ascontiguousarray(value)
-
-
-def _compare(what: str, found: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises ValueError, naming the first few of each, if the arrays found are not exactly those expected."""
-    missing = sorted(expected.keys() - found.keys())
-    extra = sorted(found.keys() - expected.keys())
-    misshapen = [
-        f"{name} {found[name].shape} instead of {expected[name]}"
-        for name in sorted(expected.keys() & found.keys())
-        if found[name].shape != expected[name]
-    ]
-    faults = [
-        f"{len(names)} {fault} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for fault, names in (("missing", missing), ("unknown", extra), ("of another shape", misshapen))
-        if names
-    ]
-    if faults:
-        raise ValueError(f"diffusers: {what} do not fit the network: {'; '.join(faults)}; check its options")
