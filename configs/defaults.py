@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     c.data.shape = ()
     c.data.levels = 0  # grey levels: 256 for photographs, 17 for digits, 0 for float vectors
     c.data.classes = 0
+    c.data.size = 0  # examples to train on
     c.data.digits = ConfigDict()
     c.data.toy2d = ConfigDict({"kind": "mixture", "size": 20_000})  # mixture, checkerboard, moons, swissroll
     c.data.arrays = ConfigDict({"path": "", "key": "", "label_key": "", "levels": 256, "classes": 0})
@@ -40,7 +41,8 @@ def get_config() -> ConfigDict:
     c.process.num_steps = 1000  # T of a chain with times k/T; 0 is continuous time
 
     c.schedule = ConfigDict()
-    c.schedule.name = "linear"  # linear, quad, const, warmup, harmonic, sigmoid, cosine (chains); vp, subvp, ve, edm
+    c.schedule.name = "linear"  # linear, quad, const, warmup, harmonic, sigmoid, cosine (chains)
+    # or, in closed form: vp, subvp, linear_logsnr, ve, edm
     c.schedule.linear = ConfigDict({"beta_start": 1e-4, "beta_end": 0.02})
     c.schedule.quad = ConfigDict({"beta_start": 1e-4, "beta_end": 0.02})
     c.schedule.const = ConfigDict({"beta_end": 0.02})
@@ -49,6 +51,7 @@ def get_config() -> ConfigDict:
     c.schedule.cosine = ConfigDict({"offset": 0.008, "max_beta": 0.999})
     c.schedule.vp = ConfigDict({"beta_min": 0.1, "beta_max": 20.0})
     c.schedule.subvp = ConfigDict({"beta_min": 0.1, "beta_max": 20.0})
+    c.schedule.linear_logsnr = ConfigDict({"gamma_min": -13.3, "gamma_max": 5.0})  # of log(sigma²/alpha²)
     c.schedule.ve = ConfigDict({"sigma_min": 0.01, "sigma_max": 50.0})
     c.schedule.edm = ConfigDict({"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0})
 
@@ -62,20 +65,30 @@ def get_config() -> ConfigDict:
     c.network.unet.blocks = 2  # residual blocks per resolution
     c.network.unet.attention = (16,)  # heights at which self-attention follows each block
     c.network.unet.heads = 1
+    c.network.unet.groups = 0  # of GroupNorm; 0: 32, fewer where a group would hold less than 4 channels
     c.network.unet.dropout = 0.0
+    c.network.unet.fourier = ()  # exponents n of features sin, cos(2^n 2pi x) given to the network beside x
     c.network.unet.dtype = "float32"  # or bfloat16: compute only, parameters stay float32
     c.network.mlp = ConfigDict({"width": 128, "depth": 3, "dropout": 0.0, "dtype": "float32"})
 
     c.prediction = ConfigDict()
     c.prediction.target = "eps"  # eps, x0, v, score, posterior_mean
-    c.prediction.variance = "fixed_large"  # fixed_small, fixed_large
+    c.prediction.variance = "fixed_large"  # fixed_small, fixed_large; learned_diagonal, learned_range with a bound loss
 
-    c.loss = ConfigDict({"name": "simple"})  # weights: simple, snr, truncated_snr, min_snr, p2
+    c.loss = ConfigDict({"name": "simple"})  # simple, snr, truncated_snr, min_snr, p2: squared errors; vlb, hybrid
     c.loss.min_snr = ConfigDict({"gamma": 5.0})
     c.loss.p2 = ConfigDict({"k": 1.0, "gamma": 1.0})
+    c.loss.hybrid = ConfigDict({"factor": 0.001})  # simple + factor * the bound, which trains the variance alone
 
-    c.times = ConfigDict({"name": "uniform"})  # or low_discrepancy, over the global batch
+    c.times = ConfigDict({"name": "uniform"})  # uniform, low_discrepancy (over the global batch), importance
     c.times.min_t = 0.0  # smallest time in continuous training
+
+    c.times.importance = ConfigDict({"window": 10, "uniform_share": 0.001})  # losses remembered per step of the chain
+
+    c.bound = ConfigDict()
+    c.bound.decoder = "bins"  # bins, bins_tanh (Ho's approximation), softmax; density for data without grey levels
+    c.bound.clip_x0 = True  # clip the predicted x0 to [-1, 1] in the bound that evaluate reports, likewise
+    c.bound.num_steps = 0  # 0: all steps of the chain; fewer: the bound of the shorter chain
 
     c.optimizer = ConfigDict()
     c.optimizer.learning_rate = 2e-4
@@ -90,8 +103,10 @@ def get_config() -> ConfigDict:
     c.ema.ramp = 0.0  # > 0: half-life at most ramp times the steps taken (EDM uses 0.05)
 
     c.sampler = ConfigDict({"name": "ancestral"})
-    c.sampler.num_steps = 0  # 0: all steps of the chain; fewer: as evenly spread as possible, both ends included
-    c.sampler.clip_x0 = True  # clip the predicted x0 to [-1, 1] at every step
+    c.sampler.num_steps = 0  # 0: all steps of the chain
+    c.sampler.grid = "uniform"  # fewer steps: uniform (t = 1 to 0), inclusive (levels T to 1), strided (every n-th)
+    c.sampler.steps = ()  # or the levels k of the chain by name, such as (1000, 500, 100, 1), instead of num_steps
+    c.sampler.clip_x0 = True  # clip the predicted x0 to [-1, 1] at every step (never with posterior_mean)
     c.sampler.denoise = True  # end at the predicted x0 where the schedule's last level still has noise
     c.sampler.tile = 64  # samples per device and call: a fixed shape, so that no sample depends on how many are asked
 

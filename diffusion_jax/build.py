@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -20,9 +21,9 @@ from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.unet import UNet
-from diffusion_jax.objective import losses, prediction, reverse, time_sampling
+from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, time_sampling
 from diffusion_jax.process import schedules
-from diffusion_jax.process.base import Array, Level, Process, Schedule
+from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64
 from diffusion_jax.process.gaussian import gaussian
 from diffusion_jax.sampling import ancestral, loop
 
@@ -39,6 +40,11 @@ TELLINGS: dict[str, Callable[..., prediction.Telling]] = {
     "log_sigma": prediction.tell_log_sigma,
 }
 STEPS: dict[str, loop.Step] = {"ancestral": ancestral.ancestral}
+GRIDS: dict[str, Callable[[int, int], np.ndarray]] = {
+    "uniform": loop.uniform_times,
+    "inclusive": loop.inclusive_times,
+    "strided": loop.strided_times,
+}
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": embedded.digits,
     "toy2d": embedded.toy2d,
@@ -46,6 +52,10 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "folder": folder.folder,
     "tfds": tfds.tfds,
 }
+LEARNED = ("learned_diagonal", "learned_range")
+"""Reverse variances that the network's head gives."""
+BOUND_LOSSES = ("vlb", "hybrid")
+"""Losses with a term of the variational bound; the others are the weights of a squared error."""
 NEED_CHAIN = "a chain: set process.num_steps to its number of steps, 1000 for example"
 
 
@@ -58,12 +68,11 @@ class Experiment(NamedTuple):
     process: Process
     predict: prediction.Predict
     reverse: reverse.Reverse
-    sample_times: time_sampling.SampleTimes
+    times: time_sampling.TimeSampler
     loss: losses.Loss
     """Takes batches as the data pipeline makes them (uint8, or float32 vectors)."""
     optimizer: optax.GradientTransformation
-    sample: Callable[..., Array]
-    """`sample(params, seeds uint32[B], label[B] or None) -> x0[B,*D]` in the model's range; row i depends on seed i."""
+    sampler: loop.Sampler
 
 
 def choose(section: str, name: str, table: Mapping[str, Any]) -> Any:
@@ -95,10 +104,10 @@ def source(config: ConfigDict, split: str) -> Source:
 
 
 def resolve(config: ConfigDict, train: Source) -> ConfigDict:
-    """The config with the shape, levels and classes of its data filled in, as a checkpoint keeps it."""
+    """The config with the shape, levels, classes and size of its data filled in, as a checkpoint keeps it."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.data.update(shape=train.shape, levels=train.levels, classes=train.classes)
+        config.data.update(shape=train.shape, levels=train.levels, classes=train.classes, size=train.size)
     return config
 
 
@@ -123,12 +132,7 @@ def build(config: ConfigDict) -> Experiment:
     path = schedule(config)
 
     variance = choose("prediction.variance", config.prediction.variance, reverse.VARIANCES)
-    with_head = config.prediction.variance.startswith("learned")
-    if with_head:
-        raise ValueError(
-            f"prediction.variance={config.prediction.variance!r}: no loss of this config trains it; "
-            "use fixed_small or fixed_large"
-        )
+    with_head = config.prediction.variance in LEARNED
     kernel = variance(process)
 
     *_, channels = config.data.shape
@@ -149,11 +153,18 @@ def build(config: ConfigDict) -> Experiment:
     target = target(steps) if config.prediction.target == "posterior_mean" else target()
     tell = choose("network.told", config.network.told, TELLINGS)
     tell = tell(steps) if config.network.told == "step" else tell()
+    if config.prediction.target in ("eps", "score") and not np.exp(in_float64(path(None), np.ones(())))[0]:
+        raise ValueError(
+            f"prediction.target={config.prediction.target!r}: with schedule.name={config.schedule.name!r} nothing of "
+            "x0 is left at t = 1, where it cannot be found from the noise; use v, x0 or posterior_mean"
+        )
     predict = prediction.predictor(network.apply, path, target, tell, with_head)
 
-    weight = choose("loss.name", config.loss.name, losses.WEIGHTS)(**options(config.loss))
-    loss = _in_model_range(losses.weighted_mse(predict, process, path, target, weight), config.data.levels)
-    sample_times = choose("times.name", config.times.name, time_sampling.TIME_SAMPLERS)(steps, config.times.min_t)
+    terms = loss_terms(config, process, path, target, kernel)
+    loss = _in_model_range(losses.weighted_sum(predict, process, path, terms), config.data.levels)
+    times = choose("times.name", config.times.name, time_sampling.TIME_SAMPLERS)(
+        steps, config.times.min_t, **options(config.times)
+    )
 
     return Experiment(
         network=network,
@@ -161,11 +172,57 @@ def build(config: ConfigDict) -> Experiment:
         process=process,
         predict=predict,
         reverse=kernel,
-        sample_times=sample_times,
+        times=times,
         loss=loss,
         optimizer=optimizer(config.optimizer),
-        sample=sampler(config, process, path, predict, kernel),
+        sampler=sampler(config, process, path, predict, kernel),
     )
+
+
+def loss_terms(
+    config: ConfigDict,
+    process: Process,
+    path: Callable[[Any], Schedule],
+    target: prediction.Target,
+    kernel: reverse.Reverse,
+) -> dict[str, tuple[float, losses.Term]]:
+    """name -> (factor, term) of the loss. Raises ValueError where loss and reverse variance do not suit each other."""
+    name, variance, steps = config.loss.name, config.prediction.variance, config.process.num_steps
+    choose("loss.name", name, losses.WEIGHTS | dict.fromkeys(BOUND_LOSSES))
+    if name in BOUND_LOSSES and not steps:
+        raise ValueError(f"loss.name={name!r} needs {NEED_CHAIN}")
+    if name not in BOUND_LOSSES and variance in LEARNED:
+        raise ValueError(
+            f"prediction.variance={variance!r}: loss.name={name!r} does not train it; use loss.name=hybrid or vlb, or "
+            "prediction.variance=fixed_small or fixed_large"
+        )
+    if name == "hybrid" and variance not in LEARNED:
+        raise ValueError(
+            f"loss.name='hybrid' trains a learned variance, but prediction.variance={variance!r}; use learned_range or "
+            "learned_diagonal, or loss.name=simple"
+        )
+    if name not in BOUND_LOSSES:
+        weight = losses.WEIGHTS[name](**options(config.loss))
+        return {"mse": (1.0, losses.weighted_mse(path, target, weight))}
+    rows = chain_rows(config, process, path)
+    term = bound.step_term(process, kernel, decoder(config))
+    vlb = losses.vlb(term, lambda params: rows, steps, stop_mean=name == "hybrid")
+    if name == "vlb":
+        return {"vlb": (1.0, vlb)}
+    return {"mse": (1.0, losses.weighted_mse(path, target, losses.simple())), "vlb": (config.loss.hybrid.factor, vlb)}
+
+
+def decoder(config: ConfigDict) -> decoders.Decoder:
+    """The decoder of the bound. Raises ValueError if it does not suit the data."""
+    return choose("bound.decoder", config.bound.decoder, decoders.DECODERS)(config.data.levels)
+
+
+def chain_rows(config: ConfigDict, process: Process, path: Callable[[Any], Schedule], num_steps: int = 0) -> Any:
+    """The steps of the bound, those of the chain or of num_steps of its levels, down to the one without noise."""
+    chain = config.process.num_steps
+    if not (num_steps or chain):
+        raise ValueError(f"bound.num_steps=0 means as many as the chain has; set it, or have {NEED_CHAIN}")
+    return loop.rows(process, path(None), loop.uniform_times(num_steps or chain, chain), denoise=True)
 
 
 def _in_model_range(loss: losses.Loss, levels: int) -> losses.Loss:
@@ -183,27 +240,64 @@ def sampler(
     path: Callable[[Any], Schedule],
     predict: prediction.Predict,
     kernel: reverse.Reverse,
-) -> Callable[..., Array]:
-    """The function of `Experiment.sample`."""
+) -> loop.Sampler:
+    """The sampler that config.sampler asks for."""
     step = choose("sampler.name", config.sampler.name, STEPS)
     chain = config.process.num_steps
-    steps = config.sampler.num_steps or chain
-    times = loop.uniform_times(steps, chain)
+    times = sampling_times(config.sampler, chain)
+    if config.prediction.variance == "learned_diagonal" and len(times) - 1 != chain:
+        raise ValueError(
+            "prediction.variance='learned_diagonal' is that of single steps of the chain; leave sampler.num_steps=0 "
+            "and report.sampler_steps=0, or use learned_range for fewer steps"
+        )
     rows = loop.rows(process, path(None), times, config.sampler.denoise)
-    if config.sampler.clip_x0:
+    if clips(config, config.sampler):
         predict = prediction.clip_x0(predict)
     shape = tuple(config.data.shape)
 
-    def sample(params: Any, seeds: Array, label: Array | None = None) -> Array:
+    def start(params: Any, seeds: Array) -> tuple[Array, Array]:
         keys_prior, keys = jnp.moveaxis(jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds), 1, 0)
+        return process.prior(path(params), keys_prior, shape), keys
 
+    def labels(seeds: Array) -> Array | None:
+        if not config.network.conditional:
+            return None
+        keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
+        return jax.vmap(lambda key: jax.random.randint(key, (), 0, config.data.classes))(keys)
+
+    def walk(
+        params: Any, x: Array, keys: Array, rows: Any, first: Array | int = 0, label: Array | None = None
+    ) -> Array:
         def bound(x: Array, level: Level) -> prediction.Prediction:
             return predict(params, x, level, label, None)
 
-        x = process.prior(path(params), keys_prior, shape)
-        return loop.sample(step, bound, kernel, rows, x, keys)
+        return loop.sample(step, bound, kernel, rows, x, keys, first=first)
 
-    return sample
+    def guess(params: Any, x: Array, level: Level, label: Array | None = None) -> Array:
+        each = jax.tree.map(lambda field: jnp.full(len(x), field, x.dtype), level)
+        return predict(params, x, each, label, None).x0
+
+    return loop.Sampler(rows, start, labels, walk, guess)
+
+
+def clips(config: ConfigDict, section: ConfigDict) -> bool:
+    """Whether the predicted x0 is clipped, as config.sampler or config.bound says.
+
+    Never for a network that predicts the posterior mean: that is taken as it is, and x0 only follows from it. Clipped,
+    it would throw most of the mean away where one step tells little of x0. Source: the public code of Ho et al. 2020.
+    """
+    return section.clip_x0 and config.prediction.target != "posterior_mean"
+
+
+def sampling_times(section: ConfigDict, chain: int) -> np.ndarray:
+    """The falling time grid that config.sampler asks for."""
+    if section.steps or section.grid != "uniform":
+        choose("sampler.grid", section.grid, GRIDS)
+        if not chain:
+            raise ValueError(f"sampler.grid and sampler.steps need {NEED_CHAIN}")
+    if section.steps:
+        return loop.chosen_times(tuple(section.steps), chain)
+    return choose("sampler.grid", section.grid, GRIDS)(section.num_steps or chain, chain)
 
 
 def optimizer(section: ConfigDict) -> optax.GradientTransformation:
@@ -238,15 +332,26 @@ def check(config: ConfigDict) -> None:
     at_least = {
         "train_steps": 1, "batch_size": 1, "accumulate_steps": 1, "process.num_steps": 0, "optimizer.learning_rate": 0,
         "optimizer.warmup_steps": 0, "optimizer.grad_clip": 0, "ema.ramp": 0, "times.min_t": 0, "sampler.num_steps": 0,
-        "sampler.tile": 1, "checkpoint.every": 1, "checkpoint.keep": 1, "checkpoint.keep_every": 0, "report.every": 1,
-        "report.samples_every": 0, "report.num_samples": 1, "eval.every": 0, "eval.passes": 1, "data.workers": 0,
+        "sampler.tile": 1, "bound.num_steps": 0, "checkpoint.every": 1, "checkpoint.keep": 1,
+        "checkpoint.keep_every": 0, "report.every": 1, "report.samples_every": 0, "report.num_samples": 1,
+        "report.sampler_steps": 0, "eval.every": 0, "eval.max_examples": 1, "eval.passes": 1,
+        "eval.num_samples": 0, "data.workers": 0,
     }  # fmt: skip
     for name, least in at_least.items():
         value = functools.reduce(lambda node, key: node[key], name.split("."), config)
         if not value >= least:
             raise ValueError(f"{name}={value} must be at least {least}")
+    if config.network.conditional and not config.data.classes:
+        raise ValueError("network.conditional=True, but the data have no classes; use False, or labelled data")
+    for name, values in {
+        "sampler.steps": config.sampler.steps,
+        **{f"network.unet.{key}": config.network.unet[key] for key in ("multipliers", "attention", "fourier")},
+    }.items():
+        for value in values:
+            if not isinstance(value, int):
+                raise ValueError(f"{name}={tuple(values)}: {value!r} is not a whole number")
     for decay in config.ema.decays:
-        if not 0 <= decay < 1:
-            raise ValueError(f"ema.decays: {decay} is not in [0, 1)")
+        if not isinstance(decay, float | int) or not 0 <= decay < 1:
+            raise ValueError(f"ema.decays: {decay!r} is not a number in [0, 1)")
     if not config.sampler.num_steps and not config.process.num_steps:
         raise ValueError("sampler.num_steps=0 means as many as the chain has, but process.num_steps=0; set it")

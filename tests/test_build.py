@@ -28,7 +28,7 @@ REFUSED = [
     ({"network__name": "resnet"}, r"network.name='resnet' is not known"),
     ({"prediction__target": "epsilon"}, r"prediction.target='epsilon' is not known"),
     ({"prediction__variance": "fixed"}, r"prediction.variance='fixed' is not known"),
-    ({"prediction__variance": "learned_range"}, r"no loss of this config trains it; use fixed_small or fixed_large"),
+    ({"prediction__variance": "learned_range"}, r"loss.name='simple' does not train it; use loss.name=hybrid or vlb"),
     ({"loss__name": "sinple"}, r"loss.name='sinple' is not known \(did you mean 'simple'\?\)"),
     ({"times__name": "unifrom"}, r"times.name='unifrom' is not known \(did you mean 'uniform'\?\)"),
     ({"sampler__name": "ddimm"}, r"sampler.name='ddimm' is not known"),
@@ -44,6 +44,41 @@ REFUSED = [
     ({"optimizer__learning_rate": -1.0}, r"optimizer.learning_rate=-1.0 must be at least 0"),
     ({"ema__decays": (1.0,)}, r"ema.decays: 1.0 is not in \[0, 1\)"),
     ({"schedule__linear__beta_end": 2.0}, r"betas must lie in \(0, 1\]"),
+    ({"schedule__name": "harmonic"}, r"nothing of x0 is left at t = 1, .*; use v, x0 or posterior_mean"),
+    ({"loss__name": "hybrid"}, r"loss.name='hybrid' trains a learned variance, but prediction.variance='fixed_large'"),
+    ({"loss__name": "vlb", "process__num_steps": 0, "schedule__name": "vp"}, r"loss.name='vlb' needs a chain"),
+    ({"loss__name": "vlb", "bound__decoder": "bin"}, r"bound.decoder='bin' is not known \(did you mean 'bins'\?\)"),
+    ({"loss__name": "vlb", "data__levels": 0}, r"the data have levels=0; use bound.decoder=density"),
+    (
+        {
+            "times__name": "importance",
+            "process__num_steps": 0,
+            "schedule__name": "vp",
+            "network__told": "time",
+            "sampler__num_steps": 5,
+        },
+        r"times.name='importance' keeps losses per step",
+    ),
+    (
+        {"prediction__variance": "learned_diagonal", "loss__name": "vlb", "sampler__num_steps": 2},
+        r"is that of single steps of the chain; leave sampler.num_steps=0",
+    ),
+    ({"sampler__steps": (0, 3)}, r"sampler.steps: the levels of the chain are 1 to 4; 0 is not among them"),
+    ({"sampler__steps": ("a",)}, r"sampler.steps=\('a',\): 'a' is not a whole number"),
+    (
+        {
+            "sampler__grid": "strided",
+            "process__num_steps": 0,
+            "schedule__name": "vp",
+            "network__told": "time",
+            "sampler__num_steps": 5,
+        },
+        r"sampler.grid and sampler.steps need a chain",
+    ),
+    ({"network__unet__multipliers": (1, 2.5)}, r"network.unet.multipliers=\(1, 2.5\): 2.5 is not a whole number"),
+    ({"network__conditional": True, "data__classes": 0}, r"network.conditional=True, but the data have no classes"),
+    ({"ema__decays": ("a",)}, r"ema.decays: 'a' is not a number"),
+    ({"eval__max_examples": 0}, r"eval.max_examples=0 must be at least 1"),
 ]
 
 

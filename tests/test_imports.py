@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
-NOTHING = ["process", "networks", "data", "training.parallel", "training.checkpoints", "training.reporting"]
+NOTHING = ["process", "networks", "data", "training.parallel", "training.checkpoints", "training.pictures"]
 MAY_IMPORT = {name: [name] for name in NOTHING} | {
+    "training.reporting": ["training.reporting", "training.pictures"],
     "interop": ["interop", "networks", "training.checkpoints"],
     "objective": ["objective", "process"],
     "sampling": ["sampling", "objective", "process"],

@@ -1,14 +1,18 @@
 """The command line: one JSON line on standard output; bad input is one line on standard error and exit code 2."""
 
 import json
+import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax import main
+from diffusion_jax import main, trained
 from diffusion_jax.training import checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -68,8 +72,43 @@ def test_weights_and_sampler_can_be_chosen(workdir, tmp_path, capsys):
         8,
         1,
     )
-    for step in ("1", "best", "newest"):
-        assert draw(capsys, workdir, tmp_path / "s.npz", "--num_samples=1", f"--step={step}")[0]["step"] in (1, 2)
+    found = {
+        step: draw(capsys, workdir, tmp_path / "s.npz", "--num_samples=1", f"--step={step}")[0]["step"]
+        for step in ("1", "2", "best", "newest")
+    }
+    assert found["1"] == 1 and found["2"] == found["newest"] == 2 and found["best"] in (1, 2)
+
+
+def test_a_run_has_the_weights_and_the_sampler_that_are_asked_for(workdir):
+    runs = {ema: trained.load(workdir, ema=ema, sampler={"num_steps": 2}) for ema in ("", "0.9", "0.5", "none")}
+    weights = {ema: np.concatenate([np.ravel(x) for x in jax.tree.leaves(run.params)]) for ema, run in runs.items()}
+    np.testing.assert_array_equal(weights[""], weights["0.9"])
+    for one, other in (("0.9", "0.5"), ("0.5", "none"), ("0.9", "none")):
+        assert np.abs(weights[one] - weights[other]).max() > 0
+    assert len(runs[""].experiment.sampler.rows.at.t) == 2
+    earlier = jax.tree.leaves(trained.load(workdir, step=1, ema="none").params)
+    assert any(np.any(a != b) for a, b in zip(earlier, jax.tree.leaves(runs["none"].params), strict=True))
+
+
+def test_samples_are_the_same_on_one_device_and_another_tile_changes_rounding_only(workdir, tmp_path, capsys):
+    """Four devices here, one in a process of its own: not a byte differs."""
+    flags = ["--num_samples=20", "--seed=5"]
+    _, four, _ = draw(capsys, workdir, tmp_path / "four.npz", *flags)
+    env = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=1")}
+    argv = [
+        sys.executable,
+        "-m",
+        "diffusion_jax.main",
+        "sample",
+        f"--workdir={workdir}",
+        f"--out={tmp_path / 'one.npz'}",
+    ]
+    subprocess.run([*argv, *flags], check=True, env=env, cwd=ROOT, capture_output=True)
+    with np.load(tmp_path / "one.npz") as file:
+        np.testing.assert_array_equal(file["samples"], four)
+    _, tiled, _ = draw(capsys, workdir, tmp_path / "tiled.npz", *flags, "--sampler.tile=8")
+    differing = np.abs(tiled.astype(int) - four) > 0
+    assert differing.mean() <= 1e-3 and np.abs(tiled.astype(int) - four).max() <= 1
 
 
 def test_evaluate_names_every_figure(workdir, capsys):
@@ -78,6 +117,7 @@ def test_evaluate_names_every_figure(workdir, capsys):
     assert code == 0 and figures["step"] == 2 and figures["num_samples"] == 8
     assert 0 < figures["heldout_loss"] < 10
     assert {"svm_confidence_ratio", "svm_rarest_class", "svm_confidence_heldout"} <= set(figures)
+    assert figures["frechet_pixels"] > figures["frechet_pixels_heldout"] > 0
 
 
 def test_evaluate_repeats_the_loss_of_the_training_run(workdir, capsys):
@@ -85,6 +125,48 @@ def test_evaluate_repeats_the_loss_of_the_training_run(workdir, capsys):
 
     _, lines, _ = run(capsys, "evaluate", f"--workdir={workdir}")
     assert json.loads(lines[-1])["heldout_loss"] == pytest.approx(reporting.last(workdir, "heldout_loss"), rel=1e-5)
+
+
+def test_evaluate_gives_the_bound_term_by_term(workdir, capsys):
+    code, lines, _ = run(capsys, "evaluate", f"--workdir={workdir}", "--likelihood=vlb", "--num_samples=0")
+    figures = json.loads(lines[-1])
+    whole = figures["rate_bits_per_dim"] + figures["distortion_bits_per_dim"]
+    assert code == 0 and figures["bits_per_dim"] == pytest.approx(whole, rel=1e-12)
+    assert figures["baseline_bits_per_dim"] > 2 and figures["decoder"] == "bins" and "svm_accuracy" not in figures
+    directory = workdir / "evaluation" / "2-0.9"
+    with np.load(directory / "vlb.npz") as file:
+        assert file["terms_nats"].shape == (16, 5) and file["mse"].shape == (16, 4)
+        total = file["terms_nats"].astype(np.float64).sum(1).mean() / 64 / np.log(2)
+    assert total == pytest.approx(figures["bits_per_dim"], rel=1e-6)
+    assert json.loads((directory / "figures.json").read_text())["bits_per_dim"] == figures["bits_per_dim"]
+    assert (directory / "vlb.png").exists() and (directory / "rate_distortion.png").exists()
+
+
+def test_show_draws_what_happens_between_noise_and_data(workdir, capsys):
+    code, lines, errors = run(capsys, "show", f"--workdir={workdir}", "--num_samples=3")
+    assert code == 0, errors
+    shown = json.loads(lines[-1])
+    with np.load(workdir / "evaluation" / "2-0.9" / "progressive.npz") as file:
+        for name in ("progressive_decoding", "progressive_generation", "shared_latents", "interpolation"):
+            assert pathlib.Path(shown[name]).exists() and file[name].shape[1:] == (3, 8, 8, 1)
+
+
+def test_a_conditional_model_is_sampled_at_drawn_classes(tmp_path, capsys):
+    flags = [
+        "--config.network.conditional=True",
+        "--config.report.samples_every=0",
+        "--config.report.tensorboard=False",
+    ]
+    assert run(capsys, "train", "--config=configs/digits.py:tiny", f"--workdir={tmp_path / 'run'}", *flags)[0] == 0
+    out = tmp_path / "x.npz"
+    assert run(capsys, "sample", f"--workdir={tmp_path / 'run'}", "--num_samples=40", f"--out={out}")[0] == 0
+    with np.load(out) as file:
+        assert file["labels"].min() >= 0 and file["labels"].max() <= 9 and len(np.unique(file["labels"])) > 5
+
+
+def test_recipes_are_found_from_anywhere(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "describe", f"--config={ROOT / 'configs' / 'toy2d.py'}:tiny")[0] == 0
 
 
 def test_describe_needs_no_data(capsys):
@@ -109,31 +191,37 @@ BAD = [
     (["train", "--config={tmp}/broken.py", "--workdir={tmp}/new"], "--config cannot be read"),
     (["train", "--config=configs/digits.py:tony", "--workdir={tmp}/new"], "config variant 'tony' is not known"),
     ([*TRAIN, "--config.optimiser.b1=0.5"], "Did you mean \"optimizer\""),
-    ([*TRAIN, "--config.batch_size=many"], "batch_size"),
+    ([*TRAIN, "--config.batch_size=many"], "flag --config.batch_size=many"),
     ([*TRAIN, "--config.batch_size=7"], "batch_size=7 cannot be divided by 4 devices"),
     ([*TRAIN, "--config.parallel=pmapp"], "parallel='pmapp' is not known; use one of shard_map, pmap"),
     ([*TRAIN, "--config.schedule.name=cosin"], "schedule.name='cosin' is not known (did you mean 'cosine'?)"),
     ([*TRAIN, "--config.network.unet.attention=(5,)"], "attention at height 5 never occurs"),
-    ([*TRAIN, "--config.network.unet.multipliers=(1,1,1,1,1)"], "unet: "),
+    ([*TRAIN, "--config.network.unet.multipliers=(1,1,1,1,1)"], "height 8 cannot be halved 4 times"),
     ([*TRAIN, "--config.data.name=digit"], "data.name='digit' is not known (did you mean 'digits'?)"),
     ([*TRAIN, "--config.data.shape=(9,9,1)"], "data.shape: the config says (9, 9, 1)"),
-    ([*TRAIN, "--config.data.name=folder", "--config.data.folder.path={tmp}/empty"], "{tmp}/empty"),
+    ([*TRAIN, "--config.data.name=folder", "--config.data.folder.path={tmp}/empty"], "{tmp}/empty: no images"),
     ([*TRAIN, "--config.data.name=folder", "--config.data.folder.path={tmp}/mixed"], "{tmp}/mixed"),
     ([*TRAIN, "--config.data.name=arrays", "--config.data.arrays.path={tmp}/nan.npz"], "nan.npz"),
     ([*TRAIN, "--config.data.name=arrays", "--config.data.arrays.path={tmp}/objects.npz"], "never unpickled"),
     ([*TRAIN, "--config.data.name=tfds", "--config.data.tfds.dataset=cifar10", "--config.data.tfds.data_dir={tmp}"],
      "diffusion_jax.main prepare"),
-    ([*TRAIN[:2], "--workdir={tmp}/file"], "file"),
+    ([*TRAIN[:2], "--workdir={tmp}/file"], "is a file; choose another --workdir"),
     ([*TRAIN[:2], "--workdir={workdir}", "--config.seed=3", "--config.train_steps=9"], "seed: stored 0, asked 3"),
     ([*TRAIN, "--config.require_accelerator=True"], "JAX sees only the CPU"),
     ([*TRAIN, "now"], "'now' is not a flag"),
+    (["train", "--config={tmp}/name_error.py", "--workdir={tmp}/new"], "--config cannot be read: NameError"),
     (["describe", "--config=configs/folder.py"], "data/images"),
+    (["evaluate", "--workdir={workdir}", "--likelihood=ode"], "--likelihood='ode' is not known; use vlb"),
+    (["evaluate", "--workdir={workdir}", "--likelihood=vlb", "--bound.decoder=bin"], "(did you mean 'bins'?)"),
+    (["evaluate", "--workdir={workdir}", "--likelihood=vlb", "--bound.num_steps=9"], "the chain has only 4"),
+    (["sample", "--workdir={workdir}", "--sampler.steps=(5,)", "--out={tmp}/x.npz"], "5 is not among them"),
+    (["show", "--workdir={workdir}", "--num_samples=1"], "--num_samples=1 must be at least 2"),
     (["sample", "--out={tmp}/x.npz"], "--workdir is missing"),
     (["sample", "--workdir={tmp}/empty", "--out={tmp}/x.npz"], "holds no checkpoint; train it first"),
     (["sample", "--workdir={workdir}", "--step=7", "--out={tmp}/x.npz"], "step 7 is not kept"),
     (["sample", "--workdir={workdir}", "--ema=0.7", "--out={tmp}/x.npz"], "ema='0.7' is not in"),
     (["sample", "--workdir={workdir}", "--sampler.num_step=3", "--out={tmp}/x.npz"], "Did you mean \"num_steps\""),
-    (["sample", "--workdir={workdir}", "--sampler.num_steps=many", "--out={tmp}/x.npz"], "num_steps"),
+    (["sample", "--workdir={workdir}", "--sampler.num_steps=many", "--out={tmp}/x.npz"], "--sampler.num_steps=many"),
     (["sample", "--workdir={workdir}", "--sampler.num_steps=5", "--out={tmp}/x.npz"], "the chain has only 4"),
     (["sample", "--workdir={workdir}", "--num_samples=0", "--out={tmp}/x.npz"], "--num_samples=0 must be at least 1"),
     (["sample", "--workdir={workdir}", "--seed=-1", "--out={tmp}/x.npz"], "--seed=-1 must be at least 0"),
@@ -151,6 +239,7 @@ def bad_things(tmp_path):
     (tmp_path / "mixed" / "3.png").write_bytes(b"not an image")
     (tmp_path / "broken.py").write_text("def get_config(:\n")
     (tmp_path / "file").write_text("")
+    (tmp_path / "name_error.py").write_text("def get_config():\n    return nothing\n")
     np.savez(tmp_path / "nan.npz", x=np.full((4, 2), np.nan, np.float32))
     np.savez(tmp_path / "objects.npz", x=np.array([[1], [None]], object))
     return tmp_path

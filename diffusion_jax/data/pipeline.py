@@ -103,6 +103,14 @@ def in_order(source: Source, batch_size: int, rows: slice = ALL, workers: int = 
     return _ahead(make, 0, count, workers) if source.on_disk else map(make, range(count))
 
 
+def pad(batch: Batch, multiple: int) -> Batch:
+    """A batch of `in_order` made longer, to a multiple of some number of rows, by rows whose "mask" is 0."""
+    missing = -len(batch["mask"]) % multiple
+    padded = {name: np.concatenate([rows, rows[:1].repeat(missing, axis=0)]) for name, rows in batch.items()}
+    padded["mask"][len(batch["mask"]) :] = 0
+    return padded
+
+
 def _part(source: Source, batch_size: int, rows: slice, part: int) -> Batch:
     index = np.arange(batch_size, dtype=np.int32)[rows]
     places = part * batch_size + index.astype(np.int64)

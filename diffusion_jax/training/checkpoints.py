@@ -35,7 +35,10 @@ Run: TypeAlias = ocp.CheckpointManager | epath.PathLike
 """The run that is read: its workdir, or its open manager."""
 
 MANIFEST = "manifest.json"
-MAY_DIFFER = ("train_steps", "parallel", "accumulate_steps", "remat", "checkpoint", "report", "eval")
+MAY_DIFFER = (
+    *("train_steps", "parallel", "accumulate_steps", "remat", "require_accelerator"),
+    *("data.workers", "checkpoint", "report", "eval"),
+)
 """Config keys, or sections, that a run may change when it resumes: none of them changes what a step computes."""
 
 
@@ -186,10 +189,16 @@ def read_config(run: Run, step: int | str = "newest") -> dict[str, Any]:
     return _tuples(_json(_checked(run, step, "config") / "config")["config"])
 
 
+def read_versions(run: Run, step: int | str = "newest") -> dict[str, str]:
+    """The versions of this package and of those below it that wrote a checkpoint. Raises as `read_config` does."""
+    return _json(_checked(run, step, "config") / "config")["versions"]
+
+
 def check_resume(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Raise ValueError, naming each key, if `config` would not continue the run that was `stored`; see MAY_DIFFER."""
     before, now = dict(_flat(stored)), dict(_flat(config))
     missing = object()
+    may_differ = tuple(f"{key}." for key in MAY_DIFFER)
 
     def shown(values: dict[str, Any], key: str) -> str:
         return repr(values[key]) if key in values else "nothing"
@@ -197,7 +206,7 @@ def check_resume(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     differing = [
         f"{key}: stored {shown(before, key)}, asked {shown(now, key)}"
         for key in sorted(before.keys() | now.keys())
-        if key.split(".")[0] not in MAY_DIFFER and before.get(key, missing) != now.get(key, missing)
+        if not f"{key}.".startswith(may_differ) and before.get(key, missing) != now.get(key, missing)
     ]
     if differing:
         raise ValueError(

@@ -34,15 +34,17 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
         "index": jax.ShapeDtypeStruct((share,), jnp.int32),
     }
     train_step = step.make_train_step(
-        experiment.loss, experiment.sample_times, experiment.optimizer, config.batch_size, config.accumulate_steps
+        experiment.loss, experiment.times, experiment.optimizer, config.batch_size, config.accumulate_steps
     )
-    lowered = jax.jit(train_step, donate_argnums=0).lower(shapes, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    at_once = step.make_train_step(experiment.loss, experiment.times, experiment.optimizer, config.batch_size)
+    arguments = shapes, batch, jax.eval_shape(lambda: jax.random.key(0))
+    counted = jax.jit(at_once).lower(*arguments)  # of a loop, as accumulation is one, the compiler counts one turn
     ends = in_float64(level, experiment.schedule(None), np.array([0.0, 1.0]))
     figures: dict[str, Any] = {
         "parameters": count(shapes.params),
         "state_bytes": size(shapes),
         "activation_bytes": activations(experiment, shapes.params, batch, config.accumulate_steps),
-        "train_step_flops": float((lowered.cost_analysis() or {}).get("flops", math.nan)),
+        "train_step_flops": float((counted.cost_analysis() or {}).get("flops", math.nan)),
         "data_shape": list(config.data.shape),
         "batch_per_device": share,
         "schedule_ends": {
@@ -52,7 +54,7 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
         "devices": [str(device) for device in jax.devices()],
     }
     if compile:
-        memory = lowered.compile().memory_analysis()
+        memory = jax.jit(train_step, donate_argnums=0).lower(*arguments).compile().memory_analysis()
         if memory is not None:
             figures["compiled_bytes"] = int(
                 memory.argument_size_in_bytes + memory.output_size_in_bytes

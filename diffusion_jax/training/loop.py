@@ -7,15 +7,20 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from diffusion_jax import build
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.scaling import from_model
 from diffusion_jax.data.source import Source
-from diffusion_jax.training import checkpoints, parallel, reporting, state, step
+from diffusion_jax.sampling.loop import Sampler
+from diffusion_jax.training import checkpoints, parallel, pictures, reporting, state, step
 
 log = logging.getLogger(__name__)
+
+MOST_SKIPPED = 100
+"""Updates in a row that are not finite, after which a run gives up."""
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
@@ -31,7 +36,8 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     parallel.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
     pipeline.check(train_source, config.seed, 0, config.batch_size, config.data.flip)
     heldout = build.source(config, "heldout") if config.eval.every else None
-    key_init, key_train, key_eval = jax.random.split(jax.random.key(config.seed), 3)
+    draw = drawing(config) if config.report.samples_every else None
+    key_init, key_train, key_eval = keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
     kept = checkpoints.steps(workdir)
     if kept:
@@ -51,7 +57,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     train_step = parallel.parallelise(
         step.make_train_step(
             experiment.loss,
-            experiment.sample_times,
+            experiment.times,
             experiment.optimizer,
             config.batch_size,
             config.accumulate_steps,
@@ -60,7 +66,6 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
         config.parallel,
     )
     evaluate = heldout_loss(config, experiment, heldout, key_eval) if heldout else None
-    draw = drawing(config) if config.report.samples_every else None
 
     # The run.
     first = int(train_state.step)
@@ -78,16 +83,21 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
             last = n == config.train_steps
 
             if last or n == first + 1 or n % config.report.every == 0:
-                fetched = jax.device_get(window)
-                means = {name: float(np.mean([values[name] for values in fetched])) for name in metrics}
-                seconds = (time.perf_counter() - started) / len(window)
-                means["images_per_second"] = config.batch_size / seconds
+                means = summary(jax.device_get(window))
+                if n > first + 1:  # the first step has compiled
+                    seconds = (time.perf_counter() - started) / len(window)
+                    means["images_per_second"] = config.batch_size / seconds
+                    log.info("%s", progress(n, config, seconds, means["loss"]))
                 reporter.scalars(n, means)
-                log.info("%s", progress(n, config, seconds, means["loss"]))
                 if means["skipped"] > 0:
-                    log.warning("%d updates so far were not finite and have been skipped", int(fetched[-1]["skipped"]))
+                    log.warning("%d updates so far were not finite and have been skipped", means["skipped"])
                 results |= {"loss": means["loss"]}
                 window, started = [], time.perf_counter()
+                if train_state.skipped[1] >= MOST_SKIPPED:
+                    raise FloatingPointError(
+                        f"{workdir}: the {MOST_SKIPPED} updates up to step {n} were not finite; lower "
+                        "optimizer.learning_rate, or choose another loss, in another --workdir"
+                    )
 
             paused = time.perf_counter()
             measured = None
@@ -102,13 +112,33 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
             if last or n % config.checkpoint.every == 0:
                 checkpoints.save(manager, n, train_state, config.to_dict(), measured)
                 if jax.process_index() == 0:
-                    reporting.curves(workdir)
+                    draw_losses(workdir)
             started += time.perf_counter() - paused
     finally:
         batches.close()
         manager.close()
         reporter.close()
     return {"workdir": workdir, "step": config.train_steps, **results}
+
+
+def keys(config: ConfigDict) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The keys of a run: for the initial parameters, for training, for its evaluations."""
+    key_init, key_train, key_eval = jax.random.split(jax.random.key(config.seed), 3)
+    return key_init, key_train, key_eval
+
+
+def summary(window: list[dict[str, Any]]) -> dict[str, float]:
+    """Means of the metrics of some steps, over the steps whose update was finite if there are any."""
+    values = {name: np.array([metrics[name] for metrics in window]) for name in window[0]}
+    finite = np.isfinite(values["loss"]) & np.isfinite(values["grad_norm"])
+    means = {name: float(of_steps[finite if finite.any() else slice(None)].mean()) for name, of_steps in values.items()}
+    return means | {"skipped": float(values["skipped"][-1])}
+
+
+def draw_losses(workdir: str) -> None:
+    """Draw the losses so far into workdir/curves.png."""
+    path = epath.Path(workdir).expanduser().resolve()
+    pictures.losses(path / "curves.png", reporting.read_metrics(workdir), path.name)
 
 
 def progress(n: int, config: ConfigDict, seconds_per_step: float, loss: float) -> str:
@@ -135,19 +165,25 @@ def is_drawn(n: int, every: int) -> bool:
     return n % every == 0 or n in (every // 100, every // 10)
 
 
+def samples(config: ConfigDict, sampler: Sampler) -> Callable[[Any, np.ndarray], np.ndarray]:
+    """`draw(params, seeds [N]) -> [N,*D]`, in the levels of the data; see `parallel.in_tiles`."""
+    sample = parallel.spread(sampler.sample, whole=1)
+
+    def draw(params: Any, seeds: np.ndarray) -> np.ndarray:
+        x = parallel.in_tiles(sample, params, seeds.astype(np.uint32), config.sampler.tile)
+        return np.asarray(from_model(x, config.data.levels))
+
+    return draw
+
+
 def drawing(config: ConfigDict) -> Callable[[Any], np.ndarray]:
     """`draw(params) -> samples` for the pictures of a run: always the same seeds, in report.sampler_steps steps."""
     quick = config.copy_and_resolve_references()
     with quick.unlocked():
-        quick.sampler.update(num_steps=config.report.sampler_steps or config.sampler.num_steps)
-    sample = parallel.spread(build.build(quick).sample, whole=1)
-    seeds = np.arange(config.report.num_samples, dtype=np.uint32)
-
-    def draw(params: Any) -> np.ndarray:
-        x = parallel.in_tiles(sample, params, seeds, config.sampler.tile)
-        return np.asarray(from_model(x, config.data.levels))
-
-    return draw
+        if config.report.sampler_steps:
+            quick.sampler.update(num_steps=config.report.sampler_steps, steps=())
+    draw = samples(config, build.build(quick).sampler)
+    return lambda params: draw(params, np.arange(config.report.num_samples))
 
 
 def heldout_loss(
@@ -159,8 +195,8 @@ def heldout_loss(
     """
     size = min(heldout.size, config.eval.max_examples)
     examples = heldout._replace(size=size)
-    times = step.make_eval_step(experiment.loss, config.process.num_steps, config.batch_size, config.times.min_t)
-    eval_step = parallel.spread(lambda *args: times(*args, axis=parallel.AXIS), whole=2, summed=True)
+    measure = step.make_eval_step(experiment.loss, config.process.num_steps, config.batch_size, config.times.min_t)
+    eval_step = parallel.spread(lambda *args: measure(*args, axis=parallel.AXIS), whole=2, summed=True)
 
     def evaluate(params: Any) -> dict[str, float]:
         total = None
@@ -168,7 +204,7 @@ def heldout_loss(
             batches = pipeline.in_order(examples, config.batch_size, workers=config.data.workers)
             for j, rows in enumerate(batches):
                 key_j = jax.random.fold_in(jax.random.fold_in(key, i), j)
-                sums = eval_step(params, key_j, parallel.put(rows))
+                sums = eval_step(params, key_j, parallel.put(pipeline.pad(rows, jax.device_count())))
                 total = sums if total is None else jax.tree.map(np.add, total, sums)
         assert total is not None
         loss, count = (np.asarray(total[name], np.float64) for name in ("loss", "count"))

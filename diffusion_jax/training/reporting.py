@@ -3,13 +3,12 @@
     workdir/metrics.jsonl    one JSON object a line: {"step": …, "time": seconds since 1970, name: value, …}
             images/          PNG files, <name>_<step>.png
             tensorboard/     the same for TensorBoard
-            curves.png       the losses against the step, drawn by `curves`
+            curves.png       the losses against the step
 
 Everything is flushed as it is written, and a run that resumes goes on where it left off.
 """
 
 import importlib
-import io
 import json
 import logging
 import math
@@ -22,18 +21,13 @@ import numpy as np
 from clu import parameter_overview
 from etils import epath
 
+from diffusion_jax.training import pictures
+
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 """JSON has no such numbers, so they are written as strings."""
-
-TILE = 64
-"""Pixels: images smaller than this are enlarged by a whole factor, to at least this size."""
-BORDER = 2
-"""Pixels between tiles."""
-MOST = 400
-"""Tiles that a picture shows at most."""
 
 
 # While a run goes on.
@@ -45,7 +39,7 @@ class Reporter(NamedTuple):
     scalars: Callable[[int, Mapping[str, Any]], None]
     """`scalars(step, values)`: numbers by name."""
     images: Callable[[int, str, np.ndarray, int], None]
-    """`images(step, name, samples, levels)`: samples as `picture` takes them."""
+    """`images(step, name, samples, levels)`: samples as `pictures.picture` takes them."""
     close: Callable[[], None]
 
 
@@ -75,8 +69,8 @@ def open_reporter(workdir: epath.PathLike, tensorboard: bool = True) -> Reporter
             board.flush()
 
     def images(step: int, name: str, samples: np.ndarray, levels: int) -> None:
-        pixels = picture(samples, levels)
-        _write_png(directory / "images" / f"{name}_{step:08d}.png", pixels)
+        pixels = pictures.picture(samples, levels)
+        pictures.write_png(directory / "images" / f"{name}_{step:08d}.png", pixels)
         if board:
             board.write_images(int(step), {name: pixels.reshape(1, *pixels.shape[:2], -1)})
             board.flush()
@@ -189,110 +183,3 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
 def last(workdir: epath.PathLike, name: str) -> float | None:
     """The newest value reported under a name; None if there is none."""
     return next((record[name] for record in reversed(read_metrics(workdir)) if name in record), None)
-
-
-# Pictures.
-
-
-def picture(samples: np.ndarray, levels: int) -> np.ndarray:
-    """Samples as one picture, uint8 [height, width] or [height, width, 3].
-
-    samples: integers 0..levels-1 [N, H, W, C] give a grid of the first MOST, [N, D] one picture with a sample a row;
-    floats [N, D] (levels 0) give a scatter plot.
-    """
-    samples = np.asarray(samples)
-    if levels == 0 and samples.ndim == 2:
-        return scatter(samples)
-    if levels > 1 and samples.ndim == 2:
-        return grid(samples[None, :MOST, :, None], levels, tile=MOST)
-    return grid(samples[:MOST], levels)
-
-
-def grid(samples: np.ndarray, levels: int, tile: int = TILE) -> np.ndarray:
-    """Put images [N, H, W, C] of 0..levels-1 row by row into a nearly square picture, enlarged to `tile` if smaller.
-
-    One channel gives [height, width], three give [height, width, 3]; of any other number, the channels stand side by
-    side in grey. Raises ValueError for another shape, or fewer than 2 levels.
-    """
-    if samples.ndim != 4 or not len(samples) or levels < 2:
-        raise ValueError(f"a grid needs images [N, H, W, C], N > 0, of 2 or more levels, not {samples.shape}, {levels}")
-    shades = np.round(samples.astype(np.float32) * (255 / (levels - 1))).clip(0, 255).astype(np.uint8)
-    if shades.shape[-1] not in (1, 3):
-        shades = np.concatenate(np.split(shades, shades.shape[-1], axis=-1), axis=2)
-    factor = math.ceil(tile / max(shades.shape[1:3]))
-    shades = shades.repeat(factor, axis=1).repeat(factor, axis=2)
-    count, height, width, channels = shades.shape
-    columns = min(count, math.ceil(math.sqrt(count * height / width)))
-    rows = math.ceil(count / columns)
-    down, right = height + BORDER, width + BORDER
-    pixels = np.full((rows * down + BORDER, columns * right + BORDER, channels), 128, np.uint8)
-    for n, image in enumerate(shades):
-        top, left = n // columns * down + BORDER, n % columns * right + BORDER
-        pixels[top : top + height, left : left + width] = image
-    return pixels[..., 0] if channels == 1 else pixels
-
-
-def scatter(samples: np.ndarray) -> np.ndarray:
-    """The first two coordinates of vectors [N, D], D > 1, as a scatter plot; a histogram if D = 1. uint8 [H, W, 3]."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
-    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
-    finite = samples[np.isfinite(samples[:, :2]).all(axis=1)].astype(np.float64)
-    size = max(2.0, 2000 / max(1, len(finite)))
-    if samples.shape[1] > 1:
-        axes.scatter(finite[:, 0], finite[:, 1], s=size, alpha=0.5, linewidths=0)
-        axes.set(xlabel="x0[0]", ylabel="x0[1]")
-        axes.set_aspect("equal", adjustable="datalim")
-    elif len(finite):
-        axes.hist(finite[:, 0], bins=100, density=True)
-        axes.set(xlabel="x0[0]", ylabel="density")
-    lost = len(samples) - len(finite)
-    axes.set_title(f"{len(samples):,} samples" + (f", {lost:,} of them not finite" if lost else ""))
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def save_png(path: epath.PathLike, samples: np.ndarray, levels: int) -> None:
-    """Write `picture(samples, levels)` as a PNG file, its directory made if need be."""
-    _write_png(epath.Path(path), picture(samples, levels))
-
-
-def _write_png(path: epath.Path, pixels: np.ndarray) -> None:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
-
-
-def curves(workdir: epath.PathLike) -> epath.Path:
-    """Draw the training and the held-out loss against the step into workdir/curves.png; returns its path."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator
-
-    records = read_metrics(workdir)
-    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    shown: list[float] = []
-    for name, label, color, marker in (("loss", "training", "C0", ""), ("heldout_loss", "held out", "C1", "o")):
-        points = [(r["step"], r[name]) for r in records if math.isfinite(r.get(name, math.nan))]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, color=color, marker=marker, markersize=4, linewidth=1)
-            shown += [value for _, value in points]
-    if shown and min(shown) > 0 and max(shown) > 4 * min(shown):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("")
-    axes.set(xlabel="training step", ylabel="loss", title=epath.Path(workdir).expanduser().resolve().name)
-    axes.grid(alpha=0.3, which="both")
-    if shown:
-        axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    path = epath.Path(workdir).expanduser() / "curves.png"
-    path.write_bytes(buffer.getvalue())
-    return path

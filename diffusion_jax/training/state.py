@@ -28,18 +28,21 @@ class TrainState:
     """int32 [2]: updates skipped because they were not finite, in total and in a row."""
 
 
-def create(params: Any, optimizer: optax.GradientTransformation, decays: tuple[float, ...]) -> TrainState:
+def create(
+    params: Any, optimizer: optax.GradientTransformation, decays: tuple[float, ...], history: Any = None
+) -> TrainState:
     """The state before the first step; every average starts as a copy of the parameters."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         ema={str(decay): jax.tree.map(jnp.copy, params) for decay in decays},
         opt_state=optimizer.init(params),
-        history=None,
+        history=history,
         skipped=jnp.zeros(2, jnp.int32),
     )
 
 
 def initial(config: ConfigDict, experiment: build.Experiment, key: jax.Array) -> TrainState:
     """The state in which a run of `config` starts."""
-    return create(build.init(config, experiment.network, key), experiment.optimizer, config.ema.decays)
+    params = build.init(config, experiment.network, key)
+    return create(params, experiment.optimizer, config.ema.decays, experiment.times.init())

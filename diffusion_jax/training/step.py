@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from diffusion_jax.objective.losses import Loss
-from diffusion_jax.objective.time_sampling import SampleTimes, low_discrepancy
+from diffusion_jax.objective.time_sampling import TimeSampler, low_discrepancy
 from diffusion_jax.process.base import Array
 from diffusion_jax.training.state import TrainState
 
@@ -26,7 +26,7 @@ BINS = 10
 
 def make_train_step(
     loss: Loss,
-    sample_times: SampleTimes,
+    times: TimeSampler,
     optimizer: optax.GradientTransformation,
     batch_size: int,
     accumulate_steps: int = 1,
@@ -39,32 +39,39 @@ def make_train_step(
     as they were, and is counted. Metrics are float32 scalars: loss, those of the loss, grad_norm, skipped.
     """
 
-    def gradients(params: Any, batch: Batch, t: Array, weight: Array, keys: Array) -> tuple[Any, dict[str, Array]]:
-        def objective(params: Any) -> tuple[Array, dict[str, Array]]:
+    def gradients(params: Any, batch: Batch, t: Array, weight: Array, keys: Array) -> tuple[Any, Array]:
+        """((gradient, metrics), per_example[B]): means over the batch, and the losses before they are weighted."""
+
+        def objective(params: Any) -> tuple[Array, tuple[dict[str, Array], Array]]:
             per_example, metrics = loss(params, batch, t, keys)
             mean = jnp.mean(weight * per_example)
-            return mean, {"loss": mean, **jax.tree.map(jnp.mean, metrics)}
+            metrics = {name: jnp.mean(weight * value) for name, value in metrics.items()}
+            return mean, ({"loss": mean, **metrics}, per_example)
 
-        return jax.grad(objective, has_aux=True)(params)
+        grads, (metrics, per_example) = jax.grad(objective, has_aux=True)(params)
+        return (grads, metrics), per_example
 
-    def accumulated(params: Any, *share: Any) -> tuple[Any, dict[str, Array]]:
+    def accumulated(params: Any, *share: Any) -> tuple[Any, Array]:
         if accumulate_steps == 1:
             return gradients(params, *share)
         parts = jax.tree.map(lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), share)
-        shapes = jax.eval_shape(gradients, params, *jax.tree.map(lambda x: x[0], parts))
+        shapes, _ = jax.eval_shape(gradients, params, *jax.tree.map(lambda x: x[0], parts))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        total, _ = jax.lax.scan(
-            lambda total, part: (jax.tree.map(jnp.add, total, gradients(params, *part)), None), zeros, parts
-        )
-        return jax.tree.map(lambda x: x / accumulate_steps, total)
+
+        def add(total: Any, part: Any) -> tuple[Any, Array]:
+            means, per_example = gradients(params, *part)
+            return jax.tree.map(jnp.add, total, means), per_example
+
+        total, per_example = jax.lax.scan(add, zeros, parts)
+        return jax.tree.map(lambda x: x / accumulate_steps, total), per_example.reshape(-1)
 
     def train_step(
         state: TrainState, batch: Batch, key: Array, axis: str | None = None
     ) -> tuple[TrainState, dict[str, Array]]:
         key_times, key_examples = jax.random.split(jax.random.fold_in(key, state.step))
-        t, weight = sample_times(state.history, key_times, batch["index"], batch_size)
+        t, weight = times.sample(state.history, key_times, batch["index"], batch_size)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_examples, batch["index"])
-        grads, metrics = accumulated(state.params, batch, t, weight, keys)
+        (grads, metrics), per_example = accumulated(state.params, batch, t, weight, keys)
         if axis is not None:
             grads, metrics = jax.lax.pmean((grads, metrics), axis)
 
@@ -77,17 +84,25 @@ def make_train_step(
             name: optax.incremental_update(params, average, 1 - ema_decay(float(name), done, ema_ramp))
             for name, average in state.ema.items()
         }
-        params, ema, opt_state = jax.tree.map(
+        history = times.update(state.history, *in_order(batch["index"], (t, per_example), axis))
+        params, ema, opt_state, history = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
-            (params, ema, opt_state),
-            (state.params, state.ema, state.opt_state),
+            (params, ema, opt_state, history),
+            (state.params, state.ema, state.opt_state, state.history),
         )
         skipped = jnp.where(finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
         metrics |= {"grad_norm": grad_norm, "skipped": skipped[0].astype(jnp.float32)}
-        changed = {"params": params, "ema": ema, "opt_state": opt_state, "skipped": skipped}
+        changed = {"params": params, "ema": ema, "opt_state": opt_state, "history": history, "skipped": skipped}
         return dataclasses.replace(state, step=state.step + 1, **changed), metrics
 
     return train_step
+
+
+def in_order(index: Array, values: Any, axis: str | None) -> Any:
+    """A tree of per-example values [B] of all devices, [N], in the order of their places in the global batch."""
+    if axis is not None:
+        index, values = jax.lax.all_gather((index, values), axis, tiled=True)
+    return jax.tree.map(lambda value: value[jnp.argsort(index)], values)
 
 
 def ema_decay(decay: float, updates: Array, ramp: float = 0.0) -> Array:
@@ -109,11 +124,11 @@ def make_eval_step(loss: Loss, num_steps: int, batch_size: int, min_t: float = 0
     spread evenly over the batch, whatever the training draws, and with a fixed key they and the noise are the same at
     every evaluation, so that the curve shows the model alone.
     """
-    sample_times = low_discrepancy(num_steps, min_t)
+    times = low_discrepancy(num_steps, min_t)
 
     def eval_step(params: Any, key: Array, batch: Batch, axis: str | None = None) -> dict[str, Array]:
         key_times, key_examples = jax.random.split(key)
-        t, _ = sample_times(None, key_times, batch["index"], batch_size)
+        t, _ = times.sample(None, key_times, batch["index"], batch_size)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_examples, batch["index"])
         per_example, _ = loss(params, batch, t, keys, dropout=False)
         bins = jax.nn.one_hot(jnp.ceil(t * BINS).astype(jnp.int32) - 1, BINS) * batch["mask"][:, None]

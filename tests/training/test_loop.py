@@ -24,6 +24,9 @@ def recipe(name="digits"):
     config.report.update(tensorboard=False, samples_every=0)
     config.checkpoint.update(every=3, keep=5)
     config.eval.every = 3
+    config.prediction.variance, config.loss.name, config.times.name = "learned_range", "vlb", "importance"
+    config.times.importance.window = 1
+    config.bound.decoder = "density" if name == "toy2d" else "bins"
     return config
 
 
@@ -56,7 +59,8 @@ def test_resumed_run_equals_the_uninterrupted_one_in_every_bit(uninterrupted, tm
     assert checkpoints.steps(tmp_path) == [3]
     loop.train(recipe(), str(tmp_path))
     assert_equal(stored_state(tmp_path, 6), stored_state(workdir, 6))
-    assert int(stored_state(workdir, 6).step) == 6
+    last = stored_state(workdir, 6)
+    assert int(last.step) == 6 and last.history["count"].sum() == 6 * recipe().batch_size
 
 
 def test_what_a_run_leaves_behind(uninterrupted):
@@ -64,7 +68,7 @@ def test_what_a_run_leaves_behind(uninterrupted):
     assert result["step"] == 6 and np.isfinite(result["loss"]) and np.isfinite(result["heldout_loss"])
     records = {r["step"]: r for r in reporting.read_metrics(workdir)}
     assert sorted(records) == [1, 2, 3, 4, 5, 6]
-    assert {"loss", "mse", "grad_norm", "skipped", "images_per_second"} <= set(records[2])
+    assert {"loss", "vlb", "grad_norm", "skipped", "images_per_second"} <= set(records[2])
     assert {"heldout_loss", "heldout_loss_bin_9"} <= set(records[6])
     assert checkpoints.read_config(workdir)["data"]["shape"] == (8, 8, 1)
     assert (pathlib.Path(workdir) / "curves.png").exists()
@@ -111,3 +115,29 @@ def test_resume_in_a_process_of_its_own(name, tmp_path):
 
 def test_early_pictures_come_before_regular_ones():
     assert [n for n in range(1, 2001) if loop.is_drawn(n, 1000)] == [10, 100, 1000, 2000]
+
+
+def test_summary_leaves_out_the_steps_that_were_not_finite():
+    window = [{"loss": x, "grad_norm": 1.0, "skipped": n} for x, n in ((1.0, 0.0), (float("nan"), 1.0), (3.0, 1.0))]
+    assert loop.summary(window) == {"loss": 2.0, "grad_norm": 1.0, "skipped": 1.0}
+    assert np.isnan(loop.summary(window[1:2])["loss"])
+
+
+def test_a_run_whose_updates_are_never_finite_gives_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MOST_SKIPPED", 2)
+    config = recipe("toy2d")
+    config.loss.name, config.prediction.variance, config.times.name = "p2", "fixed_large", "uniform"
+    config.loss.p2.gamma = -1e4  # weights beyond float32
+    with pytest.raises(FloatingPointError, match=r"the 2 updates up to step \d were not finite; lower optimizer"):
+        loop.train(config, str(tmp_path))
+
+
+def test_evaluation_takes_any_number_of_devices():
+    """Batches of 6 on 4 devices: the rows that fill up the last share do not count."""
+    config = recipe("toy2d")
+    config.batch_size = 6
+    source = build.source(config, "heldout")
+    config = build.resolve(config, build.source(config, "train"))
+    experiment = build.build(config)
+    params = build.init(config, experiment.network, jax.random.key(0))
+    assert np.isfinite(loop.heldout_loss(config, experiment, source, jax.random.key(1))(params)["heldout_loss"])

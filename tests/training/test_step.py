@@ -28,9 +28,11 @@ def make_loss(network):
     predict = prediction.predictor(
         network.apply, lambda params: schedule, prediction.eps(), prediction.tell_step(STEPS)
     )
-    return losses.weighted_mse(predict, gaussian(), lambda params: schedule, prediction.eps(), losses.simple())
+    term = losses.weighted_mse(lambda params: schedule, prediction.eps(), losses.simple())
+    return losses.weighted_sum(predict, gaussian(), lambda params: schedule, {"mse": (1.0, term)})
 
 
+TIMES = time_sampling.importance(STEPS, window=1)
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.linear_schedule(0.0, 1e-3, 5)))
 
 
@@ -41,7 +43,7 @@ def start():
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     leaves = [x + 0.05 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return state.create({"net": jax.tree.unflatten(tree, leaves)}, OPTIMIZER, (0.9, 0.99))
+    return state.create({"net": jax.tree.unflatten(tree, leaves)}, OPTIMIZER, (0.9, 0.99), TIMES.init())
 
 
 def batch(n):
@@ -50,8 +52,7 @@ def batch(n):
 
 
 def compiled(layout, accumulate_steps):
-    sample_times = time_sampling.low_discrepancy(STEPS)
-    train_step = step.make_train_step(make_loss(unet()), sample_times, OPTIMIZER, BATCH, accumulate_steps)
+    train_step = step.make_train_step(make_loss(unet()), TIMES, OPTIMIZER, BATCH, accumulate_steps)
     if layout is None:
         return jax.jit(train_step)
     return parallel.parallelise(train_step, layout)
@@ -62,13 +63,14 @@ def run(layout, accumulate_steps, steps):
     train_state = jax.tree.map(jnp.copy, start())  # it is donated
     train_state = train_state if layout is None else parallel.replicated(train_state)
     place = parallel.put if layout else (lambda rows: rows)
-    seen, gradient = [], None
+    seen, norms, gradient = [], [], None
     for n in range(steps):
         train_state, metrics = train_step(train_state, place(batch(n)), jax.random.key(7))
         seen.append(float(metrics["loss"]))
+        norms.append(float(metrics["grad_norm"]))  # before it is clipped: a sum in the place of a mean shows here
         if n == 0:  # Adam's first moment is then a multiple of the gradient
             gradient = jax.device_get(optax.tree.get(train_state.opt_state, "mu"))
-    return jax.device_get(train_state), seen, gradient
+    return jax.device_get(train_state), seen, norms, gradient
 
 
 def relative(got, want):
@@ -79,20 +81,34 @@ def relative(got, want):
 
 @pytest.fixture(scope="module")
 def reference():
-    return run(None, 1, 20)
+    return run(None, 1, 25)
 
 
-@pytest.mark.parametrize(("layout", "accumulate_steps"), [("shard_map", 1), ("pmap", 1), (None, 4), ("shard_map", 4)])
+@pytest.mark.parametrize(
+    ("layout", "accumulate_steps"), [("shard_map", 1), ("pmap", 1), (None, 4), ("shard_map", 4), ("pmap", 4)]
+)
 def test_layout_does_not_change_training(layout, accumulate_steps, reference):
-    """1 device against 4, accumulation 1 against 4, both modes, dropout on, 20 steps of which 15 past the warm-up."""
-    want_state, want_losses, want_gradient = reference
+    """1 device against 4, accumulation 1 against 4, both modes, dropout on, 20 steps past the warm-up of 5."""
+    want_state, want_losses, want_norms, want_gradient = reference
     assert jax.device_count() == 4
-    got_state, got_losses, got_gradient = run(layout, accumulate_steps, 20)
+    got_state, got_losses, got_norms, got_gradient = run(layout, accumulate_steps, 25)
     assert relative(got_gradient, want_gradient) < 1e-5
+    np.testing.assert_allclose(got_norms, want_norms, rtol=1e-4)
+    assert got_norms[0] == pytest.approx(want_norms[0], rel=1e-5)
     np.testing.assert_allclose(got_losses, want_losses, rtol=1e-5)
     assert relative(got_state.params, want_state.params) < 1e-5
     for decay in ("0.9", "0.99"):
         assert relative(got_state.ema[decay], want_state.ema[decay]) < 1e-5
+    np.testing.assert_array_equal(got_state.history["count"], want_state.history["count"])
+    np.testing.assert_allclose(got_state.history["losses"], want_state.history["losses"], rtol=1e-4)
+    assert want_state.history["count"].sum() == 25 * BATCH
+
+
+def test_history_of_all_devices_is_in_the_order_of_the_batch():
+    index = jnp.array([3, 0, 2, 1])
+    np.testing.assert_array_equal(step.in_order(index, (index * 10.0,), None)[0], [0, 10, 20, 30])
+    gathered = parallel.spread(lambda i, x: step.in_order(i, x, parallel.AXIS), whole=0, summed=True)
+    np.testing.assert_array_equal(gathered(index, index * 10.0), [0, 10, 20, 30])
 
 
 def test_dropout_is_on_in_the_comparison_above():

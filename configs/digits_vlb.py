@@ -1,0 +1,31 @@
+"""A diffusion model of the embedded digits made for likelihood, not for looks: the bound, in bits/dim, is the aim.
+
+Run:    python -m diffusion_jax.main train --config=configs/digits_vlb.py --workdir=runs/digits_vlb
+Expect: TODO
+Time:   TODO
+"""
+
+from ml_collections import ConfigDict
+
+from configs import defaults
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe; variant "tiny" is for tests."""
+    c = defaults.get_config()
+    c.train_steps = 5000
+    c.batch_size = 32
+    c.schedule.name = "linear_logsnr"
+    c.schedule.linear_logsnr.update(gamma_min=-7.4, gamma_max=5.3)
+    c.network.unet.update(channels=32, multipliers=(1,), blocks=3, attention=(), dropout=0.1, fourier=(2, 3))
+    c.prediction.variance = "fixed_small"
+    c.loss.name = "vlb"
+    c.bound.update(decoder="softmax", clip_x0=False)
+    c.times.name = "low_discrepancy"
+    c.optimizer.update(learning_rate=2e-3, warmup_steps=200)
+    c.ema.decays = (0.998,)
+    c.sampler.tile = 32
+    c.checkpoint.every = 500
+    c.report.update(samples_every=0, num_samples=64, sampler_steps=100)
+    c.eval.update(every=500, svm=True)
+    return defaults.variant(c, variant)

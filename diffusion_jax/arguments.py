@@ -1,0 +1,124 @@
+"""The flags of each command, and how they are read: whatever is wrong with them is one ValueError."""
+
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+READ_A_RUN = ("sample", "evaluate", "show", "export")
+TAKE_A_CONFIG = ("train", "describe", "prepare", "import")
+
+
+def parse(argv: list[str], stored: Mapping[str, Any] | None = None) -> flags.FlagValues:
+    """The flags of a command line, [program, command, flags…]. Raises ValueError for whatever is wrong with them.
+
+    stored: the config of a workdir that is still to come, for the commands that read one.
+    """
+    args = flags.FlagValues()
+    try:
+        argv = with_recipe(argv) if argv[1] == "import" else argv
+        define(argv[1], args, argv, stored)
+        rest = args(argv)[2:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(one_line(error)) from error
+    except Exception as error:  # whatever Python the config file holds
+        kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
+        what = f"--config cannot be read: {kind}{one_line(error)}" if "config" in args else one_line(error)
+        raise ValueError(what) from error
+    if argv[1] == "compare" and args.workdir is None and rest:
+        args["workdir"].value = rest.pop(0)
+    if rest:
+        raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
+    if "config" in args and args.config is None:
+        raise ValueError("--config is missing; for example --config=configs/digits.py")
+    return args
+
+
+def with_recipe(argv: list[str]) -> list[str]:
+    """The arguments of import, with a recipe where none is named: for diffusers it only fills in what a model lacks."""
+    early = early_flags(argv, "from", "config")
+    needs_one = getattr(early, "from") == "diffusers" and not early.config
+    return [*argv[:2], "--config=configs/cifar10_ddpm.py", *argv[2:]] if needs_one else argv
+
+
+def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mapping[str, Any] | None) -> None:
+    """The flags of a command."""
+    flags.DEFINE_bool("debug", False, "show where an error came from", flag_values=args)
+    if command in TAKE_A_CONFIG:
+        make_importable(early_flags(argv, "config").config)
+        config_flags.DEFINE_config_file("config", None, "the recipe", flag_values=args, sys_argv=argv)
+    if command in ("train", "import"):
+        flags.DEFINE_string("workdir", None, "where checkpoints, metrics and pictures go", flag_values=args)
+    if command == "describe":
+        flags.DEFINE_bool("compile", False, "also ask the compiler how much memory it needs", flag_values=args)
+    if command == "sweep":
+        flags.DEFINE_string("sweep", None, "the file that lists the grid, and :VARIANT of it", flag_values=args)
+    if command in ("sweep", "compare"):
+        flags.DEFINE_string("workdir", None, "where the sweep goes, a folder for each cell", flag_values=args)
+    if command == "import":
+        flags.DEFINE_enum("from", None, ["diffusers", "ddpm_tf1"], "whose weights", flag_values=args)
+        flags.DEFINE_string("path", None, "diffusers: a folder; ddpm_tf1: the prefix of a checkpoint", flag_values=args)
+    if command == "export":
+        flags.DEFINE_enum("to", None, ["diffusers"], "for whom", flag_values=args)
+        flags.DEFINE_string("path", None, "the folder to make", flag_values=args)
+    if command in READ_A_RUN:
+        flags.DEFINE_string("workdir", None, "the workdir of a training run", flag_values=args)
+        flags.DEFINE_string("step", "newest", "newest, best (lowest held-out loss) or a number", flag_values=args)
+        flags.DEFINE_string("ema", "", "decay of the average to use, or none (default: the first)", flag_values=args)
+    if command in ("sample", "evaluate", "show"):
+        define_sampling(command, args, argv, stored)
+
+
+def define_sampling(command: str, args: flags.FlagValues, argv: list[str], stored: Mapping[str, Any] | None) -> None:
+    """The flags of what samples from a run; --sampler.KEY and --bound.KEY default to what the run's config says."""
+    from diffusion_jax.training import checkpoints
+
+    flags.DEFINE_integer("seed", 0, "seed of the first sample; the next has seed + 1", flag_values=args)
+    if command == "evaluate":
+        flags.DEFINE_integer("num_samples", -1, "samples to judge; -1 is eval.num_samples, 0 none", flag_values=args)
+        flags.DEFINE_string("likelihood", "", "vlb: the variational bound, term by term", flag_values=args)
+    else:
+        number = 64 if command == "sample" else 8
+        flags.DEFINE_integer("num_samples", number, "how many samples", flag_values=args)
+    if command == "sample":
+        flags.DEFINE_string("out", "samples.npz", "where the samples go", flag_values=args)
+        flags.DEFINE_integer("pictured", 64, "how many of them are in the picture", flag_values=args)
+    if stored is None:
+        early = early_flags(argv, "workdir", "step")
+        stored = checkpoints.read_config(required(early, "workdir"), early.step or "newest")
+    for section in ("sampler", "bound") if command == "evaluate" else ("sampler",):
+        if section not in stored:
+            raise ValueError(f"the config of this workdir, from an earlier version, has no {section!r}; train it again")
+        config_flags.DEFINE_config_dict(section, ConfigDict(stored[section]), flag_values=args, sys_argv=argv)
+
+
+def early_flags(argv: list[str], *names: str) -> flags.FlagValues:
+    """Some flags by themselves, "" where not given: those on which the definition of the others depends."""
+    early = flags.FlagValues()
+    for name in names:
+        flags.DEFINE_string(name, "", "", flag_values=early)
+    early(argv, known_only=True)
+    return early
+
+
+def make_importable(config: str) -> None:
+    """Let a recipe in a folder configs/ import its neighbours from wherever the command is given."""
+    folder = pathlib.Path(config.partition(":")[0]).resolve().parent
+    if config and folder.name == "configs" and str(folder.parent) not in sys.path:
+        sys.path.append(str(folder.parent))
+
+
+def required(args: flags.FlagValues, name: str) -> str:
+    """The value of a flag that must be given."""
+    value = getattr(args, name)
+    if not value:
+        raise ValueError(f"--{name} is missing")
+    return value
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,135 @@
+"""The table of a sweep: its cells as rows, the mean and standard error over seeds of each figure, and who diverged."""
+
+import csv
+import io
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion_jax import sweep
+from diffusion_jax.training.reporting import NOT_FINITE
+
+COLUMNS = (
+    "bits_per_dim", "rate_bits_per_dim", "distortion_bits_per_dim", "rmse", "frechet_pixels", "svm_confidence_ratio",
+    "svm_rarest_class", "heldout_loss", "train_seconds", "evaluate_seconds", "steps",
+)  # fmt: skip
+"""The figures of the printed table, in this order, where any cell has them; the CSV has every figure."""
+MISSING = "—"
+
+
+class Row(NamedTuple):
+    """A cell: how many of its seeds ended how, why, and {figure: its values over the finished seeds}."""
+
+    cell: str
+    counts: dict[str, int]
+    reasons: dict[str, list[str]]
+    figures: dict[str, list[float]]
+
+
+def compare(workdir: str) -> tuple[str, dict[str, Any]]:
+    """The table of a sweep as Markdown, and its figures by cell; writes compare.md and compare.csv into the workdir.
+
+    Raises ValueError where there is no sweep, or a file of it cannot be read.
+    """
+    directory = pathlib.Path(workdir).expanduser()
+    grid = sweep.stored(directory)
+    rows = read(directory, grid)
+    text = markdown(grid, rows)
+    for name, content in (("compare.md", text + "\n"), ("compare.csv", table(rows))):
+        unfinished = directory / f".{name}.{os.getpid()}"
+        unfinished.write_text(content)
+        os.replace(unfinished, directory / name)
+    cells = {
+        row.cell: row.counts | {"figures": {name: mean_and_error(values) for name, values in row.figures.items()}}
+        for row in rows
+    }
+    return text, {"workdir": str(directory), "cells": cells}
+
+
+def read(directory: pathlib.Path, grid: dict[str, Any]) -> list[Row]:
+    """The rows of a sweep, in the order of its file."""
+    rows: dict[str, Row] = {}
+    for name in grid["runs"]:
+        cell, seed = name.split("/")
+        row = rows.setdefault(cell, Row(cell, dict.fromkeys(("finished", "diverged", "failed", "missing"), 0), {}, {}))
+        if not (directory / name / sweep.RESULT).exists():
+            row.counts["missing"] += 1
+            continue
+        result = sweep.stored(directory / name, sweep.RESULT)
+        row.counts[result["status"]] += 1
+        if result["reason"]:
+            row.reasons.setdefault(result["status"], []).append(f"{seed}: {result['reason']}")
+        if result["status"] == "finished":
+            times = {key: result[key] for key in ("train_seconds", "evaluate_seconds", "steps")}
+            for figure, value in (result["figures"] | times).items():
+                if value is not None:
+                    row.figures.setdefault(figure, []).append(NOT_FINITE.get(value, value))
+    return list(rows.values())
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean and its standard error, std / sqrt(n) with the std over n - 1; None for a single value."""
+    error = float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+    return float(np.mean(values)), error
+
+
+def shown(values: Sequence[float]) -> str:
+    """ "mean ± error", to two digits of the error; without an error, to four digits."""
+    if not values:
+        return MISSING
+    mean, error = mean_and_error(values)
+    if not error:
+        return f"{mean:.4g}" if abs(mean) < 1e4 else f"{mean:.0f}"
+    decimals = max(0, 1 - math.floor(math.log10(float(f"{error:.1e}"))))
+    return f"{mean:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def status(row: Row) -> str:
+    """How the seeds of a cell ended, with the first reason of each kind."""
+    total = sum(row.counts.values())
+    parts = []
+    for kind, count in row.counts.items():
+        reason = f": {row.reasons[kind][0]}" if kind in row.reasons else ""
+        if count:
+            parts.append(f"{kind.replace('missing', 'not run')} ({count} of {total}){reason}")
+    return "; ".join(parts)
+
+
+def markdown(grid: dict[str, Any], rows: list[Row]) -> str:
+    """The printed table."""
+    columns = [name for name in COLUMNS if any(name in row.figures for row in rows)]
+    lines = [
+        f"# {grid['sweep']} (diffusion_jax {grid['version']})",
+        "",
+        "Mean ± standard error over the seeds that finished; seconds are wall-clock.",
+        *([grid["note"]] if grid["note"] else []),
+        "",
+        "| " + " | ".join(["cell", *columns, "seeds"]) + " |",
+        "|" + "|".join(["---", *["--:"] * len(columns), "---"]) + "|",
+    ]
+    for row in rows:
+        values = [shown(row.figures.get(name, [])) for name in columns]
+        lines.append("| " + " | ".join([row.cell, *values, status(row).replace("|", "\\|")]) + " |")
+    return "\n".join(lines)
+
+
+def table(rows: list[Row]) -> str:
+    """The CSV: the mean and the standard error of every figure, and how many seeds ended how."""
+    extra = sorted({name for row in rows for name in row.figures} - set(COLUMNS))
+    names = [*COLUMNS, *extra]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["cell", *rows[0].counts, "status", *(f"{name}{part}" for name in names for part in ("", "_stderr"))]
+    )
+    for row in rows:
+        cells: list[Any] = []
+        for name in names:
+            mean, error = mean_and_error(row.figures[name]) if name in row.figures else (None, None)
+            cells += ["" if value is None else repr(value) for value in (mean, error)]
+        writer.writerow([row.cell, *row.counts.values(), status(row), *cells])
+    return out.getvalue()

@@ -1,0 +1,112 @@
+"""The notebooks run as scripts, are committed with the outputs of a whole run, and equal their plain-text twins."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jupytext
+import pytest
+
+from diffusion_jax import main
+
+ROOT = pathlib.Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def a_run_and_a_sweep(tmp_path, show=True):
+    """A tiny run, evaluated and perhaps shown, and a sweep with made up figures: the folders of 02_ddpm_analysis."""
+    run = f"--workdir={tmp_path / 'tiny'}"
+    quiet = ["--config.report.tensorboard=False", "--config.report.samples_every=0"]
+    commands = [
+        ["train", f"--config={ROOT / 'configs/digits.py'}:tiny", run, *quiet],
+        ["evaluate", run, "--likelihood=vlb", "--num_samples=0"],
+        ["show", run, "--num_samples=2"],
+    ]
+    for argv in commands if show else commands[:-1]:
+        assert main.run(["main", *argv]) == 0
+    cells = {
+        "mean_vlb_fixed": ("finished", 5.0, 500.0),
+        "eps_vlb_fixed": ("finished", 2.5, 40.0),
+        "eps_simple": ("finished", 2.7, 60.0),
+        "mean_simple": ("failed", 0.0, 0.0),
+    }
+    for cell, (status, bits, distance) in cells.items():
+        for seed in (0, 1, 2):
+            figures = {"bits_per_dim": bits + 0.01 * seed, "frechet_pixels": distance + seed}
+            figures |= {"baseline_bits_per_dim": 2.4, "frechet_pixels_heldout": 36.0}
+            path = tmp_path / "made_up" / cell / f"seed{seed}" / "result.json"
+            path.parent.mkdir(parents=True)
+            reason = f"train: exit code 3; see {path.parent / 'train.log'}" if status == "failed" else ""
+            result = {"status": status, "reason": reason, "figures": figures, "steps": 2}
+            path.write_text(json.dumps(result | {"train_seconds": 1.0, "evaluate_seconds": 1.0}))
+    runs = {f"{cell}/seed{seed}": {} for cell in cells for seed in (0, 1, 2)}
+    stored = {"sweep": "configs/sweeps/ddpm_table2.py:digits", "version": "0", "note": "", "runs": runs}
+    (tmp_path / "made_up" / "sweep.json").write_text(json.dumps(stored))
+    return {name: str(tmp_path / "tiny") for name in ("RUN", "LIKELIHOOD_RUN")} | {"SWEEPS": str(tmp_path / "made_up")}
+
+
+# name -> function(tmp_path) -> environment variables, for a notebook that reads something: a tiny run, made there
+NEEDS = {"02_ddpm_analysis": a_run_and_a_sweep}
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def test_every_notebook_has_a_twin():
+    assert NOTEBOOKS
+    assert [path.stem for path in NOTEBOOKS] == sorted(path.stem for path in (ROOT / "notebooks").glob("*.py"))
+
+
+def executed(path, tmp_path, needs):
+    """The twin, run as a script in which warnings are errors."""
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, "-W", "error", path.with_suffix(".py")],
+        env=os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": paths} | needs,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+
+
+@every_notebook
+def test_twin_runs(path, tmp_path):
+    run = executed(path, tmp_path, NEEDS[path.stem](tmp_path) if path.stem in NEEDS else {})
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_analysis_says_what_is_missing_and_compares_with_the_paper(tmp_path):
+    needs = a_run_and_a_sweep(tmp_path, show=False)
+    missing = {"LIKELIHOOD_RUN": str(tmp_path / "a"), "SWEEPS": os.pathsep.join([str(tmp_path / "b"), needs["SWEEPS"]])}
+    run = executed(ROOT / "notebooks/02_ddpm_analysis.py", tmp_path, needs | missing)
+    assert run.returncode == 0, run.stderr
+    for said in ("a: no bound to read", "b: no sweep to read", "tiny: no pictures to show"):
+        assert said in run.stdout
+    assert str(tmp_path) not in run.stdout
+    _, bits, distance = run.stdout.split("made_up, ")
+    assert "here eps_vlb_fixed < eps_simple < mean_vlb_fixed" in bits
+    assert "agrees (1): eps_vlb_fixed < eps_simple" in bits
+    assert "agrees (1): eps_simple < mean_vlb_fixed" in distance
+    assert "contradicts (1): eps_simple < eps_vlb_fixed" in distance and "not run (3)" in distance
+    assert "mean_simple, unstable to train in the paper: failed 3" in distance
+    assert executed(ROOT / "notebooks/02_ddpm_analysis.py", tmp_path, missing | {"RUN": "none"}).returncode
+
+
+@every_notebook
+def test_notebook_equals_its_twin(path):
+    notebook, twin = jupytext.read(path), jupytext.read(path.with_suffix(".py"))
+    assert notebook.metadata["jupytext"]["formats"] == twin.metadata["jupytext"]["formats"] == "ipynb,py:percent"
+    cells, twins = ([(cell.cell_type, cell.source) for cell in book.cells] for book in (notebook, twin))
+    for cell, of_twin in zip(cells, twins, strict=True):
+        assert cell == of_twin
+
+
+@every_notebook
+def test_committed_outputs_are_those_of_one_whole_run(path):
+    cells = [cell for cell in jupytext.read(path).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert path.stat().st_size < 400_000
