@@ -14,9 +14,10 @@ TENSORFLOW = [
     "tensorboard>=2.20",
     "importlib_resources>=6.5",  # tensorflow-datasets imports it to build a set, and does not declare it
 ]
-NOTEBOOKS = ["jupyterlab>=4.4", "nbclient>=0.10", "jupytext>=1.17"]
+JUPYTEXT = "jupytext>=1.17"
+NOTEBOOKS = ["jupyterlab>=4.4", "nbclient>=0.10", JUPYTEXT]
 CHECKS = ["ruff>=0.14", "mypy>=1.18", "pre-commit>=4.3"]
-DEV = ["pytest>=9.0", "pytest-xdist>=3.8", "hypothesis>=6.140", *CHECKS]
+DEV = ["pytest>=9.0", "pytest-xdist>=3.8", "hypothesis>=6.140", JUPYTEXT, *CHECKS]
 
 setuptools.setup(
     name="diffusion_jax",
@@ -40,6 +41,7 @@ setuptools.setup(
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11.33",
         "pillow>=11.3",
+        "safetensors>=0.6",
         "scikit-learn>=1.7",
         "scipy>=1.16",
         "tensorflow-datasets>=4.9.9",

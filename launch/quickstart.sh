@@ -9,17 +9,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-PYTHON=${PYTHON:-python3}
+source launch/venv.sh
 WORKDIR=${WORKDIR:-runs/digits}
 
-if [ ! -x .venv/bin/python ]; then
-    command -v "$PYTHON" >/dev/null || { echo "no $PYTHON; install Python 3.11 or newer, or say PYTHON=..." >&2; exit 1; }
-    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-        { echo "$PYTHON is $("$PYTHON" -V); Python 3.11 or newer is needed: PYTHON=python3.12 bash $0" >&2; exit 1; }
-    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
-        { echo "$PYTHON cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
-    "$PYTHON" -m venv .venv
-fi
+make_venv .venv
 
 # Two devices of one core each train small convolutions faster than one device with two threads.
 if [ "$(getconf _NPROCESSORS_ONLN)" -ge 2 ]; then
@@ -29,7 +22,13 @@ fi
 start=$SECONDS
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable .
 installed=$SECONDS
-.venv/bin/python -m diffusion_jax.main train --config=configs/digits.py --workdir="$WORKDIR"
+train() { .venv/bin/python -m diffusion_jax.main train --config=configs/digits.py --workdir="$WORKDIR"; }
+train || {
+    code=$?
+    [ $code -gt 128 ] || exit $code # only a signal: on a busy machine XLA's CPU devices can miss each other and abort
+    echo "training was killed (exit code $code); it goes on from its last checkpoint, on one device" >&2
+    JAX_NUM_CPU_DEVICES=1 train
+}
 trained=$SECONDS
 .venv/bin/python -m diffusion_jax.main sample --workdir="$WORKDIR" --num_samples=64 --seed=0 --out="$WORKDIR/samples.npz"
 sampled=$SECONDS

@@ -9,17 +9,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-PYTHON=${PYTHON:-python3}
+source launch/venv.sh
 VENV=${VENV:-.venv}
 
-if [ ! -x "$VENV/bin/python" ]; then
-    command -v "$PYTHON" >/dev/null || { echo "no $PYTHON; install Python 3.11 or newer, or say PYTHON=..." >&2; exit 1; }
-    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-        { echo "$PYTHON is $("$PYTHON" -V); Python 3.11 or newer is needed: PYTHON=python3.12 bash $0" >&2; exit 1; }
-    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
-        { echo "$PYTHON cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
-    "$PYTHON" -m venv "$VENV"
-fi
+make_venv "$VENV"
 PATH=$(cd "$VENV/bin" && pwd):$PATH
 
 part() {
