@@ -32,7 +32,7 @@ def sampler():
     def guess(params, x, level, label=None):
         return exact(x, jax.tree.map(lambda field: jnp.full(len(x), field), level)).x0
 
-    return loop.Sampler(rows, start, walk, guess)
+    return loop.Sampler(rows, start, lambda seeds: None, walk, guess)
 
 
 @pytest.mark.parametrize(("steps", "number", "lengths"), [(10, 5, {2}), (25, 10, {2, 3}), (3, 10, {1})])

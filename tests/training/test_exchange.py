@@ -192,7 +192,7 @@ BAD = [
     ("", IMPORT[:3], "--workdir is missing"),
     ("", ["import", "--from=diffusers", "--path={new}", "--workdir={new}"], "{new} has neither config.json nor"),
     ("", [*IMPORT, "--config=configs/none.py"], "configs/none.py"),
-    ("", [*IMPORT, "--config.ema.decays=(2.0,)"], "ema.decays: 2.0 is not in [0, 1)"),
+    ("", [*IMPORT, "--config.ema.decays=(2.0,)"], "ema.decays: 2.0 is not a number in [0, 1)"),
     ("", TF1, "--config is missing"),
     ("", [*TF1, "--config=configs/cifar10_ddpm.py"], "there is no {model}/m.index"),
     ("", [*TF1, "--config=configs/toy2d.py"], "network.name='mlp' is not what the public code"),
