@@ -195,8 +195,13 @@ def read_versions(run: Run, step: int | str = "newest") -> dict[str, str]:
 
 
 def check_resume(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming each key, if `config` would not continue the run that was `stored`; see MAY_DIFFER."""
+    """Raise ValueError, naming each key, if `config` would not continue the run that was `stored`; see MAY_DIFFER.
+
+    Imported weights have seen no data yet (data.size=0): they go on with any.
+    """
     before, now = dict(_flat(stored)), dict(_flat(config))
+    if before.get("data.size") == 0:
+        before["data.size"] = now.get("data.size")
     missing = object()
     may_differ = tuple(f"{key}." for key in MAY_DIFFER)
 

@@ -55,7 +55,7 @@ def test_generation_ends_at_the_sample(sampler):
 
 def test_decoding_comes_closer_to_the_example(sampler):
     x0 = jnp.asarray(np.random.default_rng(0).normal(DATA.means[1], 0.1, (64, 2)), jnp.float32)
-    shown = progressive.decoding(sampler, PROCESS, None, x0, seed=0)
+    shown = progressive.decoding(sampler, PROCESS, None, x0, None, seed=0)
     np.testing.assert_array_equal(shown[-1], x0)
     rmse = np.sqrt(np.mean((shown[:-1] - np.asarray(x0)) ** 2, (1, 2)))
     assert rmse[-1] < 0.5 * rmse[0] and shown.shape == (11, 64, 2)
