@@ -1,0 +1,66 @@
+"""The probability-flow ODE, which carries x_t to x_s with the marginals of the diffusion and no noise at all.
+
+In its plain form, dx/dt = f x - g²/2 score (Song et al. 2021, eq. 13), it is stiff at one end, large at the other and
+bent at every step of a chain. Here x is scaled to variance one for data of variance one, and time is the logarithm of
+the noise-to-signal ratio:
+
+    z = x / sqrt(alpha² + sigma²),     u = log(sigma / alpha),     tan phi = sigma / alpha,
+    dz/du = sin phi cos phi (cos phi eps - sin phi x0),
+
+the bracket being dz/dphi, the v of Salimans and Ho 2022. One equation serves every schedule, smooth wherever the
+network is, and the prior of z at t = 1 is N(0, I).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.process.base import Array, Level, Schedule, expand
+from diffusion_jax.sampling.loop import BoundPredict
+
+Flow = Callable[[Array, Array], Array]
+"""`flow(z[B,*D], u[B]) -> dz/du[B,*D]`."""
+
+
+def log_ratio(schedule: Schedule, t: Array) -> Array:
+    """u = log(sigma/alpha) at t [*S], a level without noise or signal taken where float arithmetic loses the other."""
+    log_alpha, log_sigma = schedule(t)
+    most = -jnp.log(jnp.finfo(t.dtype).eps)
+    return jnp.clip(log_sigma - log_alpha, -most, most)
+
+
+def log_scale(schedule: Schedule, t: Array) -> Array:
+    """log sqrt(alpha² + sigma²) at t [*S], the factor between x and z."""
+    log_alpha, log_sigma = schedule(t)
+    return 0.5 * jnp.logaddexp(2 * log_alpha, 2 * log_sigma)
+
+
+def level_at(schedule: Schedule, u: Array) -> Level:
+    """The level with log(sigma/alpha) = u [B]: its t by bisection, and alpha and sigma exactly in that ratio."""
+
+    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = 0.5 * (low + high)
+        log_alpha, log_sigma = schedule(middle)
+        below = log_sigma - log_alpha < u
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    bracket = jnp.zeros_like(u), jnp.ones_like(u)
+    _, t = jax.lax.fori_loop(0, jnp.finfo(u.dtype).nmant + 24, halve, bracket)  # relative precision down to 1e-7
+    scale = log_scale(schedule, t)
+    return Level(t, scale - 0.5 * jnp.logaddexp(0, 2 * u), scale - 0.5 * jnp.logaddexp(0, -2 * u))
+
+
+def probability_flow(predict: BoundPredict, schedule: Schedule) -> Flow:
+    """dz/du of a model; one network call."""
+
+    def flow(z: Array, u: Array) -> Array:
+        at = level_at(schedule, u)
+        scale = log_scale(schedule, at.t)
+        cos, sin = jnp.exp(at.log_alpha - scale), jnp.exp(at.log_sigma - scale)
+        prediction = predict(expand(jnp.exp(scale), z) * z, at)
+        v = expand(cos, z) * prediction.eps - expand(sin, z) * prediction.x0
+        return expand(sin * cos, z) * v
+
+    return flow
