@@ -12,21 +12,26 @@ network is, and the prior of z at t = 1 is N(0, I).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process.base import Array, Level, Schedule, expand
+from diffusion_jax.process.gaussian import Row
 from diffusion_jax.sampling.loop import BoundPredict
+from diffusion_jax.sampling.solve import solve
 
 Flow = Callable[[Array, Array], Array]
 """`flow(z[B,*D], u[B]) -> dz/du[B,*D]`."""
 
 
 def log_ratio(schedule: Schedule, t: Array) -> Array:
-    """u = log(sigma/alpha) at t [*S], a level without noise or signal taken where float arithmetic loses the other."""
+    """u = log(sigma/alpha) at t [*S]; without noise or signal, as far as float arithmetic can tell from there."""
     log_alpha, log_sigma = schedule(t)
-    most = -jnp.log(jnp.finfo(t.dtype).eps)
+    most = -np.log(jnp.finfo(t.dtype).eps)
     return jnp.clip(log_sigma - log_alpha, -most, most)
 
 
@@ -37,7 +42,7 @@ def log_scale(schedule: Schedule, t: Array) -> Array:
 
 
 def level_at(schedule: Schedule, u: Array) -> Level:
-    """The level with log(sigma/alpha) = u [B]: its t by bisection, and alpha and sigma exactly in that ratio."""
+    """The level with log(sigma/alpha) = u [B]: its t by bisection, and alpha and sigma in exactly that ratio."""
 
     def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
@@ -47,7 +52,7 @@ def level_at(schedule: Schedule, u: Array) -> Level:
         return jnp.where(below, middle, low), jnp.where(below, high, middle)
 
     bracket = jnp.zeros_like(u), jnp.ones_like(u)
-    _, t = jax.lax.fori_loop(0, jnp.finfo(u.dtype).nmant + 24, halve, bracket)  # relative precision down to 1e-7
+    _, t = jax.lax.fori_loop(0, jnp.finfo(u.dtype).nmant + 24, halve, bracket)  # relative precision down to t = 1e-7
     scale = log_scale(schedule, t)
     return Level(t, scale - 0.5 * jnp.logaddexp(0, 2 * u), scale - 0.5 * jnp.logaddexp(0, -2 * u))
 
@@ -64,3 +69,42 @@ def probability_flow(predict: BoundPredict, schedule: Schedule) -> Flow:
         return expand(sin * cos, z) * v
 
     return flow
+
+
+def carry(
+    predict: BoundPredict,
+    schedule: Schedule,
+    x: Array,
+    t0: Array | float,
+    t1: Array | float,
+    rtol: float,
+    atol: float,
+    max_calls: int,
+) -> tuple[Array, Array, Array]:
+    """x [B,*D] at t0 (scalar or [B]) carried along the flow to t1: (x, calls int[B], ok bool[B]), as of `solve`.
+
+    From t = 1 down it decodes noise, up to t = 1 it encodes data; each undoes the other to within the tolerance, which
+    is one on z.
+    """
+    t0, t1 = (jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1]) for t in (t0, t1))
+    u0, u1 = log_ratio(schedule, t0), log_ratio(schedule, t1)
+    z = x * expand(jnp.exp(-log_scale(schedule, t0)), x)
+    z, calls, ok = solve(probability_flow(predict, schedule), z, u0, u1, rtol, atol, max_calls)
+    return z * expand(jnp.exp(log_scale(schedule, t1)), x), calls, ok
+
+
+def inversion(
+    predict: BoundPredict, reverse: Reverse | None, row: Row, x: Array, memory: Any, keys: Array
+) -> tuple[Array, Any]:
+    """A step of DDIM upwards, from the lower level of a row to the higher: x_t = alpha_t x0 + sigma_t eps, both at x_s.
+
+    Undoes DDIM (eta = 0) to first order in the step. One network call. Source: Song et al. 2021 (DDIM), section 4.3.
+    """
+    prediction = predict(x, row.to)
+    return expand(row.at.alpha, x) * prediction.x0 + expand(row.at.sigma, x) * prediction.eps, memory
+
+
+def upwards(rows: Row) -> Row:
+    """The rows [N] of a falling grid in the order in which `inversion` takes them, without a step to no noise."""
+    kept = np.isfinite(np.asarray(rows.to.log_sigma))
+    return jax.tree.map(lambda field: np.asarray(field)[kept][::-1], rows)
