@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from diffusion_jax.objective.decoders import Decoder
 from diffusion_jax.objective.prediction import Predict
 from diffusion_jax.process.base import Array, Level, Schedule, expand, level, normal
-from diffusion_jax.sampling.probability_flow import log_ratio, log_scale, probability_flow
+from diffusion_jax.sampling.flow import log_ratio, log_scale, probability_flow
 from diffusion_jax.sampling.solve import solve
 
 Law = Callable[[Level, Array], Array]

@@ -43,7 +43,7 @@ def noisy_data(schedule, min_t, dtype, number=SIZE):
 
 
 @functools.partial(jax.jit, static_argnames=("trace", "probes"))
-def solve(index, x, min_t, tolerance, max_calls=10_000, prior=False, trace="exact", probes=1):
+def compiled(index, x, min_t, tolerance, max_calls, prior, trace, probes):
     """The density under one of these schedules, by its number: one compiled program serves all of them."""
 
     def schedule(index):
@@ -57,6 +57,10 @@ def solve(index, x, min_t, tolerance, max_calls=10_000, prior=False, trace="exac
     return ode_likelihood.make_density(predict, schedule, min_t, **options, law=law, trace=trace, probes=probes)(
         index, keys, x
     )
+
+
+def solve(index, x, min_t, tolerance, max_calls=10_000, prior=False, trace="exact", probes=1):
+    return compiled(index, x, min_t, tolerance, max_calls, prior, trace, probes)
 
 
 VP = 0
@@ -195,4 +199,5 @@ def test_all_three_ways_equal_the_entropy_of_gaussian_data():
         nats = np.asarray(nats, float)
         assert abs(nats.mean() - entropy) < 3 * likelihood.standard_error(nats) < 0.2, name
         gap = nats - truth  # example by example, which the draw of the examples does not blur
-        assert -3 * likelihood.standard_error(gap) < gap.mean() < 0.06, name
+        error = likelihood.standard_error(gap)
+        assert -3 * error < gap.mean() < 0.05 + 3 * error and error < 0.04, name

@@ -10,8 +10,8 @@ from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, in_float64, level
 from diffusion_jax.process.gaussian import gaussian
 from diffusion_jax.process.sde import drift_and_diffusion
-from diffusion_jax.sampling import loop, probability_flow
-from diffusion_jax.sampling.probability_flow import carry
+from diffusion_jax.sampling import flow, loop
+from diffusion_jax.sampling.flow import carry
 
 PATHS = {
     "vp": (schedules.vp(), 1e-5),
@@ -35,7 +35,7 @@ def numbered(names=tuple(PATHS)):
 
 @jax.jit
 def inverted(index, t):
-    return probability_flow.level_at(chosen(index), probability_flow.log_ratio(chosen(index), t))
+    return flow.level_at(chosen(index), flow.log_ratio(chosen(index), t))
 
 
 @numbered()
@@ -44,7 +44,7 @@ def test_level_at_inverts_the_schedule(index):
     t = jnp.asarray([max(min_t, 1e-5), 0.01, 0.5, 0.987])
     at = inverted(index, t)
     np.testing.assert_allclose(at.t, t, rtol=3e-5, atol=1e-7)
-    u = np.asarray(probability_flow.log_ratio(schedule, t))
+    u = np.asarray(flow.log_ratio(schedule, t))
     np.testing.assert_allclose(at.log_sigma - at.log_alpha, u, rtol=1e-6, atol=1e-6)
     for found, exact in zip(at[1:], level(schedule, t)[1:], strict=True):
         np.testing.assert_allclose(found, exact, rtol=2e-6, atol=2e-5)
@@ -54,9 +54,9 @@ def test_level_at_inverts_the_schedule(index):
 def both_forms(index, t, z):
     """dx/dt from the flow, with x = s z and dx/dt = s dz/du du/dt + z ds/dt; and as f x - g²/2 score."""
     schedule, predict = chosen(index), oracles.exact(oracles.TWO_MODES)
-    scale, scale_rate = jax.jvp(lambda t: jnp.exp(probability_flow.log_scale(schedule, t)), (t,), (jnp.ones_like(t),))
-    u, u_rate = jax.jvp(lambda t: probability_flow.log_ratio(schedule, t), (t,), (jnp.ones_like(t),))
-    flow = probability_flow.probability_flow(predict, schedule)(z, u)
+    scale, scale_rate = jax.jvp(lambda t: jnp.exp(flow.log_scale(schedule, t)), (t,), (jnp.ones_like(t),))
+    u, u_rate = jax.jvp(lambda t: flow.log_ratio(schedule, t), (t,), (jnp.ones_like(t),))
+    flow = flow.probability_flow(predict, schedule)(z, u)
     f, g2 = drift_and_diffusion(schedule, t)
     x, at = scale[:, None] * z, level(schedule, t)
     score = -predict(x, at).eps / at.sigma[:, None]
@@ -129,8 +129,8 @@ def test_ddim_inversion_is_undone_to_first_order(x64):
         grid = np.linspace(1, 0.02, steps + 1)
         rows = loop.rows(process, schedule, grid)
         keys = jax.random.split(jax.random.key(0), 32)
-        up = probability_flow.upwards(rows)
-        there, _ = loop.sample(probability_flow.inversion, predict, None, up, x, keys)
+        up = flow.upwards(rows)
+        there, _ = loop.sample(flow.inversion, predict, None, up, x, keys)
         back, _ = loop.sample(ddim, predict, None, rows, there, keys)
         errors.append(float(jnp.sqrt(jnp.mean((back - x) ** 2))))
     assert 1.8 < errors[0] / errors[1] < 2.5 and errors[1] < 0.03
@@ -138,7 +138,7 @@ def test_ddim_inversion_is_undone_to_first_order(x64):
 
 def test_the_way_up_leaves_out_the_step_without_noise():
     rows = loop.rows(gaussian(), schedules.linear(10), loop.uniform_times(10, 10))
-    up = probability_flow.upwards(rows)
+    up = flow.upwards(rows)
     assert isinstance(up.at, Level) and len(up.at.t) == 9
     np.testing.assert_allclose(up.to.t, np.arange(1, 10) / 10)
     np.testing.assert_allclose(up.at.t, np.arange(2, 11) / 10)
