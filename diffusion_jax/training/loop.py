@@ -181,7 +181,7 @@ def drawing(config: ConfigDict) -> Callable[[Any], np.ndarray]:
     quick = config.copy_and_resolve_references()
     with quick.unlocked():
         if config.report.sampler_steps:
-            quick.sampler.update(num_steps=config.report.sampler_steps, steps=())
+            quick.sampler.update(num_steps=config.report.sampler_steps, steps=(), times=())
     draw = samples(config, build.build(quick).sampler)
     return lambda params: draw(params, np.arange(config.report.num_samples))
 
