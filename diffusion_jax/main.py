@@ -2,7 +2,7 @@
 
     train     --config=FILE --workdir=DIR [--config.KEY=VALUE …]    train; the same command again resumes
     sample    --workdir=DIR --num_samples=N --seed=S --out=FILE.npz  draw samples, and a picture of them
-    evaluate  --workdir=DIR [--likelihood=vlb]                       every figure that the config asks for
+    evaluate  --workdir=DIR [--likelihood=vlb,multi,ode]             every figure that the config asks for
     show      --workdir=DIR                                          progressive pictures, interpolation
     describe  --config=FILE [--compile]                              size, FLOPs and memory, without training
     prepare   --config=FILE                                          make a TensorFlow Datasets set readable
@@ -89,16 +89,18 @@ def sample(args: flags.FlagValues) -> Results:
 
 def evaluate(args: flags.FlagValues) -> Results:
     """Every figure of a workdir that its config asks for, by name; kept in workdir/evaluation as well."""
-    from diffusion_jax import trained
+    from diffusion_jax import likelihoods, trained
 
-    if args.likelihood not in ("", "vlb"):
-        raise ValueError(f"--likelihood={args.likelihood!r} is not known; use vlb, or leave it out")
-    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, bound=args.bound)
+    ways = likelihoods.named(args.likelihood)
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, bound=args.bound, ode=args.ode)
+    likelihood = likelihoods.prepare(run, ways)
     number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
     trained.evaluation_directory(run)
     figures: Results = {"step": run.step, "ema": run.ema, **trained.heldout_loss(run)}
-    if args.likelihood:
-        figures |= trained.report_bound(run)
+    if ways:
+        found, table = likelihood()
+        figures |= found
+        print(table)
     if run.config.eval.svm and number:
         figures |= trained.sample_quality(run, number, args.seed)
     trained.keep(run, figures)

@@ -1,4 +1,4 @@
-"""The probability-flow ODE, which carries x_t to x_s with the marginals of the diffusion and no noise at all.
+"""The probability-flow ODE solved to a tolerance: from noise to data, from data to noise, with likelihood on the way.
 
 In its plain form, dx/dt = f x - g²/2 score (Song et al. 2021, eq. 13), it is stiff at one end, large at the other and
 bent at every step of a chain. Here x is scaled to variance one for data of variance one, and time is the logarithm of
@@ -21,7 +21,8 @@ import numpy as np
 from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process.base import Array, Level, Schedule, expand
 from diffusion_jax.process.gaussian import Row
-from diffusion_jax.sampling.loop import BoundPredict
+from diffusion_jax.sampling.grids import time_of
+from diffusion_jax.sampling.loop import BoundPredict, Method
 from diffusion_jax.sampling.solve import solve
 
 Flow = Callable[[Array, Array], Array]
@@ -44,15 +45,7 @@ def log_scale(schedule: Schedule, t: Array) -> Array:
 def level_at(schedule: Schedule, u: Array) -> Level:
     """The level with log(sigma/alpha) = u [B]: its t by bisection, and alpha and sigma in exactly that ratio."""
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bracket
-        middle = 0.5 * (low + high)
-        log_alpha, log_sigma = schedule(middle)
-        below = log_sigma - log_alpha < u
-        return jnp.where(below, middle, low), jnp.where(below, high, middle)
-
-    bracket = jnp.zeros_like(u), jnp.ones_like(u)
-    _, t = jax.lax.fori_loop(0, jnp.finfo(u.dtype).nmant + 24, halve, bracket)  # relative precision down to t = 1e-7
+    t = time_of(schedule, -2 * u)
     scale = log_scale(schedule, t)
     return Level(t, scale - 0.5 * jnp.logaddexp(0, 2 * u), scale - 0.5 * jnp.logaddexp(0, -2 * u))
 
@@ -91,6 +84,41 @@ def carry(
     z = x * expand(jnp.exp(-log_scale(schedule, t0)), x)
     z, calls, ok = solve(probability_flow(predict, schedule), z, u0, u1, rtol, atol, max_calls)
     return z * expand(jnp.exp(log_scale(schedule, t1)), x), calls, ok
+
+
+def dopri5(rtol: float = 1e-5, atol: float = 1e-5, max_calls: int = 1000) -> Method:
+    """Dormand and Prince's pair from the first level of a grid to its last with noise, then the predicted x0.
+
+    The levels between them do not matter. The memory is (calls int[B], ok bool[B]); a sample that did not get there
+    becomes nan. Network calls as many as it takes. Source: Song et al. 2021, section 4.3. Raises ValueError unless the
+    tolerances are above 0.
+    """
+    check(rtol, atol, max_calls, "sampler.dopri5")
+
+    def step(*_: Any) -> Any:
+        raise NotImplementedError("dopri5 walks by itself")
+
+    def walk(predict: BoundPredict, schedule: Schedule, rows: Any, x: Array, memory: Any) -> tuple[Array, Any]:
+        calls, ok = memory
+        rows = jax.tree.map(lambda field: jnp.asarray(field, x.dtype), rows)
+        noiseless = jnp.isneginf(rows.to.log_sigma[-1])
+        end = jnp.where(noiseless, rows.at.t[-1], rows.to.t[-1])
+        x, more, reached = carry(predict, schedule, x, rows.at.t[0], end, rtol, atol, max_calls)
+        last = jax.tree.map(lambda field: jnp.broadcast_to(field[-1], x.shape[:1]), rows.at)
+        x = jax.lax.cond(noiseless, lambda: predict(x, last).x0, lambda: x)
+        return jnp.where(expand(reached, x), x, jnp.nan), (calls + more + noiseless, ok & reached)
+
+    def memory(x: Array) -> tuple[Array, Array]:
+        return jnp.zeros(len(x), jnp.int32), jnp.ones(len(x), bool)
+
+    return Method(step, memory=memory, walk=walk)
+
+
+def check(rtol: float, atol: float, max_calls: int, section: str) -> None:
+    """Raise ValueError for options of `solve` that make no sense."""
+    for name, value, least in (("rtol", rtol, 0), ("atol", atol, 0), ("max_calls", max_calls, 7)):
+        if not value > least:
+            raise ValueError(f"{section}.{name}={value} must be above {least}")
 
 
 def inversion(

@@ -56,11 +56,11 @@ def both_forms(index, t, z):
     schedule, predict = chosen(index), oracles.exact(oracles.TWO_MODES)
     scale, scale_rate = jax.jvp(lambda t: jnp.exp(flow.log_scale(schedule, t)), (t,), (jnp.ones_like(t),))
     u, u_rate = jax.jvp(lambda t: flow.log_ratio(schedule, t), (t,), (jnp.ones_like(t),))
-    flow = flow.probability_flow(predict, schedule)(z, u)
+    rate = flow.probability_flow(predict, schedule)(z, u)
     f, g2 = drift_and_diffusion(schedule, t)
     x, at = scale[:, None] * z, level(schedule, t)
     score = -predict(x, at).eps / at.sigma[:, None]
-    return (scale * u_rate)[:, None] * flow + scale_rate[:, None] * z, f[:, None] * x - 0.5 * g2[:, None] * score
+    return (scale * u_rate)[:, None] * rate + scale_rate[:, None] * z, f[:, None] * x - 0.5 * g2[:, None] * score
 
 
 @numbered(("vp", "subvp", "ve", "edm", "chain"))
