@@ -153,8 +153,11 @@ def schedule(config: ConfigDict) -> Callable[[Any], Schedule]:
     return lambda params: fixed
 
 
-def build(config: ConfigDict) -> Experiment:
-    """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit."""
+def build(config: ConfigDict, apply: Callable[..., Any] | None = None) -> Experiment:
+    """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit.
+
+    apply: what stands in for the network's own, to see how often it is called (`count_calls`).
+    """
     check(config)
     steps = config.process.num_steps
     process = choose("process.name", config.process.name, PROCESSES)(**options(config.process))
@@ -187,7 +190,7 @@ def build(config: ConfigDict) -> Experiment:
             f"prediction.target={config.prediction.target!r}: with schedule.name={config.schedule.name!r} nothing of "
             "x0 is left at t = 1, where it cannot be found from the noise; use v, x0 or posterior_mean"
         )
-    predict = prediction.predictor(network.apply, path, target, tell, with_head)
+    predict = prediction.predictor(apply or network.apply, path, target, tell, with_head)
 
     terms = loss_terms(config, process, path, target, kernel)
     loss = _in_model_range(losses.weighted_sum(predict, process, path, terms), config.data.levels)
@@ -339,6 +342,28 @@ def grid_rows(
         return lambda params: loop.traced_rows(process, path(params), times, appended, method)
     fixed = loop.rows(process, path(None), times, denoise, method)
     return lambda params: fixed
+
+
+def count_calls(config: ConfigDict, params: Any) -> int:
+    """How often the sampler of a config asks the network for one sample: counted while its loop runs on a stand-in.
+
+    The stand-in answers 0, at once; a call for a batch, as guidance may make, counts as many times as it has rows.
+    """
+    calls = 0
+
+    def tick(rows: int) -> None:
+        nonlocal calls
+        calls += int(rows)
+
+    def answer(variables: Any, x: Array, *_: Any) -> Array:
+        jax.debug.callback(tick, len(x))
+        twice = config.prediction.variance in LEARNED
+        return jnp.zeros((*x.shape[:-1], x.shape[-1] * (2 if twice else 1)), x.dtype)
+
+    sample = build(config, answer).sampler.sample
+    jax.block_until_ready(jax.jit(sample)(params, jnp.zeros(1, jnp.uint32)))
+    jax.effects_barrier()
+    return calls
 
 
 def clips(config: ConfigDict, section: ConfigDict) -> bool:

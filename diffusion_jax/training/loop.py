@@ -166,11 +166,15 @@ def is_drawn(n: int, every: int) -> bool:
 
 
 def samples(config: ConfigDict, sampler: Sampler) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """`draw(params, seeds [N]) -> [N,*D]`, in the levels of the data; see `parallel.in_tiles`."""
+    """`draw(params, seeds [N]) -> [N,*D]`, in the levels of the data; see `parallel.in_tiles`.
+
+    It logs how far it is after each of its calls, if it needs several.
+    """
     sample = parallel.spread(sampler.sample, whole=1)
 
     def draw(params: Any, seeds: np.ndarray) -> np.ndarray:
-        x = parallel.in_tiles(sample, params, seeds.astype(np.uint32), config.sampler.tile)
+        bar = reporting.progress_bar("samples", len(seeds))
+        x = parallel.in_tiles(sample, params, seeds.astype(np.uint32), config.sampler.tile, bar)
         return np.asarray(from_model(x, config.data.levels))
 
     return draw
