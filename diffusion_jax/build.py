@@ -155,8 +155,11 @@ def schedule(config: ConfigDict) -> Callable[[Any], Schedule]:
     return lambda params: fixed
 
 
-def build(config: ConfigDict) -> Experiment:
-    """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit."""
+def build(config: ConfigDict, apply: Callable[..., Any] | None = None) -> Experiment:
+    """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit.
+
+    apply: what stands in for the network's own, to see how often it is called (`count_calls`).
+    """
     check(config)
     steps = config.process.num_steps
     process = choose("process.name", config.process.name, PROCESSES)(**options(config.process))
@@ -189,7 +192,7 @@ def build(config: ConfigDict) -> Experiment:
             f"prediction.target={config.prediction.target!r}: with schedule.name={config.schedule.name!r} nothing of "
             "x0 is left at t = 1, where it cannot be found from the noise; use v, x0 or posterior_mean"
         )
-    predict = prediction.predictor(network.apply, path, target, tell, with_head)
+    predict = prediction.predictor(apply or network.apply, path, target, tell, with_head)
 
     terms = loss_terms(config, process, path, target, kernel)
     loss = _in_model_range(losses.weighted_sum(predict, process, path, terms), config.data.levels)
@@ -343,6 +346,35 @@ def grid_rows(
         return lambda params: loop.traced_rows(process, path(params), times, appended, method)
     fixed = loop.rows(process, path(None), times, denoise, method)
     return lambda params: fixed
+
+
+def count_calls(config: ConfigDict, params: Any) -> int:
+    """How often the sampler of a config asks the network for one sample: counted while its loop runs on a stand-in.
+
+    The stand-in answers 0, at once; a call for a batch, as guidance may make, counts as many times as it has rows.
+    Where the calls depend on the answers (dopri5), the network gives them, and it is the mean over seeds 0 to 7.
+    """
+    adaptive = config.sampler.name == "dopri5"
+    network = build(config).network if adaptive else None
+    calls = 0
+
+    def tick(rows: int) -> None:
+        nonlocal calls
+        calls += int(rows)
+
+    def answer(variables: Any, x: Array, *told: Any) -> Array:
+        jax.debug.callback(tick, len(x))
+        if network:
+            return network.apply(variables, x, *told)
+        twice = config.prediction.variance in LEARNED
+        return jnp.zeros((*x.shape[:-1], x.shape[-1] * (2 if twice else 1)), x.dtype)
+
+    sample = jax.jit(build(config, answer).sampler.sample)
+    seeds = jnp.arange(8 if adaptive else 1, dtype=jnp.uint32)
+    for seed in seeds:
+        jax.block_until_ready(sample(params, seed[None]))
+    jax.effects_barrier()
+    return round(calls / len(seeds))
 
 
 def clips(config: ConfigDict, section: ConfigDict) -> bool:

@@ -84,7 +84,10 @@ def sample(args: flags.FlagValues) -> Results:
         unfinished.unlink(missing_ok=True)
     picture = out.with_suffix(".png")
     pictures.save_png(picture, samples[: args.pictured], run.config.data.levels)
-    return {"samples": str(out), "picture": str(picture), "num_samples": len(samples), "step": run.step}
+    calls = trained.network_calls(run)
+    log.info("%s: %d network calls a sample", run.config.sampler.name, calls)
+    where = {"samples": str(out), "picture": str(picture)}
+    return {**where, "num_samples": len(samples), "network_calls": calls, "step": run.step}
 
 
 def evaluate(args: flags.FlagValues) -> Results:

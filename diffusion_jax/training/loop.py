@@ -168,12 +168,14 @@ def is_drawn(n: int, every: int) -> bool:
 def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Callable[[Any, np.ndarray], np.ndarray]:
     """`draw(params, seeds [N]) -> [N,*D]`, in the levels of the data; see `parallel.in_tiles`.
 
-    complete: raise FloatingPointError where an adaptive sampler did not keep to its tolerance in the allowed calls.
+    It logs how far it is after each of its calls, if it needs several. complete: raise FloatingPointError where an
+    adaptive sampler did not keep to its tolerance in the allowed calls.
     """
     sample = parallel.spread(sampler.sample, whole=1)
 
     def draw(params: Any, seeds: np.ndarray) -> np.ndarray:
-        x = parallel.in_tiles(sample, params, seeds.astype(np.uint32), config.sampler.tile)
+        bar = reporting.progress_bar("samples", len(seeds))
+        x = parallel.in_tiles(sample, params, seeds.astype(np.uint32), config.sampler.tile, bar)
         lost = np.isnan(x.reshape(len(x), -1)).any(1).sum()
         if complete and lost and config.sampler.name == "dopri5":
             options = config.sampler.dopri5
