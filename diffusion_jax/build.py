@@ -362,7 +362,7 @@ def count_calls(config: ConfigDict, params: Any) -> int:
         nonlocal calls
         calls += int(rows)
 
-    def answer(variables: Any, x: Array, *told: Any) -> Array:
+    def answer(variables: Any, x: Array, *told: Any) -> Any:
         jax.debug.callback(tick, len(x))
         if network:
             return network.apply(variables, x, *told)

@@ -3,6 +3,7 @@
     train     --config=FILE --workdir=DIR [--config.KEY=VALUE …]    train; the same command again resumes
     sample    --workdir=DIR --num_samples=N --seed=S --out=FILE.npz  draw samples, and a picture of them
     evaluate  --workdir=DIR [--likelihood=vlb,multi,ode]             every figure that the config asks for
+    encode    --workdir=DIR --num_samples=N --out=FILE.npz           held-out data as noise, and back
     show      --workdir=DIR                                          progressive pictures, interpolation
     describe  --config=FILE [--compile]                              size, FLOPs and memory, without training
     prepare   --config=FILE                                          make a TensorFlow Datasets set readable
@@ -120,6 +121,39 @@ def show(args: flags.FlagValues) -> Results:
     return {"step": run.step, "ema": run.ema, **trained.report_progressive(run, args.num_samples, args.seed)}
 
 
+def encode(args: flags.FlagValues) -> Results:
+    """Carry held-out examples to t = 1 and back, into a .npz, with a picture beside it."""
+    import numpy as np
+
+    from diffusion_jax import build, latents, trained
+    from diffusion_jax.training import pictures
+
+    out = pathlib.Path(args.out)
+    if out.suffix != ".npz":
+        raise ValueError(f"--out={args.out} must end in .npz")
+    check_writable(out)
+    if args.num_samples < 1:
+        raise ValueError(f"--num_samples={args.num_samples} must be at least 1")
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, ode=args.ode)
+    heldout = trained.first_examples(build.source(run.config, "heldout"), args.num_samples)
+    x, label = heldout.read(np.arange(heldout.size))
+    found, calls = latents.encode(run, x, label, args.by)
+    back, calls_back = latents.decode(run, found, label, args.by)
+    decoded = latents.in_levels(run, back)
+    with open(out, "wb") as file:
+        arrays: dict[str, Any] = {"examples": x, "labels": label, "latents": found, "decoded": decoded}
+        np.savez(file, **arrays)
+    picture, shown = out.with_suffix(".png"), slice(0, 16)
+    title = f"held-out examples, and what comes back from their noise by {args.by}"
+    both = np.stack([x[shown], decoded[shown]])
+    pictures.table(picture, both, run.config.data.levels, ["examples", "decoded"], title)
+    return {
+        "latents": str(out), "picture": str(picture), "num_samples": len(x), "step": run.step, "by": args.by,
+        "latents_std": float(found.std()), "rmse": latents.rmse(run, x, back), "network_calls": calls,
+        "network_calls_back": calls_back,
+    }  # fmt: skip
+
+
 def sweep(args: flags.FlagValues) -> Results:
     """Run a grid of configs, or what is left of it."""
     from diffusion_jax import sweep
@@ -159,6 +193,7 @@ COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
     "train": train,
     "sample": sample,
     "evaluate": evaluate,
+    "encode": encode,
     "show": show,
     "describe": describe,
     "prepare": prepare,
