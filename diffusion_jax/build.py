@@ -23,7 +23,7 @@ from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, time_sampling
 from diffusion_jax.process import schedules
-from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64
+from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64, level
 from diffusion_jax.process.gaussian import gaussian
 from diffusion_jax.sampling import ancestral, loop
 
@@ -117,13 +117,24 @@ def schedule(config: ConfigDict) -> Callable[[Any], Schedule]:
     """The function params -> Schedule of a config."""
     name, steps = config.schedule.name, config.process.num_steps
     factory = choose("schedule.name", name, SCHEDULES)
-    if name not in schedules.CHAINS:
-        fixed = factory(**options(config.schedule))
-    elif steps:
-        fixed = factory(steps, **options(config.schedule))
-    else:
+    if name in schedules.CHAINS and not steps:
         raise ValueError(f"schedule.name={name!r} needs {NEED_CHAIN}")
+    try:
+        with np.errstate(all="ignore"):  # what comes of it is checked
+            fixed = factory(*[steps] if name in schedules.CHAINS else [], **options(config.schedule))
+            check_schedule(fixed, steps)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise ValueError(f"schedule.{name}={options(config.schedule)} gives no schedule: {error}") from error
     return lambda params: fixed
+
+
+def check_schedule(schedule: Schedule, num_steps: int) -> None:
+    """Raise ValueError unless the ratio of noise to signal rises with t, at the levels of a chain or at 64 others."""
+    times = np.linspace(0, 1, (num_steps or 64) + 1)
+    found = in_float64(level, schedule, times)
+    ratio = found.log_sigma - found.log_alpha
+    if np.iscomplexobj(ratio) or not np.all(np.isfinite(found.log_alpha[:-1])) or not np.all(np.diff(ratio) > 0):
+        raise ValueError("the ratio of noise to signal must be finite before t = 1 and rise with t")
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -224,7 +235,18 @@ def chain_rows(config: ConfigDict, process: Process, path: Callable[[Any], Sched
     chain = config.process.num_steps
     if not (num_steps or chain):
         raise ValueError(f"bound.num_steps=0 means as many as the chain has; set it, or have {NEED_CHAIN}")
+    if num_steps not in (0, chain):
+        check_single_steps(config, "bound.num_steps=0")
     return loop.rows(process, path(None), loop.uniform_times(num_steps or chain, chain), denoise=True)
+
+
+def check_single_steps(config: ConfigDict, instead: str) -> None:
+    """Raise ValueError for steps over several levels of the chain with a variance that is learned for single ones."""
+    if config.prediction.variance == "learned_diagonal":
+        raise ValueError(
+            f"prediction.variance='learned_diagonal' is that of single steps of the chain; leave {instead}, or use "
+            "learned_range for fewer steps"
+        )
 
 
 def _in_model_range(loss: losses.Loss, levels: int) -> losses.Loss:
@@ -252,11 +274,8 @@ def sampler(
         )
     chain = config.process.num_steps
     times = sampling_times(config.sampler, chain)
-    if method.kernel and config.prediction.variance == "learned_diagonal" and len(times) - 1 != chain:
-        raise ValueError(
-            "prediction.variance='learned_diagonal' is that of single steps of the chain; leave sampler.num_steps=0 "
-            "and report.sampler_steps=0, or use learned_range for fewer steps"
-        )
+    if method.kernel and len(times) - 1 != chain:
+        check_single_steps(config, "sampler.num_steps=0 and report.sampler_steps=0")
     rows = grid_rows(config, process, path, times, config.sampler.denoise)
     if clips(config, config.sampler):
         predict = prediction.clip_x0(predict)
@@ -349,16 +368,24 @@ def check(config: ConfigDict) -> None:
         raise ValueError("data.shape is empty; set it, or open the data first, which fills it in")
     at_least = {
         "train_steps": 1, "batch_size": 1, "accumulate_steps": 1, "process.num_steps": 0, "optimizer.learning_rate": 0,
-        "optimizer.warmup_steps": 0, "optimizer.grad_clip": 0, "ema.ramp": 0, "times.min_t": 0, "sampler.num_steps": 0,
+        "optimizer.warmup_steps": 0, "optimizer.grad_clip": 0, "ema.ramp": 0, "sampler.num_steps": 0,
         "sampler.tile": 1, "bound.num_steps": 0, "checkpoint.every": 1, "checkpoint.keep": 1,
         "checkpoint.keep_every": 0, "report.every": 1, "report.samples_every": 0, "report.num_samples": 1,
         "report.sampler_steps": 0, "eval.every": 0, "eval.max_examples": 1, "eval.passes": 1,
-        "eval.num_samples": 0, "data.workers": 0,
+        "eval.num_samples": 0, "data.workers": 0, "times.importance.window": 1, "optimizer.eps": 0,
+        "loss.min_snr.gamma": 0, "loss.p2.k": 0, "loss.hybrid.factor": 0,
     }  # fmt: skip
+    below = {"times.min_t": 1, "optimizer.b1": 1, "optimizer.b2": 1, "times.importance.uniform_share": 1}
+
+    def of(name: str) -> Any:
+        return functools.reduce(lambda node, key: node[key], name.split("."), config)
+
     for name, least in at_least.items():
-        value = functools.reduce(lambda node, key: node[key], name.split("."), config)
-        if not value >= least:
-            raise ValueError(f"{name}={value} must be at least {least}")
+        if not of(name) >= least:
+            raise ValueError(f"{name}={of(name)} must be at least {least}")
+    for name, end in below.items():
+        if not 0 <= of(name) < end:
+            raise ValueError(f"{name}={of(name)} is not in [0, {end})")
     if config.network.conditional and not config.data.classes:
         raise ValueError("network.conditional=True, but the data have no classes; use False, or labelled data")
     for name, values in {

@@ -17,7 +17,6 @@ wrong with the input is one line on standard error, and the exit code is 2; --de
 
 import json
 import logging
-import math
 import os
 import pathlib
 import sys
@@ -70,6 +69,8 @@ def sample(args: flags.FlagValues) -> Results:
     if out.suffix != ".npz":
         raise ValueError(f"--out={args.out} must end in .npz")
     check_writable(out)
+    if args.pictured < 1:
+        raise ValueError(f"--pictured={args.pictured} must be at least 1")
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
     seeds, samples = trained.draw(run, args.num_samples, args.seed)
     arrays = {"samples": samples, "seeds": seeds}
@@ -93,15 +94,20 @@ def evaluate(args: flags.FlagValues) -> Results:
 
     if args.likelihood not in ("", "vlb"):
         raise ValueError(f"--likelihood={args.likelihood!r} is not known; use vlb, or leave it out")
+    if args.num_samples == 1 or args.num_samples < -1:
+        raise ValueError(f"--num_samples={args.num_samples} must be 0 (none), 2 or more, or -1 (eval.num_samples)")
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, bound=args.bound)
     number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
     trained.evaluation_directory(run)
-    figures: Results = {"step": run.step, "ema": run.ema, **trained.heldout_loss(run)}
+    parts = [trained.heldout_loss]
     if args.likelihood:
-        figures |= trained.report_bound(run)
+        parts.append(trained.report_bound)
     if run.config.eval.svm and number:
-        figures |= trained.sample_quality(run, number, args.seed)
-    trained.keep(run, figures)
+        parts.append(lambda run: trained.sample_quality(run, number, args.seed))
+    figures: Results = {"step": run.step, "ema": run.ema}
+    for part in parts:
+        figures |= part(run)
+        trained.keep(run, figures)
     for name, value in figures.items():
         log.info("%-26s %s", name, f"{value:.5f}" if isinstance(value, float) else value)
     return figures
@@ -174,13 +180,6 @@ def check_writable(out: pathlib.Path) -> None:
         raise PermissionError(f"--out={out}: {out.parent} cannot be written to; choose another folder")
 
 
-def finite(value: Any) -> Any:
-    """The same, with null for numbers that are not finite, which JSON cannot say."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 # Entry.
 
 
@@ -204,7 +203,9 @@ def run(argv: list[str]) -> int:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    print(json.dumps(finite(results), allow_nan=False))
+    from diffusion_jax.training import reporting
+
+    print(json.dumps(reporting.plain(results), allow_nan=False))
     return 0
 
 
