@@ -82,7 +82,7 @@ REFUSED = [
             "network__told": "time",
             "sampler__num_steps": 5,
         },
-        r"sampler.grid and sampler.steps need a chain",
+        r"sampler.grid='strided' and sampler.steps need a chain",
     ),
     ({"schedule__name": "ve", "schedule__ve__sigma_min": 0.0}, r"schedule.ve=.* gives no schedule: the ratio of noise"),
     (
