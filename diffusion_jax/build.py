@@ -30,6 +30,7 @@ from diffusion_jax.sampling import (
     ddim,
     edm,
     exponential,
+    flow,
     grids,
     langevin,
     loop,
@@ -65,6 +66,7 @@ METHODS: dict[str, Callable[..., loop.Method]] = {
     "dpmpp_3m": exponential.dpmpp_3m,
     "dpmpp_2m_sde": exponential.dpmpp_2m_sde,
     "unipc": unipc.unipc,
+    "dopri5": flow.dopri5,
 }
 CHAIN_GRIDS: dict[str, Callable[[int, int], np.ndarray]] = {
     "uniform": loop.uniform_times,
@@ -303,7 +305,7 @@ def sampler(
             f"{config.process.name!r} does not have; use sampler.name=ancestral"
         )
     chain = config.process.num_steps
-    times = sampling_times(config, path)
+    times = solver_times(config, path) if method.walk else sampling_times(config, path)
     whole = chain and np.allclose(times * chain, np.round(times * chain), atol=1e-6)
     if config.prediction.target == "posterior_mean" and not whole:
         raise ValueError(
@@ -338,6 +340,8 @@ def sampler(
         def bound(x: Array, level: Level) -> prediction.Prediction:
             return predict(params, x, level, label, None)
 
+        if method.walk:
+            return method.walk(bound, path(params), rows, x, memory)
         return loop.sample(method.step, bound, kernel, rows, x, keys, memory, first)
 
     def guess(params: Any, x: Array, level: Level, label: Array | None = None) -> Array:
@@ -367,22 +371,29 @@ def count_calls(config: ConfigDict, params: Any) -> int:
     """How often the sampler of a config asks the network for one sample: counted while its loop runs on a stand-in.
 
     The stand-in answers 0, at once; a call for a batch, as guidance may make, counts as many times as it has rows.
+    Where the calls depend on the answers (dopri5), the network gives them, and it is the mean over seeds 0 to 7.
     """
+    adaptive = config.sampler.name == "dopri5"
+    network = build(config).network if adaptive else None
     calls = 0
 
     def tick(rows: int) -> None:
         nonlocal calls
         calls += int(rows)
 
-    def answer(variables: Any, x: Array, *_: Any) -> Array:
+    def answer(variables: Any, x: Array, *told: Any) -> Any:
         jax.debug.callback(tick, len(x))
+        if network:
+            return network.apply(variables, x, *told)
         twice = config.prediction.variance in LEARNED
         return jnp.zeros((*x.shape[:-1], x.shape[-1] * (2 if twice else 1)), x.dtype)
 
-    sample = build(config, answer).sampler.sample
-    jax.block_until_ready(jax.jit(sample)(params, jnp.zeros(1, jnp.uint32)))
+    sample = jax.jit(build(config, answer).sampler.sample)
+    seeds = jnp.arange(8 if adaptive else 1, dtype=jnp.uint32)
+    for seed in seeds:
+        jax.block_until_ready(sample(params, seed[None]))
     jax.effects_barrier()
-    return calls
+    return round(calls / len(seeds))
 
 
 def clips(config: ConfigDict, section: ConfigDict) -> bool:
@@ -421,6 +432,32 @@ def sampling_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.nd
     return np.append(grid(num_steps - 1, 1 / chain) if num_steps > 1 else [1.0], 0.0)
 
 
+def solver_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.ndarray:
+    """The grid of a sampler that chooses its own steps: its ends, and between them where it may be cut into parts."""
+    if config.prediction.target == "posterior_mean":
+        raise ValueError(
+            f"sampler.name={config.sampler.name!r} looks between the levels of the chain, where "
+            "prediction.target='posterior_mean' has no meaning; use ancestral"
+        )
+    if config.process.num_steps:
+        return loop.uniform_times(config.process.num_steps, config.process.num_steps)
+    return np.linspace(1, lowest_time(config, path, config.sampler.min_t), 101)
+
+
+def lowest_time(config: ConfigDict, path: Callable[[Any], Schedule], min_t: float = 0.0) -> float:
+    """Where an ODE ends: min_t, or for 0 the lowest level with noise of a schedule that has one, or else t = 1e-5.
+
+    That of a chain is 1/T, that of VE, EDM and the like t = 0. Source of 1e-5: Song et al. 2021, appendix C.
+    """
+    if min_t:
+        return min_t
+    if config.process.num_steps:
+        return 1 / config.process.num_steps
+    if config.schedule.name in LEARNED_SCHEDULES:
+        return 0.0
+    return 0.0 if np.isfinite(in_float64(path(None), np.zeros(1))[1]).all() else 1e-5
+
+
 def optimizer(section: ConfigDict) -> optax.GradientTransformation:
     """Adam with linear warm-up from 0 and clipping by the global norm of the averaged gradient (0 = no clipping).
 
@@ -453,7 +490,8 @@ def check(config: ConfigDict) -> None:
     at_least = {
         "train_steps": 1, "batch_size": 1, "accumulate_steps": 1, "process.num_steps": 0, "optimizer.learning_rate": 0,
         "optimizer.warmup_steps": 0, "optimizer.grad_clip": 0, "ema.ramp": 0, "sampler.num_steps": 0,
-        "sampler.min_t": 0, "sampler.tile": 1, "bound.num_steps": 0, "checkpoint.every": 1, "checkpoint.keep": 1,
+        "sampler.min_t": 0, "sampler.tile": 1, "bound.num_steps": 0, "bound.num_examples": 0, "ode.probes": 1,
+        "ode.min_t": 0, "checkpoint.every": 1, "checkpoint.keep": 1,
         "checkpoint.keep_every": 0, "report.every": 1, "report.samples_every": 0, "report.num_samples": 1,
         "report.sampler_steps": 0, "eval.every": 0, "eval.max_examples": 1, "eval.passes": 1,
         "eval.num_samples": 0, "data.workers": 0, "times.importance.window": 1, "optimizer.eps": 0,
@@ -474,6 +512,7 @@ def check(config: ConfigDict) -> None:
         raise ValueError("network.conditional=True, but the data have no classes; use False, or labelled data")
     for name, values in {
         "sampler.steps": config.sampler.steps,
+        "bound.paths": config.bound.paths,
         **{f"network.unet.{key}": config.network.unet[key] for key in ("multipliers", "attention", "fourier")},
     }.items():
         for value in values:
@@ -482,5 +521,5 @@ def check(config: ConfigDict) -> None:
     for decay in config.ema.decays:
         if not isinstance(decay, float | int) or not 0 <= decay < 1:
             raise ValueError(f"ema.decays: {decay!r} is not a number in [0, 1)")
-    if not config.sampler.num_steps and not config.process.num_steps:
+    if not (config.sampler.num_steps or config.process.num_steps or config.sampler.name == "dopri5"):
         raise ValueError("sampler.num_steps=0 means as many as the chain has, but process.num_steps=0; set it")

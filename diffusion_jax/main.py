@@ -2,7 +2,7 @@
 
     train     --config=FILE --workdir=DIR [--config.KEY=VALUE …]    train; the same command again resumes
     sample    --workdir=DIR --num_samples=N --seed=S --out=FILE.npz  draw samples, and a picture of them
-    evaluate  --workdir=DIR [--likelihood=vlb]                       every figure that the config asks for
+    evaluate  --workdir=DIR [--likelihood=vlb,multi,ode]             every figure that the config asks for
     frontier  --workdir=DIR [--samplers=A,B:GRID] [--steps=5,10]     quality against network calls, as table and picture
     show      --workdir=DIR                                          progressive pictures, interpolation
     describe  --config=FILE [--compile]                              size, FLOPs and memory, without training
@@ -94,18 +94,24 @@ def sample(args: flags.FlagValues) -> Results:
 
 def evaluate(args: flags.FlagValues) -> Results:
     """Every figure of a workdir that its config asks for, by name; kept in workdir/evaluation as well."""
-    from diffusion_jax import trained
+    from diffusion_jax import likelihoods, trained
 
-    if args.likelihood not in ("", "vlb"):
-        raise ValueError(f"--likelihood={args.likelihood!r} is not known; use vlb, or leave it out")
     if args.num_samples == 1 or args.num_samples < -1:
         raise ValueError(f"--num_samples={args.num_samples} must be 0 (none), 2 or more, or -1 (eval.num_samples)")
-    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, bound=args.bound)
+    ways = likelihoods.named(args.likelihood)
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, bound=args.bound, ode=args.ode)
+    likelihood = likelihoods.prepare(run, ways)
     number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
     trained.evaluation_directory(run)
+
+    def in_bits(run: trained.Run) -> Results:
+        found, table = likelihood()
+        print(table)
+        return found
+
     parts = [trained.heldout_loss]
-    if args.likelihood:
-        parts.append(trained.report_bound)
+    if ways:
+        parts.append(in_bits)
     if run.config.eval.svm and number:
         parts.append(lambda run: trained.sample_quality(run, number, args.seed))
     figures: Results = {"step": run.step, "ema": run.ema}
