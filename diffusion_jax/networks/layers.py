@@ -182,13 +182,13 @@ class ResidualBlock(nn.Module):
 class SelfAttention(nn.Module):
     """x + dense(softmax(q k^T / sqrt(C / heads)) v), each pixel attending to all of its own image, times sum_scale.
 
-    Heads are consecutive slices of the channels; `init` is that of q, k and v. x [B,H,W,C] -> [B,H,W,C].
+    Heads are consecutive slices of the channels; `qkv_init` is that of q, k and v. x [B,H,W,C] -> [B,H,W,C].
     """
 
     heads: int
     dtype: DType
     groups: int = 0
-    init: Initializer = GLOROT
+    qkv_init: Initializer = GLOROT
     sum_scale: float = 1.0
 
     @nn.compact
@@ -196,7 +196,7 @@ class SelfAttention(nn.Module):
         batch, height, width, channels = x.shape
         h = group_norm(channels, self.dtype, "norm", self.groups)(x)
         q, k, v = (
-            dense(channels, self.dtype, name, self.init)(h).reshape(
+            dense(channels, self.dtype, name, self.qkv_init)(h).reshape(
                 batch, height * width, self.heads, channels // self.heads
             )
             for name in ("q", "k", "v")

@@ -24,8 +24,8 @@ class NCSNpp(nn.Module):
     """x [B,H,W,C], time [B], label [B] or None, keys [B] or None, augment [B,A] or None -> [B,H,W,out_channels].
 
     Levels, blocks, attention, dropout, labels, keys, dtype and remat are as in `UNet`, but for these differences: on
-    the way up attention follows only the last block of a level, and "no label" is a vector of zeros. `embedding` of time
-    is "positional" (sinusoids, DDPM++) or "fourier" (at frequencies drawn once from N(0, fourier_scale²), NCSN++).
+    the way up attention follows only the last block of a level, and "no label" is a vector of zeros. `embedding` of
+    time is "positional" (sinusoids, DDPM++) or "fourier" (at frequencies drawn once from N(0, fourier_scale²), NCSN++).
     `taps` filter what is resampled: (1, 1) is the mean of 2x2 pixels and their repetition, (1, 3, 3, 1) is smoother.
     `progressive_input` adds x, resampled and convolved, to what each level starts from. `augment_dims` = A > 0 makes
     room for a label of how the image was augmented; without one it is zeros.
@@ -62,12 +62,14 @@ class NCSNpp(nn.Module):
         accurate = layers.at_least_float32(dtype)
         lift = nn.remat if self.remat else (lambda module: module)
         block = partial(lift(Block), dropout=self.dropout, taps=self.taps, dtype=dtype)
-        rescaled = {"init": ATTENTION_INIT, "sum_scale": math.sqrt(0.5)}
+        rescaled = {"qkv_init": ATTENTION_INIT, "sum_scale": math.sqrt(0.5)}
         attend = partial(lift(layers.SelfAttention), heads=1, dtype=dtype, **rescaled)
         widths = [self.channels * multiplier for multiplier in self.multipliers]
         has_attention = [x.shape[1] >> i in self.attention for i in range(len(widths))]
 
-        temb = self._embed(time, label, augment, accurate)
+        scale = self.fourier_scale if self.embedding == "fourier" else 0.0
+        conditioning = Conditioning(self.channels, self.num_classes, self.augment_dims, scale, accurate, name="temb")
+        temb = conditioning(time, label, augment)
         shown = x
         h = layers.conv(self.channels, dtype, "conv_in")(x)
         skips = [h]
@@ -96,24 +98,6 @@ class NCSNpp(nn.Module):
         h = nn.silu(layers.group_norm(h.shape[-1], accurate, "norm_out")(h))
         return layers.conv(self.out_channels, accurate, "conv_out", layers.NEAR_ZERO)(h)
 
-    def _embed(self, time: Array, label: Array | None, augment: Array | None, dtype: DType) -> Array:
-        """Time, label and augmentation -> [B, 4 channels], without the non-linearity that follows."""
-        if self.embedding == "fourier":
-            h = fourier_embedding(time.astype(dtype), 2 * self.channels, self.fourier_scale)
-        else:
-            h = layers.time_embedding(time.astype(dtype), self.channels)
-        if self.num_classes:
-            label = jnp.full(time.shape, -1) if label is None else label
-            known = jax.nn.one_hot(label, self.num_classes, dtype=dtype) * math.sqrt(self.num_classes)
-            known += jnp.where(label >= self.num_classes, jnp.nan, 0.0)[:, None].astype(dtype)
-            h += layers.dense(h.shape[-1], dtype, "label")(known)
-        if self.augment_dims:
-            augment = jnp.zeros((len(time), self.augment_dims)) if augment is None else augment
-            dense = nn.Dense(h.shape[-1], use_bias=False, kernel_init=layers.GLOROT, dtype=dtype, name="augment")
-            h += dense(augment.astype(dtype))
-        h = layers.dense(4 * self.channels, dtype, "dense0")(h)
-        return layers.dense(4 * self.channels, dtype, "dense1")(nn.silu(h))
-
     def _check(self, x: Array, time: Array, label: Array | None, keys: Array | None, augment: Array | None) -> DType:
         """The compute dtype, if the options are sound and fit x; ValueError otherwise."""
         options = {"out_channels": self.out_channels, "blocks": self.blocks}
@@ -124,11 +108,47 @@ class NCSNpp(nn.Module):
             raise ValueError(f"ncsnpp: embedding {self.embedding!r} is unknown; use one of {', '.join(EMBEDDINGS)}")
         if not self.taps or len(self.taps) % 2 or tuple(self.taps) != tuple(self.taps)[::-1] or sum(self.taps) <= 0:
             raise ValueError(f"ncsnpp: taps must be symmetric and even in number, as (1, 3, 3, 1), got {self.taps}")
+        if self.fourier_scale <= 0:
+            raise ValueError(f"ncsnpp: fourier_scale must be above 0, got {self.fourier_scale}")
         if self.augment_dims < 0:
             raise ValueError(f"ncsnpp: augment_dims must be 0 (no such labels) or more, got {self.augment_dims}")
         if augment is not None and augment.shape != (len(x), self.augment_dims):
             raise ValueError(f"ncsnpp: augment must have shape {(len(x), self.augment_dims)}, got {augment.shape}")
         return dtype
+
+
+class Conditioning(nn.Module):
+    """What the network is told besides x: dense(silu(dense(embedded time + label + augmentation))), [B, 4 channels].
+
+    A label is a one-hot vector times sqrt(num_classes); a negative one, or None, is zeros. A label >= num_classes gives
+    NaN. The non-linearity that follows stands in each block. Source: the public code of Karras et al. 2022.
+    """
+
+    channels: int
+    num_classes: int
+    augment_dims: int
+    fourier_scale: float
+    """0 for sinusoids of time."""
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, time: Array, label: Array | None, augment: Array | None) -> Array:
+        time = time.astype(self.dtype)
+        if self.fourier_scale:
+            h = fourier_embedding(time, 2 * self.channels, self.fourier_scale)
+        else:
+            h = layers.time_embedding(time, self.channels)
+        if self.num_classes:
+            label = jnp.full(time.shape, -1) if label is None else label
+            hot = jax.nn.one_hot(label, self.num_classes, dtype=self.dtype) * math.sqrt(self.num_classes)
+            hot = jnp.where(label[:, None] < self.num_classes, hot, jnp.nan)
+            h += layers.dense(h.shape[-1], self.dtype, "label")(hot)
+        if self.augment_dims:
+            augment = jnp.zeros((len(time), self.augment_dims)) if augment is None else augment
+            shape = {"features": h.shape[-1], "use_bias": False, "kernel_init": layers.GLOROT}
+            h += nn.Dense(**shape, dtype=self.dtype, name="augment")(augment.astype(self.dtype))
+        h = layers.dense(4 * self.channels, self.dtype, "dense0")(h)
+        return layers.dense(4 * self.channels, self.dtype, "dense1")(nn.silu(h))
 
 
 class Block(nn.Module):
@@ -200,7 +220,7 @@ def halve(x: Array, taps: tuple[int, ...]) -> Array:
 
 
 def double(x: Array, taps: tuple[int, ...]) -> Array:
-    """[B,H,W,C] -> [B,2H,2W,C]: zeros put between pixels, filtered by `taps`, scaled to sum to 2; transposes `halve`."""
+    """[B,H,W,C] -> [B,2H,2W,C]: zeros between pixels, filtered by `taps`, scaled to sum to 2. Transposes `halve`."""
     for axis in (1, 2):
         pad = (len(taps) + 2) // 4
         shift = len(taps) // 2 - 1
