@@ -383,6 +383,8 @@ def check(config: ConfigDict) -> None:
         value = functools.reduce(lambda node, key: node[key], name.split("."), config)
         if not value >= least:
             raise ValueError(f"{name}={value} must be at least {least}")
+    if not config.prediction.sigma_data > 0:
+        raise ValueError(f"prediction.sigma_data={config.prediction.sigma_data} must be above 0")
     if config.network.conditional and not config.data.classes:
         raise ValueError("network.conditional=True, but the data have no classes; use False, or labelled data")
     for name, values in {

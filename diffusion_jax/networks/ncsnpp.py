@@ -145,8 +145,8 @@ class Conditioning(nn.Module):
             h += layers.dense(h.shape[-1], self.dtype, "label")(hot)
         if self.augment_dims:
             augment = jnp.zeros((len(time), self.augment_dims)) if augment is None else augment
-            shape = {"features": h.shape[-1], "use_bias": False, "kernel_init": layers.GLOROT}
-            h += nn.Dense(**shape, dtype=self.dtype, name="augment")(augment.astype(self.dtype))
+            added = nn.Dense(h.shape[-1], False, self.dtype, kernel_init=layers.GLOROT, name="augment")
+            h += added(augment.astype(self.dtype))
         h = layers.dense(4 * self.channels, self.dtype, "dense0")(h)
         return layers.dense(4 * self.channels, self.dtype, "dense1")(nn.silu(h))
 
