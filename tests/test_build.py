@@ -99,7 +99,7 @@ REFUSED = [
     ({"loss__name": "vdm"}, r"loss.name='vdm' is the bound in continuous time, but process.num_steps=4; set it to 0"),
     (
         {**CONTINUOUS, "loss__name": "vdm"},
-        r"needs noise at t = 0, where schedule.name='vp' has none; use linear_logsnr",
+        r"needs noise at t = 0, where schedule.name='vp' has none; use linear_logs",
     ),
     (
         {**CONTINUOUS, "loss__name": "vdm", "schedule__name": "edm", "times__min_t": 0.1},
@@ -196,7 +196,7 @@ def test_continuous_training_gives_a_finite_loss(changes):
     experiment = build.build(c)
     params = build.init(c, experiment.network, jax.random.key(0))
     rows = {"x0": jnp.full((4, 5), 16, jnp.uint8), "label": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
-    t, weight = experiment.times.sample(None, jax.random.key(2), rows["index"], 4)
+    t, _ = experiment.times.sample(None, jax.random.key(2), rows["index"], 4)
     loss, metrics = experiment.loss(params, rows, t, jax.random.split(jax.random.key(1), 4))
     assert np.isfinite(loss).all() and np.all(loss > 0) and np.all((t >= 0) & (t <= 1))
     assert list(metrics) == (["diffusion", "prior", "reconstruction"] if c.loss.name == "vdm" else ["mse"])
