@@ -20,7 +20,9 @@ from diffusion_jax.data import arrays, embedded, folder, tfds
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.networks.mlp import MLP
+from diffusion_jax.networks.ncsnpp import NCSNpp
 from diffusion_jax.networks.unet import UNet
+from diffusion_jax.networks.vdm import VDMUNet
 from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, time_sampling
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64, level
@@ -39,7 +41,7 @@ from diffusion_jax.sampling import (
     unipc,
 )
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "mlp": MLP}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "ncsnpp": NCSNpp, "vdm": VDMUNet, "mlp": MLP}
 PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": gaussian}
 SCHEDULES = schedules.CHAINS | schedules.CONTINUOUS
 TARGETS: dict[str, Callable[..., prediction.Target]] = prediction.TARGETS | {
@@ -50,6 +52,10 @@ TELLINGS: dict[str, Callable[..., prediction.Telling]] = {
     "time": prediction.tell_time,
     "logsnr": prediction.tell_logsnr,
     "log_sigma": prediction.tell_log_sigma,
+}
+INPUTS: dict[str, Callable[..., prediction.InputScale] | None] = {
+    "as_it_is": None,
+    "unit_variance": prediction.unit_variance,
 }
 METHODS: dict[str, Callable[..., loop.Method]] = {
     "ancestral": ancestral.ancestral,
@@ -182,7 +188,7 @@ def build(config: ConfigDict, apply: Callable[..., Any] | None = None) -> Experi
 
     *_, channels = config.data.shape
     network_options = options(config.network)
-    if config.network.name == "unet":
+    if config.network.name != "mlp":
         network_options["remat"] = config.remat
     network = choose("network.name", config.network.name, NETWORKS)(
         out_channels=channels * (2 if with_head else 1),
@@ -195,7 +201,9 @@ def build(config: ConfigDict, apply: Callable[..., Any] | None = None) -> Experi
         if name in needs_chain and not steps:
             raise ValueError(f"{field}={name!r} needs {NEED_CHAIN}")
     target = choose("prediction.target", config.prediction.target, TARGETS)
-    target = target(steps) if config.prediction.target == "posterior_mean" else target()
+    sigma_data = {"sigma_data": config.prediction.sigma_data}
+    own = {"posterior_mean": {"num_steps": steps}, "edm": sigma_data}.get(config.prediction.target, {})
+    target = target(**own)
     tell = choose("network.told", config.network.told, TELLINGS)
     tell = tell(steps) if config.network.told == "step" else tell()
     if config.prediction.target in ("eps", "score") and not np.exp(in_float64(path(None), np.ones(())))[0]:
@@ -203,13 +211,17 @@ def build(config: ConfigDict, apply: Callable[..., Any] | None = None) -> Experi
             f"prediction.target={config.prediction.target!r}: with schedule.name={config.schedule.name!r} nothing of "
             "x0 is left at t = 1, where it cannot be found from the noise; use v, x0 or posterior_mean"
         )
-    predict = prediction.predictor(apply or network.apply, path, target, tell, with_head)
+    scale = choose("prediction.input", config.prediction.input, INPUTS)
+    scale = scale(**sigma_data) if scale else None
+    predict = prediction.predictor(apply or network.apply, path, target, tell, with_head, scale)
 
     terms = loss_terms(config, process, path, target, kernel)
     loss = _in_model_range(losses.weighted_sum(predict, process, path, terms), config.data.levels)
-    times = choose("times.name", config.times.name, time_sampling.TIME_SAMPLERS)(
-        steps, config.times.min_t, **options(config.times)
-    )
+    times = choose("times.name", config.times.name, time_sampling.TIME_SAMPLERS)
+    if config.times.name == "log_normal" and steps:
+        raise ValueError(f"times.name='log_normal' is for continuous time, but process.num_steps={steps}; set it to 0")
+    over = path(None) if config.times.name == "log_normal" else steps
+    times = times(over, config.times.min_t, **options(config.times))
 
     return Experiment(
         network=network,
@@ -233,7 +245,8 @@ def loss_terms(
 ) -> dict[str, tuple[float, losses.Term]]:
     """name -> (factor, term) of the loss. Raises ValueError where loss and reverse variance do not suit each other."""
     name, variance, steps = config.loss.name, config.prediction.variance, config.process.num_steps
-    choose("loss.name", name, losses.WEIGHTS | dict.fromkeys(BOUND_LOSSES))
+    choose("loss.name", name, losses.WEIGHTS | dict.fromkeys((*BOUND_LOSSES, "vdm")))
+    choose("loss.reduction", config.loss.reduction, losses.REDUCTIONS)
     if name in BOUND_LOSSES and not steps:
         raise ValueError(f"loss.name={name!r} needs {NEED_CHAIN}")
     if name not in BOUND_LOSSES and variance in LEARNED:
@@ -246,15 +259,40 @@ def loss_terms(
             f"loss.name='hybrid' trains a learned variance, but prediction.variance={variance!r}; use learned_range or "
             "learned_diagonal, or loss.name=simple"
         )
+    if name == "vdm":
+        check_vdm(config, path)
+        return {part: (1.0, term) for part, term in losses.vdm(process, path, decoder(config)).items()}
     if name not in BOUND_LOSSES:
-        weight = losses.WEIGHTS[name](**options(config.loss))
-        return {"mse": (1.0, losses.weighted_mse(path, target, weight))}
+        own = {"edm": {"sigma_data": config.prediction.sigma_data}}
+        if name == "likelihood":
+            own["likelihood"] = {"schedule": path(None)}
+        weight = losses.WEIGHTS[name](**options(config.loss), **own.get(name, {}))
+        return {"mse": (1.0, losses.weighted_mse(path, target, weight, config.loss.reduction))}
     rows = chain_rows(config, process, path)
     term = bound.step_term(process, kernel, decoder(config))
     vlb = losses.vlb(term, lambda params: rows, steps, stop_mean=name == "hybrid")
     if name == "vlb":
         return {"vlb": (1.0, vlb)}
     return {"mse": (1.0, losses.weighted_mse(path, target, losses.simple())), "vlb": (config.loss.hybrid.factor, vlb)}
+
+
+def check_vdm(config: ConfigDict, path: Callable[[Any], Schedule]) -> None:
+    """Raise ValueError where the bound in continuous time has no meaning."""
+    if config.process.num_steps:
+        raise ValueError(
+            f"loss.name='vdm' is the bound in continuous time, but process.num_steps={config.process.num_steps}; set "
+            "it to 0, or use loss.name=vlb"
+        )
+    if config.times.min_t or config.times.name == "log_normal":
+        raise ValueError(
+            f"loss.name='vdm' needs all t in [0, 1] alike, not times.name={config.times.name!r} with times.min_t="
+            f"{config.times.min_t}; use times.name=low_discrepancy and times.min_t=0"
+        )
+    if not np.isfinite(in_float64(path(None), np.zeros(()))[1]):
+        raise ValueError(
+            f"loss.name='vdm' needs noise at t = 0, where schedule.name={config.schedule.name!r} has none; use "
+            "linear_logsnr, ve or edm"
+        )
 
 
 def decoder(config: ConfigDict) -> decoders.Decoder:
@@ -461,13 +499,17 @@ def lowest_time(config: ConfigDict, path: Callable[[Any], Schedule], min_t: floa
 def optimizer(section: ConfigDict) -> optax.GradientTransformation:
     """Adam with linear warm-up from 0 and clipping by the global norm of the averaged gradient (0 = no clipping).
 
+    With weight_decay it is AdamW: the decay, times the learning rate, is taken from the parameters themselves.
+
     Ho's TensorFlow code clips per replica, before the average, and adds epsilon before the bias correction; both make
     the result depend on the number of devices or on the step in ways that are not meant, so neither is copied.
     """
     rate: Any = section.learning_rate
     if section.warmup_steps:
         rate = optax.linear_schedule(0.0, section.learning_rate, section.warmup_steps)
-    adam = optax.adam(rate, b1=section.b1, b2=section.b2, eps=section.eps)
+    moments = {"b1": section.b1, "b2": section.b2, "eps": section.eps}
+    decay = section.weight_decay
+    adam = optax.adamw(rate, weight_decay=decay, **moments) if decay else optax.adam(rate, **moments)
     return optax.chain(optax.clip_by_global_norm(section.grad_clip), adam) if section.grad_clip else adam
 
 
@@ -495,7 +537,7 @@ def check(config: ConfigDict) -> None:
         "checkpoint.keep_every": 0, "report.every": 1, "report.samples_every": 0, "report.num_samples": 1,
         "report.sampler_steps": 0, "eval.every": 0, "eval.max_examples": 1, "eval.passes": 1,
         "eval.num_samples": 0, "data.workers": 0, "times.importance.window": 1, "optimizer.eps": 0,
-        "loss.min_snr.gamma": 0, "loss.p2.k": 0, "loss.hybrid.factor": 0,
+        "loss.min_snr.gamma": 0, "loss.p2.k": 0, "loss.hybrid.factor": 0, "optimizer.weight_decay": 0,
     }  # fmt: skip
     below = {"times.min_t": 1, "optimizer.b1": 1, "optimizer.b2": 1, "times.importance.uniform_share": 1}
 
@@ -508,12 +550,16 @@ def check(config: ConfigDict) -> None:
     for name, end in below.items():
         if not 0 <= of(name) < end:
             raise ValueError(f"{name}={of(name)} is not in [0, {end})")
+    if not config.prediction.sigma_data > 0:
+        raise ValueError(f"prediction.sigma_data={config.prediction.sigma_data} must be above 0")
     if config.network.conditional and not config.data.classes:
         raise ValueError("network.conditional=True, but the data have no classes; use False, or labelled data")
     for name, values in {
         "sampler.steps": config.sampler.steps,
         "bound.paths": config.bound.paths,
         **{f"network.unet.{key}": config.network.unet[key] for key in ("multipliers", "attention", "fourier")},
+        **{f"network.ncsnpp.{key}": config.network.ncsnpp[key] for key in ("multipliers", "attention", "taps")},
+        "network.vdm.fourier": config.network.vdm.fourier,
     }.items():
         for value in values:
             if not isinstance(value, int):

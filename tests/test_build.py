@@ -23,6 +23,7 @@ def config(**changes):
     return c
 
 
+CONTINUOUS = {"process__num_steps": 0, "schedule__name": "vp", "network__told": "time", "sampler__num_steps": 5}
 REFUSED = [
     ({"schedule__name": "liner"}, r"schedule.name='liner' is not known \(did you mean 'linear'\?\); use one of linear"),
     ({"network__name": "resnet"}, r"network.name='resnet' is not known"),
@@ -102,6 +103,26 @@ REFUSED = [
     ({"network__conditional": True, "data__classes": 0}, r"network.conditional=True, but the data have no classes"),
     ({"ema__decays": ("a",)}, r"ema.decays: 'a' is not a number"),
     ({"eval__max_examples": 0}, r"eval.max_examples=0 must be at least 1"),
+    ({"optimizer__weight_decay": -0.1}, r"optimizer.weight_decay=-0.1 must be at least 0"),
+    ({"loss__reduction": "halfsum"}, r"loss.reduction='halfsum' is not known \(did you mean 'half_sum'\?\)"),
+    ({"prediction__input": "unit"}, r"prediction.input='unit' is not known; use one of as_it_is, unit_variance"),
+    ({"prediction__sigma_data": 0.0}, r"prediction.sigma_data=0.0 must be above 0"),
+    ({"network__ncsnpp__taps": (1.0, 1.0)}, r"network.ncsnpp.taps=\(1.0, 1.0\): 1.0 is not a whole number"),
+    ({"network__vdm__fourier": ("a",)}, r"network.vdm.fourier=\('a',\): 'a' is not a whole number"),
+    ({"times__name": "log_normal"}, r"times.name='log_normal' is for continuous time, but process.num_steps=4"),
+    ({"loss__name": "vdm"}, r"loss.name='vdm' is the bound in continuous time, but process.num_steps=4; set it to 0"),
+    (
+        {**CONTINUOUS, "loss__name": "vdm"},
+        r"needs noise at t = 0, where schedule.name='vp' has none; use linear_logs",
+    ),
+    (
+        {**CONTINUOUS, "loss__name": "vdm", "schedule__name": "edm", "times__min_t": 0.1},
+        r"loss.name='vdm' needs all t in \[0, 1\] alike, not times.name='uniform' with times.min_t=0.1",
+    ),
+    (
+        {**CONTINUOUS, "loss__name": "vdm", "schedule__name": "edm", "times__name": "log_normal"},
+        r"loss.name='vdm' needs all t in \[0, 1\] alike, not times.name='log_normal'",
+    ),
 ]
 
 
@@ -195,3 +216,32 @@ def test_describe_counts_without_compiling():
         assert word in text
     _, compiled = describe(config(), compile=True)
     assert compiled["compiled_bytes"] > figures["state_bytes"]
+
+
+CONTINUOUS_LOSSES = [
+    {"loss__name": "likelihood"},
+    {"loss__name": "edm", "prediction__target": "edm", "prediction__input": "unit_variance"},
+    {"loss__name": "edm", "times__name": "log_normal", "schedule__name": "edm", "network__told": "log_sigma"},
+    {"loss__name": "vdm", "schedule__name": "linear_logsnr", "bound__decoder": "softmax"},
+    {"loss__name": "snr", "loss__reduction": "half_sum", "schedule__name": "ve", "network__told": "log_sigma"},
+]
+
+
+@pytest.mark.parametrize("changes", CONTINUOUS_LOSSES)
+def test_continuous_training_gives_a_finite_loss(changes):
+    c = config(**CONTINUOUS | {"network__name": "mlp", "data__shape": (5,), "times__min_t": 0.0} | changes)
+    experiment = build.build(c)
+    params = build.init(c, experiment.network, jax.random.key(0))
+    rows = {"x0": jnp.full((4, 5), 16, jnp.uint8), "label": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
+    t, _ = experiment.times.sample(None, jax.random.key(2), rows["index"], 4)
+    loss, metrics = experiment.loss(params, rows, t, jax.random.split(jax.random.key(1), 4))
+    assert np.isfinite(loss).all() and np.all(loss > 0) and np.all((t >= 0) & (t <= 1))
+    assert list(metrics) == (["diffusion", "prior", "reconstruction"] if c.loss.name == "vdm" else ["mse"])
+
+
+def test_weight_decay_shrinks_parameters_without_a_gradient():
+    c = config(optimizer__warmup_steps=0, optimizer__learning_rate=0.1, optimizer__weight_decay=0.01)
+    optimizer = build.optimizer(c.optimizer)
+    params = {"w": jnp.ones(3)}
+    updates, _ = optimizer.update({"w": jnp.zeros(3)}, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["w"], -0.001, rtol=1e-5)
