@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-READ_A_RUN = ("sample", "evaluate", "encode", "show", "export")
+READ_A_RUN = ("sample", "evaluate", "frontier", "encode", "show", "export")
 TAKE_A_CONFIG = ("train", "describe", "prepare", "import")
 
 
@@ -32,7 +32,7 @@ def parse(argv: list[str], stored: Mapping[str, Any] | None = None) -> flags.Fla
         args["workdir"].value = rest.pop(0)
     if rest:
         raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
-    if "config" in args and args.config is None:
+    if "config" in args and args["config"].value is None:
         raise ValueError("--config is missing; for example --config=configs/digits.py")
     return args
 
@@ -68,7 +68,7 @@ def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mappin
         flags.DEFINE_string("workdir", None, "the workdir of a training run", flag_values=args)
         flags.DEFINE_string("step", "newest", "newest, best (lowest held-out loss) or a number", flag_values=args)
         flags.DEFINE_string("ema", "", "decay of the average to use, or none (default: the first)", flag_values=args)
-    if command in ("sample", "evaluate", "encode", "show"):
+    if command in ("sample", "evaluate", "frontier", "encode", "show"):
         define_sampling(command, args, argv, stored)
 
 
@@ -80,6 +80,10 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
     if command == "evaluate":
         flags.DEFINE_integer("num_samples", -1, "samples to judge; -1 is eval.num_samples, 0 none", flag_values=args)
         flags.DEFINE_string("likelihood", "", "vlb, multi, ode, or several of them: vlb,multi", flag_values=args)
+    elif command == "frontier":
+        flags.DEFINE_integer("num_samples", -1, "samples of each cell; -1 is eval.num_samples", flag_values=args)
+        flags.DEFINE_list("samplers", "ancestral,ddim,dpmpp_2m", "NAME or NAME:GRID, …", flag_values=args)
+        flags.DEFINE_list("steps", "5,10,15,25,50", "numbers of steps; 0: those of the chain", flag_values=args)
     else:
         number = 8 if command == "show" else 64
         flags.DEFINE_integer("num_samples", number, "how many samples", flag_values=args)

@@ -5,6 +5,7 @@ x, calls = decode(run, latents, label)
 """
 
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax import build
+from diffusion_jax import build, trained
 from diffusion_jax.data.scaling import from_model, to_model
 from diffusion_jax.process.base import Array, level
 from diffusion_jax.sampling import ddim, flow, loop
 from diffusion_jax.trained import Run
-from diffusion_jax.training import parallel
+from diffusion_jax.training import parallel, pictures
 
 Carried = tuple[Array, Array, Array]
 """(x[B,*D], calls int[B], ok bool[B])."""
@@ -41,14 +42,29 @@ def decode(run: Run, latents: np.ndarray, label: np.ndarray, by: str = "ode") ->
     return _carry(run, down, latents, label)
 
 
-def rmse(run: Run, x: np.ndarray, decoded: np.ndarray) -> float:
-    """How far decoded floats are from x in the levels of the data, in 255ths of the range of the model."""
-    return float(np.sqrt(np.mean((decoded - np.asarray(to_model(x, run.config.data.levels))) ** 2)) * 127.5)
+def report(run: Run, number: int, out: pathlib.Path, by: str = "ode") -> dict[str, Any]:
+    """The first `number` held-out examples encoded and decoded again, in `out` (.npz), with a picture beside it.
 
-
-def in_levels(run: Run, decoded: np.ndarray) -> np.ndarray:
-    """Decoded floats in the levels of the data."""
-    return np.asarray(from_model(decoded, run.config.data.levels))
+    The file holds examples, labels, latents and decoded. rmse: of the decoded, in 255ths of the range of the model.
+    """
+    if number < 1:
+        raise ValueError(f"--num_samples={number} must be at least 1")
+    levels = run.config.data.levels
+    heldout = trained.first_examples(build.source(run.config, "heldout"), number)
+    x, label = heldout.read(np.arange(heldout.size))
+    found, calls = encode(run, x, label, by)
+    back, calls_back = decode(run, found, label, by)
+    decoded = np.asarray(from_model(back, levels))
+    arrays: dict[str, Any] = {"examples": x, "labels": label, "latents": found, "decoded": decoded}
+    with open(out, "wb") as file:
+        np.savez(file, **arrays)
+    picture, shown = out.with_suffix(".png"), slice(0, 16)
+    title = f"held-out examples, and what comes back from their noise by {by}"
+    pictures.table(picture, np.stack([x[shown], decoded[shown]]), levels, ["examples", "decoded"], title)
+    error = np.sqrt(np.mean((back - np.asarray(to_model(x, levels))) ** 2)) * 127.5
+    figures = {"rmse": float(error), "latents_std": float(found.std()), "network_calls": calls}
+    paths = {"latents": str(out), "picture": str(picture)}
+    return {**paths, "num_samples": len(x), "by": by, **figures, "network_calls_back": calls_back}
 
 
 def _ways(run: Run, by: str) -> tuple[Callable[..., Carried], Callable[..., Carried]]:

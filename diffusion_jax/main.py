@@ -4,6 +4,7 @@
     sample    --workdir=DIR --num_samples=N --seed=S --out=FILE.npz  draw samples, and a picture of them
     evaluate  --workdir=DIR [--likelihood=vlb,multi,ode]             every figure that the config asks for
     encode    --workdir=DIR --num_samples=N --out=FILE.npz           held-out data as noise, and back
+    frontier  --workdir=DIR [--samplers=A,B:GRID] [--steps=5,10]     quality against network calls, as table and picture
     show      --workdir=DIR                                          progressive pictures, interpolation
     describe  --config=FILE [--compile]                              size, FLOPs and memory, without training
     prepare   --config=FILE                                          make a TensorFlow Datasets set readable
@@ -18,7 +19,6 @@ wrong with the input is one line on standard error, and the exit code is 2; --de
 
 import json
 import logging
-import math
 import os
 import pathlib
 import sys
@@ -71,6 +71,8 @@ def sample(args: flags.FlagValues) -> Results:
     if out.suffix != ".npz":
         raise ValueError(f"--out={args.out} must end in .npz")
     check_writable(out)
+    if args.pictured < 1:
+        raise ValueError(f"--pictured={args.pictured} must be at least 1")
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
     seeds, samples = trained.draw(run, args.num_samples, args.seed)
     arrays = {"samples": samples, "seeds": seeds}
@@ -95,19 +97,28 @@ def evaluate(args: flags.FlagValues) -> Results:
     """Every figure of a workdir that its config asks for, by name; kept in workdir/evaluation as well."""
     from diffusion_jax import likelihoods, trained
 
+    if args.num_samples == 1 or args.num_samples < -1:
+        raise ValueError(f"--num_samples={args.num_samples} must be 0 (none), 2 or more, or -1 (eval.num_samples)")
     ways = likelihoods.named(args.likelihood)
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, bound=args.bound, ode=args.ode)
     likelihood = likelihoods.prepare(run, ways)
     number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
     trained.evaluation_directory(run)
-    figures: Results = {"step": run.step, "ema": run.ema, **trained.heldout_loss(run)}
-    if ways:
+
+    def in_bits(run: trained.Run) -> Results:
         found, table = likelihood()
-        figures |= found
         print(table)
+        return found
+
+    parts = [trained.heldout_loss]
+    if ways:
+        parts.append(in_bits)
     if run.config.eval.svm and number:
-        figures |= trained.sample_quality(run, number, args.seed)
-    trained.keep(run, figures)
+        parts.append(lambda run: trained.sample_quality(run, number, args.seed))
+    figures: Results = {"step": run.step, "ema": run.ema}
+    for part in parts:
+        figures |= part(run)
+        trained.keep(run, figures)
     for name, value in figures.items():
         log.info("%-26s %s", name, f"{value:.5f}" if isinstance(value, float) else value)
     return figures
@@ -123,35 +134,29 @@ def show(args: flags.FlagValues) -> Results:
 
 def encode(args: flags.FlagValues) -> Results:
     """Carry held-out examples to t = 1 and back, into a .npz, with a picture beside it."""
-    import numpy as np
-
-    from diffusion_jax import build, latents, trained
-    from diffusion_jax.training import pictures
+    from diffusion_jax import latents, trained
 
     out = pathlib.Path(args.out)
     if out.suffix != ".npz":
         raise ValueError(f"--out={args.out} must end in .npz")
     check_writable(out)
-    if args.num_samples < 1:
-        raise ValueError(f"--num_samples={args.num_samples} must be at least 1")
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, ode=args.ode)
-    heldout = trained.first_examples(build.source(run.config, "heldout"), args.num_samples)
-    x, label = heldout.read(np.arange(heldout.size))
-    found, calls = latents.encode(run, x, label, args.by)
-    back, calls_back = latents.decode(run, found, label, args.by)
-    decoded = latents.in_levels(run, back)
-    with open(out, "wb") as file:
-        arrays: dict[str, Any] = {"examples": x, "labels": label, "latents": found, "decoded": decoded}
-        np.savez(file, **arrays)
-    picture, shown = out.with_suffix(".png"), slice(0, 16)
-    title = f"held-out examples, and what comes back from their noise by {args.by}"
-    both = np.stack([x[shown], decoded[shown]])
-    pictures.table(picture, both, run.config.data.levels, ["examples", "decoded"], title)
-    return {
-        "latents": str(out), "picture": str(picture), "num_samples": len(x), "step": run.step, "by": args.by,
-        "latents_std": float(found.std()), "rmse": latents.rmse(run, x, back), "network_calls": calls,
-        "network_calls_back": calls_back,
-    }  # fmt: skip
+    return {"step": run.step, **latents.report(run, args.num_samples, out, args.by)}
+
+
+def frontier(args: flags.FlagValues) -> Results:
+    """Judge samplers in numbers of steps, what of it is not there yet, and print the table."""
+    from diffusion_jax import frontier, trained
+
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
+    number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
+    try:
+        steps = [int(count) for count in args.steps]
+    except ValueError:
+        raise ValueError(f"--steps={','.join(args.steps)} must be whole numbers, such as 5,10,20") from None
+    text, figures = frontier.frontier(run, args.samplers, steps, number, args.seed)
+    print(text)
+    return {"step": run.step, "ema": run.ema, **figures}
 
 
 def sweep(args: flags.FlagValues) -> Results:
@@ -194,6 +199,7 @@ COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
     "sample": sample,
     "evaluate": evaluate,
     "encode": encode,
+    "frontier": frontier,
     "show": show,
     "describe": describe,
     "prepare": prepare,
@@ -212,13 +218,6 @@ def check_writable(out: pathlib.Path) -> None:
         raise ValueError(f"--out={out} is a folder; name a file in it")
     if not os.access(out.parent, os.W_OK):
         raise PermissionError(f"--out={out}: {out.parent} cannot be written to; choose another folder")
-
-
-def finite(value: Any) -> Any:
-    """The same, with null for numbers that are not finite, which JSON cannot say."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # Entry.
@@ -244,7 +243,9 @@ def run(argv: list[str]) -> int:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    print(json.dumps(finite(results), allow_nan=False))
+    from diffusion_jax.training import reporting
+
+    print(json.dumps(reporting.plain(results), allow_nan=False))
     return 0
 
 

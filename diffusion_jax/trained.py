@@ -57,10 +57,10 @@ def load(workdir: str, step: int | str = "newest", ema: str = "", **sections: Ma
     ema = ema or str(next(iter(config.ema.decays), "none"))
     try:
         experiment = build.build(config)
-    except (AttributeError, KeyError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         version = checkpoints.read_versions(workdir, step).get("diffusion_jax", "an unknown version")
         raise ValueError(
-            f"{workdir} was trained by diffusion_jax {version}, and its config lacks a key of {__version__} ({error}); "
+            f"{workdir} was trained by diffusion_jax {version}, whose config is not that of {__version__} ({error}); "
             "use that version, or train again"
         ) from error
     weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema)
@@ -182,9 +182,10 @@ def report_progressive(run: Run, number: int, seed: int = 0) -> dict[str, str]:
     two held-out examples. progressive.npz holds the arrays by these names, in the levels of the data.
     """
     config, sampler, process = run.config, run.experiment.sampler, run.experiment.process
-    if number < 2:
-        raise ValueError(f"--num_samples={number} must be at least 2")
-    grey, label = build.source(config, "heldout").read(np.arange(number))
+    heldout = build.source(config, "heldout")
+    if not 2 <= number <= heldout.size:
+        raise ValueError(f"--num_samples={number} must be 2 to {heldout.size}, the number of held-out examples")
+    grey, label = heldout.read(np.arange(number))
     x0 = to_model(grey, config.data.levels)
     params = jax.device_get(run.params)
     seeds = np.arange(seed, seed + number)
@@ -218,7 +219,7 @@ def keep(run: Run, figures: Mapping[str, Any]) -> None:
     """Add figures to workdir/evaluation/<step>-<ema>/figures.json."""
     path = evaluation_directory(run) / "figures.json"
     before = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(before | dict(figures), indent=1) + "\n")
+    path.write_text(json.dumps(reporting.plain(before | dict(figures)), indent=1, allow_nan=False) + "\n")
 
 
 def baseline(config: ConfigDict, heldout: Source) -> float:
