@@ -275,7 +275,7 @@ def sampler(
 ) -> loop.Sampler:
     """The sampler that config.sampler asks for. Raises ValueError for one that process or variance do not suit."""
     method = choose("sampler.name", config.sampler.name, METHODS)(**options(config.sampler))
-    if not method.kernel and config.process.name != "gaussian":
+    if method.score and config.process.name != "gaussian":
         raise ValueError(
             f"sampler.name={config.sampler.name!r} needs the score of a Gaussian process, which process.name="
             f"{config.process.name!r} does not have; use sampler.name=ancestral"

@@ -23,6 +23,7 @@ def config(**changes):
     return c
 
 
+CONTINUOUS = {"process__num_steps": 0, "schedule__name": "vp", "network__told": "time", "sampler__num_steps": 5}
 REFUSED = [
     ({"schedule__name": "liner"}, r"schedule.name='liner' is not known \(did you mean 'linear'\?\); use one of linear"),
     ({"network__name": "resnet"}, r"network.name='resnet' is not known"),
@@ -84,6 +85,20 @@ REFUSED = [
         },
         r"sampler.grid='strided' and sampler.steps need a chain",
     ),
+    ({"sampler__grid": "karas"}, r"sampler.grid='karas' is not known \(did you mean 'karras'\?\)"),
+    ({"sampler__min_t": 0.1}, r"sampler.min_t=0.1: a chain ends at its first level; leave it 0"),
+    ({"sampler__times": (1.0, 0.2, 0.4, 0.0)}, r"sampler.times=\(1, 0.2, 0.4, 0\) .* they must fall at every step"),
+    ({"sampler__times": (0.9, 0.0)}, r"must be times from 1 down to 0; both ends must be among them"),
+    ({"sampler__name": "ddim", "sampler__ddim__eta": 2.0}, r"sampler.ddim.eta=2.0 must be in \[0, 1\]"),
+    (CONTINUOUS | {"sampler__grid": "logsnr"}, r"no noise left at t = 0, where logsnr is infinite; set sampler.min_t"),
+    (
+        {"schedule__name": "harmonic", "prediction__target": "v", "sampler__name": "ode_heun"},
+        r"sampler.name='ode_heun': with schedule.name='harmonic' nothing of x0 is left at t = 1, .*; use ancestral",
+    ),
+    (
+        {"prediction__target": "posterior_mean", "sampler__name": "ddim", "sampler__grid": "logsnr"},
+        r"prediction.target='posterior_mean' is that of whole steps of the chain",
+    ),
     ({"network__unet__multipliers": (1, 2.5)}, r"network.unet.multipliers=\(1, 2.5\): 2.5 is not a whole number"),
     ({"network__conditional": True, "data__classes": 0}, r"network.conditional=True, but the data have no classes"),
     ({"ema__decays": ("a",)}, r"ema.decays: 'a' is not a number"),
@@ -96,6 +111,41 @@ def test_refused_in_one_line(changes, message):
     with pytest.raises(ValueError, match=message) as caught:
         build.build(config(**changes))
     assert "\n" not in str(caught.value)
+
+
+def test_a_process_without_a_score_has_ancestral_sampling_only(monkeypatch):
+    monkeypatch.setitem(build.PROCESSES, "binomial", build.gaussian)
+    build.build(config(process__name="binomial"))
+    predictor = {"sampler__predictor_corrector__predictor": "ancestral"}
+    for name in set(build.METHODS) - {"ancestral"}:
+        with pytest.raises(ValueError, match=f"sampler.name='{name}' needs the score of a Gaussian process"):
+            build.build(config(process__name="binomial", sampler__name=name, **predictor))
+
+
+CALLS = {"ode_heun": 2, "edm": 2, "predictor_corrector": 2, "annealed_langevin": 100}
+"""Calls of a step that ends with noise; the last one takes 1."""
+
+
+@pytest.mark.parametrize("name", build.METHODS)
+def test_every_sampler_builds_and_its_calls_are_counted(name):
+    """One U-Net call a step, or as many as the method has, and never two at the last step; VE has one more, to x0."""
+    c = config(network__name="mlp", data__shape=(5,), sampler__name=name)
+    params = build.init(c, build.build(c).network, jax.random.key(0))
+    assert build.count_calls(c, params) == 3 * CALLS.get(name, 1) + 1
+    if name in ("edm", "unipc"):
+        changes = CONTINUOUS | {"schedule__name": "ve", "sampler__grid": "karras", "sampler__name": name}
+        c = config(network__name="mlp", data__shape=(5,), **changes)
+        assert build.count_calls(c, params) == 5 * CALLS.get(name, 1) + 1
+
+
+def test_grids_of_a_chain_end_at_its_first_level_and_then_without_noise():
+    for grid in ("logsnr", "karras", "quadratic"):
+        c = config(sampler__grid=grid, sampler__name="dpmpp_2m", process__num_steps=100, sampler__num_steps=7)
+        t = build.build(c).sampler.rows(None)
+        np.testing.assert_allclose([t.at.t[0], t.at.t[-1], t.to.t[-1]], [1, 0.01, 0], atol=1e-15)
+        assert len(t.at.t) == 7 and np.isneginf(t.to.log_sigma[-1])
+    c = config(sampler__times=(1.0, 0.3, 0.0), sampler__num_steps=1)
+    np.testing.assert_array_equal(build.build(c).sampler.rows(None).at.t, [1.0, 0.3])
 
 
 NOT_FOR_THE_NETWORK = [
