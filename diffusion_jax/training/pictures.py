@@ -229,6 +229,8 @@ def frontier(path: epath.PathLike, cells: Sequence[Mapping[str, Any]], title: st
             panels[1].plot(calls, ratio, linewidth=1, **style)
     panels[0].axhline(real, color="k", linestyle="--", linewidth=0.8, label="held-out data")
     panels[0].set(yscale="log", ylabel="Fréchet distance to the training data", title=title)
+    panels[0].yaxis.set_major_formatter("{x:g}")
+    panels[0].yaxis.set_minor_formatter("{x:g}")
     if judged:
         panels[1].axhline(1, color="k", linestyle="--", linewidth=0.8)
         panels[1].set(ylabel="SVM confidence, ratio to held-out data")
