@@ -117,10 +117,25 @@ def get_config() -> ConfigDict:
     c.ema.decays = (0.9999,)  # several are allowed; the first is the one used unless --ema says otherwise
     c.ema.ramp = 0.0  # > 0: half-life at most ramp times the steps taken (EDM uses 0.05)
 
-    c.sampler = ConfigDict({"name": "ancestral"})
+    c.sampler = ConfigDict()
+    c.sampler.name = "ancestral"  # with noise: ancestral, ddim (eta > 0), euler_maruyama, reverse_diffusion,
+    # predictor_corrector, annealed_langevin, dpmpp_2m_sde, edm (churn > 0); without: ddim, ode_euler, ode_heun, edm,
+    # dpmpp_1s, dpmpp_2m, dpmpp_3m, unipc
+    c.sampler.ddim = ConfigDict({"eta": 0.0})
+    c.sampler.predictor_corrector = ConfigDict({"predictor": "reverse_diffusion", "snr": 0.16, "steps": 1})
+    c.sampler.predictor_corrector.norms = "example"  # or expected
+    c.sampler.annealed_langevin = ConfigDict({"snr": 0.05**0.5, "steps": 100, "norms": "expected"})
+    c.sampler.edm = ConfigDict({"churn": 0.0, "s_min": 0.0, "s_max": 1e9, "s_noise": 1.0})
+    c.sampler.dpmpp_3m = ConfigDict({"second_difference": "whole"})  # half: as the public codes have it
+    c.sampler.dpmpp_2m_sde = ConfigDict({"eta": 1.0})
+    c.sampler.unipc = ConfigDict({"order": 2})
     c.sampler.num_steps = 0  # 0: all steps of the chain
-    c.sampler.grid = "uniform"  # fewer steps: uniform (t = 1 to 0), inclusive (levels T to 1), strided (every n-th)
+    c.sampler.grid = "uniform"  # uniform (in t), quadratic, logsnr, karras; of a chain also inclusive (levels T to 1)
+    # and strided (every n-th). On a chain all but uniform, inclusive and strided go between its levels.
+    c.sampler.karras = ConfigDict({"rho": 7.0})
     c.sampler.steps = ()  # or the levels k of the chain by name, such as (1000, 500, 100, 1), instead of num_steps
+    c.sampler.times = ()  # or the times one by one, such as (1.0, 0.5, 0.0)
+    c.sampler.min_t = 0.0  # where the grid ends in continuous time; logsnr and karras need some noise there
     c.sampler.clip_x0 = True  # clip the predicted x0 to [-1, 1] at every step (never with posterior_mean)
     c.sampler.denoise = True  # end at the predicted x0 where the schedule's last level still has noise
     c.sampler.tile = 64  # samples per device and call: a fixed shape, so that no sample depends on how many are asked
@@ -166,7 +181,7 @@ def variant(config: ConfigDict, name: str, **others: dict[str, Any]) -> ConfigDi
         if continuous:  # one level: a test of these recipes is of what surrounds the network, and pays for compiling it
             config.network.unet.update(multipliers=(1,), attention=())
         config.process.num_steps = 0 if continuous else 4
-        config.sampler.update(num_steps=4 if continuous else 0, tile=4)
+        config.sampler.update(num_steps=4 if continuous else 0, times=(), tile=4)
         config.data.toy2d.size = 64
         config.data.folder.size = (8, 8)
         config.data.tfds.update(size=(8, 8), resize="center_crop")

@@ -25,5 +25,5 @@ def get_config(variant: str = "") -> ConfigDict:
     c.times.name = "log_normal"
     c.times.log_normal.update(mean=-0.8)
     c.ema.ramp = 0.05
-    c.sampler.num_steps = 250
+    c.sampler.update(name="edm", num_steps=17)
     return defaults.variant(c, variant)

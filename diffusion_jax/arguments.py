@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-READ_A_RUN = ("sample", "evaluate", "show", "export")
+READ_A_RUN = ("sample", "evaluate", "frontier", "show", "export")
 TAKE_A_CONFIG = ("train", "describe", "prepare", "import")
 
 
@@ -68,7 +68,7 @@ def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mappin
         flags.DEFINE_string("workdir", None, "the workdir of a training run", flag_values=args)
         flags.DEFINE_string("step", "newest", "newest, best (lowest held-out loss) or a number", flag_values=args)
         flags.DEFINE_string("ema", "", "decay of the average to use, or none (default: the first)", flag_values=args)
-    if command in ("sample", "evaluate", "show"):
+    if command in ("sample", "evaluate", "frontier", "show"):
         define_sampling(command, args, argv, stored)
 
 
@@ -80,6 +80,10 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
     if command == "evaluate":
         flags.DEFINE_integer("num_samples", -1, "samples to judge; -1 is eval.num_samples, 0 none", flag_values=args)
         flags.DEFINE_string("likelihood", "", "vlb: the variational bound, term by term", flag_values=args)
+    elif command == "frontier":
+        flags.DEFINE_integer("num_samples", -1, "samples of each cell; -1 is eval.num_samples", flag_values=args)
+        flags.DEFINE_list("samplers", "ancestral,ddim,dpmpp_2m", "NAME or NAME:GRID, …", flag_values=args)
+        flags.DEFINE_list("steps", "5,10,15,25,50", "numbers of steps; 0: those of the chain", flag_values=args)
     else:
         number = 64 if command == "sample" else 8
         flags.DEFINE_integer("num_samples", number, "how many samples", flag_values=args)

@@ -27,7 +27,18 @@ from diffusion_jax.objective import bound, decoders, losses, prediction, reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64
 from diffusion_jax.process.gaussian import gaussian
-from diffusion_jax.sampling import ancestral, loop
+from diffusion_jax.sampling import (
+    ancestral,
+    ddim,
+    edm,
+    exponential,
+    grids,
+    langevin,
+    loop,
+    probability_flow,
+    sde,
+    unipc,
+)
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "ncsnpp": NCSNpp, "vdm": VDMUNet, "mlp": MLP}
 PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": gaussian}
@@ -45,12 +56,28 @@ INPUTS: dict[str, Callable[..., prediction.InputScale] | None] = {
     "as_it_is": None,
     "unit_variance": prediction.unit_variance,
 }
-METHODS: dict[str, Callable[..., loop.Method]] = {"ancestral": ancestral.ancestral}
-GRIDS: dict[str, Callable[[int, int], np.ndarray]] = {
+METHODS: dict[str, Callable[..., loop.Method]] = {
+    "ancestral": ancestral.ancestral,
+    "ddim": ddim.ddim,
+    "euler_maruyama": sde.euler_maruyama,
+    "reverse_diffusion": sde.reverse_diffusion,
+    "predictor_corrector": langevin.predictor_corrector,
+    "annealed_langevin": langevin.annealed_langevin,
+    "ode_euler": probability_flow.ode_euler,
+    "ode_heun": probability_flow.ode_heun,
+    "edm": edm.edm,
+    "dpmpp_1s": exponential.dpmpp_1s,
+    "dpmpp_2m": exponential.dpmpp_2m,
+    "dpmpp_3m": exponential.dpmpp_3m,
+    "dpmpp_2m_sde": exponential.dpmpp_2m_sde,
+    "unipc": unipc.unipc,
+}
+CHAIN_GRIDS: dict[str, Callable[[int, int], np.ndarray]] = {
     "uniform": loop.uniform_times,
     "inclusive": loop.inclusive_times,
     "strided": loop.strided_times,
 }
+"""Grids of whole steps of a chain; `grids.GRIDS` are those of any schedule."""
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": embedded.digits,
     "toy2d": embedded.toy2d,
@@ -132,8 +159,11 @@ def schedule(config: ConfigDict) -> Callable[[Any], Schedule]:
     return lambda params: fixed
 
 
-def build(config: ConfigDict) -> Experiment:
-    """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit."""
+def build(config: ConfigDict, apply: Callable[..., Any] | None = None) -> Experiment:
+    """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit.
+
+    apply: what stands in for the network's own, to see how often it is called (`count_calls`).
+    """
     check(config)
     steps = config.process.num_steps
     process = choose("process.name", config.process.name, PROCESSES)(**options(config.process))
@@ -170,7 +200,7 @@ def build(config: ConfigDict) -> Experiment:
         )
     scale = choose("prediction.input", config.prediction.input, INPUTS)
     scale = scale(**sigma_data) if scale else None
-    predict = prediction.predictor(network.apply, path, target, tell, with_head, scale)
+    predict = prediction.predictor(apply or network.apply, path, target, tell, with_head, scale)
 
     terms = loss_terms(config, process, path, target, kernel)
     loss = _in_model_range(losses.weighted_sum(predict, process, path, terms), config.data.levels)
@@ -289,13 +319,24 @@ def sampler(
             f"{config.process.name!r} does not have; use sampler.name=ancestral"
         )
     chain = config.process.num_steps
-    times = sampling_times(config.sampler, chain)
+    times = sampling_times(config, path)
+    whole = chain and np.allclose(times * chain, np.round(times * chain), atol=1e-6)
+    if config.prediction.target == "posterior_mean" and not whole:
+        raise ValueError(
+            "prediction.target='posterior_mean' is that of whole steps of the chain; leave sampler.grid=uniform, or "
+            "name sampler.steps"
+        )
+    if method.signal and not np.exp(in_float64(path(None), np.ones(())))[0]:
+        raise ValueError(
+            f"sampler.name={config.sampler.name!r}: with schedule.name={config.schedule.name!r} nothing of x0 is left "
+            "at t = 1, where it cannot start; use ancestral, ddim or dpmpp_2m"
+        )
     if method.kernel and config.prediction.variance == "learned_diagonal" and len(times) - 1 != chain:
         raise ValueError(
             "prediction.variance='learned_diagonal' is that of single steps of the chain; leave sampler.num_steps=0 "
             "and report.sampler_steps=0, or use learned_range for fewer steps"
         )
-    rows = grid_rows(config, process, path, times, config.sampler.denoise)
+    rows = grid_rows(config, process, path, times, config.sampler.denoise, method)
     if clips(config, config.sampler):
         predict = prediction.clip_x0(predict)
     shape = tuple(config.data.shape)
@@ -326,14 +367,41 @@ def sampler(
 
 
 def grid_rows(
-    config: ConfigDict, process: Process, path: Callable[[Any], Schedule], times: np.ndarray, denoise: bool
+    config: ConfigDict,
+    process: Process,
+    path: Callable[[Any], Schedule],
+    times: np.ndarray,
+    denoise: bool,
+    method: loop.Method | None = None,
 ) -> Callable[[Any], Any]:
     """`rows(params)` of a grid: computed once, in float64 on the host, or of a learned schedule traced from params."""
     if config.schedule.name in LEARNED_SCHEDULES:  # a chain ends without noise as it is
         appended = denoise and not config.process.num_steps
-        return lambda params: loop.traced_rows(process, path(params), times, appended)
-    fixed = loop.rows(process, path(None), times, denoise)
+        return lambda params: loop.traced_rows(process, path(params), times, appended, method)
+    fixed = loop.rows(process, path(None), times, denoise, method)
     return lambda params: fixed
+
+
+def count_calls(config: ConfigDict, params: Any) -> int:
+    """How often the sampler of a config asks the network for one sample: counted while its loop runs on a stand-in.
+
+    The stand-in answers 0, at once; a call for a batch, as guidance may make, counts as many times as it has rows.
+    """
+    calls = 0
+
+    def tick(rows: int) -> None:
+        nonlocal calls
+        calls += int(rows)
+
+    def answer(variables: Any, x: Array, *_: Any) -> Array:
+        jax.debug.callback(tick, len(x))
+        twice = config.prediction.variance in LEARNED
+        return jnp.zeros((*x.shape[:-1], x.shape[-1] * (2 if twice else 1)), x.dtype)
+
+    sample = build(config, answer).sampler.sample
+    jax.block_until_ready(jax.jit(sample)(params, jnp.zeros(1, jnp.uint32)))
+    jax.effects_barrier()
+    return calls
 
 
 def clips(config: ConfigDict, section: ConfigDict) -> bool:
@@ -345,15 +413,31 @@ def clips(config: ConfigDict, section: ConfigDict) -> bool:
     return section.clip_x0 and config.prediction.target != "posterior_mean"
 
 
-def sampling_times(section: ConfigDict, chain: int) -> np.ndarray:
-    """The falling time grid that config.sampler asks for."""
-    if section.steps or section.grid != "uniform":
-        choose("sampler.grid", section.grid, GRIDS)
-        if not chain:
-            raise ValueError(f"sampler.grid and sampler.steps need {NEED_CHAIN}")
+def sampling_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.ndarray:
+    """The falling time grid that config.sampler asks for. Raises ValueError where schedule or chain do not have it."""
+    section, chain = config.sampler, config.process.num_steps
+    if section.min_t and chain:
+        raise ValueError(f"sampler.min_t={section.min_t}: a chain ends at its first level; leave it 0")
+    if section.times:
+        return grids.chosen(section.times, section.min_t)
+    choose("sampler.grid", section.grid, CHAIN_GRIDS | grids.GRIDS)
+    if (section.steps or section.grid not in grids.GRIDS) and not chain:
+        raise ValueError(f"sampler.grid={section.grid!r} and sampler.steps need {NEED_CHAIN}")
     if section.steps:
         return loop.chosen_times(tuple(section.steps), chain)
-    return choose("sampler.grid", section.grid, GRIDS)(section.num_steps or chain, chain)
+    num_steps = section.num_steps or chain
+    if chain and section.grid in CHAIN_GRIDS:
+        return CHAIN_GRIDS[section.grid](num_steps, chain)
+    if section.grid in ("logsnr", "karras") and config.schedule.name in LEARNED_SCHEDULES:
+        raise ValueError(
+            f"sampler.grid={section.grid!r} needs a schedule that is known beforehand, but schedule.name="
+            f"{config.schedule.name!r} is learned; use uniform or quadratic"
+        )
+    grid = functools.partial(grids.GRIDS[section.grid], path(None), **dict(section.get(section.grid, {})))
+    if not chain:
+        return grid(num_steps, section.min_t)
+    # A chain has noise from its first level on: the grid is spread down to there, and ends with the step to x0.
+    return np.append(grid(num_steps - 1, 1 / chain) if num_steps > 1 else [1.0], 0.0)
 
 
 def optimizer(section: ConfigDict) -> optax.GradientTransformation:
@@ -392,7 +476,7 @@ def check(config: ConfigDict) -> None:
     at_least = {
         "train_steps": 1, "batch_size": 1, "accumulate_steps": 1, "process.num_steps": 0, "optimizer.learning_rate": 0,
         "optimizer.warmup_steps": 0, "optimizer.grad_clip": 0, "ema.ramp": 0, "times.min_t": 0, "sampler.num_steps": 0,
-        "sampler.tile": 1, "bound.num_steps": 0, "checkpoint.every": 1, "checkpoint.keep": 1,
+        "sampler.min_t": 0, "sampler.tile": 1, "bound.num_steps": 0, "checkpoint.every": 1, "checkpoint.keep": 1,
         "checkpoint.keep_every": 0, "report.every": 1, "report.samples_every": 0, "report.num_samples": 1,
         "report.sampler_steps": 0, "eval.every": 0, "eval.max_examples": 1, "eval.passes": 1,
         "eval.num_samples": 0, "data.workers": 0, "optimizer.weight_decay": 0,

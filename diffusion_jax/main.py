@@ -3,6 +3,7 @@
     train     --config=FILE --workdir=DIR [--config.KEY=VALUE …]    train; the same command again resumes
     sample    --workdir=DIR --num_samples=N --seed=S --out=FILE.npz  draw samples, and a picture of them
     evaluate  --workdir=DIR [--likelihood=vlb]                       every figure that the config asks for
+    frontier  --workdir=DIR [--samplers=A,B:GRID] [--steps=5,10]     quality against network calls, as table and picture
     show      --workdir=DIR                                          progressive pictures, interpolation
     describe  --config=FILE [--compile]                              size, FLOPs and memory, without training
     prepare   --config=FILE                                          make a TensorFlow Datasets set readable
@@ -84,7 +85,10 @@ def sample(args: flags.FlagValues) -> Results:
         unfinished.unlink(missing_ok=True)
     picture = out.with_suffix(".png")
     pictures.save_png(picture, samples[: args.pictured], run.config.data.levels)
-    return {"samples": str(out), "picture": str(picture), "num_samples": len(samples), "step": run.step}
+    calls = trained.network_calls(run)
+    log.info("%s: %d network calls a sample", run.config.sampler.name, calls)
+    where = {"samples": str(out), "picture": str(picture)}
+    return {**where, "num_samples": len(samples), "network_calls": calls, "step": run.step}
 
 
 def evaluate(args: flags.FlagValues) -> Results:
@@ -113,6 +117,21 @@ def show(args: flags.FlagValues) -> Results:
 
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
     return {"step": run.step, "ema": run.ema, **trained.report_progressive(run, args.num_samples, args.seed)}
+
+
+def frontier(args: flags.FlagValues) -> Results:
+    """Judge samplers in numbers of steps, what of it is not there yet, and print the table."""
+    from diffusion_jax import frontier, trained
+
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
+    number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
+    try:
+        steps = [int(count) for count in args.steps]
+    except ValueError:
+        raise ValueError(f"--steps={','.join(args.steps)} must be whole numbers, such as 5,10,20") from None
+    text, figures = frontier.frontier(run, args.samplers, steps, number, args.seed)
+    print(text)
+    return {"step": run.step, "ema": run.ema, **figures}
 
 
 def sweep(args: flags.FlagValues) -> Results:
@@ -154,6 +173,7 @@ COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
     "train": train,
     "sample": sample,
     "evaluate": evaluate,
+    "frontier": frontier,
     "show": show,
     "describe": describe,
     "prepare": prepare,

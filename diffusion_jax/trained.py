@@ -87,6 +87,11 @@ def labels(run: Run, seeds: np.ndarray) -> np.ndarray | None:
     return None if found is None else np.asarray(found)
 
 
+def network_calls(run: Run) -> int:
+    """How often the network is asked for one sample, as counted by `build.count_calls`."""
+    return build.count_calls(run.config, run.params)
+
+
 def heldout_loss(run: Run) -> dict[str, float]:
     """The loss on held-out data, as the training run reports it."""
     heldout = build.source(run.config, "heldout")
@@ -100,6 +105,7 @@ def sample_quality(run: Run, number: int, seed: int = 0) -> dict[str, float]:
     real, held_back = (source.read(np.arange(source.size)) for source in (train, heldout))
     return {
         "num_samples": number,
+        "network_calls": network_calls(run),
         **svm_confidence(real, held_back, samples),
         "frechet_pixels": frechet_pixels(real[0], samples),
         "frechet_pixels_heldout": frechet_pixels(real[0], held_back[0]),

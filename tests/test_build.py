@@ -83,7 +83,7 @@ REFUSED = [
             "network__told": "time",
             "sampler__num_steps": 5,
         },
-        r"sampler.grid and sampler.steps need a chain",
+        r"sampler.grid='strided' and sampler.steps need a chain",
     ),
     ({"network__unet__multipliers": (1, 2.5)}, r"network.unet.multipliers=\(1, 2.5\): 2.5 is not a whole number"),
     ({"network__conditional": True, "data__classes": 0}, r"network.conditional=True, but the data have no classes"),

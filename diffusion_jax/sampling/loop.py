@@ -29,6 +29,10 @@ class Method(NamedTuple):
     """Whether it draws from the model's kernel `reverse`; the others need x0 and eps of a Gaussian process."""
     memory: Callable[[Array], Any] = lambda x: None
     """`memory(x[B,*D])`: the memory of a walk that begins at x."""
+    prepare: Callable[[Schedule, Any], Any] = lambda schedule, rows: rows
+    """`prepare(schedule, rows[N]) -> rows[N]`: what it wants to find in its rows besides, computed with them."""
+    signal: bool = False
+    """Whether it cannot start where nothing of x0 is left, alpha = 0."""
 
 
 def uniform_times(num_steps: int, chain_steps: int = 0) -> np.ndarray:
@@ -74,22 +78,31 @@ def chosen_times(steps: tuple[int, ...], chain_steps: int) -> np.ndarray:
     return np.append(np.sort(steps)[::-1], 0) / chain_steps
 
 
-def rows(process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False) -> Any:
-    """The rows of a grid of a fixed schedule, computed in float64 on the host.
+def rows(
+    process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False, method: Method | None = None
+) -> Any:
+    """The rows of a grid of a fixed schedule, as a method wants them, computed in float64 on the host.
 
     denoise: where the schedule still has noise at the last time, append a step to sigma = 0, i.e. to the predicted x0.
     """
     path = to_noiseless(schedule)
-    found = in_float64(process.coefficients, path, times)
-    if denoise and np.isfinite(found.to.log_sigma[-1]):
-        return in_float64(process.coefficients, path, np.append(times, -1.0))
-    return found
+
+    def prepared(times: Array) -> Any:
+        found = process.coefficients(path, times)
+        return method.prepare(path, found) if method else found
+
+    if denoise and np.isfinite(in_float64(schedule, times[-1:])[1]).all():
+        times = np.append(times, -1.0)
+    return in_float64(prepared, times)
 
 
-def traced_rows(process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False) -> Any:
+def traced_rows(
+    process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False, method: Method | None = None
+) -> Any:
     """As `rows`, of a learned schedule: traced, differentiable, in the default float. denoise: always append a step."""
-    times = np.append(times, -1.0) if denoise else times
-    return process.coefficients(to_noiseless(schedule), jnp.asarray(times))
+    path = to_noiseless(schedule)
+    found = process.coefficients(path, jnp.asarray(np.append(times, -1.0) if denoise else times))
+    return method.prepare(path, found) if method else found
 
 
 def to_noiseless(schedule: Schedule) -> Schedule:

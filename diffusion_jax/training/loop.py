@@ -166,11 +166,15 @@ def is_drawn(n: int, every: int) -> bool:
 
 
 def samples(config: ConfigDict, sampler: Sampler) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """`draw(params, seeds [N]) -> [N,*D]`, in the levels of the data; see `parallel.in_tiles`."""
+    """`draw(params, seeds [N]) -> [N,*D]`, in the levels of the data; see `parallel.in_tiles`.
+
+    It logs how far it is after each of its calls, if it needs several.
+    """
     sample = parallel.spread(sampler.sample, whole=1)
 
     def draw(params: Any, seeds: np.ndarray) -> np.ndarray:
-        x = parallel.in_tiles(sample, params, seeds.astype(np.uint32), config.sampler.tile)
+        bar = reporting.progress_bar("samples", len(seeds))
+        x = parallel.in_tiles(sample, params, seeds.astype(np.uint32), config.sampler.tile, bar)
         return np.asarray(from_model(x, config.data.levels))
 
     return draw
@@ -181,7 +185,7 @@ def drawing(config: ConfigDict) -> Callable[[Any], np.ndarray]:
     quick = config.copy_and_resolve_references()
     with quick.unlocked():
         if config.report.sampler_steps:
-            quick.sampler.update(num_steps=config.report.sampler_steps, steps=())
+            quick.sampler.update(num_steps=config.report.sampler_steps, steps=(), times=())
     draw = samples(config, build.build(quick).sampler)
     return lambda params: draw(params, np.arange(config.report.num_samples))
 

@@ -114,6 +114,25 @@ def progress(
     return "  ".join(parts)
 
 
+def progress_bar(what: str, total: int, width: int = 30) -> Callable[[int], None]:
+    """`report(done)`: log a bar and the time left, from the pace since the first report, as that one has compiled.
+
+    Nothing is logged of what is done at the first report.
+    """
+    first: list[tuple[int, float]] = []
+
+    def report(done: int) -> None:
+        if not first and done == total:
+            return
+        first.append((done, time.perf_counter()))
+        (before, began), (_, now) = first[0], first[-1]
+        left = f"{duration((now - began) / (done - before) * (total - done))} left" if done > before else "…"
+        filled = width * done // total
+        log.info("%s [%s%s] %s/%s  %s", what, "#" * filled, "." * (width - filled), f"{done:,}", f"{total:,}", left)
+
+    return report
+
+
 def _rate(number: float) -> str:
     return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
 
