@@ -104,6 +104,19 @@ def get_config() -> ConfigDict:
     c.bound.clip_x0 = True  # clip the predicted x0 to [-1, 1] in the bound that evaluate reports, likewise
     c.bound.num_steps = 0  # 0: all steps of the chain; fewer: the bound of the shorter chain
 
+    c.bound.num_examples = 0  # held-out examples, the first ones, that every likelihood looks at; 0: eval.max_examples
+    c.bound.paths = (1, 4, 16)  # numbers of whole paths in the bound `multi`; each divides the next
+
+    c.ode = ConfigDict()  # the likelihood by the probability-flow ODE, and `main encode`
+    c.ode.rtol = 1e-5  # errors per step, of x of variance 1 and of log p in nats/dim
+    c.ode.atol = 1e-5
+    c.ode.max_calls = 10_000
+    c.ode.min_t = 0.0  # where it ends; 0: the lowest level with noise, of a chain 1/T, or else 1e-5
+    c.ode.trace = "rademacher"  # or gaussian: random probes; exact: one product per dimension, for small data
+    c.ode.probes = 1  # of each example; more of them than one tell their own error
+    c.ode.dequantisation = "uniform"  # noise over the bin; process: the noise of min_t; none, for real numbers
+    c.ode.law = "prior"  # of x at t = 1: N(0, alpha² + sigma²), as samplers draw it; noise: N(0, sigma²)
+
     c.optimizer = ConfigDict()
     c.optimizer.learning_rate = 2e-4
     c.optimizer.warmup_steps = 5000  # linear from 0
@@ -120,7 +133,7 @@ def get_config() -> ConfigDict:
     c.sampler = ConfigDict()
     c.sampler.name = "ancestral"  # with noise: ancestral, ddim (eta > 0), euler_maruyama, reverse_diffusion,
     # predictor_corrector, annealed_langevin, dpmpp_2m_sde, edm (churn > 0); without: ddim, ode_euler, ode_heun, edm,
-    # dpmpp_1s, dpmpp_2m, dpmpp_3m, unipc
+    # dpmpp_1s, dpmpp_2m, dpmpp_3m, unipc, and dopri5, which chooses its steps itself, from t = 1 to the lowest level
     c.sampler.ddim = ConfigDict({"eta": 0.0})
     c.sampler.predictor_corrector = ConfigDict({"predictor": "reverse_diffusion", "snr": 0.16, "steps": 1})
     c.sampler.predictor_corrector.norms = "example"  # or expected
@@ -129,6 +142,9 @@ def get_config() -> ConfigDict:
     c.sampler.dpmpp_3m = ConfigDict({"second_difference": "whole"})  # half: as the public codes have it
     c.sampler.dpmpp_2m_sde = ConfigDict({"eta": 1.0})
     c.sampler.unipc = ConfigDict({"order": 2})
+    c.sampler.dopri5 = ConfigDict(
+        {"rtol": 1e-5, "atol": 1e-5, "max_calls": 1000}
+    )  # errors per step, of x of variance 1
     c.sampler.num_steps = 0  # 0: all steps of the chain
     c.sampler.grid = "uniform"  # uniform (in t), quadratic, logsnr, karras; of a chain also inclusive (levels T to 1)
     # and strided (every n-th). On a chain all but uniform, inclusive and strided go between its levels.

@@ -32,7 +32,7 @@ def parse(argv: list[str], stored: Mapping[str, Any] | None = None) -> flags.Fla
         args["workdir"].value = rest.pop(0)
     if rest:
         raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
-    if "config" in args and args.config is None:
+    if "config" in args and args["config"].value is None:
         raise ValueError("--config is missing; for example --config=configs/digits.py")
     return args
 
@@ -73,13 +73,13 @@ def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mappin
 
 
 def define_sampling(command: str, args: flags.FlagValues, argv: list[str], stored: Mapping[str, Any] | None) -> None:
-    """The flags of what samples from a run; --sampler.KEY and --bound.KEY default to what the run's config says."""
+    """The flags of what samples from a run; --sampler.KEY and the like default to what the run's config says."""
     from diffusion_jax.training import checkpoints
 
     flags.DEFINE_integer("seed", 0, "seed of the first sample; the next has seed + 1", flag_values=args)
     if command == "evaluate":
         flags.DEFINE_integer("num_samples", -1, "samples to judge; -1 is eval.num_samples, 0 none", flag_values=args)
-        flags.DEFINE_string("likelihood", "", "vlb: the variational bound, term by term", flag_values=args)
+        flags.DEFINE_string("likelihood", "", "vlb, multi, ode, or several of them: vlb,multi", flag_values=args)
     elif command == "frontier":
         flags.DEFINE_integer("num_samples", -1, "samples of each cell; -1 is eval.num_samples", flag_values=args)
         flags.DEFINE_list("samplers", "ancestral,ddim,dpmpp_2m", "NAME or NAME:GRID, …", flag_values=args)
@@ -93,7 +93,7 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
     if stored is None:
         early = early_flags(argv, "workdir", "step")
         stored = checkpoints.read_config(required(early, "workdir"), early.step or "newest")
-    for section in ("sampler", "bound") if command == "evaluate" else ("sampler",):
+    for section in ("sampler", "bound", "ode") if command == "evaluate" else ("sampler",):
         if section not in stored:
             raise ValueError(f"the config of this workdir, from an earlier version, has no {section!r}; train it again")
         config_flags.DEFINE_config_dict(section, ConfigDict(stored[section]), flag_values=args, sys_argv=argv)

@@ -25,13 +25,14 @@ from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import VDMUNet
 from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, time_sampling
 from diffusion_jax.process import schedules
-from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64
+from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64, level
 from diffusion_jax.process.gaussian import gaussian
 from diffusion_jax.sampling import (
     ancestral,
     ddim,
     edm,
     exponential,
+    flow,
     grids,
     langevin,
     loop,
@@ -71,6 +72,7 @@ METHODS: dict[str, Callable[..., loop.Method]] = {
     "dpmpp_3m": exponential.dpmpp_3m,
     "dpmpp_2m_sde": exponential.dpmpp_2m_sde,
     "unipc": unipc.unipc,
+    "dopri5": flow.dopri5,
 }
 CHAIN_GRIDS: dict[str, Callable[[int, int], np.ndarray]] = {
     "uniform": loop.uniform_times,
@@ -150,13 +152,24 @@ def schedule(config: ConfigDict) -> Callable[[Any], Schedule]:
     """The function params -> Schedule of a config."""
     name, steps = config.schedule.name, config.process.num_steps
     factory = choose("schedule.name", name, SCHEDULES)
-    if name not in schedules.CHAINS:
-        fixed = factory(**options(config.schedule))
-    elif steps:
-        fixed = factory(steps, **options(config.schedule))
-    else:
+    if name in schedules.CHAINS and not steps:
         raise ValueError(f"schedule.name={name!r} needs {NEED_CHAIN}")
+    try:
+        with np.errstate(all="ignore"):  # what comes of it is checked
+            fixed = factory(*[steps] if name in schedules.CHAINS else [], **options(config.schedule))
+            check_schedule(fixed, steps)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise ValueError(f"schedule.{name}={options(config.schedule)} gives no schedule: {error}") from error
     return lambda params: fixed
+
+
+def check_schedule(schedule: Schedule, num_steps: int) -> None:
+    """Raise ValueError unless the ratio of noise to signal rises with t, at the levels of a chain or at 64 others."""
+    times = np.linspace(0, 1, (num_steps or 64) + 1)
+    found = in_float64(level, schedule, times)
+    ratio = found.log_sigma - found.log_alpha
+    if np.iscomplexobj(ratio) or not np.all(np.isfinite(found.log_alpha[:-1])) or not np.all(np.diff(ratio) > 0):
+        raise ValueError("the ratio of noise to signal must be finite before t = 1 and rise with t")
 
 
 def build(config: ConfigDict, apply: Callable[..., Any] | None = None) -> Experiment:
@@ -292,7 +305,18 @@ def chain_rows(config: ConfigDict, process: Process, path: Callable[[Any], Sched
     chain = config.process.num_steps
     if not (num_steps or chain):
         raise ValueError(f"bound.num_steps=0 means as many as the chain has; set it, or have {NEED_CHAIN}")
+    if num_steps not in (0, chain):
+        check_single_steps(config, "bound.num_steps=0")
     return loop.rows(process, path(None), loop.uniform_times(num_steps or chain, chain), denoise=True)
+
+
+def check_single_steps(config: ConfigDict, instead: str) -> None:
+    """Raise ValueError for steps over several levels of the chain with a variance that is learned for single ones."""
+    if config.prediction.variance == "learned_diagonal":
+        raise ValueError(
+            f"prediction.variance='learned_diagonal' is that of single steps of the chain; leave {instead}, or use "
+            "learned_range for fewer steps"
+        )
 
 
 def _in_model_range(loss: losses.Loss, levels: int) -> losses.Loss:
@@ -319,7 +343,7 @@ def sampler(
             f"{config.process.name!r} does not have; use sampler.name=ancestral"
         )
     chain = config.process.num_steps
-    times = sampling_times(config, path)
+    times = solver_times(config, path) if method.walk else sampling_times(config, path)
     whole = chain and np.allclose(times * chain, np.round(times * chain), atol=1e-6)
     if config.prediction.target == "posterior_mean" and not whole:
         raise ValueError(
@@ -331,11 +355,8 @@ def sampler(
             f"sampler.name={config.sampler.name!r}: with schedule.name={config.schedule.name!r} nothing of x0 is left "
             "at t = 1, where it cannot start; use ancestral, ddim or dpmpp_2m"
         )
-    if method.kernel and config.prediction.variance == "learned_diagonal" and len(times) - 1 != chain:
-        raise ValueError(
-            "prediction.variance='learned_diagonal' is that of single steps of the chain; leave sampler.num_steps=0 "
-            "and report.sampler_steps=0, or use learned_range for fewer steps"
-        )
+    if method.kernel and len(times) - 1 != chain:
+        check_single_steps(config, "sampler.num_steps=0 and report.sampler_steps=0")
     rows = grid_rows(config, process, path, times, config.sampler.denoise, method)
     if clips(config, config.sampler):
         predict = prediction.clip_x0(predict)
@@ -357,6 +378,8 @@ def sampler(
         def bound(x: Array, level: Level) -> prediction.Prediction:
             return predict(params, x, level, label, None)
 
+        if method.walk:
+            return method.walk(bound, path(params), rows, x, memory)
         return loop.sample(method.step, bound, kernel, rows, x, keys, memory, first)
 
     def guess(params: Any, x: Array, level: Level, label: Array | None = None) -> Array:
@@ -386,22 +409,29 @@ def count_calls(config: ConfigDict, params: Any) -> int:
     """How often the sampler of a config asks the network for one sample: counted while its loop runs on a stand-in.
 
     The stand-in answers 0, at once; a call for a batch, as guidance may make, counts as many times as it has rows.
+    Where the calls depend on the answers (dopri5), the network gives them, and it is the mean over seeds 0 to 7.
     """
+    adaptive = config.sampler.name == "dopri5"
+    network = build(config).network if adaptive else None
     calls = 0
 
     def tick(rows: int) -> None:
         nonlocal calls
         calls += int(rows)
 
-    def answer(variables: Any, x: Array, *_: Any) -> Array:
+    def answer(variables: Any, x: Array, *told: Any) -> Any:
         jax.debug.callback(tick, len(x))
+        if network:
+            return network.apply(variables, x, *told)
         twice = config.prediction.variance in LEARNED
         return jnp.zeros((*x.shape[:-1], x.shape[-1] * (2 if twice else 1)), x.dtype)
 
-    sample = build(config, answer).sampler.sample
-    jax.block_until_ready(jax.jit(sample)(params, jnp.zeros(1, jnp.uint32)))
+    sample = jax.jit(build(config, answer).sampler.sample)
+    seeds = jnp.arange(8 if adaptive else 1, dtype=jnp.uint32)
+    for seed in seeds:
+        jax.block_until_ready(sample(params, seed[None]))
     jax.effects_barrier()
-    return calls
+    return round(calls / len(seeds))
 
 
 def clips(config: ConfigDict, section: ConfigDict) -> bool:
@@ -440,6 +470,32 @@ def sampling_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.nd
     return np.append(grid(num_steps - 1, 1 / chain) if num_steps > 1 else [1.0], 0.0)
 
 
+def solver_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.ndarray:
+    """The grid of a sampler that chooses its own steps: its ends, and between them where it may be cut into parts."""
+    if config.prediction.target == "posterior_mean":
+        raise ValueError(
+            f"sampler.name={config.sampler.name!r} looks between the levels of the chain, where "
+            "prediction.target='posterior_mean' has no meaning; use ancestral"
+        )
+    if config.process.num_steps:
+        return loop.uniform_times(config.process.num_steps, config.process.num_steps)
+    return np.linspace(1, lowest_time(config, path, config.sampler.min_t), 101)
+
+
+def lowest_time(config: ConfigDict, path: Callable[[Any], Schedule], min_t: float = 0.0) -> float:
+    """Where an ODE ends: min_t, or for 0 the lowest level with noise of a schedule that has one, or else t = 1e-5.
+
+    That of a chain is 1/T, that of VE, EDM and the like t = 0. Source of 1e-5: Song et al. 2021, appendix C.
+    """
+    if min_t:
+        return min_t
+    if config.process.num_steps:
+        return 1 / config.process.num_steps
+    if config.schedule.name in LEARNED_SCHEDULES:
+        return 0.0
+    return 0.0 if np.isfinite(in_float64(path(None), np.zeros(1))[1]).all() else 1e-5
+
+
 def optimizer(section: ConfigDict) -> optax.GradientTransformation:
     """Adam with linear warm-up from 0 and clipping by the global norm of the averaged gradient (0 = no clipping).
 
@@ -475,22 +531,32 @@ def check(config: ConfigDict) -> None:
         raise ValueError("data.shape is empty; set it, or open the data first, which fills it in")
     at_least = {
         "train_steps": 1, "batch_size": 1, "accumulate_steps": 1, "process.num_steps": 0, "optimizer.learning_rate": 0,
-        "optimizer.warmup_steps": 0, "optimizer.grad_clip": 0, "ema.ramp": 0, "times.min_t": 0, "sampler.num_steps": 0,
-        "sampler.min_t": 0, "sampler.tile": 1, "bound.num_steps": 0, "checkpoint.every": 1, "checkpoint.keep": 1,
+        "optimizer.warmup_steps": 0, "optimizer.grad_clip": 0, "ema.ramp": 0, "sampler.num_steps": 0,
+        "sampler.min_t": 0, "sampler.tile": 1, "bound.num_steps": 0, "bound.num_examples": 0, "ode.probes": 1,
+        "ode.min_t": 0, "checkpoint.every": 1, "checkpoint.keep": 1,
         "checkpoint.keep_every": 0, "report.every": 1, "report.samples_every": 0, "report.num_samples": 1,
         "report.sampler_steps": 0, "eval.every": 0, "eval.max_examples": 1, "eval.passes": 1,
-        "eval.num_samples": 0, "data.workers": 0, "optimizer.weight_decay": 0,
+        "eval.num_samples": 0, "data.workers": 0, "times.importance.window": 1, "optimizer.eps": 0,
+        "loss.min_snr.gamma": 0, "loss.p2.k": 0, "loss.hybrid.factor": 0, "optimizer.weight_decay": 0,
     }  # fmt: skip
+    below = {"times.min_t": 1, "optimizer.b1": 1, "optimizer.b2": 1, "times.importance.uniform_share": 1}
+
+    def of(name: str) -> Any:
+        return functools.reduce(lambda node, key: node[key], name.split("."), config)
+
     for name, least in at_least.items():
-        value = functools.reduce(lambda node, key: node[key], name.split("."), config)
-        if not value >= least:
-            raise ValueError(f"{name}={value} must be at least {least}")
+        if not of(name) >= least:
+            raise ValueError(f"{name}={of(name)} must be at least {least}")
+    for name, end in below.items():
+        if not 0 <= of(name) < end:
+            raise ValueError(f"{name}={of(name)} is not in [0, {end})")
     if not config.prediction.sigma_data > 0:
         raise ValueError(f"prediction.sigma_data={config.prediction.sigma_data} must be above 0")
     if config.network.conditional and not config.data.classes:
         raise ValueError("network.conditional=True, but the data have no classes; use False, or labelled data")
     for name, values in {
         "sampler.steps": config.sampler.steps,
+        "bound.paths": config.bound.paths,
         **{f"network.unet.{key}": config.network.unet[key] for key in ("multipliers", "attention", "fourier")},
         **{f"network.ncsnpp.{key}": config.network.ncsnpp[key] for key in ("multipliers", "attention", "taps")},
         "network.vdm.fourier": config.network.vdm.fourier,
@@ -501,5 +567,5 @@ def check(config: ConfigDict) -> None:
     for decay in config.ema.decays:
         if not isinstance(decay, float | int) or not 0 <= decay < 1:
             raise ValueError(f"ema.decays: {decay!r} is not a number in [0, 1)")
-    if not config.sampler.num_steps and not config.process.num_steps:
+    if not (config.sampler.num_steps or config.process.num_steps or config.sampler.name == "dopri5"):
         raise ValueError("sampler.num_steps=0 means as many as the chain has, but process.num_steps=0; set it")

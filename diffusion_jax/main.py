@@ -2,7 +2,7 @@
 
     train     --config=FILE --workdir=DIR [--config.KEY=VALUE …]    train; the same command again resumes
     sample    --workdir=DIR --num_samples=N --seed=S --out=FILE.npz  draw samples, and a picture of them
-    evaluate  --workdir=DIR [--likelihood=vlb]                       every figure that the config asks for
+    evaluate  --workdir=DIR [--likelihood=vlb,multi,ode]             every figure that the config asks for
     frontier  --workdir=DIR [--samplers=A,B:GRID] [--steps=5,10]     quality against network calls, as table and picture
     show      --workdir=DIR                                          progressive pictures, interpolation
     describe  --config=FILE [--compile]                              size, FLOPs and memory, without training
@@ -18,7 +18,6 @@ wrong with the input is one line on standard error, and the exit code is 2; --de
 
 import json
 import logging
-import math
 import os
 import pathlib
 import sys
@@ -71,6 +70,8 @@ def sample(args: flags.FlagValues) -> Results:
     if out.suffix != ".npz":
         raise ValueError(f"--out={args.out} must end in .npz")
     check_writable(out)
+    if args.pictured < 1:
+        raise ValueError(f"--pictured={args.pictured} must be at least 1")
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
     seeds, samples = trained.draw(run, args.num_samples, args.seed)
     arrays = {"samples": samples, "seeds": seeds}
@@ -93,19 +94,30 @@ def sample(args: flags.FlagValues) -> Results:
 
 def evaluate(args: flags.FlagValues) -> Results:
     """Every figure of a workdir that its config asks for, by name; kept in workdir/evaluation as well."""
-    from diffusion_jax import trained
+    from diffusion_jax import likelihoods, trained
 
-    if args.likelihood not in ("", "vlb"):
-        raise ValueError(f"--likelihood={args.likelihood!r} is not known; use vlb, or leave it out")
-    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, bound=args.bound)
+    if args.num_samples == 1 or args.num_samples < -1:
+        raise ValueError(f"--num_samples={args.num_samples} must be 0 (none), 2 or more, or -1 (eval.num_samples)")
+    ways = likelihoods.named(args.likelihood)
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, bound=args.bound, ode=args.ode)
+    likelihood = likelihoods.prepare(run, ways)
     number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
     trained.evaluation_directory(run)
-    figures: Results = {"step": run.step, "ema": run.ema, **trained.heldout_loss(run)}
-    if args.likelihood:
-        figures |= trained.report_bound(run)
+
+    def in_bits(run: trained.Run) -> Results:
+        found, table = likelihood()
+        print(table)
+        return found
+
+    parts = [trained.heldout_loss]
+    if ways:
+        parts.append(in_bits)
     if run.config.eval.svm and number:
-        figures |= trained.sample_quality(run, number, args.seed)
-    trained.keep(run, figures)
+        parts.append(lambda run: trained.sample_quality(run, number, args.seed))
+    figures: Results = {"step": run.step, "ema": run.ema}
+    for part in parts:
+        figures |= part(run)
+        trained.keep(run, figures)
     for name, value in figures.items():
         log.info("%-26s %s", name, f"{value:.5f}" if isinstance(value, float) else value)
     return figures
@@ -194,13 +206,6 @@ def check_writable(out: pathlib.Path) -> None:
         raise PermissionError(f"--out={out}: {out.parent} cannot be written to; choose another folder")
 
 
-def finite(value: Any) -> Any:
-    """The same, with null for numbers that are not finite, which JSON cannot say."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 # Entry.
 
 
@@ -224,7 +229,9 @@ def run(argv: list[str]) -> int:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    print(json.dumps(finite(results), allow_nan=False))
+    from diffusion_jax.training import reporting
+
+    print(json.dumps(reporting.plain(results), allow_nan=False))
     return 0
 
 

@@ -85,6 +85,20 @@ REFUSED = [
         },
         r"sampler.grid='strided' and sampler.steps need a chain",
     ),
+    ({"schedule__name": "ve", "schedule__ve__sigma_min": 0.0}, r"schedule.ve=.* gives no schedule: the ratio of noise"),
+    (
+        {"schedule__name": "edm", "schedule__edm__rho": 0.0},
+        r"schedule.edm=.* gives no schedule: float division",
+    ),
+    ({"schedule__name": "edm", "schedule__edm__sigma_min": -0.1}, r"schedule.edm=.* gives no schedule"),
+    ({"schedule__name": "vp", "schedule__vp__beta_min": -5.0}, r"schedule.vp=.* gives no schedule: the ratio of noise"),
+    ({"schedule__name": "linear_logsnr", "schedule__linear_logsnr__gamma_min": 9.0}, r"rise with t"),
+    ({"schedule__name": "warmup", "schedule__warmup__fraction": 2.0}, r"schedule.warmup=.* gives no schedule"),
+    ({"times__importance__window": 0}, r"times.importance.window=0 must be at least 1"),
+    ({"times__importance__uniform_share": 5.0}, r"times.importance.uniform_share=5.0 is not in \[0, 1\)"),
+    ({"times__min_t": 3.0}, r"times.min_t=3.0 is not in \[0, 1\)"),
+    ({"optimizer__b2": 2.0}, r"optimizer.b2=2.0 is not in \[0, 1\)"),
+    ({"loss__hybrid__factor": -1.0}, r"loss.hybrid.factor=-1.0 must be at least 0"),
     ({"network__unet__multipliers": (1, 2.5)}, r"network.unet.multipliers=\(1, 2.5\): 2.5 is not a whole number"),
     ({"network__conditional": True, "data__classes": 0}, r"network.conditional=True, but the data have no classes"),
     ({"ema__decays": ("a",)}, r"ema.decays: 'a' is not a number"),
@@ -153,6 +167,29 @@ def test_every_target_gives_a_finite_loss_from_data_at_rest(target, weight):
     rows = {"x0": jnp.full((4, 5), 16, jnp.uint8), "label": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
     loss, _ = experiment.loss(params, rows, jnp.arange(1, 5) / 4, jax.random.split(jax.random.key(1), 4))
     assert loss.shape == (4,) and np.isfinite(loss).all()
+
+
+@pytest.mark.parametrize(("target", "clips"), [("eps", True), ("posterior_mean", False)])
+def test_x0_is_clipped_in_sampling_and_in_the_bound_unless_it_only_follows_from_the_mean(target, clips):
+    x = jnp.linspace(-9, 9, 10).reshape(2, 5)
+    guesses = []
+    for clip in (True, False):
+        c = config(network__name="mlp", data__shape=(5,), prediction__target=target, sampler__clip_x0=clip)
+        experiment = build.build(c)
+        params = build.init(c, experiment.network, jax.random.key(0))
+        start = jax.tree.map(lambda field: jnp.float32(field[0]), experiment.sampler.rows(params).at)
+        guesses.append(np.asarray(experiment.sampler.guess(params, x, start)))
+        assert build.clips(c, c.sampler) == (clip and clips)
+        assert build.clips(c, c.bound) == clips
+    assert np.abs(guesses[1]).max() > 2
+    np.testing.assert_array_equal(guesses[0], guesses[1].clip(-1, 1) if clips else guesses[1])
+
+
+def test_the_bound_of_fewer_steps_wants_a_variance_that_suits_them():
+    c = config(prediction__variance="learned_diagonal", loss__name="vlb")
+    experiment = build.build(c)
+    with pytest.raises(ValueError, match=r"leave bound\.num_steps=0, or use learned_range"):
+        build.chain_rows(c, experiment.process, experiment.schedule, 2)
 
 
 def test_conditional_network_is_told_the_label():

@@ -33,6 +33,9 @@ class Method(NamedTuple):
     """`prepare(schedule, rows[N]) -> rows[N]`: what it wants to find in its rows besides, computed with them."""
     signal: bool = False
     """Whether it cannot start where nothing of x0 is left, alpha = 0."""
+    walk: Callable[..., tuple[Array, Any]] | None = None
+    """`walk(predict, schedule, rows, x, memory) -> (x, memory)` of a method that chooses its own steps, in place of the
+    loop."""
 
 
 def uniform_times(num_steps: int, chain_steps: int = 0) -> np.ndarray:
@@ -135,9 +138,13 @@ class Sampler(NamedTuple):
 
     def sample(self, params: Any, seeds: Array, label: Array | None = None) -> Array:
         """`sample(params, seeds uint32[B], label int[B]) -> x0[B,*D]`: the whole walk; without label, `labels`."""
+        return self.sample_and_memory(params, seeds, label)[0]
+
+    def sample_and_memory(self, params: Any, seeds: Array, label: Array | None = None) -> tuple[Array, Any]:
+        """As `sample`, with what is remembered at the end."""
         x, keys = self.start(params, seeds)
         label = self.labels(seeds) if label is None else label
-        return self.walk(params, x, self.memory(x), keys, self.rows(params), label=label)[0]
+        return self.walk(params, x, self.memory(x), keys, self.rows(params), label=label)
 
 
 def sample(

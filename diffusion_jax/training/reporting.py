@@ -30,6 +30,15 @@ NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 """JSON has no such numbers, so they are written as strings."""
 
 
+def plain(value: Any) -> Any:
+    """The same in JSON's terms: numbers that are not finite by name, in nested dicts and sequences too."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 # While a run goes on.
 
 
@@ -61,8 +70,8 @@ def open_reporter(workdir: epath.PathLike, tensorboard: bool = True) -> Reporter
 
     def scalars(step: int, values: Mapping[str, Any]) -> None:
         numbers = {name: float(value) for name, value in values.items()}
-        written = {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()}
-        file.write(json.dumps({"step": int(step), "time": round(time.time(), 3), **written}, allow_nan=False) + "\n")
+        written = plain({"step": int(step), "time": round(time.time(), 3), **numbers})
+        file.write(json.dumps(written, allow_nan=False) + "\n")
         file.flush()
         if board:
             board.write_scalars(int(step), numbers)
