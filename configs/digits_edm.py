@@ -1,8 +1,9 @@
 """EDM on the embedded digits: Karras et al. 2022 at the size of configs/digits.py.
 
 Run:    python -m diffusion_jax.main train --config=configs/digits_edm.py --workdir=runs/digits_edm
-Expect: a picture like that of configs/digits.py (its figures were not measured)
-Time:   2,500 steps, as configs/digits.py (not measured)
+Expect: held-out loss 0.499; of 500 samples in 50 ancestral steps the SVM is 0.993 times as sure as of real digits, and
+        the rarest class has 8.2 % (measured)
+Time:   13 minutes of two CPU cores that other work kept busy as well (measured)
 
 The standard deviation of these data is 0.75 where that of photographs is 0.5, and the levels of training move with it.
 """
@@ -15,6 +16,7 @@ from configs import defaults, digits
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
     c = digits.get_config()
+    c.train_steps = 1500
     c.process.num_steps = 0
     c.schedule.name = "edm"
     c.schedule.edm.update(sigma_max=20.0)

@@ -2,7 +2,7 @@
 
 Run:    python -m diffusion_jax.main train --config=configs/digits_subvp.py --workdir=runs/digits_subvp
 Expect: a picture like that of configs/digits.py (its figures were not measured)
-Time:   2,500 steps, as configs/digits.py (not measured)
+Time:   1,500 steps of the network of configs/digits.py (not measured)
 
 Less noise than VP at every t, which makes for better likelihoods.
 """
