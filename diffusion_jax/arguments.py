@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-READ_A_RUN = ("sample", "evaluate", "frontier", "show", "export")
+READ_A_RUN = ("sample", "evaluate", "frontier", "encode", "show", "export")
 TAKE_A_CONFIG = ("train", "describe", "prepare", "import")
 
 
@@ -68,7 +68,7 @@ def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mappin
         flags.DEFINE_string("workdir", None, "the workdir of a training run", flag_values=args)
         flags.DEFINE_string("step", "newest", "newest, best (lowest held-out loss) or a number", flag_values=args)
         flags.DEFINE_string("ema", "", "decay of the average to use, or none (default: the first)", flag_values=args)
-    if command in ("sample", "evaluate", "frontier", "show"):
+    if command in ("sample", "evaluate", "frontier", "encode", "show"):
         define_sampling(command, args, argv, stored)
 
 
@@ -85,15 +85,19 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
         flags.DEFINE_list("samplers", "ancestral,ddim,dpmpp_2m", "NAME or NAME:GRID, …", flag_values=args)
         flags.DEFINE_list("steps", "5,10,15,25,50", "numbers of steps; 0: those of the chain", flag_values=args)
     else:
-        number = 64 if command == "sample" else 8
+        number = 8 if command == "show" else 64
         flags.DEFINE_integer("num_samples", number, "how many samples", flag_values=args)
     if command == "sample":
         flags.DEFINE_string("out", "samples.npz", "where the samples go", flag_values=args)
         flags.DEFINE_integer("pictured", 64, "how many of them are in the picture", flag_values=args)
+    if command == "encode":
+        flags.DEFINE_string("out", "latents.npz", "where the noise goes", flag_values=args)
+        flags.DEFINE_string("by", "ode", "ode, or ddim: its inversion, in the sampler's steps", flag_values=args)
     if stored is None:
         early = early_flags(argv, "workdir", "step")
         stored = checkpoints.read_config(required(early, "workdir"), early.step or "newest")
-    for section in ("sampler", "bound", "ode") if command == "evaluate" else ("sampler",):
+    sections = {"evaluate": ("sampler", "bound", "ode"), "encode": ("sampler", "ode")}
+    for section in sections.get(command, ("sampler",)):
         if section not in stored:
             raise ValueError(f"the config of this workdir, from an earlier version, has no {section!r}; train it again")
         config_flags.DEFINE_config_dict(section, ConfigDict(stored[section]), flag_values=args, sys_argv=argv)

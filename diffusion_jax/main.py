@@ -3,6 +3,7 @@
     train     --config=FILE --workdir=DIR [--config.KEY=VALUE …]    train; the same command again resumes
     sample    --workdir=DIR --num_samples=N --seed=S --out=FILE.npz  draw samples, and a picture of them
     evaluate  --workdir=DIR [--likelihood=vlb,multi,ode]             every figure that the config asks for
+    encode    --workdir=DIR --num_samples=N --out=FILE.npz           held-out data as noise, and back
     frontier  --workdir=DIR [--samplers=A,B:GRID] [--steps=5,10]     quality against network calls, as table and picture
     show      --workdir=DIR                                          progressive pictures, interpolation
     describe  --config=FILE [--compile]                              size, FLOPs and memory, without training
@@ -131,6 +132,18 @@ def show(args: flags.FlagValues) -> Results:
     return {"step": run.step, "ema": run.ema, **trained.report_progressive(run, args.num_samples, args.seed)}
 
 
+def encode(args: flags.FlagValues) -> Results:
+    """Carry held-out examples to t = 1 and back, into a .npz, with a picture beside it."""
+    from diffusion_jax import latents, trained
+
+    out = pathlib.Path(args.out)
+    if out.suffix != ".npz":
+        raise ValueError(f"--out={args.out} must end in .npz")
+    check_writable(out)
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, ode=args.ode)
+    return {"step": run.step, **latents.report(run, args.num_samples, out, args.by)}
+
+
 def frontier(args: flags.FlagValues) -> Results:
     """Judge samplers in numbers of steps, what of it is not there yet, and print the table."""
     from diffusion_jax import frontier, trained
@@ -185,6 +198,7 @@ COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
     "train": train,
     "sample": sample,
     "evaluate": evaluate,
+    "encode": encode,
     "frontier": frontier,
     "show": show,
     "describe": describe,
