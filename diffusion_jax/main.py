@@ -2,7 +2,8 @@
 
     train     --config=FILE --workdir=DIR [--config.KEY=VALUE …]    train; the same command again resumes
     sample    --workdir=DIR --num_samples=N --seed=S --out=FILE.npz  draw samples, and a picture of them
-    evaluate  --workdir=DIR [--likelihood=vlb]                       every figure that the config asks for
+    evaluate  --workdir=DIR [--likelihood=vlb] [--metrics=fid,pr …]  every figure that is asked for
+    stats     --config=FILE --features=NAME --out=FILE.npz           what a feature network says of real data
     show      --workdir=DIR                                          progressive pictures, interpolation
     describe  --config=FILE [--compile]                              size, FLOPs and memory, without training
     prepare   --config=FILE                                          make a TensorFlow Datasets set readable
@@ -10,6 +11,7 @@
     compare   DIR                                                    the figures of a sweep as one table
     import    --from=diffusers|ddpm_tf1 --path=PATH --workdir=DIR    make a workdir of somebody else's weights
     export    --to=diffusers --workdir=DIR --path=DIR                write weights for somebody else
+    import-inception  --path=FILE                                    the public weights of the FID's network
 
 Logs and progress go to standard error. The last line on standard output is one JSON object with the results. What is
 wrong with the input is one line on standard error, and the exit code is 2; --debug shows where it came from.
@@ -64,6 +66,7 @@ def sample(args: flags.FlagValues) -> Results:
     import numpy as np
 
     from diffusion_jax import trained
+    from diffusion_jax.data.scaling import to_rgb
     from diffusion_jax.training import pictures
 
     out = pathlib.Path(args.out)
@@ -71,9 +74,13 @@ def sample(args: flags.FlagValues) -> Results:
         raise ValueError(f"--out={args.out} must end in .npz")
     check_writable(out)
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
+    if args.layout == "openai" and not (len(run.config.data.shape) == 3 and run.config.data.levels):
+        raise ValueError("--layout=openai is for images with grey levels; leave it out")
     seeds, samples = trained.draw(run, args.num_samples, args.seed)
     arrays = {"samples": samples, "seeds": seeds}
-    if (labels := trained.labels(run, seeds)) is not None:
+    if args.layout == "openai":
+        arrays = {"arr_0": to_rgb(samples, run.config.data.levels)}
+    elif (labels := trained.labels(run, seeds)) is not None:
         arrays["labels"] = labels
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
     try:
@@ -87,20 +94,42 @@ def sample(args: flags.FlagValues) -> Results:
     return {"samples": str(out), "picture": str(picture), "num_samples": len(samples), "step": run.step}
 
 
+def stats(args: flags.FlagValues) -> Results:
+    """Reference statistics of a whole split, with their provenance, into a .npz."""
+    from diffusion_jax import build, reference
+
+    out = pathlib.Path(args.out)
+    if out.suffix != ".npz":
+        raise ValueError(f"--out={out} must end in .npz")
+    check_writable(out)
+    if args.keep < 2:
+        raise ValueError(f"--keep={args.keep} must be at least 2")
+    source = build.source(args.config, args.split)
+    network = build.feature_network(args.features, source.shape, source.levels, weights=args.inception)
+    found = reference.measure(args.config, args.split, network, args.keep)
+    reference.write(out, found)
+    return {"stats": str(out), "kept": len(found.features), **found.provenance}
+
+
 def evaluate(args: flags.FlagValues) -> Results:
     """Every figure of a workdir that its config asks for, by name; kept in workdir/evaluation as well."""
-    from diffusion_jax import trained
+    from diffusion_jax import judged, trained
 
     if args.likelihood not in ("", "vlb"):
         raise ValueError(f"--likelihood={args.likelihood!r} is not known; use vlb, or leave it out")
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, bound=args.bound)
     number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
     trained.evaluation_directory(run)
+    options = judged.Options(max(0, args.num_samples), args.seed, tuple(args.allow), args.bootstrap, args.heldout)
+    judge = (
+        judged.prepare(run, args.metrics, args.features, args.inception, args.stats, options) if args.metrics else dict
+    )
     figures: Results = {"step": run.step, "ema": run.ema, **trained.heldout_loss(run)}
     if args.likelihood:
         figures |= trained.report_bound(run)
     if run.config.eval.svm and number:
         figures |= trained.sample_quality(run, number, args.seed)
+    figures |= judge()
     trained.keep(run, figures)
     for name, value in figures.items():
         log.info("%-26s %s", name, f"{value:.5f}" if isinstance(value, float) else value)
@@ -150,10 +179,18 @@ def export_weights(args: flags.FlagValues) -> Results:
     return write(run.config, run.params, path) | {"step": run.step, "ema": run.ema}
 
 
+def import_inception(args: flags.FlagValues) -> Results:
+    """Make the public weights of the FID's Inception readable."""
+    from diffusion_jax.interop import feature_networks
+
+    return feature_networks.import_inception(required(args, "path"), args.out)
+
+
 COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
     "train": train,
     "sample": sample,
     "evaluate": evaluate,
+    "stats": stats,
     "show": show,
     "describe": describe,
     "prepare": prepare,
@@ -161,6 +198,7 @@ COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
     "compare": compare,
     "import": import_weights,
     "export": export_weights,
+    "import-inception": import_inception,
 }
 
 
