@@ -88,7 +88,8 @@ def extract(network: FeatureNetwork, levels: int, batches: Iterable[np.ndarray],
             raise ValueError(f"{what}: features={network.name} of example {bad} are not finite; look at that example")
         done += len(x)
         left = (time.perf_counter() - started) / done * (total - done)
-        log.info("features of %s: %d of %d, %s left", what, done, total, reporting.duration(left))
+        rate = done / (time.perf_counter() - started)
+        log.info("features of %s: %d of %d, %.3g a second, %s left", what, done, total, rate, reporting.duration(left))
     return Features(np.concatenate(found[0]), np.concatenate(found[1]) if found[1] else None)
 
 
