@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,11 @@ def stats(tmp_path_factory):
         argv = ["main", "stats", "--config=configs/digits.py", "--features=digits", f"--out={path}"]
         assert main.run(argv) == 0
     return path
+
+
+@pytest.fixture(scope="module")
+def loaded(workdir):
+    return trained.load(str(workdir))
 
 
 def evaluate(capsys, workdir, *flags):
@@ -102,27 +108,28 @@ def test_figures_have_names_intervals_and_all_that_they_depend_on(workdir, stats
     assert found["recall_digits_300"] == manifold.recall(ref.features, features)
 
 
-def judge(workdir, metrics, features="digits", stats="", **options):
+def judge(run, metrics, features="digits", stats="", allowed=BOTH, replicates=10, **options):
     """The figures, without the held-out loss that the command adds."""
-    options = judged.Options(allowed=BOTH, replicates=10, **options)
-    return judged.prepare(trained.load(str(workdir)), metrics, features, "", str(stats), options)()
+    options = judged.Options(allowed=allowed, replicates=replicates, **options)
+    return judged.prepare(run, metrics, features, "", str(stats), options)()
 
 
-def test_the_same_again_from_what_is_kept_after_a_kill_and_on_one_device(workdir, stats, tmp_path):
+def test_the_same_again_from_what_is_kept_after_a_kill_and_on_one_device(loaded, stats, tmp_path):
     """Four devices here; some samples are lost, and are drawn again in other company; one device draws the same."""
     copy = tmp_path / "copy"
-    shutil.copytree(workdir, copy)
+    shutil.copytree(loaded.workdir, copy)
     for path in shards(copy):
         path.unlink()
-    first = judge(copy, ["fid", "pr"], stats=stats, number=40, seed=7)
+    run = loaded._replace(workdir=str(copy))
+    first = judge(run, ["fid", "pr"], stats=stats, number=40, seed=7)
     files = {path.name: path.read_bytes() for path in shards(copy)}
     whole = _samples(copy)
     assert len(files) == 2 and sorted(whole) == list(range(7, 47))
-    assert judge(copy, ["fid", "pr"], stats=stats, number=40, seed=7) == first
+    assert judge(run, ["fid", "pr"], stats=stats, number=40, seed=7) == first
     assert {path.name: path.read_bytes() for path in shards(copy)} == files
 
     shards(copy)[1].unlink()
-    assert judge(copy, ["fid", "pr"], stats=stats, number=40, seed=7) == first
+    assert judge(run, ["fid", "pr"], stats=stats, number=40, seed=7) == first
     assert _samples(copy) == whole
 
     for path in shards(copy):
@@ -146,8 +153,8 @@ def _samples(workdir):
     return found
 
 
-def test_a_reference_is_measured_once_where_none_is_named(workdir):
-    found = judge(workdir, ["fid"], "pixels", number=80)
+def test_a_reference_is_measured_once_where_none_is_named(loaded, workdir):
+    found = judge(loaded, ["fid"], "pixels", number=80)
     path = workdir / "evaluation" / "stats_pixels.npz"
     written = path.stat().st_mtime_ns
     source = digits("train")
@@ -156,20 +163,20 @@ def test_a_reference_is_measured_once_where_none_is_named(workdir):
     samples = np.stack([np.frombuffer(kept[seed], np.uint8) for seed in range(80)])
     expected = frechet.frechet_distance(mean, cov, *frechet.statistics(samples))
     assert found["fd_pixels_80"] == pytest.approx(expected, rel=1e-6)
-    assert judge(workdir, ["fid"], "pixels", number=80) == found and path.stat().st_mtime_ns == written
+    assert judge(loaded, ["fid"], "pixels", number=80) == found and path.stat().st_mtime_ns == written
 
 
-def test_features_of_ones_own(workdir, tmp_path, monkeypatch):
+def test_features_of_ones_own(loaded, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("def corners(x):\n    return x[:, ::7, ::7, 0].reshape(len(x), 4)\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert judge(workdir, ["fid"], "mine:corners", number=40)["fd_corners_40"] > 0
+    assert judge(loaded, ["fid"], "mine:corners", number=40)["fd_corners_40"] > 0
 
 
-def test_the_layout_of_openai(workdir, tmp_path, stats):
+def test_the_layout_of_openai(loaded, workdir, tmp_path, stats):
     out = tmp_path / "x.npz"
     argv = ["main", "sample", f"--workdir={workdir}", "--num_samples=5", f"--out={out}"]
     assert main.run([*argv, "--layout=openai"]) == 0
-    judge(workdir, ["fid"], stats=stats, number=5)
+    judge(loaded, ["fid"], stats=stats, number=5)
     kept = _samples(workdir)
     grey = np.stack([np.frombuffer(kept[seed], np.uint8).reshape(8, 8, 1) for seed in range(5)])
     with np.load(out) as file:
@@ -179,33 +186,35 @@ def test_the_layout_of_openai(workdir, tmp_path, stats):
 
 # Bad input. {stats} fits the run, {tmp} holds what does not.
 
-STATS = ["stats", "--config=configs/digits.py"]
-EVALUATE = ["evaluate", "--workdir={workdir}", "--features=digits", "--metrics=fid", "--stats={stats}"]
-BAD = [
-    ([*EVALUATE, "--num_samples=300"], "300 samples are compared with 1500 examples; change --num_samples, or accept"),
-    ([*EVALUATE, "--num_samples=40", "--allow=sizes"], "40 examples for 64 features"),
-    ([*EVALUATE, "--num_samples=3", "--allow=sizes,few"], "--num_samples=3 is too few"),
-    ([*EVALUATE, "--allow=all"], "--allow=all is not known; use few, sizes"),
-    ([*EVALUATE, "--bootstrap=1"], "--bootstrap=1 must be at least 2, or 0"),
-    ([*EVALUATE, "--metrics=fjd"], "metrics='fjd' is not known (did you mean 'fid'?)"),
-    ([*EVALUATE, "--features=digit"], "features='digit' is not known (did you mean 'digits'?)"),
-    ([*EVALUATE, "--features=pixels"], "features: reference digits, samples pixels"),
-    ([*EVALUATE, "--features=nowhere:f"], "features='nowhere:f' cannot be imported"),
-    ([*EVALUATE, "--stats={tmp}/none.npz"], "no such file; make it with main stats"),
-    ([*EVALUATE, "--stats={tmp}/broken.npz"], "is not what main stats writes"),
-    ([*EVALUATE, "--stats={tmp}/other.npz"], "levels: reference 256, samples 17"),
-    ([*EVALUATE, "--stats={tmp}/retrained.npz"], "weights: reference 0123456789abcdef, samples"),
-    ([*EVALUATE, "--stats={tmp}/larger.npz"], "shape: reference [16, 16, 1], samples [8, 8, 1]"),
+STATS = ["stats", "--config=configs/digits.py", "--out={tmp}/x.npz"]
+BAD_STATS = [
     ([*STATS, "--features=digits", "--out={tmp}/x.txt"], "must end in .npz"),
-    ([*STATS, "--features=digits", "--out={tmp}/x.npz", "--keep=1"], "--keep=1 must be at least 2"),
-    (["stats", "--config=configs/toy2d.py:tiny", "--features=digits", "--out={tmp}/x.npz"], "not (2,)"),
+    ([*STATS, "--features=digits", "--keep=1"], "--keep=1 must be at least 2"),
+    ([*STATS, "--features=digit"], "features='digit' is not known (did you mean 'digits'?)"),
+    ([*STATS, "--features=mine_bad:nans"], "features=nans of example 3 are not finite"),
+    ([*STATS, "--config=configs/toy2d.py:tiny", "--features=digits"], "not (2,)"),
     (
-        ["stats", "--config=configs/defaults.py", "--config.data.name=arrays", "--config.data.arrays.levels=0",
-         "--config.data.arrays.path={tmp}/floats.npz", "--features=digits", "--out={tmp}/x.npz"],
+        [*STATS, "--config=configs/defaults.py", "--config.data.name=arrays", "--config.data.arrays.levels=0",
+         "--config.data.arrays.path={tmp}/floats.npz", "--features=digits"],
         "images of floats must lie in [-1, 1] for features=digits, but reach from",
     ),
-    ([*STATS, "--features=mine_bad:nans", "--out={tmp}/x.npz"], "features=nans of example 3 are not finite"),
 ]  # fmt: skip
+BAD = [
+    ({"number": 300, "allowed": ()}, "300 samples are compared with 1500 examples; change --num_samples, or accept"),
+    ({"number": 40, "allowed": ("sizes",)}, "40 examples for 64 features"),
+    ({"number": 3}, "--num_samples=3 is too few"),
+    ({"seed": -1}, "--seed=-1 must be at least 0"),
+    ({"allowed": ("all",)}, "--allow=all is not known; use few, sizes"),
+    ({"replicates": 1}, "--bootstrap=1 must be at least 2, or 0"),
+    ({"metrics": ["fjd"]}, "metrics='fjd' is not known (did you mean 'fid'?)"),
+    ({"features": "pixels"}, "features: reference digits, samples pixels"),
+    ({"features": "nowhere:f"}, "features='nowhere:f' cannot be imported"),
+    ({"stats": "{tmp}/none.npz"}, "no such file; make it with main stats"),
+    ({"stats": "{tmp}/broken.npz"}, "is not what main stats writes"),
+    ({"stats": "{tmp}/other.npz"}, "levels: reference 256, samples 17"),
+    ({"stats": "{tmp}/retrained.npz"}, "weights: reference 0123456789abcdef, samples"),
+    ({"stats": "{tmp}/larger.npz"}, "shape: reference [16, 16, 1], samples [8, 8, 1]"),
+]
 
 
 @pytest.fixture
@@ -226,20 +235,29 @@ def bad_things(tmp_path, stats, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(("argv", "message"), BAD, ids=lambda value: value if isinstance(value, str) else None)
-def test_bad_input_is_one_line(argv, message, workdir, stats, bad_things, capsys):
-    before = shards(workdir)
-    argv = [word.format(workdir=workdir, stats=stats, tmp=bad_things) for word in argv]
-    assert main.run(["main", *argv]) == 2
+@pytest.mark.parametrize(("argv", "message"), BAD_STATS, ids=lambda value: value if isinstance(value, str) else None)
+def test_bad_statistics_are_one_line(argv, message, bad_things, capsys):
+    assert main.run(["main", *(word.format(tmp=bad_things) for word in argv)]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert errors[-1].startswith("error: ") and message in errors[-1]
-    assert shards(workdir) == before and not list(bad_things.glob("x.*"))
+    assert not list(bad_things.glob("*x.*"))
 
 
-def test_a_damaged_shard_is_told(workdir, stats, tmp_path):
+@pytest.mark.parametrize(("wrong", "message"), BAD, ids=lambda value: value if isinstance(value, str) else None)
+def test_what_does_not_fit_is_told_before_anything_is_drawn(wrong, message, loaded, workdir, stats, bad_things):
+    before = shards(workdir)
+    options = {"metrics": ["fid"], "stats": str(stats), **wrong}
+    options["stats"] = options["stats"].format(tmp=bad_things)
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+        judge(loaded, **options)
+    assert shards(workdir) == before
+
+
+def test_a_damaged_shard_is_told(loaded, stats, tmp_path):
     copy = tmp_path / "copy"
-    shutil.copytree(workdir, copy)
-    judge(copy, ["fid"], stats=stats, number=16)
+    shutil.copytree(loaded.workdir, copy)
+    run = loaded._replace(workdir=str(copy))
+    judge(run, ["fid"], stats=stats, number=16)
     shards(copy)[0].write_bytes(shards(copy)[0].read_bytes()[:-100])
     with pytest.raises(ValueError, match="is damaged; delete it, and the same command draws its samples again"):
-        judge(copy, ["fid"], stats=stats, number=16)
+        judge(run, ["fid"], stats=stats, number=16)
