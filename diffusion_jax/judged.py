@@ -70,7 +70,7 @@ def shards(run: trained.Run, seeds: np.ndarray) -> Iterator[tuple[np.ndarray, np
 
     to_draw = np.flatnonzero(missing)
     log.info("samples: %d of %d are kept in %s", len(seeds) - len(to_draw), len(seeds), directory)
-    draw = loop.samples(run.config, run.experiment.sampler)
+    draw = loop.samples(run.config, run.experiment.sampler, complete=True)
     per_call, started = run.config.sampler.tile * jax.device_count(), time.perf_counter()
     for first in range(0, len(to_draw), per_call):
         rows = to_draw[first : first + per_call]
@@ -216,7 +216,7 @@ def judge(
         "num_samples": number,
         "seeds": [int(seeds[0]), int(seeds[-1])],
         **drawn_by(run),
-        "steps": len(run.experiment.sampler.rows(run.params).at.t),
+        "network_calls": trained.network_calls(run),
         "weights": {"step": run.step, "ema": run.ema, "hash": weights(run.params)},
         "quantisation": quantisation(run.config.data.levels),
         "bootstrap": {"replicates": options.replicates, "interval": 0.95, "reference": "held fixed"},

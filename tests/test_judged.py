@@ -93,7 +93,7 @@ def test_figures_have_names_intervals_and_all_that_they_depend_on(workdir, stats
     assert found["heldout_precision_digits_297"] > 0.7 and found["fd_digits_297_std"] > 0
     assert any("sizes: 300 samples are compared with 1500" in mark for mark in found["marked"])
     (record,) = records.values()
-    assert record["seeds"] == [0, 299] and record["weights"]["ema"] == "0.998" and record["steps"] == 4
+    assert record["seeds"] == [0, 299] and record["weights"]["ema"] == "0.998" and record["network_calls"] == 4
     assert record["reference"]["count"] == 1500 and "17 levels" in record["quantisation"]
     assert record["sampler"]["name"] == "ancestral" and record["bootstrap"]["replicates"] == 10
     with Image.open(workdir / "evaluation" / "2-0.998" / "neighbours_digits.png") as picture:
