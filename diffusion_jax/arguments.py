@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 READ_A_RUN = ("sample", "evaluate", "frontier", "encode", "show", "export")
-TAKE_A_CONFIG = ("train", "describe", "prepare", "import")
+TAKE_A_CONFIG = ("train", "describe", "prepare", "import", "stats")
 
 
 def parse(argv: list[str], stored: Mapping[str, Any] | None = None) -> flags.FlagValues:
@@ -64,6 +64,18 @@ def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mappin
     if command == "export":
         flags.DEFINE_enum("to", None, ["diffusers"], "for whom", flag_values=args)
         flags.DEFINE_string("path", None, "the folder to make", flag_values=args)
+    if command == "stats":
+        flags.DEFINE_enum("split", "train", ["train", "heldout"], "which examples", flag_values=args)
+        flags.DEFINE_string("out", "stats.npz", "where the statistics go", flag_values=args)
+        flags.DEFINE_integer("keep", 10_000, "examples whose features are kept as well", flag_values=args)
+    if command in ("stats", "evaluate"):
+        flags.DEFINE_string(
+            "features", "inception", "inception, digits, pixels, or module:function of yours", flag_values=args
+        )
+        flags.DEFINE_string("inception", "", "weights made by import-inception, elsewhere", flag_values=args)
+    if command == "import-inception":
+        flags.DEFINE_string("path", None, "the public weights: .safetensors, or the .pb of 2015", flag_values=args)
+        flags.DEFINE_string("out", "", "where they go (default: ~/.cache/diffusion_jax)", flag_values=args)
     if command in READ_A_RUN:
         flags.DEFINE_string("workdir", None, "the workdir of a training run", flag_values=args)
         flags.DEFINE_string("step", "newest", "newest, best (lowest held-out loss) or a number", flag_values=args)
@@ -80,6 +92,11 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
     if command == "evaluate":
         flags.DEFINE_integer("num_samples", -1, "samples to judge; -1 is eval.num_samples, 0 none", flag_values=args)
         flags.DEFINE_string("likelihood", "", "vlb, multi, ode, or several of them: vlb,multi", flag_values=args)
+        flags.DEFINE_list("metrics", [], "of the samples: fid, kid, is, pr (precision, recall), nn", flag_values=args)
+        flags.DEFINE_string("stats", "", "the reference, of main stats (default: the training data)", flag_values=args)
+        flags.DEFINE_list("allow", [], "few: than features; sizes: that differ; both are marked", flag_values=args)
+        flags.DEFINE_integer("bootstrap", 100, "replicates behind each interval; 0 for none", flag_values=args)
+        flags.DEFINE_bool("heldout", False, "beside them, the metrics of held-out data", flag_values=args)
     elif command == "frontier":
         flags.DEFINE_integer("num_samples", -1, "samples of each cell; -1 is eval.num_samples", flag_values=args)
         flags.DEFINE_list("samplers", "ancestral,ddim,dpmpp_2m", "NAME or NAME:GRID, …", flag_values=args)
@@ -89,6 +106,7 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
         flags.DEFINE_integer("num_samples", number, "how many samples", flag_values=args)
     if command == "sample":
         flags.DEFINE_string("out", "samples.npz", "where the samples go", flag_values=args)
+        flags.DEFINE_enum("layout", "plain", ["plain", "openai"], "openai: arr_0, for its evaluator", flag_values=args)
         flags.DEFINE_integer("pictured", 64, "how many of them are in the picture", flag_values=args)
     if command == "encode":
         flags.DEFINE_string("out", "latents.npz", "where the noise goes", flag_values=args)
