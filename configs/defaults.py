@@ -160,6 +160,7 @@ def get_config() -> ConfigDict:
     c.checkpoint.every = 10_000  # steps
     c.checkpoint.keep = 2  # the newest ones
     c.checkpoint.keep_every = 0  # and one every so many steps for good (0: none)
+    c.checkpoint.best = "heldout_loss"  # what --step=best is best by: this, or a figure of eval.quality_metrics
 
     c.report = ConfigDict()
     c.report.every = 100  # steps between lines of metrics
@@ -173,6 +174,10 @@ def get_config() -> ConfigDict:
     c.eval.max_examples = 10_000
     c.eval.passes = 1  # times the held-out set is gone through, with other times and noise
     c.eval.num_samples = 1000  # samples that `main evaluate` draws
+    c.eval.quality_every = 0  # steps between figures of a few samples, drawn in report.sampler_steps steps (0: never)
+    c.eval.quality_samples = 500
+    c.eval.quality_metrics = ("fid", "pr")  # fid, kid, is, pr, nn: see main evaluate --metrics
+    c.eval.features = "pixels"  # of these figures: pixels, digits, inception, or module:function of yours
     c.eval.svm = False  # judge samples by an SVM fitted on the labelled training data: for small sets such as digits
     return c
 

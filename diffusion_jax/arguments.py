@@ -8,8 +8,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-READ_A_RUN = ("sample", "evaluate", "frontier", "show", "export")
-TAKE_A_CONFIG = ("train", "describe", "prepare", "import")
+READ_A_RUN = ("sample", "evaluate", "frontier", "encode", "show", "export")
+TAKE_A_CONFIG = ("train", "describe", "prepare", "import", "stats")
 
 
 def parse(argv: list[str], stored: Mapping[str, Any] | None = None) -> flags.FlagValues:
@@ -64,11 +64,23 @@ def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mappin
     if command == "export":
         flags.DEFINE_enum("to", None, ["diffusers"], "for whom", flag_values=args)
         flags.DEFINE_string("path", None, "the folder to make", flag_values=args)
+    if command == "stats":
+        flags.DEFINE_enum("split", "train", ["train", "heldout"], "which examples", flag_values=args)
+        flags.DEFINE_string("out", "stats.npz", "where the statistics go", flag_values=args)
+        flags.DEFINE_integer("keep", 10_000, "examples whose features are kept as well", flag_values=args)
+    if command in ("stats", "evaluate"):
+        flags.DEFINE_string(
+            "features", "inception", "inception, digits, pixels, or module:function of yours", flag_values=args
+        )
+        flags.DEFINE_string("inception", "", "weights made by import-inception, elsewhere", flag_values=args)
+    if command == "import-inception":
+        flags.DEFINE_string("path", None, "the public weights: .safetensors, or the .pb of 2015", flag_values=args)
+        flags.DEFINE_string("out", "", "where they go (default: ~/.cache/diffusion_jax)", flag_values=args)
     if command in READ_A_RUN:
         flags.DEFINE_string("workdir", None, "the workdir of a training run", flag_values=args)
         flags.DEFINE_string("step", "newest", "newest, best (lowest held-out loss) or a number", flag_values=args)
         flags.DEFINE_string("ema", "", "decay of the average to use, or none (default: the first)", flag_values=args)
-    if command in ("sample", "evaluate", "frontier", "show"):
+    if command in ("sample", "evaluate", "frontier", "encode", "show"):
         define_sampling(command, args, argv, stored)
 
 
@@ -80,20 +92,30 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
     if command == "evaluate":
         flags.DEFINE_integer("num_samples", -1, "samples to judge; -1 is eval.num_samples, 0 none", flag_values=args)
         flags.DEFINE_string("likelihood", "", "vlb, multi, ode, or several of them: vlb,multi", flag_values=args)
+        flags.DEFINE_list("metrics", [], "of the samples: fid, kid, is, pr (precision, recall), nn", flag_values=args)
+        flags.DEFINE_string("stats", "", "the reference, of main stats (default: the training data)", flag_values=args)
+        flags.DEFINE_list("allow", [], "few: than features; sizes: that differ; both are marked", flag_values=args)
+        flags.DEFINE_integer("bootstrap", 100, "replicates behind each interval; 0 for none", flag_values=args)
+        flags.DEFINE_bool("heldout", False, "beside them, the metrics of held-out data", flag_values=args)
     elif command == "frontier":
         flags.DEFINE_integer("num_samples", -1, "samples of each cell; -1 is eval.num_samples", flag_values=args)
         flags.DEFINE_list("samplers", "ancestral,ddim,dpmpp_2m", "NAME or NAME:GRID, …", flag_values=args)
         flags.DEFINE_list("steps", "5,10,15,25,50", "numbers of steps; 0: those of the chain", flag_values=args)
     else:
-        number = 64 if command == "sample" else 8
+        number = 8 if command == "show" else 64
         flags.DEFINE_integer("num_samples", number, "how many samples", flag_values=args)
     if command == "sample":
         flags.DEFINE_string("out", "samples.npz", "where the samples go", flag_values=args)
+        flags.DEFINE_enum("layout", "plain", ["plain", "openai"], "openai: arr_0, for its evaluator", flag_values=args)
         flags.DEFINE_integer("pictured", 64, "how many of them are in the picture", flag_values=args)
+    if command == "encode":
+        flags.DEFINE_string("out", "latents.npz", "where the noise goes", flag_values=args)
+        flags.DEFINE_string("by", "ode", "ode, or ddim: its inversion, in the sampler's steps", flag_values=args)
     if stored is None:
         early = early_flags(argv, "workdir", "step")
         stored = checkpoints.read_config(required(early, "workdir"), early.step or "newest")
-    for section in ("sampler", "bound", "ode") if command == "evaluate" else ("sampler",):
+    sections = {"evaluate": ("sampler", "bound", "ode"), "encode": ("sampler", "ode")}
+    for section in sections.get(command, ("sampler",)):
         if section not in stored:
             raise ValueError(f"the config of this workdir, from an earlier version, has no {section!r}; train it again")
         config_flags.DEFINE_config_dict(section, ConfigDict(stored[section]), flag_values=args, sys_argv=argv)

@@ -6,6 +6,7 @@ one flag, `--config.schedule.name=cosine`, is an ablation. Everything is checked
 
 import difflib
 import functools
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from ml_collections import ConfigDict
 from diffusion_jax.data import arrays, embedded, folder, tfds
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
+from diffusion_jax.interop import feature_networks
+from diffusion_jax.networks import features
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.ncsnpp import NCSNpp
 from diffusion_jax.networks.unet import UNet
@@ -89,6 +92,11 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 LEARNED_SCHEDULES: tuple[str, ...] = ()
 """Schedules that have parameters."""
+FEATURES: dict[str, Callable[..., features.FeatureNetwork]] = {
+    "pixels": features.pixels,
+    "digits": feature_networks.digits,
+    "inception": feature_networks.inception,
+}
 LEARNED = ("learned_diagonal", "learned_range")
 """Reverse variances that the network's head gives."""
 BOUND_LOSSES = ("vlb", "hybrid")
@@ -494,6 +502,23 @@ def lowest_time(config: ConfigDict, path: Callable[[Any], Schedule], min_t: floa
     if config.schedule.name in LEARNED_SCHEDULES:
         return 0.0
     return 0.0 if np.isfinite(in_float64(path(None), np.zeros(1))[1]).all() else 1e-5
+
+
+def feature_network(name: str, shape: tuple[int, ...], levels: int, **options: Any) -> features.FeatureNetwork:
+    """A network of FEATURES, or the user's own function "module:function", for data at rest of a shape and levels.
+
+    The function takes NumPy arrays at rest [B,*D] and returns features [B,F]. Raises ValueError if there is none.
+    """
+    if ":" not in name:
+        network = choose("features", name, FEATURES)(shape, levels, **(options if name == "inception" else {}))
+        in_range = network.apply
+        return network._replace(apply=lambda params, x: in_range(params, to_model(x, levels)))
+    module, _, function = name.partition(":")
+    try:
+        own = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"features={name!r} cannot be imported ({error}); give module:function") from error
+    return features.own(function, own)
 
 
 def optimizer(section: ConfigDict) -> optax.GradientTransformation:

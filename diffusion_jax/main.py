@@ -2,7 +2,9 @@
 
     train     --config=FILE --workdir=DIR [--config.KEY=VALUE …]    train; the same command again resumes
     sample    --workdir=DIR --num_samples=N --seed=S --out=FILE.npz  draw samples, and a picture of them
-    evaluate  --workdir=DIR [--likelihood=vlb,multi,ode]             every figure that the config asks for
+    evaluate  --workdir=DIR [--likelihood=vlb,multi,ode] [--metrics=fid,pr]  every figure that is asked for
+    encode    --workdir=DIR --num_samples=N --out=FILE.npz           held-out data as noise, and back
+    stats     --config=FILE --features=NAME --out=FILE.npz           what a feature network says of real data
     frontier  --workdir=DIR [--samplers=A,B:GRID] [--steps=5,10]     quality against network calls, as table and picture
     show      --workdir=DIR                                          progressive pictures, interpolation
     describe  --config=FILE [--compile]                              size, FLOPs and memory, without training
@@ -11,6 +13,7 @@
     compare   DIR                                                    the figures of a sweep as one table
     import    --from=diffusers|ddpm_tf1 --path=PATH --workdir=DIR    make a workdir of somebody else's weights
     export    --to=diffusers --workdir=DIR --path=DIR                write weights for somebody else
+    import-inception  --path=FILE                                    the public weights of the FID's network
 
 Logs and progress go to standard error. The last line on standard output is one JSON object with the results. What is
 wrong with the input is one line on standard error, and the exit code is 2; --debug shows where it came from.
@@ -64,6 +67,7 @@ def sample(args: flags.FlagValues) -> Results:
     import numpy as np
 
     from diffusion_jax import trained
+    from diffusion_jax.data.scaling import to_rgb
     from diffusion_jax.training import pictures
 
     out = pathlib.Path(args.out)
@@ -73,9 +77,13 @@ def sample(args: flags.FlagValues) -> Results:
     if args.pictured < 1:
         raise ValueError(f"--pictured={args.pictured} must be at least 1")
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
+    if args.layout == "openai" and not (len(run.config.data.shape) == 3 and run.config.data.levels):
+        raise ValueError("--layout=openai is for images with grey levels; leave it out")
     seeds, samples = trained.draw(run, args.num_samples, args.seed)
     arrays = {"samples": samples, "seeds": seeds}
-    if (labels := trained.labels(run, seeds)) is not None:
+    if args.layout == "openai":
+        arrays = {"arr_0": to_rgb(samples, run.config.data.levels)}
+    elif (labels := trained.labels(run, seeds)) is not None:
         arrays["labels"] = labels
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
     try:
@@ -92,9 +100,26 @@ def sample(args: flags.FlagValues) -> Results:
     return {**where, "num_samples": len(samples), "network_calls": calls, "step": run.step}
 
 
+def stats(args: flags.FlagValues) -> Results:
+    """Reference statistics of a whole split, with their provenance, into a .npz."""
+    from diffusion_jax import build, reference
+
+    out = pathlib.Path(args.out)
+    if out.suffix != ".npz":
+        raise ValueError(f"--out={out} must end in .npz")
+    check_writable(out)
+    if args.keep < 2:
+        raise ValueError(f"--keep={args.keep} must be at least 2")
+    source = build.source(args.config, args.split)
+    network = build.feature_network(args.features, source.shape, source.levels, weights=args.inception)
+    found = reference.measure(args.config, args.split, network, args.keep)
+    reference.write(out, found)
+    return {"stats": str(out), "kept": len(found.features), **found.provenance}
+
+
 def evaluate(args: flags.FlagValues) -> Results:
     """Every figure of a workdir that its config asks for, by name; kept in workdir/evaluation as well."""
-    from diffusion_jax import likelihoods, trained
+    from diffusion_jax import judged, likelihoods, trained
 
     if args.num_samples == 1 or args.num_samples < -1:
         raise ValueError(f"--num_samples={args.num_samples} must be 0 (none), 2 or more, or -1 (eval.num_samples)")
@@ -103,6 +128,10 @@ def evaluate(args: flags.FlagValues) -> Results:
     likelihood = likelihoods.prepare(run, ways)
     number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
     trained.evaluation_directory(run)
+    judge: Callable[[], Results] = dict
+    if args.metrics:
+        options = judged.Options(max(0, args.num_samples), args.seed, tuple(args.allow), args.bootstrap, args.heldout)
+        judge = judged.prepare(run, args.metrics, args.features, args.inception, args.stats, options)
 
     def in_bits(run: trained.Run) -> Results:
         found, table = likelihood()
@@ -114,6 +143,7 @@ def evaluate(args: flags.FlagValues) -> Results:
         parts.append(in_bits)
     if run.config.eval.svm and number:
         parts.append(lambda run: trained.sample_quality(run, number, args.seed))
+    parts.append(lambda run: judge())
     figures: Results = {"step": run.step, "ema": run.ema}
     for part in parts:
         figures |= part(run)
@@ -129,6 +159,18 @@ def show(args: flags.FlagValues) -> Results:
 
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
     return {"step": run.step, "ema": run.ema, **trained.report_progressive(run, args.num_samples, args.seed)}
+
+
+def encode(args: flags.FlagValues) -> Results:
+    """Carry held-out examples to t = 1 and back, into a .npz, with a picture beside it."""
+    from diffusion_jax import latents, trained
+
+    out = pathlib.Path(args.out)
+    if out.suffix != ".npz":
+        raise ValueError(f"--out={args.out} must end in .npz")
+    check_writable(out)
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, ode=args.ode)
+    return {"step": run.step, **latents.report(run, args.num_samples, out, args.by)}
 
 
 def frontier(args: flags.FlagValues) -> Results:
@@ -181,10 +223,19 @@ def export_weights(args: flags.FlagValues) -> Results:
     return write(run.config, run.params, path) | {"step": run.step, "ema": run.ema}
 
 
+def import_inception(args: flags.FlagValues) -> Results:
+    """Make the public weights of the FID's Inception readable."""
+    from diffusion_jax.interop import feature_networks
+
+    return feature_networks.import_inception(required(args, "path"), args.out)
+
+
 COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
     "train": train,
     "sample": sample,
     "evaluate": evaluate,
+    "encode": encode,
+    "stats": stats,
     "frontier": frontier,
     "show": show,
     "describe": describe,
@@ -193,6 +244,7 @@ COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
     "compare": compare,
     "import": import_weights,
     "export": export_weights,
+    "import-inception": import_inception,
 }
 
 

@@ -212,7 +212,7 @@ BAD = [
     ([*TRAIN, "now"], "'now' is not a flag"),
     (["train", "--config={tmp}/name_error.py", "--workdir={tmp}/new"], "--config cannot be read: NameError"),
     (["describe", "--config=configs/folder.py"], "data/images"),
-    (["evaluate", "--workdir={workdir}", "--likelihood=ode"], "--likelihood='ode' is not known; use vlb"),
+    (["evaluate", "--workdir={workdir}", "--likelihood=odd"], "--likelihood='odd' is not known (did you mean 'ode'?)"),
     (["evaluate", "--workdir={workdir}", "--likelihood=vlb", "--bound.decoder=bin"], "(did you mean 'bins'?)"),
     (["evaluate", "--workdir={workdir}", "--likelihood=vlb", "--bound.num_steps=9"], "the chain has only 4"),
     (["sample", "--workdir={workdir}", "--sampler.steps=(5,)", "--out={tmp}/x.npz"], "5 is not among them"),

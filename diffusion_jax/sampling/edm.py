@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.objective.reverse import Reverse
-from diffusion_jax.process.base import Array, Level, Schedule, expand, level, normal
-from diffusion_jax.sampling.grids import time_of
+from diffusion_jax.process.base import Array, Level, Schedule, expand, level, normal, time_of
 from diffusion_jax.sampling.loop import BoundPredict, Method
 
 
