@@ -29,7 +29,7 @@ def parse(argv: list[str], stored: Mapping[str, Any] | None = None) -> flags.Fla
         what = f"--config cannot be read: {kind}{one_line(error)}" if "config" in args else one_line(error)
         raise ValueError(what) from error
     if argv[1] == "compare" and args.workdir is None and rest:
-        args["workdir"].value = rest.pop(0)
+        args["runs"].value, rest = rest, []
     if rest:
         raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
     if "config" in args and args["config"].value is None:
@@ -58,6 +58,11 @@ def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mappin
         flags.DEFINE_string("sweep", None, "the file that lists the grid, and :VARIANT of it", flag_values=args)
     if command in ("sweep", "compare"):
         flags.DEFINE_string("workdir", None, "where the sweep goes, a folder for each cell", flag_values=args)
+    if command == "compare":
+        flags.DEFINE_list("runs", [], "a sweep, or runs to compare with one another", flag_values=args)
+        flags.DEFINE_string("out", "", "of runs: a .md or .csv file to write as well", flag_values=args)
+    if command == "report":
+        flags.DEFINE_string("workdir", None, "the workdir of a training run", flag_values=args)
     if command == "import":
         flags.DEFINE_enum("from", None, ["diffusers", "ddpm_tf1"], "whose weights", flag_values=args)
         flags.DEFINE_string("path", None, "diffusers: a folder; ddpm_tf1: the prefix of a checkpoint", flag_values=args)

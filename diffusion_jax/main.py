@@ -10,7 +10,8 @@
     describe  --config=FILE [--compile]                              size, FLOPs and memory, without training
     prepare   --config=FILE                                          make a TensorFlow Datasets set readable
     sweep     --sweep=FILE[:VARIANT] --workdir=DIR                   every cell of a grid; again: what is left of it
-    compare   DIR                                                    the figures of a sweep as one table
+    compare   DIR  or  RUN RUN …                                     the figures of a sweep, or of runs, as one table
+    report    --workdir=DIR                                          one HTML page of a run and its evaluations
     import    --from=diffusers|ddpm_tf1 --path=PATH --workdir=DIR    make a workdir of somebody else's weights
     export    --to=diffusers --workdir=DIR --path=DIR                write weights for somebody else
     import-inception  --path=FILE                                    the public weights of the FID's network
@@ -196,12 +197,23 @@ def sweep(args: flags.FlagValues) -> Results:
 
 
 def compare(args: flags.FlagValues) -> Results:
-    """Print the figures of a sweep, and write them beside it."""
+    """Print the figures of a sweep, and write them beside it; or those of runs, side by side."""
     from diffusion_jax import comparison
 
-    text, figures = comparison.compare(required(args, "workdir"))
+    places = args.runs or [required(args, "workdir")]
+    if len(places) > 1 or any(pathlib.Path(place).joinpath("checkpoints").is_dir() for place in places):
+        text, figures = comparison.compare_runs(places, args.out)
+    else:
+        text, figures = comparison.compare(places[0])
     print(text)
     return figures
+
+
+def report(args: flags.FlagValues) -> Results:
+    """One HTML page of a run and its evaluations."""
+    from diffusion_jax import report
+
+    return report.report(required(args, "workdir"))
 
 
 def import_weights(args: flags.FlagValues) -> Results:
@@ -242,6 +254,7 @@ COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
     "prepare": prepare,
     "sweep": sweep,
     "compare": compare,
+    "report": report,
     "import": import_weights,
     "export": export_weights,
     "import-inception": import_inception,

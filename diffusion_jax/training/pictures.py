@@ -242,6 +242,26 @@ def frontier(path: epath.PathLike, cells: Sequence[Mapping[str, Any]], title: st
     _save(figure, path)
 
 
+def series(points: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
+    """Small plots of (step, value) side by side, one for each name, as a PNG."""
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(points))
+    rows = math.ceil(len(points) / columns)
+    figure = Figure(figsize=(3 * columns, 2.2 * rows), dpi=100, layout="constrained")
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (name, values) in zip(places, points.items(), strict=False):
+        axes.plot(*zip(*values, strict=True), linewidth=1)
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    for axes in places[len(points) :]:
+        axes.axis("off")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
 def _save(figure: Any, path: epath.PathLike) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
