@@ -73,7 +73,7 @@ def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mappin
 
 
 def define_sampling(command: str, args: flags.FlagValues, argv: list[str], stored: Mapping[str, Any] | None) -> None:
-    """The flags of what samples from a run; --sampler.KEY and --bound.KEY default to what the run's config says."""
+    """The flags of what samples from a run; --SECTION.KEY defaults to what the config of the run says."""
     from diffusion_jax.training import checkpoints
 
     flags.DEFINE_integer("seed", 0, "seed of the first sample; the next has seed + 1", flag_values=args)
@@ -85,11 +85,12 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
         flags.DEFINE_integer("num_samples", number, "how many samples", flag_values=args)
     if command == "sample":
         flags.DEFINE_string("out", "samples.npz", "where the samples go", flag_values=args)
+        flags.DEFINE_integer("label", None, "the class of all samples (default: one drawn for each)", flag_values=args)
         flags.DEFINE_integer("pictured", 64, "how many of them are in the picture", flag_values=args)
     if stored is None:
         early = early_flags(argv, "workdir", "step")
         stored = checkpoints.read_config(required(early, "workdir"), early.step or "newest")
-    for section in ("sampler", "bound") if command == "evaluate" else ("sampler",):
+    for section in ("sampler", "guidance", *(["bound"] if command == "evaluate" else [])):
         if section not in stored:
             raise ValueError(f"the config of this workdir, from an earlier version, has no {section!r}; train it again")
         config_flags.DEFINE_config_dict(section, ConfigDict(stored[section]), flag_values=args, sys_argv=argv)

@@ -19,15 +19,16 @@ from ml_collections import ConfigDict
 from diffusion_jax.data import arrays, embedded, folder, tfds
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
+from diffusion_jax.networks.encoder import Encoder
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, time_sampling
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64
 from diffusion_jax.process.gaussian import gaussian
-from diffusion_jax.sampling import ancestral, loop
+from diffusion_jax.sampling import ancestral, guidance, loop
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "mlp": MLP}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "mlp": MLP, "encoder": Encoder}
 PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": gaussian}
 SCHEDULES = schedules.CHAINS | schedules.CONTINUOUS
 TARGETS: dict[str, Callable[..., prediction.Target]] = prediction.TARGETS | {
@@ -56,6 +57,9 @@ LEARNED = ("learned_diagonal", "learned_range")
 """Reverse variances that the network's head gives."""
 BOUND_LOSSES = ("vlb", "hybrid")
 """Losses with a term of the variational bound; the others are the weights of a squared error."""
+CLASSIFIERS = ("encoder", "mlp")
+"""Networks whose output may be the logits of classes, for loss.name=cross_entropy."""
+GUIDANCES = ("none", "classifier_free", "classifier", "autoguidance")
 NEED_CHAIN = "a chain: set process.num_steps to its number of steps, 1000 for example"
 
 
@@ -67,6 +71,8 @@ class Experiment(NamedTuple):
     """`schedule(params) -> Schedule`; a fixed one ignores params."""
     process: Process
     predict: prediction.Predict
+    guided: prediction.Predict
+    """`predict` with the guidance that config.guidance asks for, as the sampler takes it."""
     reverse: reverse.Reverse
     times: time_sampling.TimeSampler
     loss: losses.Loss
@@ -124,9 +130,14 @@ def schedule(config: ConfigDict) -> Callable[[Any], Schedule]:
     return lambda params: fixed
 
 
-def build(config: ConfigDict) -> Experiment:
-    """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit."""
+def build(config: ConfigDict, guide: ConfigDict | None = None) -> Experiment:
+    """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit.
+
+    guide: the config of the run that config.guidance names; its parameters are params["classifier"] or ["guide"].
+    """
     check(config)
+    if config.loss.name == "cross_entropy":
+        return classifier(config)
     steps = config.process.num_steps
     process = choose("process.name", config.process.name, PROCESSES)(**options(config.process))
     path = schedule(config)
@@ -136,47 +147,154 @@ def build(config: ConfigDict) -> Experiment:
     kernel = variance(process)
 
     *_, channels = config.data.shape
-    network_options = options(config.network)
-    if config.network.name == "unet":
-        network_options["remat"] = config.remat
-    network = choose("network.name", config.network.name, NETWORKS)(
-        out_channels=channels * (2 if with_head else 1),
-        num_classes=config.data.classes if config.network.conditional else 0,
-        **network_options,
-    )
+    if config.network.name == "encoder":
+        raise ValueError("network.name='encoder' is a classifier; use loss.name=cross_entropy, or another network")
+    net = network(config, channels * (2 if with_head else 1))
 
-    needs_chain = {"posterior_mean": TARGETS, "step": TELLINGS}
-    for field, name in (("prediction.target", config.prediction.target), ("network.told", config.network.told)):
-        if name in needs_chain and not steps:
-            raise ValueError(f"{field}={name!r} needs {NEED_CHAIN}")
+    if config.prediction.target == "posterior_mean" and not steps:
+        raise ValueError(f"prediction.target='posterior_mean' needs {NEED_CHAIN}")
     target = choose("prediction.target", config.prediction.target, TARGETS)
     target = target(steps) if config.prediction.target == "posterior_mean" else target()
-    tell = choose("network.told", config.network.told, TELLINGS)
-    tell = tell(steps) if config.network.told == "step" else tell()
+    tell = telling(config)
     if config.prediction.target in ("eps", "score") and not np.exp(in_float64(path(None), np.ones(())))[0]:
         raise ValueError(
             f"prediction.target={config.prediction.target!r}: with schedule.name={config.schedule.name!r} nothing of "
             "x0 is left at t = 1, where it cannot be found from the noise; use v, x0 or posterior_mean"
         )
-    predict = prediction.predictor(network.apply, path, target, tell, with_head)
+    predict = prediction.predictor(net.apply, path, target, tell, with_head)
+    predict = prediction.drop_labels(predict, config.network.label_dropout)
+    guided_predict = guided(config, predict, guide)
 
     terms = loss_terms(config, process, path, target, kernel)
     loss = _in_model_range(losses.weighted_sum(predict, process, path, terms), config.data.levels)
-    times = choose("times.name", config.times.name, time_sampling.TIME_SAMPLERS)(
-        steps, config.times.min_t, **options(config.times)
-    )
 
     return Experiment(
-        network=network,
+        network=net,
         schedule=path,
         process=process,
         predict=predict,
+        guided=guided_predict,
         reverse=kernel,
-        times=times,
+        times=time_sampler(config),
         loss=loss,
         optimizer=optimizer(config.optimizer),
-        sampler=sampler(config, process, path, predict, kernel),
+        sampler=sampler(config, process, path, guided_predict, kernel),
     )
+
+
+def network(config: ConfigDict, out_channels: int) -> Any:
+    """The network of a config, a linen module."""
+    network_options = options(config.network)
+    if config.network.name in ("unet", "encoder"):
+        network_options["remat"] = config.remat
+    return choose("network.name", config.network.name, NETWORKS)(
+        out_channels=out_channels,
+        num_classes=config.data.classes if config.network.conditional else 0,
+        **network_options,
+    )
+
+
+def telling(config: ConfigDict) -> prediction.Telling:
+    """What the network is told about time."""
+    name, steps = config.network.told, config.process.num_steps
+    tell = choose("network.told", name, TELLINGS)
+    if name == "step" and not steps:
+        raise ValueError(f"network.told='step' needs {NEED_CHAIN}")
+    return tell(steps) if name == "step" else tell()
+
+
+def classifier(config: ConfigDict) -> Experiment:
+    """The Experiment of loss.name=cross_entropy, a classifier of noisy examples: to train, and to guide by."""
+    choose("network.name", config.network.name, NETWORKS)
+    if config.network.name not in CLASSIFIERS or config.network.conditional:
+        raise ValueError("loss.name='cross_entropy' needs network.name=encoder, or mlp for vectors, not conditional")
+    if not config.data.classes:
+        raise ValueError("loss.name='cross_entropy' learns the class, but the data have no classes; use labelled data")
+    if config.report.samples_every:
+        raise ValueError("loss.name='cross_entropy' makes no samples to report; set report.samples_every=0")
+    process = choose("process.name", config.process.name, PROCESSES)(**options(config.process))
+    path, net = schedule(config), network(config, config.data.classes)
+    log_probs = prediction.classifier(net.apply, telling(config))
+
+    def none(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError(
+            "this run holds a classifier (loss.name=cross_entropy), which is no model of the data; give it to one that "
+            "is: --guidance.name=classifier --guidance.classifier.workdir=DIR"
+        )
+
+    return Experiment(
+        network=net,
+        schedule=path,
+        process=process,
+        predict=none,
+        guided=none,
+        reverse=none,
+        times=time_sampler(config),
+        loss=_in_model_range(losses.cross_entropy(log_probs, process, path), config.data.levels),
+        optimizer=optimizer(config.optimizer),
+        sampler=loop.Sampler(None, none, none, none, none),
+    )
+
+
+def time_sampler(config: ConfigDict) -> time_sampling.TimeSampler:
+    """Which times a batch looks at."""
+    return choose("times.name", config.times.name, time_sampling.TIME_SAMPLERS)(
+        config.process.num_steps, config.times.min_t, **options(config.times)
+    )
+
+
+def guided(config: ConfigDict, predict: prediction.Predict, guide: ConfigDict | None) -> prediction.Predict:
+    """`predict` with the guidance of config.guidance. Raises ValueError where model, guide and scale do not fit."""
+    section = config.guidance
+    name, scale, interval = section.name, float(section.scale), tuple(section.interval_t)
+    choose("guidance.name", name, dict.fromkeys(GUIDANCES))
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
+        raise ValueError(f"guidance.interval_t={interval} must be two times that rise, in [0, 1]")
+    if not 0 <= section.rescale <= 1:
+        raise ValueError(f"guidance.rescale={section.rescale} must lie in [0, 1]")
+    if name == "none":
+        if scale != 1:
+            raise ValueError(
+                f"guidance.scale={scale} means nothing with guidance.name='none'; use one of {', '.join(GUIDANCES[1:])}"
+            )
+        return predict
+    if name == "classifier_free":
+        if not (config.network.conditional and config.network.label_dropout):
+            raise ValueError(
+                "guidance.name='classifier_free' needs a model trained with and without labels (network.conditional="
+                f"True, network.label_dropout > 0), not {config.network.conditional}, {config.network.label_dropout}"
+            )
+        return guidance.classifier_free(predict, scale, interval, section.rescale)
+    if guide is None:
+        raise ValueError(
+            f"guidance.name={name!r} takes another run, when sampling: --guidance.name={name} "
+            f"--guidance.{name}.workdir=DIR"
+        )
+    check_guide(config, guide)
+    if name == "classifier":
+        log_probs = prediction.classifier(network(guide, guide.data.classes).apply, telling(guide))
+        return guidance.classifier(predict, log_probs, scale, interval)
+    return guidance.autoguidance(predict, build(guide).predict, scale, interval, section.rescale)
+
+
+def check_guide(config: ConfigDict, guide: ConfigDict) -> None:
+    """Raise ValueError unless the run with the config `guide` can guide that of `config`."""
+    name, where = config.guidance.name, config.guidance[config.guidance.name].workdir
+    if (guide.loss.name == "cross_entropy") != (name == "classifier"):
+        raise ValueError(f"guidance.{name}: {where} was trained with loss.name={guide.loss.name!r}; use another run")
+    told = name == "classifier" or config.network.conditional
+    for field, ours, theirs in (
+        ("process", config.process.to_dict(), guide.process.to_dict()),
+        ("schedule", *((c.schedule.name, options(c.schedule)) for c in (config, guide))),
+        *((f"data.{key}", config.data[key], guide.data[key]) for key in ("shape", "levels", "classes")),
+    ):
+        if ours != theirs and (told or field != "data.classes"):
+            raise ValueError(f"guidance.{name}: {where} was trained with {field} {theirs}, this run with {ours}")
+
+
+def asks_for_class(config: ConfigDict) -> bool:
+    """Whether a sample is one of a class that is asked for."""
+    return config.network.conditional or config.guidance.name == "classifier"
 
 
 def loss_terms(
@@ -188,7 +306,7 @@ def loss_terms(
 ) -> dict[str, tuple[float, losses.Term]]:
     """name -> (factor, term) of the loss. Raises ValueError where loss and reverse variance do not suit each other."""
     name, variance, steps = config.loss.name, config.prediction.variance, config.process.num_steps
-    choose("loss.name", name, losses.WEIGHTS | dict.fromkeys(BOUND_LOSSES))
+    choose("loss.name", name, losses.WEIGHTS | dict.fromkeys((*BOUND_LOSSES, "cross_entropy")))
     if name in BOUND_LOSSES and not steps:
         raise ValueError(f"loss.name={name!r} needs {NEED_CHAIN}")
     if name not in BOUND_LOSSES and variance in LEARNED:
@@ -260,7 +378,7 @@ def sampler(
         return process.prior(path(params), keys_prior, shape), keys
 
     def labels(seeds: Array) -> Array | None:
-        if not config.network.conditional:
+        if not asks_for_class(config):
             return None
         keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
         return jax.vmap(lambda key: jax.random.randint(key, (), 0, config.data.classes))(keys)
@@ -335,7 +453,7 @@ def check(config: ConfigDict) -> None:
         "sampler.tile": 1, "bound.num_steps": 0, "checkpoint.every": 1, "checkpoint.keep": 1,
         "checkpoint.keep_every": 0, "report.every": 1, "report.samples_every": 0, "report.num_samples": 1,
         "report.sampler_steps": 0, "eval.every": 0, "eval.max_examples": 1, "eval.passes": 1,
-        "eval.num_samples": 0, "data.workers": 0,
+        "eval.num_samples": 0, "data.workers": 0, "network.label_dropout": 0,
     }  # fmt: skip
     for name, least in at_least.items():
         value = functools.reduce(lambda node, key: node[key], name.split("."), config)
@@ -343,6 +461,11 @@ def check(config: ConfigDict) -> None:
             raise ValueError(f"{name}={value} must be at least {least}")
     if config.network.conditional and not config.data.classes:
         raise ValueError("network.conditional=True, but the data have no classes; use False, or labelled data")
+    if config.network.label_dropout and not (config.network.conditional and config.network.label_dropout < 1):
+        raise ValueError(
+            f"network.label_dropout={config.network.label_dropout} is the share of labels dropped, in [0, 1), and "
+            "needs network.conditional=True"
+        )
     for name, values in {
         "sampler.steps": config.sampler.steps,
         **{f"network.unet.{key}": config.network.unet[key] for key in ("multipliers", "attention", "fourier")},

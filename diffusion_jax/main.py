@@ -61,8 +61,6 @@ def prepare(args: flags.FlagValues) -> Results:
 
 def sample(args: flags.FlagValues) -> Results:
     """Draw samples from a workdir into a .npz, with a picture beside it."""
-    import numpy as np
-
     from diffusion_jax import trained
     from diffusion_jax.training import pictures
 
@@ -70,18 +68,10 @@ def sample(args: flags.FlagValues) -> Results:
     if out.suffix != ".npz":
         raise ValueError(f"--out={args.out} must end in .npz")
     check_writable(out)
-    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
-    seeds, samples = trained.draw(run, args.num_samples, args.seed)
-    arrays = {"samples": samples, "seeds": seeds}
-    if (labels := trained.labels(run, seeds)) is not None:
-        arrays["labels"] = labels
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with open(unfinished, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(unfinished, out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance)
+    seeds, samples, labels = trained.draw(run, args.num_samples, args.seed, args.label)
+    arrays = {"samples": samples, "seeds": seeds} | ({} if labels is None else {"labels": labels})
+    save_npz(out, arrays)
     picture = out.with_suffix(".png")
     pictures.save_png(picture, samples[: args.pictured], run.config.data.levels)
     return {"samples": str(out), "picture": str(picture), "num_samples": len(samples), "step": run.step}
@@ -93,7 +83,9 @@ def evaluate(args: flags.FlagValues) -> Results:
 
     if args.likelihood not in ("", "vlb"):
         raise ValueError(f"--likelihood={args.likelihood!r} is not known; use vlb, or leave it out")
-    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, bound=args.bound)
+    run = trained.load(
+        args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance, bound=args.bound
+    )
     number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
     trained.evaluation_directory(run)
     figures: Results = {"step": run.step, "ema": run.ema, **trained.heldout_loss(run)}
@@ -111,7 +103,7 @@ def show(args: flags.FlagValues) -> Results:
     """Pictures of what happens between noise and data, into workdir/evaluation."""
     from diffusion_jax import trained
 
-    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance)
     return {"step": run.step, "ema": run.ema, **trained.report_progressive(run, args.num_samples, args.seed)}
 
 
@@ -162,6 +154,19 @@ COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
     "import": import_weights,
     "export": export_weights,
 }
+
+
+def save_npz(out: pathlib.Path, arrays: dict[str, Any]) -> None:
+    """Write arrays into a .npz file, whole or not at all."""
+    import numpy as np
+
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        with open(unfinished, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(unfinished, out)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def check_writable(out: pathlib.Path) -> None:

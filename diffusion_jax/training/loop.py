@@ -165,13 +165,16 @@ def is_drawn(n: int, every: int) -> bool:
     return n % every == 0 or n in (every // 100, every // 10)
 
 
-def samples(config: ConfigDict, sampler: Sampler) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """`draw(params, seeds [N]) -> [N,*D]`, in the levels of the data; see `parallel.in_tiles`."""
+def samples(config: ConfigDict, sampler: Sampler) -> Callable[..., np.ndarray]:
+    """`draw(params, seeds [N], label=None) -> [N,*D]`, in the levels of the data; see `parallel.in_tiles`.
+
+    label [N]: the classes to draw; without it those that the sampler draws for the seeds, if it takes any.
+    """
     sample = parallel.spread(sampler.sample, whole=1)
 
-    def draw(params: Any, seeds: np.ndarray) -> np.ndarray:
-        x = parallel.in_tiles(sample, params, seeds.astype(np.uint32), config.sampler.tile)
-        return np.asarray(from_model(x, config.data.levels))
+    def draw(params: Any, seeds: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
+        each = (seeds.astype(np.uint32),) if label is None else (seeds.astype(np.uint32), label.astype(np.int32))
+        return np.asarray(from_model(parallel.in_tiles(sample, params, each, config.sampler.tile), config.data.levels))
 
     return draw
 
