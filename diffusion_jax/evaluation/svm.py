@@ -11,7 +11,7 @@ def svm_confidence(
 ) -> dict[str, float]:
     """How sure an SVM is of the class of the samples, beside how sure it is of held-out real examples.
 
-    train, heldout: (x uint8 [N,*D], label int [N]). samples: uint8 [M,*D]. asked: int [M], the classes that they were to
+    train, heldout: (x uint8 [N,*D], label int [N]). samples: uint8 [M,*D]. asked: int [M], the classes they were to
     be of. The SVM is scikit-learn's SVC with its defaults on the grey levels as they are, its probabilities calibrated
     on the training set by cross-validation.
 
