@@ -40,7 +40,7 @@ TELLINGS: dict[str, Callable[..., prediction.Telling]] = {
     "logsnr": prediction.tell_logsnr,
     "log_sigma": prediction.tell_log_sigma,
 }
-STEPS: dict[str, loop.Step] = {"ancestral": ancestral.ancestral}
+METHODS: dict[str, Callable[..., loop.Method]] = {"ancestral": ancestral.ancestral}
 GRIDS: dict[str, Callable[[int, int], np.ndarray]] = {
     "uniform": loop.uniform_times,
     "inclusive": loop.inclusive_times,
@@ -53,6 +53,8 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "folder": folder.folder,
     "tfds": tfds.tfds,
 }
+LEARNED_SCHEDULES: tuple[str, ...] = ()
+"""Schedules that have parameters."""
 LEARNED = ("learned_diagonal", "learned_range")
 """Reverse variances that the network's head gives."""
 BOUND_LOSSES = ("vlb", "hybrid")
@@ -359,16 +361,21 @@ def sampler(
     predict: prediction.Predict,
     kernel: reverse.Reverse,
 ) -> loop.Sampler:
-    """The sampler that config.sampler asks for."""
-    step = choose("sampler.name", config.sampler.name, STEPS)
+    """The sampler that config.sampler asks for. Raises ValueError for one that process or variance do not suit."""
+    method = choose("sampler.name", config.sampler.name, METHODS)(**options(config.sampler))
+    if not method.kernel and config.process.name != "gaussian":
+        raise ValueError(
+            f"sampler.name={config.sampler.name!r} needs the score of a Gaussian process, which process.name="
+            f"{config.process.name!r} does not have; use sampler.name=ancestral"
+        )
     chain = config.process.num_steps
     times = sampling_times(config.sampler, chain)
-    if config.prediction.variance == "learned_diagonal" and len(times) - 1 != chain:
+    if method.kernel and config.prediction.variance == "learned_diagonal" and len(times) - 1 != chain:
         raise ValueError(
             "prediction.variance='learned_diagonal' is that of single steps of the chain; leave sampler.num_steps=0 "
             "and report.sampler_steps=0, or use learned_range for fewer steps"
         )
-    rows = loop.rows(process, path(None), times, config.sampler.denoise)
+    rows = grid_rows(config, process, path, times, config.sampler.denoise)
     if clips(config, config.sampler):
         predict = prediction.clip_x0(predict)
     shape = tuple(config.data.shape)
@@ -384,18 +391,29 @@ def sampler(
         return jax.vmap(lambda key: jax.random.randint(key, (), 0, config.data.classes))(keys)
 
     def walk(
-        params: Any, x: Array, keys: Array, rows: Any, first: Array | int = 0, label: Array | None = None
-    ) -> Array:
+        params: Any, x: Array, memory: Any, keys: Array, rows: Any, first: Array | int = 0, label: Array | None = None
+    ) -> tuple[Array, Any]:
         def bound(x: Array, level: Level) -> prediction.Prediction:
             return predict(params, x, level, label, None)
 
-        return loop.sample(step, bound, kernel, rows, x, keys, first=first)
+        return loop.sample(method.step, bound, kernel, rows, x, keys, memory, first)
 
     def guess(params: Any, x: Array, level: Level, label: Array | None = None) -> Array:
         each = jax.tree.map(lambda field: jnp.full(len(x), field, x.dtype), level)
         return predict(params, x, each, label, None).x0
 
-    return loop.Sampler(rows, start, labels, walk, guess)
+    return loop.Sampler(rows, start, labels, method.memory, walk, guess)
+
+
+def grid_rows(
+    config: ConfigDict, process: Process, path: Callable[[Any], Schedule], times: np.ndarray, denoise: bool
+) -> Callable[[Any], Any]:
+    """`rows(params)` of a grid: computed once, in float64 on the host, or of a learned schedule traced from params."""
+    if config.schedule.name in LEARNED_SCHEDULES:  # a chain ends without noise as it is
+        appended = denoise and not config.process.num_steps
+        return lambda params: loop.traced_rows(process, path(params), times, appended)
+    fixed = loop.rows(process, path(None), times, denoise)
+    return lambda params: fixed
 
 
 def clips(config: ConfigDict, section: ConfigDict) -> bool:

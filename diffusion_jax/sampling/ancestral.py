@@ -6,17 +6,21 @@ import jax.numpy as jnp
 
 from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process.base import Array, expand, normal
-from diffusion_jax.sampling.loop import BoundPredict
+from diffusion_jax.sampling.loop import BoundPredict, Method
 
 
-def ancestral(
-    predict: BoundPredict, reverse: Reverse, row: Any, x: Array, memory: Any, keys: Array
-) -> tuple[Array, Any]:
-    """x_s = mean + sqrt(var) noise; the step that ends without noise (sigma_s = 0) takes the mean.
+def ancestral() -> Method:
+    """x_s = mean + sqrt(var) noise, of the model's kernel; the step that ends without noise takes the mean.
 
     Source: Ho et al. 2020, algorithm 2. One network call.
     """
-    mean, log_var = reverse(row, predict(x, row.at), x)
-    noise = normal(keys, x.shape[1:], x.dtype)
-    noisy = jnp.isfinite(expand(row.to.log_sigma, x))
-    return mean + jnp.where(noisy, jnp.exp(0.5 * log_var), 0) * noise, memory
+
+    def step(
+        predict: BoundPredict, reverse: Reverse, row: Any, x: Array, memory: Any, keys: Array
+    ) -> tuple[Array, Any]:
+        mean, log_var = reverse(row, predict(x, row.at), x)
+        noise = normal(keys, x.shape[1:], x.dtype)
+        noisy = jnp.isfinite(expand(row.to.log_sigma, x))
+        return mean + jnp.where(noisy, jnp.exp(0.5 * log_var), 0) * noise, memory
+
+    return Method(step, kernel=True)
