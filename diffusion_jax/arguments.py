@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-READ_A_RUN = ("sample", "evaluate", "show", "export")
+READ_A_RUN = ("sample", "restore", "evaluate", "show", "export")
 TAKE_A_CONFIG = ("train", "describe", "prepare", "import")
 
 
@@ -68,7 +68,7 @@ def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mappin
         flags.DEFINE_string("workdir", None, "the workdir of a training run", flag_values=args)
         flags.DEFINE_string("step", "newest", "newest, best (lowest held-out loss) or a number", flag_values=args)
         flags.DEFINE_string("ema", "", "decay of the average to use, or none (default: the first)", flag_values=args)
-    if command in ("sample", "evaluate", "show"):
+    if command in ("sample", "restore", "evaluate", "show"):
         define_sampling(command, args, argv, stored)
 
 
@@ -81,8 +81,10 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
         flags.DEFINE_integer("num_samples", -1, "samples to judge; -1 is eval.num_samples, 0 none", flag_values=args)
         flags.DEFINE_string("likelihood", "", "vlb: the variational bound, term by term", flag_values=args)
     else:
-        number = 64 if command == "sample" else 8
+        number = {"sample": 64, "restore": 16}.get(command, 8)
         flags.DEFINE_integer("num_samples", number, "how many samples", flag_values=args)
+    if command == "restore":
+        define_restoring(args)
     if command == "sample":
         flags.DEFINE_string("out", "samples.npz", "where the samples go", flag_values=args)
         flags.DEFINE_integer("label", None, "the class of all samples (default: one drawn for each)", flag_values=args)
@@ -94,6 +96,19 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
         if section not in stored:
             raise ValueError(f"the config of this workdir, from an earlier version, has no {section!r}; train it again")
         config_flags.DEFINE_config_dict(section, ConfigDict(stored[section]), flag_values=args, sys_argv=argv)
+
+
+def define_restoring(args: flags.FlagValues) -> None:
+    """The flags of restore beside those of sampling."""
+    flags.DEFINE_string("out", "restored.npz", "where the examples go", flag_values=args)
+    flags.DEFINE_string("task", "inpaint", "denoise, inpaint, colourise or superres", flag_values=args)
+    flags.DEFINE_string("rule", "noise_aware", "constant, power, noise_aware or renoise", flag_values=args)
+    flags.DEFINE_string("mask", "right", "inpaint: right, left, random, box, or a .npy file", flag_values=args)
+    flags.DEFINE_float("share", 0.5, "inpaint: of the pixels that are missing (random, box)", flag_values=args)
+    flags.DEFINE_integer("factor", 2, "superres: of height and width", flag_values=args)
+    flags.DEFINE_float("noise", None, "standard deviation, in the range -1 to 1 (denoise: 0.5)", flag_values=args)
+    flags.DEFINE_integer("repeats", 1, "times each stretch of steps is walked (RePaint: 10)", flag_values=args)
+    flags.DEFINE_integer("length", 10, "steps of such a stretch", flag_values=args)
 
 
 def early_flags(argv: list[str], *names: str) -> flags.FlagValues:

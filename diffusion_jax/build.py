@@ -234,7 +234,7 @@ def classifier(config: ConfigDict) -> Experiment:
         times=time_sampler(config),
         loss=_in_model_range(losses.cross_entropy(log_probs, process, path), config.data.levels),
         optimizer=optimizer(config.optimizer),
-        sampler=loop.Sampler(None, none, none, none, none),
+        sampler=loop.Sampler(none, none, none, none, none, none),
     )
 
 

@@ -2,6 +2,7 @@
 
     train     --config=FILE --workdir=DIR [--config.KEY=VALUE …]    train; the same command again resumes
     sample    --workdir=DIR --num_samples=N --seed=S --out=FILE.npz  draw samples, and a picture of them
+    restore   --workdir=DIR --task=inpaint --out=FILE.npz            denoise, inpaint, … held-out examples
     evaluate  --workdir=DIR [--likelihood=vlb]                       every figure that the config asks for
     show      --workdir=DIR                                          progressive pictures, interpolation
     describe  --config=FILE [--compile]                              size, FLOPs and memory, without training
@@ -33,6 +34,8 @@ log = logging.getLogger("diffusion_jax")
 """Modules of this project log below it; everything else stays quiet unless it warns."""
 
 Results = dict[str, Any]
+PICTURED = 16
+"""Columns in the picture that `restore` makes."""
 
 
 def train(args: flags.FlagValues) -> Results:
@@ -75,6 +78,37 @@ def sample(args: flags.FlagValues) -> Results:
     picture = out.with_suffix(".png")
     pictures.save_png(picture, samples[: args.pictured], run.config.data.levels)
     return {"samples": str(out), "picture": str(picture), "num_samples": len(samples), "step": run.step}
+
+
+def restore(args: flags.FlagValues) -> Results:
+    """Degrade held-out examples and restore them, into a .npz with a picture beside it."""
+    import numpy as np
+
+    from diffusion_jax import build, restoring, trained
+    from diffusion_jax.training import pictures
+
+    out = pathlib.Path(args.out)
+    if out.suffix != ".npz":
+        raise ValueError(f"--out={args.out} must end in .npz")
+    check_writable(out)
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance)
+    options: dict[str, Results] = {
+        "inpaint": {"mask": args.mask, "share": args.share, "seed": args.seed},
+        "superres": {"factor": args.factor},
+    }
+    task = build.choose("--task", args.task, restoring.TASKS)
+    degraded = task(tuple(run.config.data.shape), **options.get(args.task, {}))
+    noise = (0.5 if args.task == "denoise" else 0.0) if args.noise is None else args.noise
+    arrays, figures = restoring.restore(
+        run, degraded, args.rule, args.num_samples, args.seed, noise, args.repeats, args.length
+    )
+    save_npz(out, arrays)
+    picture, rows = out.with_suffix(".png"), ("degraded", "restored", "original")
+    shown = np.stack([arrays[name][:PICTURED] for name in rows])
+    title = f"{args.task}, {args.rule}: RMSE {figures['rmse']:.1f} / 255"
+    pictures.table(picture, shown, run.config.data.levels, rows, title)
+    chosen = {"task": args.task, "rule": args.rule, "noise": noise, "num_samples": args.num_samples}
+    return {"restored": str(out), "picture": str(picture), **chosen, **figures, "step": run.step}
 
 
 def evaluate(args: flags.FlagValues) -> Results:
@@ -145,6 +179,7 @@ def export_weights(args: flags.FlagValues) -> Results:
 COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
     "train": train,
     "sample": sample,
+    "restore": restore,
     "evaluate": evaluate,
     "show": show,
     "describe": describe,
