@@ -79,6 +79,7 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
     flags.DEFINE_integer("seed", 0, "seed of the first sample; the next has seed + 1", flag_values=args)
     if command == "evaluate":
         flags.DEFINE_integer("num_samples", -1, "samples to judge; -1 is eval.num_samples, 0 none", flag_values=args)
+        flags.DEFINE_string("scales", "", "judge samples at these guidance scales, such as 0,1,2,4", flag_values=args)
         flags.DEFINE_string("likelihood", "", "vlb: the variational bound, term by term", flag_values=args)
     else:
         number = {"sample": 64, "restore": 16}.get(command, 8)

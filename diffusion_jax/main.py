@@ -3,7 +3,7 @@
     train     --config=FILE --workdir=DIR [--config.KEY=VALUE …]    train; the same command again resumes
     sample    --workdir=DIR --num_samples=N --seed=S --out=FILE.npz  draw samples, and a picture of them
     restore   --workdir=DIR --task=inpaint --out=FILE.npz            denoise, inpaint, … held-out examples
-    evaluate  --workdir=DIR [--likelihood=vlb]                       every figure that the config asks for
+    evaluate  --workdir=DIR [--likelihood=vlb] [--scales=1,2,4]      every figure that the config asks for
     show      --workdir=DIR                                          progressive pictures, interpolation
     describe  --config=FILE [--compile]                              size, FLOPs and memory, without training
     prepare   --config=FILE                                          make a TensorFlow Datasets set readable
@@ -113,19 +113,21 @@ def restore(args: flags.FlagValues) -> Results:
 
 def evaluate(args: flags.FlagValues) -> Results:
     """Every figure of a workdir that its config asks for, by name; kept in workdir/evaluation as well."""
-    from diffusion_jax import trained
+    from diffusion_jax import scales, trained
 
     if args.likelihood not in ("", "vlb"):
         raise ValueError(f"--likelihood={args.likelihood!r} is not known; use vlb, or leave it out")
-    run = trained.load(
-        args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance, bound=args.bound
-    )
+    sections = {"sampler": args.sampler, "guidance": args.guidance, "bound": args.bound}
+    run = trained.load(args.workdir, args.step, args.ema, **sections)
     number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
+    wanted = scales.parse(args.scales) if args.scales else []
     trained.evaluation_directory(run)
     figures: Results = {"step": run.step, "ema": run.ema, **trained.heldout_loss(run)}
     if args.likelihood:
         figures |= trained.report_bound(run)
-    if run.config.eval.svm and number:
+    if wanted:
+        figures["guidance"] = scales.report(run, wanted, sections, number, args.seed)
+    elif run.config.eval.svm and number:
         figures |= trained.sample_quality(run, number, args.seed)
     trained.keep(run, figures)
     for name, value in figures.items():

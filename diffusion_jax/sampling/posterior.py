@@ -132,7 +132,7 @@ def condition(reverse: Reverse, rule: Rule, observed: Observed) -> Reverse:
 
 def start(rule: Rule, observed: Observed, at: Level, x: Array) -> Array:
     """x [B,*D], drawn from the prior N(0, alpha² + sigma²) of the level t = 1, made a draw given y."""
-    scale = jnp.hypot(at.alpha, at.sigma)
+    scale = expand(jnp.hypot(at.alpha, at.sigma), x)
     mean, log_var = rule(at, (jnp.zeros_like(x), jnp.broadcast_to(2 * jnp.log(scale), x.shape)), observed)
     return mean + jnp.exp(0.5 * log_var) * x / scale
 

@@ -141,7 +141,7 @@ def test_samples_agree_with_the_closed_form(name, steps):
     def draw(keys_x, keys):
         observed = observe(n, dtype=jnp.float32)
         x = PROCESS.prior(schedule, keys_x, MEAN.shape)
-        x = posterior.start(rule, observed, level(schedule, jnp.ones(1)), x)
+        x = posterior.start(rule, observed, level(schedule, jnp.ones(n)), x)
         return loop.sample(ancestral, predict, posterior.condition(reverse, rule, observed), rows, x, keys)
 
     x = np.asarray(draw(keys_x, keys), np.float64)
