@@ -3,8 +3,8 @@
 Run:    python -m diffusion_jax.main train --config=configs/digits_classifier.py --workdir=runs/digits_classifier
         python -m diffusion_jax.main sample --workdir=runs/digits --label=3 --guidance.name=classifier \\
             --guidance.classifier.workdir=runs/digits_classifier --guidance.scale=2
-Expect: not measured
-Time:   not measured
+Expect: held-out loss 1.52 nats, a mean over all noise levels, of which the highest leave log 10 = 2.3 (measured)
+Time:   6 minutes on 2 CPU cores busy with other work (measured)
 """
 
 from ml_collections import ConfigDict

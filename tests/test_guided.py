@@ -24,14 +24,9 @@ def at_the_root(monkeypatch):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Workdirs by name: a conditional model, one without labels, a classifier, and one of another process."""
+    """Workdirs by name: a conditional model, one without labels, a classifier."""
     path = tmp_path_factory.mktemp("runs")
-    kinds = {
-        "cond": CONDITIONAL,
-        "plain": [],
-        "cls": CLASSIFIER,
-        "other": [*CLASSIFIER, "--config.schedule.name=linear"],
-    }
+    kinds = {"cond": CONDITIONAL, "plain": [], "cls": CLASSIFIER}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         for name, flags in kinds.items():
@@ -130,8 +125,6 @@ BAD = [
     ("sample", "cond", ["--guidance.name=autoguidance"], "or a worse step or average of this one"),
     ("sample", "plain", ["--guidance.name=classifier", "--guidance.classifier.workdir={runs}/plain"],
      "{runs}/plain was trained with loss.name='simple'; use another run"),
-    ("sample", "plain", ["--guidance.name=classifier", "--guidance.classifier.workdir={runs}/other"],
-     "{runs}/other was trained with schedule ('linear'"),
     ("sample", "plain", ["--guidance.name=classifier", "--guidance.classifier.workdir={runs}/none"], "no checkpoint"),
     ("sample", "cond", ["--guidance.name=classifier_free", "--guidance.interval_t=(0.5,0.2)"], "two times that rise"),
     ("sample", "cond", ["--guidance.name=classifier_free", "--guidance.rescale=2.0"], "guidance.rescale=2.0"),
