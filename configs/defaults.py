@@ -4,6 +4,8 @@ A choice is `section.name`; the options of each possible choice stand beside it 
 not listed for a choice keeps the default of its function. Any key can be set on the command line, --config.KEY=VALUE.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 
@@ -56,7 +58,7 @@ def get_config() -> ConfigDict:
     c.schedule.edm = ConfigDict({"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0})
 
     c.network = ConfigDict()
-    c.network.name = "unet"  # unet, mlp; encoder, with loss.name=cross_entropy
+    c.network.name = "unet"  # unet, ncsnpp (NCSN++ and DDPM++), vdm, mlp; encoder, with loss.name=cross_entropy
     c.network.conditional = False  # tell the network the class label
     c.network.label_dropout = 0.0  # share of the examples whose label it is not told, for classifier-free guidance
     c.network.told = "step"  # what it is told about time: step (k - 1), time (999 t), logsnr, log_sigma
@@ -73,27 +75,52 @@ def get_config() -> ConfigDict:
     c.network.encoder = ConfigDict(
         {"channels": 32, "multipliers": (1, 2), "blocks": 1, "attention": (), "dropout": 0.0}
     )
+    c.network.ncsnpp = ConfigDict({"channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 4, "attention": (16,)})
+    c.network.ncsnpp.update(dropout=0.0, dtype="float32", augment_dims=0)  # room for a label of the augmentation
+    c.network.ncsnpp.embedding = "positional"  # of time: positional (DDPM++), fourier (NCSN++)
+    c.network.ncsnpp.fourier_scale = 16.0
+    c.network.ncsnpp.taps = (1, 1)  # of the filter that resamples; NCSN++ has (1, 3, 3, 1)
+    c.network.ncsnpp.progressive_input = False  # show the noisy image to every level on the way down (NCSN++)
+    c.network.vdm = ConfigDict({"channels": 128, "blocks": 32, "fourier": (6, 7), "dropout": 0.0, "dtype": "float32"})
     c.network.mlp = ConfigDict({"width": 128, "depth": 3, "dropout": 0.0, "dtype": "float32"})
 
     c.prediction = ConfigDict()
-    c.prediction.target = "eps"  # eps, x0, v, score, posterior_mean
+    c.prediction.target = "eps"  # eps, x0, v, score, posterior_mean, edm (F of Karras et al. 2022)
+    c.prediction.input = "as_it_is"  # or unit_variance: what the network sees is divided by its standard deviation
+    c.prediction.sigma_data = 0.5  # standard deviation of the data in [-1, 1], for edm and unit_variance
     c.prediction.variance = "fixed_large"  # fixed_small, fixed_large; learned_diagonal, learned_range with a bound loss
 
-    c.loss = ConfigDict({"name": "simple"})  # simple, snr, truncated_snr, min_snr, p2: squared errors; vlb, hybrid
+    # simple, snr, truncated_snr, min_snr, p2, edm, likelihood (g²): squared errors; vlb, hybrid, vdm: the bound
     # or cross_entropy: no diffusion model but a classifier of noisy examples, which can guide one
+    c.loss = ConfigDict({"name": "simple"})
+    c.loss.reduction = "mean"  # of squared errors over the dimensions; sum (EDM), half_sum (NCSN)
     c.loss.min_snr = ConfigDict({"gamma": 5.0})
     c.loss.p2 = ConfigDict({"k": 1.0, "gamma": 1.0})
     c.loss.hybrid = ConfigDict({"factor": 0.001})  # simple + factor * the bound, which trains the variance alone
 
-    c.times = ConfigDict({"name": "uniform"})  # uniform, low_discrepancy (over the global batch), importance
+    # uniform, low_discrepancy (over the global batch), importance; log_normal (of sigma, EDM)
+    c.times = ConfigDict({"name": "uniform"})
     c.times.min_t = 0.0  # smallest time in continuous training
-
     c.times.importance = ConfigDict({"window": 10, "uniform_share": 0.001})  # losses remembered per step of the chain
+    c.times.log_normal = ConfigDict({"mean": -1.2, "std": 1.2})  # of ln(sigma/alpha)
 
     c.bound = ConfigDict()
     c.bound.decoder = "bins"  # bins, bins_tanh (Ho's approximation), softmax; density for data without grey levels
     c.bound.clip_x0 = True  # clip the predicted x0 to [-1, 1] in the bound that evaluate reports, likewise
     c.bound.num_steps = 0  # 0: all steps of the chain; fewer: the bound of the shorter chain
+
+    c.bound.num_examples = 0  # held-out examples, the first ones, that every likelihood looks at; 0: eval.max_examples
+    c.bound.paths = (1, 4, 16)  # numbers of whole paths in the bound `multi`; each divides the next
+
+    c.ode = ConfigDict()  # the likelihood by the probability-flow ODE, and `main encode`
+    c.ode.rtol = 1e-5  # errors per step, of x of variance 1 and of log p in nats/dim
+    c.ode.atol = 1e-5
+    c.ode.max_calls = 10_000
+    c.ode.min_t = 0.0  # where it ends; 0: the lowest level with noise, of a chain 1/T, or else 1e-5
+    c.ode.trace = "rademacher"  # or gaussian: random probes; exact: one product per dimension, for small data
+    c.ode.probes = 1  # of each example; more of them than one tell their own error
+    c.ode.dequantisation = "uniform"  # noise over the bin; process: the noise of min_t; none, for real numbers
+    c.ode.law = "prior"  # of x at t = 1: N(0, alpha² + sigma²), as samplers draw it; noise: N(0, sigma²)
 
     c.optimizer = ConfigDict()
     c.optimizer.learning_rate = 2e-4
@@ -101,16 +128,35 @@ def get_config() -> ConfigDict:
     c.optimizer.b1 = 0.9
     c.optimizer.b2 = 0.999
     c.optimizer.eps = 1e-8
+    c.optimizer.weight_decay = 0.0  # > 0 is AdamW
     c.optimizer.grad_clip = 1.0  # global norm of the averaged gradient; 0 is off
 
     c.ema = ConfigDict()
     c.ema.decays = (0.9999,)  # several are allowed; the first is the one used unless --ema says otherwise
     c.ema.ramp = 0.0  # > 0: half-life at most ramp times the steps taken (EDM uses 0.05)
 
-    c.sampler = ConfigDict({"name": "ancestral"})
+    c.sampler = ConfigDict()
+    c.sampler.name = "ancestral"  # with noise: ancestral, ddim (eta > 0), euler_maruyama, reverse_diffusion,
+    # predictor_corrector, annealed_langevin, dpmpp_2m_sde, edm (churn > 0); without: ddim, ode_euler, ode_heun, edm,
+    # dpmpp_1s, dpmpp_2m, dpmpp_3m, unipc, and dopri5, which chooses its steps itself, from t = 1 to the lowest level
+    c.sampler.ddim = ConfigDict({"eta": 0.0})
+    c.sampler.predictor_corrector = ConfigDict({"predictor": "reverse_diffusion", "snr": 0.16, "steps": 1})
+    c.sampler.predictor_corrector.norms = "example"  # or expected
+    c.sampler.annealed_langevin = ConfigDict({"snr": 0.05**0.5, "steps": 100, "norms": "expected"})
+    c.sampler.edm = ConfigDict({"churn": 0.0, "s_min": 0.0, "s_max": 1e9, "s_noise": 1.0})
+    c.sampler.dpmpp_3m = ConfigDict({"second_difference": "whole"})  # half: as the public codes have it
+    c.sampler.dpmpp_2m_sde = ConfigDict({"eta": 1.0})
+    c.sampler.unipc = ConfigDict({"order": 2})
+    c.sampler.dopri5 = ConfigDict(
+        {"rtol": 1e-5, "atol": 1e-5, "max_calls": 1000}
+    )  # errors per step, of x of variance 1
     c.sampler.num_steps = 0  # 0: all steps of the chain
-    c.sampler.grid = "uniform"  # fewer steps: uniform (t = 1 to 0), inclusive (levels T to 1), strided (every n-th)
+    c.sampler.grid = "uniform"  # uniform (in t), quadratic, logsnr, karras; of a chain also inclusive (levels T to 1)
+    # and strided (every n-th). On a chain all but uniform, inclusive and strided go between its levels.
+    c.sampler.karras = ConfigDict({"rho": 7.0})
     c.sampler.steps = ()  # or the levels k of the chain by name, such as (1000, 500, 100, 1), instead of num_steps
+    c.sampler.times = ()  # or the times one by one, such as (1.0, 0.5, 0.0)
+    c.sampler.min_t = 0.0  # where the grid ends in continuous time; logsnr and karras need some noise there
     c.sampler.clip_x0 = True  # clip the predicted x0 to [-1, 1] at every step (never with posterior_mean)
     c.sampler.denoise = True  # end at the predicted x0 where the schedule's last level still has noise
     c.sampler.tile = 64  # samples per device and call: a fixed shape, so that no sample depends on how many are asked
@@ -144,18 +190,28 @@ def get_config() -> ConfigDict:
     return c
 
 
-def variant(config: ConfigDict, name: str) -> ConfigDict:
-    """`config` itself for "", or shrunk for "tiny" so that a test can run it: 8x8 images, T = 4, two training steps."""
-    if name not in ("", "tiny"):
-        raise ValueError(f"config variant {name!r} is not known; use none, or :tiny")
+def variant(config: ConfigDict, name: str, **others: dict[str, Any]) -> ConfigDict:
+    """`config` itself for "", or shrunk for "tiny" so that a test can run it: 8x8 images, T = 4, two training steps.
+
+    others: the further variants of a recipe, each the keys that it changes, as {"network.ncsnpp.blocks": 8}.
+    """
+    if name not in ("", "tiny", *others):
+        known = "".join(f" :{other}," for other in others)
+        raise ValueError(f"config variant {name!r} is not known; use none,{known} or :tiny")
+    config.update_from_flattened_dict(others.get(name, {}))
     if name == "tiny":
+        continuous = not config.process.num_steps
         height_of_attention = 4 if config.network.unet.attention else 0
         config.network.unet.update(channels=8, multipliers=(1, 2), blocks=1)
         config.network.unet.attention = (height_of_attention,) if height_of_attention else ()
         config.network.encoder.update(channels=8, multipliers=(1, 2), blocks=1, attention=())
         config.network.mlp.update(width=16, depth=1)
-        config.process.num_steps = 4
-        config.sampler.update(num_steps=0, tile=4)
+        config.network.ncsnpp.update(channels=8, multipliers=(1,), blocks=1, attention=())
+        config.network.vdm.update(channels=8, blocks=1)
+        if continuous:  # one level: a test of these recipes is of what surrounds the network, and pays for compiling it
+            config.network.unet.update(multipliers=(1,), attention=())
+        config.process.num_steps = 0 if continuous else 4
+        config.sampler.update(num_steps=4 if continuous else 0, times=(), tile=4)
         config.data.toy2d.size = 64
         config.data.folder.size = (8, 8)
         config.data.tfds.update(size=(8, 8), resize="center_crop")

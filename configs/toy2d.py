@@ -23,6 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.network.name = "mlp"
     c.optimizer.update(learning_rate=1e-3, warmup_steps=200)
     c.ema.decays = (0.999,)
+    c.bound.update(decoder="density", clip_x0=False)
     c.sampler.update(clip_x0=False, tile=1000)
     c.checkpoint.every = 2500
     c.report.update(samples_every=2500, num_samples=1000)

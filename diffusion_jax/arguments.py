@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-READ_A_RUN = ("sample", "restore", "evaluate", "show", "export")
+READ_A_RUN = ("sample", "restore", "evaluate", "frontier", "show", "export")
 TAKE_A_CONFIG = ("train", "describe", "prepare", "import")
 
 
@@ -32,7 +32,7 @@ def parse(argv: list[str], stored: Mapping[str, Any] | None = None) -> flags.Fla
         args["workdir"].value = rest.pop(0)
     if rest:
         raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
-    if "config" in args and args.config is None:
+    if "config" in args and args["config"].value is None:
         raise ValueError("--config is missing; for example --config=configs/digits.py")
     return args
 
@@ -68,19 +68,23 @@ def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mappin
         flags.DEFINE_string("workdir", None, "the workdir of a training run", flag_values=args)
         flags.DEFINE_string("step", "newest", "newest, best (lowest held-out loss) or a number", flag_values=args)
         flags.DEFINE_string("ema", "", "decay of the average to use, or none (default: the first)", flag_values=args)
-    if command in ("sample", "restore", "evaluate", "show"):
+    if command in ("sample", "restore", "evaluate", "frontier", "show"):
         define_sampling(command, args, argv, stored)
 
 
 def define_sampling(command: str, args: flags.FlagValues, argv: list[str], stored: Mapping[str, Any] | None) -> None:
-    """The flags of what samples from a run; --SECTION.KEY defaults to what the config of the run says."""
+    """The flags of what samples from a run; --sampler.KEY and the like default to what the run's config says."""
     from diffusion_jax.training import checkpoints
 
     flags.DEFINE_integer("seed", 0, "seed of the first sample; the next has seed + 1", flag_values=args)
     if command == "evaluate":
         flags.DEFINE_integer("num_samples", -1, "samples to judge; -1 is eval.num_samples, 0 none", flag_values=args)
         flags.DEFINE_string("scales", "", "judge samples at these guidance scales, such as 0,1,2,4", flag_values=args)
-        flags.DEFINE_string("likelihood", "", "vlb: the variational bound, term by term", flag_values=args)
+        flags.DEFINE_string("likelihood", "", "vlb, multi, ode, or several of them: vlb,multi", flag_values=args)
+    elif command == "frontier":
+        flags.DEFINE_integer("num_samples", -1, "samples of each cell; -1 is eval.num_samples", flag_values=args)
+        flags.DEFINE_list("samplers", "ancestral,ddim,dpmpp_2m", "NAME or NAME:GRID, …", flag_values=args)
+        flags.DEFINE_list("steps", "5,10,15,25,50", "numbers of steps; 0: those of the chain", flag_values=args)
     else:
         number = {"sample": 64, "restore": 16}.get(command, 8)
         flags.DEFINE_integer("num_samples", number, "how many samples", flag_values=args)
@@ -93,7 +97,8 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
     if stored is None:
         early = early_flags(argv, "workdir", "step")
         stored = checkpoints.read_config(required(early, "workdir"), early.step or "newest")
-    for section in ("sampler", "guidance", *(["bound"] if command == "evaluate" else [])):
+    sections = {"evaluate": ("sampler", "guidance", "bound", "ode"), "frontier": ("sampler",)}
+    for section in sections.get(command, ("sampler", "guidance")):
         if section not in stored:
             raise ValueError(f"the config of this workdir, from an earlier version, has no {section!r}; train it again")
         config_flags.DEFINE_config_dict(section, ConfigDict(stored[section]), flag_values=args, sys_argv=argv)

@@ -21,14 +21,35 @@ from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.networks.encoder import Encoder
 from diffusion_jax.networks.mlp import MLP
+from diffusion_jax.networks.ncsnpp import NCSNpp
 from diffusion_jax.networks.unet import UNet
+from diffusion_jax.networks.vdm import VDMUNet
 from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, time_sampling
 from diffusion_jax.process import schedules
-from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64
+from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64, level
 from diffusion_jax.process.gaussian import gaussian
-from diffusion_jax.sampling import ancestral, guidance, loop
+from diffusion_jax.sampling import (
+    ancestral,
+    ddim,
+    edm,
+    exponential,
+    flow,
+    grids,
+    guidance,
+    langevin,
+    loop,
+    probability_flow,
+    sde,
+    unipc,
+)
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "mlp": MLP, "encoder": Encoder}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "unet": UNet,
+    "ncsnpp": NCSNpp,
+    "vdm": VDMUNet,
+    "mlp": MLP,
+    "encoder": Encoder,
+}
 PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": gaussian}
 SCHEDULES = schedules.CHAINS | schedules.CONTINUOUS
 TARGETS: dict[str, Callable[..., prediction.Target]] = prediction.TARGETS | {
@@ -40,12 +61,33 @@ TELLINGS: dict[str, Callable[..., prediction.Telling]] = {
     "logsnr": prediction.tell_logsnr,
     "log_sigma": prediction.tell_log_sigma,
 }
-METHODS: dict[str, Callable[..., loop.Method]] = {"ancestral": ancestral.ancestral}
-GRIDS: dict[str, Callable[[int, int], np.ndarray]] = {
+INPUTS: dict[str, Callable[..., prediction.InputScale] | None] = {
+    "as_it_is": None,
+    "unit_variance": prediction.unit_variance,
+}
+METHODS: dict[str, Callable[..., loop.Method]] = {
+    "ancestral": ancestral.ancestral,
+    "ddim": ddim.ddim,
+    "euler_maruyama": sde.euler_maruyama,
+    "reverse_diffusion": sde.reverse_diffusion,
+    "predictor_corrector": langevin.predictor_corrector,
+    "annealed_langevin": langevin.annealed_langevin,
+    "ode_euler": probability_flow.ode_euler,
+    "ode_heun": probability_flow.ode_heun,
+    "edm": edm.edm,
+    "dpmpp_1s": exponential.dpmpp_1s,
+    "dpmpp_2m": exponential.dpmpp_2m,
+    "dpmpp_3m": exponential.dpmpp_3m,
+    "dpmpp_2m_sde": exponential.dpmpp_2m_sde,
+    "unipc": unipc.unipc,
+    "dopri5": flow.dopri5,
+}
+CHAIN_GRIDS: dict[str, Callable[[int, int], np.ndarray]] = {
     "uniform": loop.uniform_times,
     "inclusive": loop.inclusive_times,
     "strided": loop.strided_times,
 }
+"""Grids of whole steps of a chain; `grids.GRIDS` are those of any schedule."""
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": embedded.digits,
     "toy2d": embedded.toy2d,
@@ -123,19 +165,31 @@ def schedule(config: ConfigDict) -> Callable[[Any], Schedule]:
     """The function params -> Schedule of a config."""
     name, steps = config.schedule.name, config.process.num_steps
     factory = choose("schedule.name", name, SCHEDULES)
-    if name not in schedules.CHAINS:
-        fixed = factory(**options(config.schedule))
-    elif steps:
-        fixed = factory(steps, **options(config.schedule))
-    else:
+    if name in schedules.CHAINS and not steps:
         raise ValueError(f"schedule.name={name!r} needs {NEED_CHAIN}")
+    try:
+        with np.errstate(all="ignore"):  # what comes of it is checked
+            fixed = factory(*[steps] if name in schedules.CHAINS else [], **options(config.schedule))
+            check_schedule(fixed, steps)
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise ValueError(f"schedule.{name}={options(config.schedule)} gives no schedule: {error}") from error
     return lambda params: fixed
 
 
-def build(config: ConfigDict, guide: ConfigDict | None = None) -> Experiment:
+def check_schedule(schedule: Schedule, num_steps: int) -> None:
+    """Raise ValueError unless the ratio of noise to signal rises with t, at the levels of a chain or at 64 others."""
+    times = np.linspace(0, 1, (num_steps or 64) + 1)
+    found = in_float64(level, schedule, times)
+    ratio = found.log_sigma - found.log_alpha
+    if np.iscomplexobj(ratio) or not np.all(np.isfinite(found.log_alpha[:-1])) or not np.all(np.diff(ratio) > 0):
+        raise ValueError("the ratio of noise to signal must be finite before t = 1 and rise with t")
+
+
+def build(config: ConfigDict, apply: Callable[..., Any] | None = None, guide: ConfigDict | None = None) -> Experiment:
     """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit.
 
-    guide: the config of the run that config.guidance names; its parameters are params["classifier"] or ["guide"].
+    apply: what stands in for the network's own, to see how often it is called (`count_calls`). guide: the config of the
+    run that config.guidance names; its parameters are params["classifier"] or params["guide"].
     """
     check(config)
     if config.loss.name == "cross_entropy":
@@ -156,16 +210,20 @@ def build(config: ConfigDict, guide: ConfigDict | None = None) -> Experiment:
     if config.prediction.target == "posterior_mean" and not steps:
         raise ValueError(f"prediction.target='posterior_mean' needs {NEED_CHAIN}")
     target = choose("prediction.target", config.prediction.target, TARGETS)
-    target = target(steps) if config.prediction.target == "posterior_mean" else target()
+    sigma_data = {"sigma_data": config.prediction.sigma_data}
+    own = {"posterior_mean": {"num_steps": steps}, "edm": sigma_data}.get(config.prediction.target, {})
+    target = target(**own)
     tell = telling(config)
     if config.prediction.target in ("eps", "score") and not np.exp(in_float64(path(None), np.ones(())))[0]:
         raise ValueError(
             f"prediction.target={config.prediction.target!r}: with schedule.name={config.schedule.name!r} nothing of "
             "x0 is left at t = 1, where it cannot be found from the noise; use v, x0 or posterior_mean"
         )
-    predict = prediction.predictor(net.apply, path, target, tell, with_head)
+    scale = choose("prediction.input", config.prediction.input, INPUTS)
+    scale = scale(**sigma_data) if scale else None
+    predict = prediction.predictor(apply or net.apply, path, target, tell, with_head, scale)
     predict = prediction.drop_labels(predict, config.network.label_dropout)
-    guided_predict = guided(config, predict, guide)
+    guided_predict = guided(config, predict, guide, apply)
 
     terms = loss_terms(config, process, path, target, kernel)
     loss = _in_model_range(losses.weighted_sum(predict, process, path, terms), config.data.levels)
@@ -187,7 +245,7 @@ def build(config: ConfigDict, guide: ConfigDict | None = None) -> Experiment:
 def network(config: ConfigDict, out_channels: int) -> Any:
     """The network of a config, a linen module."""
     network_options = options(config.network)
-    if config.network.name in ("unet", "encoder"):
+    if config.network.name != "mlp":
         network_options["remat"] = config.remat
     return choose("network.name", config.network.name, NETWORKS)(
         out_channels=out_channels,
@@ -240,13 +298,20 @@ def classifier(config: ConfigDict) -> Experiment:
 
 def time_sampler(config: ConfigDict) -> time_sampling.TimeSampler:
     """Which times a batch looks at."""
-    return choose("times.name", config.times.name, time_sampling.TIME_SAMPLERS)(
-        config.process.num_steps, config.times.min_t, **options(config.times)
-    )
+    steps, times = config.process.num_steps, choose("times.name", config.times.name, time_sampling.TIME_SAMPLERS)
+    if config.times.name == "log_normal" and steps:
+        raise ValueError(f"times.name='log_normal' is for continuous time, but process.num_steps={steps}; set it to 0")
+    over = schedule(config)(None) if config.times.name == "log_normal" else steps
+    return times(over, config.times.min_t, **options(config.times))
 
 
-def guided(config: ConfigDict, predict: prediction.Predict, guide: ConfigDict | None) -> prediction.Predict:
-    """`predict` with the guidance of config.guidance. Raises ValueError where model, guide and scale do not fit."""
+def guided(
+    config: ConfigDict, predict: prediction.Predict, guide: ConfigDict | None, apply: Callable[..., Any] | None = None
+) -> prediction.Predict:
+    """`predict` with the guidance of config.guidance. Raises ValueError where model, guide and scale do not fit.
+
+    guide, apply: see `build`; a worse model is counted with its network, a classifier is not.
+    """
     section = config.guidance
     name, scale, interval = section.name, float(section.scale), tuple(section.interval_t)
     choose("guidance.name", name, dict.fromkeys(GUIDANCES))
@@ -276,7 +341,7 @@ def guided(config: ConfigDict, predict: prediction.Predict, guide: ConfigDict | 
     if name == "classifier":
         log_probs = prediction.classifier(network(guide, guide.data.classes).apply, telling(guide))
         return guidance.classifier(predict, log_probs, scale, interval)
-    return guidance.autoguidance(predict, build(guide).predict, scale, interval, section.rescale)
+    return guidance.autoguidance(predict, build(guide, apply).predict, scale, interval, section.rescale)
 
 
 def check_guide(config: ConfigDict, guide: ConfigDict) -> None:
@@ -308,7 +373,8 @@ def loss_terms(
 ) -> dict[str, tuple[float, losses.Term]]:
     """name -> (factor, term) of the loss. Raises ValueError where loss and reverse variance do not suit each other."""
     name, variance, steps = config.loss.name, config.prediction.variance, config.process.num_steps
-    choose("loss.name", name, losses.WEIGHTS | dict.fromkeys((*BOUND_LOSSES, "cross_entropy")))
+    choose("loss.name", name, losses.WEIGHTS | dict.fromkeys((*BOUND_LOSSES, "vdm", "cross_entropy")))
+    choose("loss.reduction", config.loss.reduction, losses.REDUCTIONS)
     if name in BOUND_LOSSES and not steps:
         raise ValueError(f"loss.name={name!r} needs {NEED_CHAIN}")
     if name not in BOUND_LOSSES and variance in LEARNED:
@@ -321,15 +387,40 @@ def loss_terms(
             f"loss.name='hybrid' trains a learned variance, but prediction.variance={variance!r}; use learned_range or "
             "learned_diagonal, or loss.name=simple"
         )
+    if name == "vdm":
+        check_vdm(config, path)
+        return {part: (1.0, term) for part, term in losses.vdm(process, path, decoder(config)).items()}
     if name not in BOUND_LOSSES:
-        weight = losses.WEIGHTS[name](**options(config.loss))
-        return {"mse": (1.0, losses.weighted_mse(path, target, weight))}
+        own = {"edm": {"sigma_data": config.prediction.sigma_data}}
+        if name == "likelihood":
+            own["likelihood"] = {"schedule": path(None)}
+        weight = losses.WEIGHTS[name](**options(config.loss), **own.get(name, {}))
+        return {"mse": (1.0, losses.weighted_mse(path, target, weight, config.loss.reduction))}
     rows = chain_rows(config, process, path)
     term = bound.step_term(process, kernel, decoder(config))
     vlb = losses.vlb(term, lambda params: rows, steps, stop_mean=name == "hybrid")
     if name == "vlb":
         return {"vlb": (1.0, vlb)}
     return {"mse": (1.0, losses.weighted_mse(path, target, losses.simple())), "vlb": (config.loss.hybrid.factor, vlb)}
+
+
+def check_vdm(config: ConfigDict, path: Callable[[Any], Schedule]) -> None:
+    """Raise ValueError where the bound in continuous time has no meaning."""
+    if config.process.num_steps:
+        raise ValueError(
+            f"loss.name='vdm' is the bound in continuous time, but process.num_steps={config.process.num_steps}; set "
+            "it to 0, or use loss.name=vlb"
+        )
+    if config.times.min_t or config.times.name == "log_normal":
+        raise ValueError(
+            f"loss.name='vdm' needs all t in [0, 1] alike, not times.name={config.times.name!r} with times.min_t="
+            f"{config.times.min_t}; use times.name=low_discrepancy and times.min_t=0"
+        )
+    if not np.isfinite(in_float64(path(None), np.zeros(()))[1]):
+        raise ValueError(
+            f"loss.name='vdm' needs noise at t = 0, where schedule.name={config.schedule.name!r} has none; use "
+            "linear_logsnr, ve or edm"
+        )
 
 
 def decoder(config: ConfigDict) -> decoders.Decoder:
@@ -342,7 +433,18 @@ def chain_rows(config: ConfigDict, process: Process, path: Callable[[Any], Sched
     chain = config.process.num_steps
     if not (num_steps or chain):
         raise ValueError(f"bound.num_steps=0 means as many as the chain has; set it, or have {NEED_CHAIN}")
+    if num_steps not in (0, chain):
+        check_single_steps(config, "bound.num_steps=0")
     return loop.rows(process, path(None), loop.uniform_times(num_steps or chain, chain), denoise=True)
+
+
+def check_single_steps(config: ConfigDict, instead: str) -> None:
+    """Raise ValueError for steps over several levels of the chain with a variance that is learned for single ones."""
+    if config.prediction.variance == "learned_diagonal":
+        raise ValueError(
+            f"prediction.variance='learned_diagonal' is that of single steps of the chain; leave {instead}, or use "
+            "learned_range for fewer steps"
+        )
 
 
 def _in_model_range(loss: losses.Loss, levels: int) -> losses.Loss:
@@ -369,13 +471,21 @@ def sampler(
             f"{config.process.name!r} does not have; use sampler.name=ancestral"
         )
     chain = config.process.num_steps
-    times = sampling_times(config.sampler, chain)
-    if method.kernel and config.prediction.variance == "learned_diagonal" and len(times) - 1 != chain:
+    times = solver_times(config, path) if method.walk else sampling_times(config, path)
+    whole = chain and np.allclose(times * chain, np.round(times * chain), atol=1e-6)
+    if config.prediction.target == "posterior_mean" and not whole:
         raise ValueError(
-            "prediction.variance='learned_diagonal' is that of single steps of the chain; leave sampler.num_steps=0 "
-            "and report.sampler_steps=0, or use learned_range for fewer steps"
+            "prediction.target='posterior_mean' is that of whole steps of the chain; leave sampler.grid=uniform, or "
+            "name sampler.steps"
         )
-    rows = grid_rows(config, process, path, times, config.sampler.denoise)
+    if method.signal and not np.exp(in_float64(path(None), np.ones(())))[0]:
+        raise ValueError(
+            f"sampler.name={config.sampler.name!r}: with schedule.name={config.schedule.name!r} nothing of x0 is left "
+            "at t = 1, where it cannot start; use ancestral, ddim or dpmpp_2m"
+        )
+    if method.kernel and len(times) - 1 != chain:
+        check_single_steps(config, "sampler.num_steps=0 and report.sampler_steps=0")
+    rows = grid_rows(config, process, path, times, config.sampler.denoise, method)
     if clips(config, config.sampler):
         predict = prediction.clip_x0(predict)
     shape = tuple(config.data.shape)
@@ -396,6 +506,8 @@ def sampler(
         def bound(x: Array, level: Level) -> prediction.Prediction:
             return predict(params, x, level, label, None)
 
+        if method.walk:
+            return method.walk(bound, path(params), rows, x, memory)
         return loop.sample(method.step, bound, kernel, rows, x, keys, memory, first)
 
     def guess(params: Any, x: Array, level: Level, label: Array | None = None) -> Array:
@@ -406,14 +518,48 @@ def sampler(
 
 
 def grid_rows(
-    config: ConfigDict, process: Process, path: Callable[[Any], Schedule], times: np.ndarray, denoise: bool
+    config: ConfigDict,
+    process: Process,
+    path: Callable[[Any], Schedule],
+    times: np.ndarray,
+    denoise: bool,
+    method: loop.Method | None = None,
 ) -> Callable[[Any], Any]:
     """`rows(params)` of a grid: computed once, in float64 on the host, or of a learned schedule traced from params."""
     if config.schedule.name in LEARNED_SCHEDULES:  # a chain ends without noise as it is
         appended = denoise and not config.process.num_steps
-        return lambda params: loop.traced_rows(process, path(params), times, appended)
-    fixed = loop.rows(process, path(None), times, denoise)
+        return lambda params: loop.traced_rows(process, path(params), times, appended, method)
+    fixed = loop.rows(process, path(None), times, denoise, method)
     return lambda params: fixed
+
+
+def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None) -> int:
+    """How often the sampler of a config asks the network for one sample: counted while its loop runs on a stand-in.
+
+    The stand-in answers 0, at once; a call for a batch, as guidance may make, counts as many times as it has rows.
+    Where the calls depend on the answers (dopri5), the network gives them, and it is the mean over seeds 0 to 7.
+    """
+    adaptive = config.sampler.name == "dopri5"
+    network = build(config, guide=guide).network if adaptive else None
+    calls = 0
+
+    def tick(rows: int) -> None:
+        nonlocal calls
+        calls += int(rows)
+
+    def answer(variables: Any, x: Array, *told: Any) -> Any:
+        jax.debug.callback(tick, len(x))
+        if network:
+            return network.apply(variables, x, *told)
+        twice = config.prediction.variance in LEARNED
+        return jnp.zeros((*x.shape[:-1], x.shape[-1] * (2 if twice else 1)), x.dtype)
+
+    sample = jax.jit(build(config, answer, guide).sampler.sample)
+    seeds = jnp.arange(8 if adaptive else 1, dtype=jnp.uint32)
+    for seed in seeds:
+        jax.block_until_ready(sample(params, seed[None]))
+    jax.effects_barrier()
+    return round(calls / len(seeds))
 
 
 def clips(config: ConfigDict, section: ConfigDict) -> bool:
@@ -425,19 +571,63 @@ def clips(config: ConfigDict, section: ConfigDict) -> bool:
     return section.clip_x0 and config.prediction.target != "posterior_mean"
 
 
-def sampling_times(section: ConfigDict, chain: int) -> np.ndarray:
-    """The falling time grid that config.sampler asks for."""
-    if section.steps or section.grid != "uniform":
-        choose("sampler.grid", section.grid, GRIDS)
-        if not chain:
-            raise ValueError(f"sampler.grid and sampler.steps need {NEED_CHAIN}")
+def sampling_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.ndarray:
+    """The falling time grid that config.sampler asks for. Raises ValueError where schedule or chain do not have it."""
+    section, chain = config.sampler, config.process.num_steps
+    if section.min_t and chain:
+        raise ValueError(f"sampler.min_t={section.min_t}: a chain ends at its first level; leave it 0")
+    if section.times:
+        return grids.chosen(section.times, section.min_t)
+    choose("sampler.grid", section.grid, CHAIN_GRIDS | grids.GRIDS)
+    if (section.steps or section.grid not in grids.GRIDS) and not chain:
+        raise ValueError(f"sampler.grid={section.grid!r} and sampler.steps need {NEED_CHAIN}")
     if section.steps:
         return loop.chosen_times(tuple(section.steps), chain)
-    return choose("sampler.grid", section.grid, GRIDS)(section.num_steps or chain, chain)
+    num_steps = section.num_steps or chain
+    if chain and section.grid in CHAIN_GRIDS:
+        return CHAIN_GRIDS[section.grid](num_steps, chain)
+    if section.grid in ("logsnr", "karras") and config.schedule.name in LEARNED_SCHEDULES:
+        raise ValueError(
+            f"sampler.grid={section.grid!r} needs a schedule that is known beforehand, but schedule.name="
+            f"{config.schedule.name!r} is learned; use uniform or quadratic"
+        )
+    grid = functools.partial(grids.GRIDS[section.grid], path(None), **dict(section.get(section.grid, {})))
+    if not chain:
+        return grid(num_steps, section.min_t)
+    # A chain has noise from its first level on: the grid is spread down to there, and ends with the step to x0.
+    return np.append(grid(num_steps - 1, 1 / chain) if num_steps > 1 else [1.0], 0.0)
+
+
+def solver_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.ndarray:
+    """The grid of a sampler that chooses its own steps: its ends, and between them where it may be cut into parts."""
+    if config.prediction.target == "posterior_mean":
+        raise ValueError(
+            f"sampler.name={config.sampler.name!r} looks between the levels of the chain, where "
+            "prediction.target='posterior_mean' has no meaning; use ancestral"
+        )
+    if config.process.num_steps:
+        return loop.uniform_times(config.process.num_steps, config.process.num_steps)
+    return np.linspace(1, lowest_time(config, path, config.sampler.min_t), 101)
+
+
+def lowest_time(config: ConfigDict, path: Callable[[Any], Schedule], min_t: float = 0.0) -> float:
+    """Where an ODE ends: min_t, or for 0 the lowest level with noise of a schedule that has one, or else t = 1e-5.
+
+    That of a chain is 1/T, that of VE, EDM and the like t = 0. Source of 1e-5: Song et al. 2021, appendix C.
+    """
+    if min_t:
+        return min_t
+    if config.process.num_steps:
+        return 1 / config.process.num_steps
+    if config.schedule.name in LEARNED_SCHEDULES:
+        return 0.0
+    return 0.0 if np.isfinite(in_float64(path(None), np.zeros(1))[1]).all() else 1e-5
 
 
 def optimizer(section: ConfigDict) -> optax.GradientTransformation:
     """Adam with linear warm-up from 0 and clipping by the global norm of the averaged gradient (0 = no clipping).
+
+    With weight_decay it is AdamW: the decay, times the learning rate, is taken from the parameters themselves.
 
     Ho's TensorFlow code clips per replica, before the average, and adds epsilon before the bias correction; both make
     the result depend on the number of devices or on the step in ways that are not meant, so neither is copied.
@@ -445,7 +635,9 @@ def optimizer(section: ConfigDict) -> optax.GradientTransformation:
     rate: Any = section.learning_rate
     if section.warmup_steps:
         rate = optax.linear_schedule(0.0, section.learning_rate, section.warmup_steps)
-    adam = optax.adam(rate, b1=section.b1, b2=section.b2, eps=section.eps)
+    moments = {"b1": section.b1, "b2": section.b2, "eps": section.eps}
+    decay = section.weight_decay
+    adam = optax.adamw(rate, weight_decay=decay, **moments) if decay else optax.adam(rate, **moments)
     return optax.chain(optax.clip_by_global_norm(section.grad_clip), adam) if section.grad_clip else adam
 
 
@@ -467,16 +659,28 @@ def check(config: ConfigDict) -> None:
         raise ValueError("data.shape is empty; set it, or open the data first, which fills it in")
     at_least = {
         "train_steps": 1, "batch_size": 1, "accumulate_steps": 1, "process.num_steps": 0, "optimizer.learning_rate": 0,
-        "optimizer.warmup_steps": 0, "optimizer.grad_clip": 0, "ema.ramp": 0, "times.min_t": 0, "sampler.num_steps": 0,
-        "sampler.tile": 1, "bound.num_steps": 0, "checkpoint.every": 1, "checkpoint.keep": 1,
+        "optimizer.warmup_steps": 0, "optimizer.grad_clip": 0, "ema.ramp": 0, "sampler.num_steps": 0,
+        "sampler.min_t": 0, "sampler.tile": 1, "bound.num_steps": 0, "bound.num_examples": 0, "ode.probes": 1,
+        "ode.min_t": 0, "checkpoint.every": 1, "checkpoint.keep": 1,
         "checkpoint.keep_every": 0, "report.every": 1, "report.samples_every": 0, "report.num_samples": 1,
         "report.sampler_steps": 0, "eval.every": 0, "eval.max_examples": 1, "eval.passes": 1,
-        "eval.num_samples": 0, "data.workers": 0, "network.label_dropout": 0,
+        "eval.num_samples": 0, "data.workers": 0, "times.importance.window": 1, "optimizer.eps": 0,
+        "loss.min_snr.gamma": 0, "loss.p2.k": 0, "loss.hybrid.factor": 0, "optimizer.weight_decay": 0,
+        "network.label_dropout": 0,
     }  # fmt: skip
+    below = {"times.min_t": 1, "optimizer.b1": 1, "optimizer.b2": 1, "times.importance.uniform_share": 1}
+
+    def of(name: str) -> Any:
+        return functools.reduce(lambda node, key: node[key], name.split("."), config)
+
     for name, least in at_least.items():
-        value = functools.reduce(lambda node, key: node[key], name.split("."), config)
-        if not value >= least:
-            raise ValueError(f"{name}={value} must be at least {least}")
+        if not of(name) >= least:
+            raise ValueError(f"{name}={of(name)} must be at least {least}")
+    for name, end in below.items():
+        if not 0 <= of(name) < end:
+            raise ValueError(f"{name}={of(name)} is not in [0, {end})")
+    if not config.prediction.sigma_data > 0:
+        raise ValueError(f"prediction.sigma_data={config.prediction.sigma_data} must be above 0")
     if config.network.conditional and not config.data.classes:
         raise ValueError("network.conditional=True, but the data have no classes; use False, or labelled data")
     if config.network.label_dropout and not (config.network.conditional and config.network.label_dropout < 1):
@@ -486,7 +690,10 @@ def check(config: ConfigDict) -> None:
         )
     for name, values in {
         "sampler.steps": config.sampler.steps,
+        "bound.paths": config.bound.paths,
         **{f"network.unet.{key}": config.network.unet[key] for key in ("multipliers", "attention", "fourier")},
+        **{f"network.ncsnpp.{key}": config.network.ncsnpp[key] for key in ("multipliers", "attention", "taps")},
+        "network.vdm.fourier": config.network.vdm.fourier,
     }.items():
         for value in values:
             if not isinstance(value, int):
@@ -494,5 +701,5 @@ def check(config: ConfigDict) -> None:
     for decay in config.ema.decays:
         if not isinstance(decay, float | int) or not 0 <= decay < 1:
             raise ValueError(f"ema.decays: {decay!r} is not a number in [0, 1)")
-    if not config.sampler.num_steps and not config.process.num_steps:
+    if not (config.sampler.num_steps or config.process.num_steps or config.sampler.name == "dopri5"):
         raise ValueError("sampler.num_steps=0 means as many as the chain has, but process.num_steps=0; set it")

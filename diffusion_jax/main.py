@@ -3,7 +3,8 @@
     train     --config=FILE --workdir=DIR [--config.KEY=VALUE …]    train; the same command again resumes
     sample    --workdir=DIR --num_samples=N --seed=S --out=FILE.npz  draw samples, and a picture of them
     restore   --workdir=DIR --task=inpaint --out=FILE.npz            denoise, inpaint, … held-out examples
-    evaluate  --workdir=DIR [--likelihood=vlb] [--scales=1,2,4]      every figure that the config asks for
+    evaluate  --workdir=DIR [--likelihood=vlb,multi,ode]             every figure that the config asks for
+    frontier  --workdir=DIR [--samplers=A,B:GRID] [--steps=5,10]     quality against network calls, as table and picture
     show      --workdir=DIR                                          progressive pictures, interpolation
     describe  --config=FILE [--compile]                              size, FLOPs and memory, without training
     prepare   --config=FILE                                          make a TensorFlow Datasets set readable
@@ -18,7 +19,6 @@ wrong with the input is one line on standard error, and the exit code is 2; --de
 
 import json
 import logging
-import math
 import os
 import pathlib
 import sys
@@ -71,13 +71,18 @@ def sample(args: flags.FlagValues) -> Results:
     if out.suffix != ".npz":
         raise ValueError(f"--out={args.out} must end in .npz")
     check_writable(out)
+    if args.pictured < 1:
+        raise ValueError(f"--pictured={args.pictured} must be at least 1")
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance)
-    seeds, samples, labels = trained.draw(run, args.num_samples, args.seed, args.label)
-    arrays = {"samples": samples, "seeds": seeds} | ({} if labels is None else {"labels": labels})
-    save_npz(out, arrays)
+    seeds, samples = trained.draw(run, args.num_samples, args.seed, args.label)
+    labels = trained.labels(run, seeds, args.label)
+    save_npz(out, {"samples": samples, "seeds": seeds} | ({} if labels is None else {"labels": labels}))
     picture = out.with_suffix(".png")
     pictures.save_png(picture, samples[: args.pictured], run.config.data.levels)
-    return {"samples": str(out), "picture": str(picture), "num_samples": len(samples), "step": run.step}
+    calls = trained.network_calls(run)
+    log.info("%s: %d network calls a sample", run.config.sampler.name, calls)
+    where = {"samples": str(out), "picture": str(picture)}
+    return {**where, "num_samples": len(samples), "network_calls": calls, "step": run.step}
 
 
 def restore(args: flags.FlagValues) -> Results:
@@ -113,23 +118,34 @@ def restore(args: flags.FlagValues) -> Results:
 
 def evaluate(args: flags.FlagValues) -> Results:
     """Every figure of a workdir that its config asks for, by name; kept in workdir/evaluation as well."""
-    from diffusion_jax import scales, trained
+    from diffusion_jax import likelihoods, scales, trained
 
-    if args.likelihood not in ("", "vlb"):
-        raise ValueError(f"--likelihood={args.likelihood!r} is not known; use vlb, or leave it out")
-    sections = {"sampler": args.sampler, "guidance": args.guidance, "bound": args.bound}
-    run = trained.load(args.workdir, args.step, args.ema, **sections)
-    number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
+    if args.num_samples == 1 or args.num_samples < -1:
+        raise ValueError(f"--num_samples={args.num_samples} must be 0 (none), 2 or more, or -1 (eval.num_samples)")
+    ways = likelihoods.named(args.likelihood)
     wanted = scales.parse(args.scales) if args.scales else []
+    sections = {"sampler": args.sampler, "guidance": args.guidance, "bound": args.bound, "ode": args.ode}
+    run = trained.load(args.workdir, args.step, args.ema, **sections)
+    likelihood = likelihoods.prepare(run, ways)
+    number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
     trained.evaluation_directory(run)
-    figures: Results = {"step": run.step, "ema": run.ema, **trained.heldout_loss(run)}
-    if args.likelihood:
-        figures |= trained.report_bound(run)
+
+    def in_bits(run: trained.Run) -> Results:
+        found, table = likelihood()
+        print(table)
+        return found
+
+    parts: list[Callable[[trained.Run], Results]] = [trained.heldout_loss]
+    if ways:
+        parts.append(in_bits)
     if wanted:
-        figures["guidance"] = scales.report(run, wanted, sections, number, args.seed)
+        parts.append(lambda run: {"guidance": scales.report(run, wanted, sections, number, args.seed)})
     elif run.config.eval.svm and number:
-        figures |= trained.sample_quality(run, number, args.seed)
-    trained.keep(run, figures)
+        parts.append(lambda run: trained.sample_quality(run, number, args.seed))
+    figures: Results = {"step": run.step, "ema": run.ema}
+    for part in parts:
+        figures |= part(run)
+        trained.keep(run, figures)
     for name, value in figures.items():
         log.info("%-26s %s", name, f"{value:.5f}" if isinstance(value, float) else value)
     return figures
@@ -141,6 +157,21 @@ def show(args: flags.FlagValues) -> Results:
 
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance)
     return {"step": run.step, "ema": run.ema, **trained.report_progressive(run, args.num_samples, args.seed)}
+
+
+def frontier(args: flags.FlagValues) -> Results:
+    """Judge samplers in numbers of steps, what of it is not there yet, and print the table."""
+    from diffusion_jax import frontier, trained
+
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
+    number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
+    try:
+        steps = [int(count) for count in args.steps]
+    except ValueError:
+        raise ValueError(f"--steps={','.join(args.steps)} must be whole numbers, such as 5,10,20") from None
+    text, figures = frontier.frontier(run, args.samplers, steps, number, args.seed)
+    print(text)
+    return {"step": run.step, "ema": run.ema, **figures}
 
 
 def sweep(args: flags.FlagValues) -> Results:
@@ -183,6 +214,7 @@ COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
     "sample": sample,
     "restore": restore,
     "evaluate": evaluate,
+    "frontier": frontier,
     "show": show,
     "describe": describe,
     "prepare": prepare,
@@ -216,13 +248,6 @@ def check_writable(out: pathlib.Path) -> None:
         raise PermissionError(f"--out={out}: {out.parent} cannot be written to; choose another folder")
 
 
-def finite(value: Any) -> Any:
-    """The same, with null for numbers that are not finite, which JSON cannot say."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 # Entry.
 
 
@@ -246,7 +271,9 @@ def run(argv: list[str]) -> int:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    print(json.dumps(finite(results), allow_nan=False))
+    from diffusion_jax.training import reporting
+
+    print(json.dumps(reporting.plain(results), allow_nan=False))
     return 0
 
 

@@ -12,7 +12,15 @@ from diffusion_jax import build, trained
 from diffusion_jax.training import pictures
 
 log = logging.getLogger(__name__)
-COLUMNS = ("scale", "svm_agreement", "class_diversity", "svm_confidence_samples", "frechet_pixels", "num_samples")
+COLUMNS = (
+    "scale",
+    "svm_agreement",
+    "class_diversity",
+    "svm_confidence_samples",
+    "frechet_pixels",
+    "network_calls",
+    "num_samples",
+)
 
 
 def parse(scales: str) -> list[float]:

@@ -259,9 +259,9 @@ def carry_out(run: Run, place: pathlib.Path, env: Mapping[str, str], before: Map
             seconds = before.get("train_seconds") if figures.get("finished") else None
         result[f"{command}_seconds"] = seconds
         result["figures"] |= {
-            name: float(value) if math.isfinite(value) else str(value)
-            for name, value in figures.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
+            name: value if isinstance(value, str) else float(value)
+            for name, value in reporting.plain(figures).items()
+            if value in reporting.NOT_FINITE or (isinstance(value, int | float) and not isinstance(value, bool))
         }
     result["steps"] = int(result["figures"].pop("step"))
     result["reason"] = diverged(place, result["figures"])
@@ -296,7 +296,7 @@ def diverged(workdir: pathlib.Path, figures: Mapping[str, Any]) -> str:
     finite; a held-out loss that ended above the first one measured.
     """
     for name, value in figures.items():
-        if isinstance(value, str):
+        if isinstance(value, str) and not name.endswith("_stderr"):  # a single example has no standard error
             return f"{name} is {value}"
     records = reporting.read_metrics(workdir)
     for record in records:

@@ -44,6 +44,8 @@ class Run(NamedTuple):
     experiment: build.Experiment
     params: Any
     """On every device."""
+    guide: ConfigDict | None = None
+    """The config of the run that guides this one, if any."""
 
 
 def load(workdir: str, step: int | str = "newest", ema: str = "", **sections: Mapping[str, Any]) -> Run:
@@ -57,16 +59,16 @@ def load(workdir: str, step: int | str = "newest", ema: str = "", **sections: Ma
     ema = ema or first_average(config)
     guide, of_guide = load_guide(workdir, config)
     try:
-        experiment = build.build(config, guide)
-    except (AttributeError, KeyError) as error:
+        experiment = build.build(config, guide=guide)
+    except (AttributeError, KeyError, TypeError) as error:
         version = checkpoints.read_versions(workdir, step).get("diffusion_jax", "an unknown version")
         raise ValueError(
-            f"{workdir} was trained by diffusion_jax {version}, and its config lacks a key of {__version__} ({error}); "
+            f"{workdir} was trained by diffusion_jax {version}, whose config is not that of {__version__} ({error}); "
             "use that version, or train again"
         ) from error
     weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema)
     number = checkpoints.find_step(workdir, step)
-    return Run(workdir, number, ema, config, experiment, parallel.replicated(weights | of_guide))
+    return Run(workdir, number, ema, config, experiment, parallel.replicated(weights | of_guide), guide)
 
 
 def first_average(config: ConfigDict) -> str:
@@ -95,13 +97,11 @@ def load_guide(workdir: str, config: ConfigDict) -> tuple[ConfigDict | None, dic
     return guide, {"classifier" if guidance.name == "classifier" else "guide": weights}
 
 
-def draw(
-    run: Run, number: int, seed: int = 0, label: int | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Samples at seeds seed, seed + 1, …: (seeds int64 [N], samples in the levels of the data [N,*D], classes or None).
+def draw(run: Run, number: int, seed: int = 0, label: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Samples at seeds seed, seed + 1, …: (seeds int64 [N], samples in the levels of the data [N,*D]).
 
-    label: the class of all of them; None draws one for each seed. Raises ValueError for a number below 1, seeds that
-    are not in 0 … 2^32 - 1, a class that there is not, or any class where the model is not asked for one.
+    label: the class of all of them; None draws one for each seed, see `labels`. Raises ValueError for a number below 1
+    or seeds that are not in 0 … 2^32 - 1, FloatingPointError where an adaptive sampler could not keep to its tolerance.
     """
     if number < 1:
         raise ValueError(f"--num_samples={number} must be at least 1")
@@ -109,11 +109,14 @@ def draw(
         raise ValueError(f"--seed={seed} must be at least 0, and seed + num_samples at most 2^32")
     seeds = np.arange(seed, seed + number)
     asked = labels(run, seeds, label)
-    return seeds, loop.samples(run.config, run.experiment.sampler)(run.params, seeds, asked), asked
+    return seeds, loop.samples(run.config, run.experiment.sampler, complete=True)(run.params, seeds, asked)
 
 
 def labels(run: Run, seeds: np.ndarray, label: int | None = None) -> np.ndarray | None:
-    """The classes int32 [N] of the samples at these seeds: `label`, or drawn; None if the model is asked for none."""
+    """The classes int32 [N] of the samples at these seeds: `label`, or drawn; None if the model is asked for none.
+
+    Raises ValueError for a class that there is not, or for any where the model is asked for none.
+    """
     classes = run.config.data.classes
     if label is not None and not build.asks_for_class(run.config):
         raise ValueError(
@@ -128,6 +131,11 @@ def labels(run: Run, seeds: np.ndarray, label: int | None = None) -> np.ndarray 
     return np.asarray(found) if label is None else np.full(len(seeds), label, np.int32)
 
 
+def network_calls(run: Run) -> int:
+    """How often the network is asked for one sample, as counted by `build.count_calls`."""
+    return build.count_calls(run.config, run.params, run.guide)
+
+
 def heldout_loss(run: Run) -> dict[str, float]:
     """The loss on held-out data, as the training run reports it."""
     heldout = build.source(run.config, "heldout")
@@ -136,12 +144,13 @@ def heldout_loss(run: Run) -> dict[str, float]:
 
 def sample_quality(run: Run, number: int, seed: int = 0) -> dict[str, float]:
     """What an SVM fitted on the real training data says of samples, and how far they are from these in pixels."""
-    _, samples, asked = draw(run, number, seed)
+    seeds, samples = draw(run, number, seed)
     train, heldout = (build.source(run.config, split) for split in ("train", "heldout"))
     real, held_back = (source.read(np.arange(source.size)) for source in (train, heldout))
     return {
         "num_samples": number,
-        **svm_confidence(real, held_back, samples, asked),
+        "network_calls": network_calls(run),
+        **svm_confidence(real, held_back, samples, labels(run, seeds)),
         "frechet_pixels": frechet_pixels(real[0], samples),
         "frechet_pixels_heldout": frechet_pixels(real[0], held_back[0]),
     }
@@ -165,7 +174,7 @@ def variational_bound(run: Run) -> tuple[dict[str, float], likelihood.Terms, dic
     terms_of = parallel.spread(on_data, whole=2)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     size = config.sampler.tile * jax.device_count()
-    heldout = first_examples(build.source(config, "heldout"), config.eval.max_examples)
+    heldout = heldout_examples(config)
     found = []
     started = time.perf_counter()
     for j, batch in enumerate(pipeline.in_order(heldout, size, workers=config.data.workers)):
@@ -185,8 +194,10 @@ def variational_bound(run: Run) -> tuple[dict[str, float], likelihood.Terms, dic
     return figures, terms, likelihood.curves(terms, np.asarray(rows.at.t), dims)
 
 
-def report_bound(run: Run) -> dict[str, Any]:
+def report_bound(run: Run) -> tuple[dict[str, Any], np.ndarray]:
     """`variational_bound`, with every term in vlb.npz and the curves in vlb.png and rate_distortion.png.
+
+    Returns the figures, and the bound of every example in nats [examples].
 
     vlb.npz: the curves by name; `terms_nats` [examples, 1 + N], L_T first, and `mse` [examples, N].
     """
@@ -202,7 +213,8 @@ def report_bound(run: Run) -> dict[str, Any]:
     pictures.rate_distortion(directory / "rate_distortion.png", curves, title)
     log.info("the terms of the bound: %s", directory)
     options = {"decoder": run.config.bound.decoder, "bound_clip_x0": build.clips(run.config, run.config.bound)}
-    return {**figures, "bound_steps": len(curves["t"]), **options}
+    figures = {**figures, "bound_steps": len(curves["t"]), "bound_examples": len(terms_nats), **options}
+    return figures, terms_nats.astype(np.float64).sum(1)
 
 
 def report_progressive(run: Run, number: int, seed: int = 0) -> dict[str, str]:
@@ -213,9 +225,10 @@ def report_progressive(run: Run, number: int, seed: int = 0) -> dict[str, str]:
     two held-out examples. progressive.npz holds the arrays by these names, in the levels of the data.
     """
     config, sampler, process = run.config, run.experiment.sampler, run.experiment.process
-    if number < 2:
-        raise ValueError(f"--num_samples={number} must be at least 2")
-    grey, label = build.source(config, "heldout").read(np.arange(number))
+    heldout = build.source(config, "heldout")
+    if not 2 <= number <= heldout.size:
+        raise ValueError(f"--num_samples={number} must be 2 to {heldout.size}, the number of held-out examples")
+    grey, label = heldout.read(np.arange(number))
     x0 = to_model(grey, config.data.levels)
     params = jax.device_get(run.params)
     seeds = np.arange(seed, seed + number)
@@ -249,7 +262,7 @@ def keep(run: Run, figures: Mapping[str, Any]) -> None:
     """Add figures to workdir/evaluation/<step>-<ema>/figures.json."""
     path = evaluation_directory(run) / "figures.json"
     before = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(before | dict(figures), indent=1) + "\n")
+    path.write_text(json.dumps(reporting.plain(before | dict(figures)), indent=1, allow_nan=False) + "\n")
 
 
 def baseline(config: ConfigDict, heldout: Source) -> float:
@@ -261,6 +274,11 @@ def baseline(config: ConfigDict, heldout: Source) -> float:
             yield batch["x0"][batch["mask"] > 0]
 
     return likelihood.histogram_bits_per_dim(images(train), images(heldout), config.data.levels)
+
+
+def heldout_examples(config: ConfigDict) -> Source:
+    """The held-out examples that a likelihood looks at."""
+    return first_examples(build.source(config, "heldout"), config.bound.num_examples or config.eval.max_examples)
 
 
 def first_examples(source: Source, most: int) -> Source:

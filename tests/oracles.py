@@ -55,6 +55,26 @@ def denoise(mixture, level, x_t):
     return jnp.einsum("kb,kbd->bd", posterior, jnp.stack(estimates))
 
 
+def log_density(mixture, level, x_t):
+    """log p(x_t) [B], the marginal at a level, for x_t [B,D]: that of sum_i w_i N(alpha m_i, alpha² C_i + sigma² I)."""
+    alpha, sigma = level.alpha[:, None], level.sigma[:, None]
+    logs = []
+    for weight, mean, covariance in zip(*mixture, strict=True):
+        variances, axes = np.linalg.eigh(covariance)
+        offset = (x_t - alpha * mean) @ axes
+        marginal = alpha**2 * variances + sigma**2
+        logs.append(jnp.log(weight) - 0.5 * jnp.sum(jnp.log(2 * np.pi * marginal) + offset**2 / marginal, 1))
+    return jax.nn.logsumexp(jnp.stack(logs), axis=0)
+
+
+def draw(mixture, number, seed=0):
+    """x0 float64 [number, D]."""
+    rng = np.random.default_rng(seed)
+    which = rng.choice(len(mixture.weights), number, p=mixture.weights)
+    roots = np.linalg.cholesky(mixture.covariances)[which]
+    return mixture.means[which] + np.einsum("nij,nj->ni", roots, rng.normal(size=(number, mixture.means.shape[1])))
+
+
 def exact(mixture):
     """The exact `predict(x_t, level) -> Prediction`."""
 

@@ -23,6 +23,7 @@ def config(**changes):
     return c
 
 
+CONTINUOUS = {"process__num_steps": 0, "schedule__name": "vp", "network__told": "time", "sampler__num_steps": 5}
 REFUSED = [
     ({"schedule__name": "liner"}, r"schedule.name='liner' is not known \(did you mean 'linear'\?\); use one of linear"),
     ({"network__name": "resnet"}, r"network.name='resnet' is not known"),
@@ -82,8 +83,22 @@ REFUSED = [
             "network__told": "time",
             "sampler__num_steps": 5,
         },
-        r"sampler.grid and sampler.steps need a chain",
+        r"sampler.grid='strided' and sampler.steps need a chain",
     ),
+    ({"schedule__name": "ve", "schedule__ve__sigma_min": 0.0}, r"schedule.ve=.* gives no schedule: the ratio of noise"),
+    (
+        {"schedule__name": "edm", "schedule__edm__rho": 0.0},
+        r"schedule.edm=.* gives no schedule: float division",
+    ),
+    ({"schedule__name": "edm", "schedule__edm__sigma_min": -0.1}, r"schedule.edm=.* gives no schedule"),
+    ({"schedule__name": "vp", "schedule__vp__beta_min": -5.0}, r"schedule.vp=.* gives no schedule: the ratio of noise"),
+    ({"schedule__name": "linear_logsnr", "schedule__linear_logsnr__gamma_min": 9.0}, r"rise with t"),
+    ({"schedule__name": "warmup", "schedule__warmup__fraction": 2.0}, r"schedule.warmup=.* gives no schedule"),
+    ({"times__importance__window": 0}, r"times.importance.window=0 must be at least 1"),
+    ({"times__importance__uniform_share": 5.0}, r"times.importance.uniform_share=5.0 is not in \[0, 1\)"),
+    ({"times__min_t": 3.0}, r"times.min_t=3.0 is not in \[0, 1\)"),
+    ({"optimizer__b2": 2.0}, r"optimizer.b2=2.0 is not in \[0, 1\)"),
+    ({"loss__hybrid__factor": -1.0}, r"loss.hybrid.factor=-1.0 must be at least 0"),
     ({"network__unet__multipliers": (1, 2.5)}, r"network.unet.multipliers=\(1, 2.5\): 2.5 is not a whole number"),
     ({"network__conditional": True, "data__classes": 0}, r"network.conditional=True, but the data have no classes"),
     ({"network__label_dropout": 0.1}, r"network.label_dropout=0.1 is the share .* needs network.conditional=True"),
@@ -103,6 +118,26 @@ REFUSED = [
     ),
     ({"ema__decays": ("a",)}, r"ema.decays: 'a' is not a number"),
     ({"eval__max_examples": 0}, r"eval.max_examples=0 must be at least 1"),
+    ({"optimizer__weight_decay": -0.1}, r"optimizer.weight_decay=-0.1 must be at least 0"),
+    ({"loss__reduction": "halfsum"}, r"loss.reduction='halfsum' is not known \(did you mean 'half_sum'\?\)"),
+    ({"prediction__input": "unit"}, r"prediction.input='unit' is not known; use one of as_it_is, unit_variance"),
+    ({"prediction__sigma_data": 0.0}, r"prediction.sigma_data=0.0 must be above 0"),
+    ({"network__ncsnpp__taps": (1.0, 1.0)}, r"network.ncsnpp.taps=\(1.0, 1.0\): 1.0 is not a whole number"),
+    ({"network__vdm__fourier": ("a",)}, r"network.vdm.fourier=\('a',\): 'a' is not a whole number"),
+    ({"times__name": "log_normal"}, r"times.name='log_normal' is for continuous time, but process.num_steps=4"),
+    ({"loss__name": "vdm"}, r"loss.name='vdm' is the bound in continuous time, but process.num_steps=4; set it to 0"),
+    (
+        {**CONTINUOUS, "loss__name": "vdm"},
+        r"needs noise at t = 0, where schedule.name='vp' has none; use linear_logs",
+    ),
+    (
+        {**CONTINUOUS, "loss__name": "vdm", "schedule__name": "edm", "times__min_t": 0.1},
+        r"loss.name='vdm' needs all t in \[0, 1\] alike, not times.name='uniform' with times.min_t=0.1",
+    ),
+    (
+        {**CONTINUOUS, "loss__name": "vdm", "schedule__name": "edm", "times__name": "log_normal"},
+        r"loss.name='vdm' needs all t in \[0, 1\] alike, not times.name='log_normal'",
+    ),
 ]
 
 
@@ -149,6 +184,29 @@ def test_every_target_gives_a_finite_loss_from_data_at_rest(target, weight):
     assert loss.shape == (4,) and np.isfinite(loss).all()
 
 
+@pytest.mark.parametrize(("target", "clips"), [("eps", True), ("posterior_mean", False)])
+def test_x0_is_clipped_in_sampling_and_in_the_bound_unless_it_only_follows_from_the_mean(target, clips):
+    x = jnp.linspace(-9, 9, 10).reshape(2, 5)
+    guesses = []
+    for clip in (True, False):
+        c = config(network__name="mlp", data__shape=(5,), prediction__target=target, sampler__clip_x0=clip)
+        experiment = build.build(c)
+        params = build.init(c, experiment.network, jax.random.key(0))
+        start = jax.tree.map(lambda field: jnp.float32(field[0]), experiment.sampler.rows(params).at)
+        guesses.append(np.asarray(experiment.sampler.guess(params, x, start)))
+        assert build.clips(c, c.sampler) == (clip and clips)
+        assert build.clips(c, c.bound) == clips
+    assert np.abs(guesses[1]).max() > 2
+    np.testing.assert_array_equal(guesses[0], guesses[1].clip(-1, 1) if clips else guesses[1])
+
+
+def test_the_bound_of_fewer_steps_wants_a_variance_that_suits_them():
+    c = config(prediction__variance="learned_diagonal", loss__name="vlb")
+    experiment = build.build(c)
+    with pytest.raises(ValueError, match=r"leave bound\.num_steps=0, or use learned_range"):
+        build.chain_rows(c, experiment.process, experiment.schedule, 2)
+
+
 def test_conditional_network_is_told_the_label():
     c = config(network__name="mlp", network__conditional=True, data__shape=(5,))
     experiment = build.build(c)
@@ -175,9 +233,9 @@ GUIDED = {"network__name": "mlp", "data__shape": (5,), "guidance__name": "classi
     ],
 )
 def test_a_guide_of_another_process_is_refused(changes, message):
-    build.build(config(**GUIDED), config(**CLASSIFIER))
+    build.build(config(**GUIDED), guide=config(**CLASSIFIER))
     with pytest.raises(ValueError, match=message) as caught:
-        build.build(config(**GUIDED), config(**CLASSIFIER | changes))
+        build.build(config(**GUIDED), guide=config(**CLASSIFIER | changes))
     assert "\n" not in str(caught.value)
 
 
@@ -205,3 +263,32 @@ def test_describe_counts_without_compiling():
         assert word in text
     _, compiled = describe(config(), compile=True)
     assert compiled["compiled_bytes"] > figures["state_bytes"]
+
+
+CONTINUOUS_LOSSES = [
+    {"loss__name": "likelihood"},
+    {"loss__name": "edm", "prediction__target": "edm", "prediction__input": "unit_variance"},
+    {"loss__name": "edm", "times__name": "log_normal", "schedule__name": "edm", "network__told": "log_sigma"},
+    {"loss__name": "vdm", "schedule__name": "linear_logsnr", "bound__decoder": "softmax"},
+    {"loss__name": "snr", "loss__reduction": "half_sum", "schedule__name": "ve", "network__told": "log_sigma"},
+]
+
+
+@pytest.mark.parametrize("changes", CONTINUOUS_LOSSES)
+def test_continuous_training_gives_a_finite_loss(changes):
+    c = config(**CONTINUOUS | {"network__name": "mlp", "data__shape": (5,), "times__min_t": 0.0} | changes)
+    experiment = build.build(c)
+    params = build.init(c, experiment.network, jax.random.key(0))
+    rows = {"x0": jnp.full((4, 5), 16, jnp.uint8), "label": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
+    t, _ = experiment.times.sample(None, jax.random.key(2), rows["index"], 4)
+    loss, metrics = experiment.loss(params, rows, t, jax.random.split(jax.random.key(1), 4))
+    assert np.isfinite(loss).all() and np.all(loss > 0) and np.all((t >= 0) & (t <= 1))
+    assert list(metrics) == (["diffusion", "prior", "reconstruction"] if c.loss.name == "vdm" else ["mse"])
+
+
+def test_weight_decay_shrinks_parameters_without_a_gradient():
+    c = config(optimizer__warmup_steps=0, optimizer__learning_rate=0.1, optimizer__weight_decay=0.01)
+    optimizer = build.optimizer(c.optimizer)
+    params = {"w": jnp.ones(3)}
+    updates, _ = optimizer.update({"w": jnp.zeros(3)}, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["w"], -0.001, rtol=1e-5)

@@ -21,6 +21,15 @@ PARAMETERS = {
     "lsun_church256": 113_673_219,
     "lsun_cat256": 113_673_219,
     "celebahq256": 113_673_219,
+    "cifar10_vp_ddpmpp": 61_804_419,
+    "cifar10_vp_ddpmpp:deep": 106_632_579,
+    "cifar10_vp_ddpmpp:discrete": 61_804_419,
+    "cifar10_subvp_ddpmpp": 61_804_419,
+    "cifar10_ve_ncsnpp": 62_758_787,
+    "cifar10_ve_ncsnpp:deep": 107_586_947,
+    "cifar10_edm": 55_733_891 - 9 * 128,  # no label of the augmentation
+    "cifar10_edm:ve_cond": 56_400_643 - 9 * 256,
+    "cifar10_vdm": 30_578_181 - 2,  # no learned ends of the schedule
 }
 
 
@@ -50,18 +59,20 @@ def test_tiny_variant_is_tiny(name):
     if not config.data.shape:
         config.data.update(shape=(2,) if config.network.name == "mlp" else (8, 8, 3), levels=256, classes=0)
     assert count(build.parameters(config, build.build(config).network)) <= 100_000
-    assert config.process.num_steps == 4 and config.data.shape[:-1] in ((), (8, 8))
+    assert (config.process.num_steps or config.sampler.num_steps) == 4 and config.data.shape[:-1] in ((), (8, 8))
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_counts_are_those_of_the_paper(name):
-    config = recipe(name)
+    config = recipe(*name.split(":"))
     assert count(build.parameters(config, build.build(config).network)) == PARAMETERS[name]
 
 
 def test_unknown_variant_is_refused():
     with pytest.raises(ValueError, match="config variant 'tony' is not known; use none, or :tiny"):
         recipe("digits", "tony")
+    with pytest.raises(ValueError, match="'tony' is not known; use none, :deep, :discrete, or :tiny"):
+        recipe("cifar10_vp_ddpmpp", "tony")
 
 
 def json_line(capsys):
@@ -98,4 +109,3 @@ def test_recipe_trains_two_steps_and_samples(name, images, tmp_path, capsys, mon
     else:
         assert samples.dtype == np.uint8 and samples.shape == (5, 8, 8, 1 if config.data.name == "digits" else 3)
         assert samples.max() < (17 if config.data.name == "digits" else 256)
-    assert config.train_steps == 2

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from diffusion_jax import __version__, comparison, main, sweep
+from diffusion_jax.training import reporting
 
 ROOT = pathlib.Path(__file__).parent.parent
 SWEEPS = sorted(
@@ -108,9 +109,9 @@ def test_the_reason_of_a_death_is_told(code, reason, tmp_path):
 
 
 def test_the_last_line_of_a_command_is_its_figures(tmp_path):
-    argv = [sys.executable, "-S", "-c", 'print("a table"); print(\'{"loss": NaN, "step": 3}\')']
+    argv = [sys.executable, "-S", "-c", 'print("a table"); print(\'{"loss": "nan", "step": 3}\')']
     figures, told = sweep.execute(argv, tmp_path / "log", {})
-    assert told == "" and figures["step"] == 3 and math.isnan(figures["loss"])
+    assert told == "" and figures == {"loss": "nan", "step": 3}
     assert "a table" in (tmp_path / "log").read_text()
 
 
@@ -184,7 +185,7 @@ def test_what_counts_as_diverged(changes, reason, tmp_path):
 
 
 def test_compare_gives_means_and_standard_errors_and_says_who_diverged(tmp_path, capsys, commands):
-    figures = {"step": 2, "heldout_loss": math.nan}
+    figures = json.loads(json.dumps(reporting.plain({"step": 2, "heldout_loss": math.nan})))  # as a command prints it
     commands.answers[("v/seed0", "evaluate")] = (figures, "")
     commands.answers[("v/seed1", "evaluate")] = (figures, "")
     commands.answers[("v/seed2", "train")] = ({}, "killed by SIGKILL")

@@ -16,7 +16,8 @@ Time:   five cells at three seeds; at the paper's size, 500,000 steps each
 "hybrid" is the simple loss plus 0.001 times the bound, "vlb" the bound with importance sampling of the times; both
 learn the variance as an interpolation between the small and the large one, which "simple" keeps large. At the paper's
 size T = 4000 (linear betas times 1000/T), and there is no warm-up, no clipping and no flip, as in its public code; the
-U-Net is DDPM's with the paper's width, depth and heads, without its scale-shift norm.
+U-Net is DDPM's with the paper's width, depth and heads, without its scale-shift norm, and is told 999 k/T where the
+paper's code tells 1000 (k - 1)/T.
 """
 
 from typing import Any

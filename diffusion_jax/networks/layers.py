@@ -180,28 +180,32 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """x + dense(softmax(q k^T / sqrt(C / heads)) v), each pixel attending to all of its own image.
+    """x + dense(softmax(q k^T / sqrt(C / heads)) v), each pixel attending to all of its own image, times sum_scale.
 
-    Heads are consecutive slices of the channels. x [B,H,W,C] -> [B,H,W,C].
+    Heads are consecutive slices of the channels; `qkv_init` is that of q, k and v. x [B,H,W,C] -> [B,H,W,C].
     """
 
     heads: int
     dtype: DType
     groups: int = 0
+    qkv_init: Initializer = GLOROT
+    sum_scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, height, width, channels = x.shape
         h = group_norm(channels, self.dtype, "norm", self.groups)(x)
         q, k, v = (
-            dense(channels, self.dtype, name)(h).reshape(batch, height * width, self.heads, channels // self.heads)
+            dense(channels, self.dtype, name, self.qkv_init)(h).reshape(
+                batch, height * width, self.heads, channels // self.heads
+            )
             for name in ("q", "k", "v")
         )
         accurate = at_least_float32(self.dtype)
         logits = jnp.einsum("bqhc,bkhc->bhqk", q, k, preferred_element_type=accurate)
         weights = jax.nn.softmax(logits / math.sqrt(channels // self.heads), axis=-1)
         h = jnp.einsum("bhqk,bkhc->bqhc", weights.astype(self.dtype), v).reshape(x.shape)
-        return x + dense(channels, self.dtype, "proj_out", NEAR_ZERO)(h)
+        return (x + dense(channels, self.dtype, "proj_out", NEAR_ZERO)(h)) * self.sum_scale
 
 
 class Downsample(nn.Module):
@@ -253,3 +257,28 @@ def check_shapes(network: str, x: Array, axes: str, time: Array, label: Array | 
         if value is not None and value.shape != x.shape[:1]:
             hint = "; keys are typed, as jax.random.split makes them" if name == "keys" else ""
             raise ValueError(f"{network}: {name} must have shape {x.shape[:1]}, got {value.shape}{hint}")
+
+
+def check_levels(
+    network: str, x: Array, channels: int, multipliers: Sequence[int], attention: Sequence[int], heads: int = 1
+) -> None:
+    """Raises ValueError unless x [B,H,W,C] can be halved between levels, and these have the heights of `attention`."""
+    if not multipliers or min(multipliers) < 1:
+        raise ValueError(f"{network}: multipliers must be one or more integers >= 1, got {multipliers}")
+    if channels < 4 or channels % 2:
+        raise ValueError(f"{network}: channels must be even and at least 4, got {channels}")
+    halvings = len(multipliers) - 1
+    for name, size in (("height", x.shape[1]), ("width", x.shape[2])):
+        if size % 2**halvings:
+            raise ValueError(
+                f"{network}: {name} {size} cannot be halved {halvings} times; use a size divisible by {2**halvings} "
+                "or fewer multipliers"
+            )
+    heights = [x.shape[1] >> i for i in range(halvings + 1)]
+    for height in attention:
+        if height not in heights:
+            raise ValueError(f"{network}: attention at height {height} never occurs; the heights are {heights}")
+    for i, height in enumerate(heights):
+        width = channels * multipliers[i]
+        if (height in attention or i == halvings) and width % heads:
+            raise ValueError(f"{network}: {width} channels cannot be split into {heads} heads; use a divisor")

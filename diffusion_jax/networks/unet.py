@@ -72,28 +72,10 @@ class UNet(nn.Module):
         """The compute dtype, if the options are sound and fit x; ValueError otherwise."""
         options = {"out_channels": self.out_channels, "blocks": self.blocks, "heads": self.heads}
         dtype = layers.check_options("unet", self.dtype, self.dropout, self.num_classes, **options)
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"unet: multipliers must be one or more integers >= 1, got {self.multipliers}")
-        if self.channels < 4 or self.channels % 2:
-            raise ValueError(f"unet: channels must be even and at least 4, got {self.channels}")
         if self.groups < 0 or (self.groups and self.channels % self.groups):
             raise ValueError(f"unet: groups must be 0 or divide channels={self.channels}, got {self.groups}")
         layers.check_shapes("unet", x, "BHWC", time, label, keys)
-        halvings = len(self.multipliers) - 1
-        for name, size in (("height", x.shape[1]), ("width", x.shape[2])):
-            if size % 2**halvings:
-                raise ValueError(
-                    f"unet: {name} {size} cannot be halved {halvings} times; use a size divisible by {2**halvings} "
-                    "or fewer multipliers"
-                )
-        heights = [x.shape[1] >> i for i in range(halvings + 1)]
-        for height in self.attention:
-            if height not in heights:
-                raise ValueError(f"unet: attention at height {height} never occurs; the heights are {heights}")
-        for i, height in enumerate(heights):
-            channels = self.channels * self.multipliers[i]
-            if (height in self.attention or i == halvings) and channels % self.heads:
-                raise ValueError(f"unet: {channels} channels cannot be split into {self.heads} heads; use a divisor")
+        layers.check_levels("unet", x, self.channels, self.multipliers, self.attention, self.heads)
         return dtype
 
 

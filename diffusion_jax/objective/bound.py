@@ -32,13 +32,18 @@ def step_term(process: Process, reverse: Reverse, decode: Decoder) -> StepTerm:
     def term(row: Any, prediction: Prediction, x0: Array, x_t: Array) -> Array:
         mean, log_var = reverse(row, prediction, x_t)
         kl = process.kl(process.posterior(row, x0, x_t), (mean, log_var))
-        at_zero = expand(row.at.t <= 0, x_t)
-        mean = jnp.where(at_zero, x_t * expand(jnp.exp(-row.at.log_alpha), x_t), mean)
-        log_var = jnp.where(at_zero, -expand(row.at.logsnr, x_t), log_var)
-        nll = decode(x0, mean, log_var).reshape(len(x0), -1).sum(1)
+        nll = decoded(decode, row, (mean, log_var), x0, x_t)
         return jnp.where(jnp.isneginf(row.to.log_sigma), nll, kl)
 
     return term
+
+
+def decoded(decode: Decoder, row: Any, law: tuple[Array, Array], x0: Array, x_t: Array) -> Array:
+    """-log p(x0 | x_t) in nats [B] of a step to no noise; its law (mean, log_var) is the network's only where t > 0."""
+    at_zero = expand(row.at.t <= 0, x_t)
+    mean = jnp.where(at_zero, x_t * expand(jnp.exp(-row.at.log_alpha), x_t), law[0])
+    log_var = jnp.where(at_zero, -expand(row.at.logsnr, x_t), law[1])
+    return decode(x0, mean, log_var).reshape(len(x0), -1).sum(1)
 
 
 def stop_mean(prediction: Prediction) -> Prediction:

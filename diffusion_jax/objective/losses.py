@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.objective import bound
+from diffusion_jax.objective.decoders import Decoder
 from diffusion_jax.objective.prediction import Predict, Prediction, Target, combine
-from diffusion_jax.process.base import Array, Level, Process, Schedule, level, normal
+from diffusion_jax.process.base import Array, Level, Process, Schedule, expand, level, normal
+from diffusion_jax.process.sde import drift_and_diffusion
 
 Loss = Callable[..., tuple[Array, dict[str, Array]]]
 Weight = Callable[[Level, tuple[Array, Array]], Array]
@@ -39,15 +41,15 @@ def snr() -> Weight:
     return lambda level, row: rescale(level, row)
 
 
+def rescale_x0(level: Level, row: tuple[Array, Array]) -> Array:
+    """(error of x0 / error of the target)², [B]: `rescale` / SNR, but finite where nothing of x0 is left."""
+    a, b = row
+    return 1 / (a - jnp.exp(level.logsnr / 2) * b) ** 2
+
+
 def truncated_snr() -> Weight:
     """max(SNR, 1) on the error of x0. Source: Salimans and Ho 2022, section 4."""
-
-    def weight(level: Level, row: tuple[Array, Array]) -> Array:
-        a, b = row
-        of_x0 = 1 / (a - jnp.exp(level.logsnr / 2) * b) ** 2  # finite where nothing of x0 is left, unlike rescale / SNR
-        return jnp.maximum(rescale(level, row), of_x0)
-
-    return weight
+    return lambda level, row: jnp.maximum(rescale(level, row), rescale_x0(level, row))
 
 
 def min_snr(gamma: float = 5.0) -> Weight:
@@ -60,12 +62,38 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weight:
     return lambda level, row: (k + jnp.exp(level.logsnr)) ** -gamma * rescale(level, row)
 
 
+def edm(sigma_data: float = 0.5) -> Weight:
+    """SNR + 1/sigma_data² on the error of x0, which is 1 on the target `edm`. Source: Karras et al. 2022, table 1."""
+    return lambda level, row: rescale(level, row) + rescale_x0(level, row) / sigma_data**2
+
+
+def likelihood(schedule: Schedule) -> Weight:
+    """g² on the error of the score, which is g²/sigma² on that of eps: a bound on the likelihood of the diffusion.
+
+    For a fixed schedule. Source: Song et al. 2021b (maximum likelihood training), eq. 7.
+    """
+
+    def weight(level: Level, row: tuple[Array, Array]) -> Array:
+        return gamma_rate(schedule, level.t) * rescale(level, row)
+
+    return weight
+
+
+def gamma_rate(schedule: Schedule, t: Array) -> Array:
+    """d gamma/dt of gamma = log(sigma²/alpha²), which is g²/sigma² of the diffusion; differentiable in the schedule."""
+    _, g2 = drift_and_diffusion(schedule, t)
+    _, log_sigma = schedule(t)
+    return g2 * jnp.exp(-2 * log_sigma)
+
+
 WEIGHTS: dict[str, Callable[..., Weight]] = {
     "simple": simple,
     "snr": snr,
     "truncated_snr": truncated_snr,
     "min_snr": min_snr,
     "p2": p2,
+    "edm": edm,
+    "likelihood": likelihood,
 }
 
 
@@ -83,13 +111,21 @@ Term = Callable[[Any, Look], Array]
 """`term(params, look) -> [B]`."""
 
 
-def weighted_mse(schedule: Callable[[Any], Schedule], target: Target, weight: Weight) -> Term:
-    """weight · mean over dimensions of (target - predicted target)²."""
+REDUCTIONS: dict[str, Callable[[Array], Array]] = {
+    "mean": lambda squares: squares.mean(1),
+    "sum": lambda squares: squares.sum(1),
+    "half_sum": lambda squares: 0.5 * squares.sum(1),
+}
+"""How the squared errors [B,D] of the dimensions become one [B]; it scales the gradients, and thus clipping."""
+
+
+def weighted_mse(schedule: Callable[[Any], Schedule], target: Target, weight: Weight, reduction: str = "mean") -> Term:
+    """weight · the mean (or another of REDUCTIONS) over dimensions of (target - predicted target)²."""
 
     def term(params: Any, look: Look) -> Array:
         row = target(schedule(params), look.at)
         error = combine(row, look.x0, look.noise) - combine(row, look.prediction.x0, look.prediction.eps)
-        return weight(look.at, row) * jnp.square(error).reshape(len(error), -1).mean(1)
+        return weight(look.at, row) * REDUCTIONS[reduction](jnp.square(error).reshape(len(error), -1))
 
     return term
 
@@ -110,6 +146,34 @@ def vlb(step_term: bound.StepTerm, rows: Callable[[Any], Any], num_steps: int, s
         return num_steps * bound.bits_per_dim(nats, look.x0.shape[1:])
 
     return term
+
+
+def vdm(process: Process, schedule: Callable[[Any], Schedule], decode: Decoder) -> dict[str, Term]:
+    """The bound in continuous time, in bits/dim, by its three terms, one look at the data for all of them:
+
+        diffusion       1/2 d gamma/dt · sum of (noise - eps)², of which the mean over t in [0, 1] counts,
+        prior           KL(q(x_1 | x0) || p(x_1)),
+        reconstruction  -log p(x0 | x_0), x_0 at t = 0, where the schedule must still have noise.
+
+    A learned schedule is trained by all three. Source: Kingma et al. 2021, eq. 11 and 18.
+    """
+
+    def diffusion(params: Any, look: Look) -> Array:
+        error = jnp.square(look.noise - look.prediction.eps).reshape(len(look.noise), -1).sum(1)
+        return in_bits(0.5 * gamma_rate(schedule(params), look.at.t) * error, look)
+
+    def prior(params: Any, look: Look) -> Array:
+        return in_bits(process.prior_kl(schedule(params), look.x0), look)
+
+    def reconstruction(params: Any, look: Look) -> Array:
+        gamma = -level(schedule(params), jnp.zeros_like(look.at.t)).logsnr
+        mean = look.x0 + expand(jnp.exp(0.5 * gamma), look.x0) * look.noise
+        return in_bits(decode(look.x0, mean, expand(gamma, mean)).reshape(len(mean), -1).sum(1), look)
+
+    def in_bits(nats: Array, look: Look) -> Array:
+        return bound.bits_per_dim(nats, look.x0.shape[1:])
+
+    return {"diffusion": diffusion, "prior": prior, "reconstruction": reconstruction}
 
 
 def weighted_sum(

@@ -67,7 +67,21 @@ def posterior_mean(num_steps: int) -> Target:
     return target
 
 
-TARGETS: dict[str, Callable[..., Target]] = {"eps": eps, "x0": x0, "v": v, "score": score}
+def edm(sigma_data: float = 0.5) -> Target:
+    """What is left of x0 without c_skip x_t/alpha, scaled to variance 1: x0 = c_skip x_t/alpha + c_out target.
+
+    With d = sigma_data, the standard deviation of the data, and r = sqrt(sigma² + alpha² d²) the row is
+    (sigma/(d r), -alpha d/r). d = 1 in a variance-preserving process gives -v. Source: Karras et al. 2022, table 1.
+    """
+
+    def target(schedule: Schedule, level: Level) -> tuple[Array, Array]:
+        r = jnp.hypot(level.sigma, level.alpha * sigma_data)
+        return level.sigma / (sigma_data * r), -level.alpha * sigma_data / r
+
+    return target
+
+
+TARGETS: dict[str, Callable[..., Target]] = {"eps": eps, "x0": x0, "v": v, "score": score, "edm": edm}
 """The parameterisations that need no chain; `posterior_mean` needs its length."""
 
 
@@ -85,6 +99,15 @@ def solve(row: tuple[Array, Array], level: Level, x_t: Array, output: Array) -> 
     x0 = expand(b * scale, x_t) * x_t - expand(sigma * scale, x_t) * output
     eps = expand(alpha * scale, x_t) * output - expand(a * scale, x_t) * x_t
     return x0, eps
+
+
+InputScale = Callable[[Level], Array]
+"""What x_t is multiplied by before the network sees it: `input_scale(level[B]) -> [B]`."""
+
+
+def unit_variance(sigma_data: float = 0.5) -> InputScale:
+    """1/sqrt(sigma² + alpha² sigma_data²): c_in of Karras et al. 2022, table 1."""
+    return lambda level: 1 / jnp.hypot(level.sigma, level.alpha * sigma_data)
 
 
 Telling = Callable[[Level], Array]
@@ -123,17 +146,20 @@ def predictor(
     target: Target,
     tell: Telling,
     with_head: bool = False,
+    input_scale: InputScale | None = None,
 ) -> Predict:
     """Close a network over its parameterisation: `predict(params, x_t, level, label, keys) -> Prediction`.
 
     apply: `apply({"params": p}, x_t, told[B], label, keys) -> output`, with 2C channels if `with_head`: the target and
     the head, in that order. schedule: `params -> Schedule`. params is a dict; the network's own are `params["net"]`.
+    input_scale: None leaves x_t as it is.
     """
 
     def predict(
         params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
     ) -> Prediction:
-        output = apply({"params": params["net"]}, x_t, tell(level), label, keys)
+        seen = x_t if input_scale is None else expand(input_scale(level), x_t) * x_t
+        output = apply({"params": params["net"]}, seen, tell(level), label, keys)
         output, head = jnp.split(output, 2, axis=-1) if with_head else (output, None)
         x0, eps = solve(target(schedule(params), level), level, x_t, output)
         return Prediction(x0, eps, head)

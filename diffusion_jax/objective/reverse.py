@@ -23,7 +23,7 @@ def fixed_large(process: Process, noiseless: str = "posterior") -> Reverse:
     """The variance sigma_ts² of the forward step (beta). Source: Ho et al. 2020, section 3.2.
 
     noiseless says which variance the step to a noiseless s has, which only the bound sees: "posterior", that of the
-    step before it, as in Ho's code; or "forward", sigma_ts² there too.
+    step before it, as in Ho's code and in every config; or "forward", sigma_ts² there too, which closed forms want.
     """
     if noiseless not in ("posterior", "forward"):
         raise ValueError(f"reverse: noiseless={noiseless!r} is not known, use 'posterior' or 'forward'")

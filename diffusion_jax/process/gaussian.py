@@ -34,6 +34,15 @@ class Row(NamedTuple):
     is 0, at a step that ends without noise, it takes the value of the step before, as Ho's code has it."""
     log_var_large: Array
     """log sigma_ts² (beta of a chain): the reverse variance if the data were N(0, I)."""
+    log_alpha_ratio: Array
+    """log(alpha_s / alpha_t), at least 0; inf where nothing of x0 is left at t."""
+    log_sigma_ratio: Array
+    """log(sigma_s / sigma_t), at most 0; -inf where the step ends without noise."""
+
+    @property
+    def h(self) -> Array:
+        """The length of the step in log(alpha/sigma), half the logsnr; inf from or to an infinite one."""
+        return self.log_alpha_ratio - self.log_sigma_ratio
 
 
 def gaussian() -> Process:
@@ -88,6 +97,8 @@ def step_row(at: Level, to: Level) -> Row:
         x_t_scale=jnp.exp(at.log_alpha - to.log_alpha + 2 * (to.log_sigma - at.log_sigma)),
         log_var_small=log_share + 2 * to.log_sigma,
         log_var_large=log_share + 2 * at.log_sigma,
+        log_alpha_ratio=to.log_alpha - at.log_alpha,
+        log_sigma_ratio=to.log_sigma - at.log_sigma,
     )
 
 

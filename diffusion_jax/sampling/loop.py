@@ -29,6 +29,13 @@ class Method(NamedTuple):
     """Whether it draws from the model's kernel `reverse`; the others need x0 and eps of a Gaussian process."""
     memory: Callable[[Array], Any] = lambda x: None
     """`memory(x[B,*D])`: the memory of a walk that begins at x."""
+    prepare: Callable[[Schedule, Any], Any] = lambda schedule, rows: rows
+    """`prepare(schedule, rows[N]) -> rows[N]`: what it wants to find in its rows besides, computed with them."""
+    signal: bool = False
+    """Whether it cannot start where nothing of x0 is left, alpha = 0."""
+    walk: Callable[..., tuple[Array, Any]] | None = None
+    """`walk(predict, schedule, rows, x, memory) -> (x, memory)` of a method that chooses its own steps, in place of the
+    loop."""
 
 
 def uniform_times(num_steps: int, chain_steps: int = 0) -> np.ndarray:
@@ -74,22 +81,31 @@ def chosen_times(steps: tuple[int, ...], chain_steps: int) -> np.ndarray:
     return np.append(np.sort(steps)[::-1], 0) / chain_steps
 
 
-def rows(process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False) -> Any:
-    """The rows of a grid of a fixed schedule, computed in float64 on the host.
+def rows(
+    process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False, method: Method | None = None
+) -> Any:
+    """The rows of a grid of a fixed schedule, as a method wants them, computed in float64 on the host.
 
     denoise: where the schedule still has noise at the last time, append a step to sigma = 0, i.e. to the predicted x0.
     """
     path = to_noiseless(schedule)
-    found = in_float64(process.coefficients, path, times)
-    if denoise and np.isfinite(found.to.log_sigma[-1]):
-        return in_float64(process.coefficients, path, np.append(times, -1.0))
-    return found
+
+    def prepared(times: Array) -> Any:
+        found = process.coefficients(path, times)
+        return method.prepare(path, found) if method else found
+
+    if denoise and np.isfinite(in_float64(schedule, times[-1:])[1]).all():
+        times = np.append(times, -1.0)
+    return in_float64(prepared, times)
 
 
-def traced_rows(process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False) -> Any:
+def traced_rows(
+    process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False, method: Method | None = None
+) -> Any:
     """As `rows`, of a learned schedule: traced, differentiable, in the default float. denoise: always append a step."""
-    times = np.append(times, -1.0) if denoise else times
-    return process.coefficients(to_noiseless(schedule), jnp.asarray(times))
+    path = to_noiseless(schedule)
+    found = process.coefficients(path, jnp.asarray(np.append(times, -1.0) if denoise else times))
+    return method.prepare(path, found) if method else found
 
 
 def to_noiseless(schedule: Schedule) -> Schedule:
@@ -122,9 +138,13 @@ class Sampler(NamedTuple):
 
     def sample(self, params: Any, seeds: Array, label: Array | None = None) -> Array:
         """`sample(params, seeds uint32[B], label int[B]) -> x0[B,*D]`: the whole walk; without label, `labels`."""
+        return self.sample_and_memory(params, seeds, label)[0]
+
+    def sample_and_memory(self, params: Any, seeds: Array, label: Array | None = None) -> tuple[Array, Any]:
+        """As `sample`, with what is remembered at the end."""
         x, keys = self.start(params, seeds)
         label = self.labels(seeds) if label is None else label
-        return self.walk(params, x, self.memory(x), keys, self.rows(params), label=label)[0]
+        return self.walk(params, x, self.memory(x), keys, self.rows(params), label=label)
 
 
 def sample(

@@ -170,7 +170,7 @@ def restore_weights(run: Run, step: int | str = "newest", ema: str | None = None
     if ema is not None and ema not in stored["ema"]:
         there = ", ".join(sorted(stored["ema"])) or "none"
         raise ValueError(
-            f"ema={ema!r} is not in {directory}; averages there: {there}; None is the parameters themselves"
+            f"ema={ema!r} is not in {directory}; averages there: {there}; none is the parameters themselves"
         )
     part = {"params": stored["params"]} if ema is None else {"ema": {ema: stored["ema"][ema]}}
     wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), part)

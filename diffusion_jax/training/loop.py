@@ -165,16 +165,28 @@ def is_drawn(n: int, every: int) -> bool:
     return n % every == 0 or n in (every // 100, every // 10)
 
 
-def samples(config: ConfigDict, sampler: Sampler) -> Callable[..., np.ndarray]:
+def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Callable[..., np.ndarray]:
     """`draw(params, seeds [N], label=None) -> [N,*D]`, in the levels of the data; see `parallel.in_tiles`.
 
-    label [N]: the classes to draw; without it those that the sampler draws for the seeds, if it takes any.
+    label [N]: the classes to draw; without it those that the sampler draws for the seeds, if it takes any. It logs how
+    far it is after each of its calls, if it needs several. complete: raise FloatingPointError where an adaptive sampler
+    did not keep to its tolerance in the allowed calls.
     """
     sample = parallel.spread(sampler.sample, whole=1)
 
     def draw(params: Any, seeds: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
+        bar = reporting.progress_bar("samples", len(seeds))
         each = (seeds.astype(np.uint32),) if label is None else (seeds.astype(np.uint32), label.astype(np.int32))
-        return np.asarray(from_model(parallel.in_tiles(sample, params, each, config.sampler.tile), config.data.levels))
+        x = parallel.in_tiles(sample, params, each, config.sampler.tile, bar)
+        lost = np.isnan(x.reshape(len(x), -1)).any(1).sum()
+        if complete and lost and config.sampler.name == "dopri5":
+            options = config.sampler.dopri5
+            raise FloatingPointError(
+                f"sampler.name='dopri5': {lost} of {len(x)} samples cannot be solved to rtol={options.rtol:g}, "
+                f"atol={options.atol:g} in {options.max_calls} network calls; raise sampler.dopri5.max_calls, or rtol "
+                "and atol"
+            )
+        return np.asarray(from_model(x, config.data.levels))
 
     return draw
 
@@ -184,7 +196,7 @@ def drawing(config: ConfigDict) -> Callable[[Any], np.ndarray]:
     quick = config.copy_and_resolve_references()
     with quick.unlocked():
         if config.report.sampler_steps:
-            quick.sampler.update(num_steps=config.report.sampler_steps, steps=())
+            quick.sampler.update(num_steps=config.report.sampler_steps, steps=(), times=())
     draw = samples(config, build.build(quick).sampler)
     return lambda params: draw(params, np.arange(config.report.num_samples))
 

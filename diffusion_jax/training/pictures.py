@@ -219,6 +219,43 @@ def scales(path: epath.PathLike, rows: Sequence[Mapping[str, float]], title: str
     _save(figure, path)
 
 
+def frontier(path: epath.PathLike, cells: Sequence[Mapping[str, Any]], title: str, real: float) -> None:
+    """Draw Fréchet figures with their intervals, and the confidence of an SVM where there is one, against calls.
+
+    cells: the figures of each, as `frontier.read` gives them. real: the figure of held-out data.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
+
+    judged = [cell for cell in cells if "svm_confidence_ratio" in cell]
+    figure = Figure(figsize=(12 if judged else 7, 4.5), dpi=110, layout="constrained")
+    panels = figure.subplots(1, 2 if judged else 1, squeeze=False)[0]
+    curves: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        of_size = "" if cell["num_samples"] == cells[0]["num_samples"] else f", {cell['num_samples']:,} samples"
+        curves.setdefault(f"{cell['sampler']}, {cell['grid']}{of_size}", []).append(cell)
+    for n, (label, curve) in enumerate(curves.items()):
+        calls = [cell["network_calls"] for cell in curve]
+        value = np.array([cell["frechet_pixels"] for cell in curve])
+        ends = np.array([[cell["frechet_low"], cell["frechet_high"]] for cell in curve]).T
+        style: dict[str, Any] = {"label": label, "color": f"C{n % 10}", "marker": "osD^vP*X"[n % 8], "markersize": 5}
+        panels[0].errorbar(calls, value, abs(ends - value), capsize=3, linewidth=1, **style)
+        if judged:
+            ratio = [cell.get("svm_confidence_ratio", math.nan) for cell in curve]
+            panels[1].plot(calls, ratio, linewidth=1, **style)
+    panels[0].axhline(real, color="k", linestyle="--", linewidth=0.8, label="held-out data")
+    panels[0].set(yscale="log", ylabel="Fréchet distance to the training data", title=title)
+    if judged:
+        panels[1].axhline(1, color="k", linestyle="--", linewidth=0.8)
+        panels[1].set(ylabel="SVM confidence, ratio to held-out data")
+    for axes in panels:
+        axes.set(xscale="log", xlabel="network calls for one sample")
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.grid(alpha=0.3, which="both")
+    panels[0].legend(fontsize=8)
+    _save(figure, path)
+
+
 def _save(figure: Any, path: epath.PathLike) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

@@ -30,6 +30,15 @@ NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 """JSON has no such numbers, so they are written as strings."""
 
 
+def plain(value: Any) -> Any:
+    """The same in JSON's terms: numbers that are not finite by name, in nested dicts and sequences too."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 # While a run goes on.
 
 
@@ -61,8 +70,8 @@ def open_reporter(workdir: epath.PathLike, tensorboard: bool = True) -> Reporter
 
     def scalars(step: int, values: Mapping[str, Any]) -> None:
         numbers = {name: float(value) for name, value in values.items()}
-        written = {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()}
-        file.write(json.dumps({"step": int(step), "time": round(time.time(), 3), **written}, allow_nan=False) + "\n")
+        written = plain({"step": int(step), "time": round(time.time(), 3), **numbers})
+        file.write(json.dumps(written, allow_nan=False) + "\n")
         file.flush()
         if board:
             board.write_scalars(int(step), numbers)
@@ -112,6 +121,25 @@ def progress(
     if next_checkpoint is not None:
         parts.append(f"next checkpoint at {next_checkpoint:,}")
     return "  ".join(parts)
+
+
+def progress_bar(what: str, total: int, width: int = 30) -> Callable[[int], None]:
+    """`report(done)`: log a bar and the time left, from the pace since the first report, as that one has compiled.
+
+    Nothing is logged of what is done at the first report.
+    """
+    first: list[tuple[int, float]] = []
+
+    def report(done: int) -> None:
+        if not first and done == total:
+            return
+        first.append((done, time.perf_counter()))
+        (before, began), (_, now) = first[0], first[-1]
+        left = f"{duration((now - began) / (done - before) * (total - done))} left" if done > before else "…"
+        filled = width * done // total
+        log.info("%s [%s%s] %s/%s  %s", what, "#" * filled, "." * (width - filled), f"{done:,}", f"{total:,}", left)
+
+    return report
 
 
 def _rate(number: float) -> str:

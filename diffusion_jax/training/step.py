@@ -131,7 +131,10 @@ def make_eval_step(loss: Loss, num_steps: int, batch_size: int, min_t: float = 0
         t, _ = times.sample(None, key_times, batch["index"], batch_size)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_examples, batch["index"])
         per_example, _ = loss(params, batch, t, keys, dropout=False)
-        bins = jax.nn.one_hot(jnp.ceil(t * BINS).astype(jnp.int32) - 1, BINS) * batch["mask"][:, None]
+        interval = jnp.ceil(t * BINS).astype(jnp.int32) - 1
+        if num_steps:  # k / T * BINS is a rounding off for some k
+            interval = (jnp.round(t * num_steps).astype(jnp.int32) * BINS - 1) // num_steps
+        bins = jax.nn.one_hot(interval, BINS) * batch["mask"][:, None]
         sums = {"loss": per_example @ bins, "count": bins.sum(0)}
         return sums if axis is None else jax.lax.psum(sums, axis)
 

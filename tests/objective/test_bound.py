@@ -22,7 +22,7 @@ FORWARD = {
 }
 
 
-def moments(alpha, sigma, gain, data_variance, nodes=7):
+def moments(data_variance, nodes=7):
     """x0 [n] and noise [n] with weights [n], exact for polynomials of degree 12 in both: Gauss-Hermite."""
     z, w = np.polynomial.hermite_e.hermegauss(nodes)
     w = w / w.sum()
@@ -32,7 +32,7 @@ def moments(alpha, sigma, gain, data_variance, nodes=7):
 
 def expected_terms(rows, kernel, denoise, variance):
     """E over q of each step's term for x0 ~ N(0, variance), D = 1, by exact quadrature (the terms are quadratic)."""
-    x0, noise, weights = moments(None, None, None, variance)
+    x0, noise, weights = moments(variance)
     term = bound.step_term(PROCESS, kernel, decoders.density())
     out = []
     for i in range(len(rows.at.t)):
@@ -58,7 +58,7 @@ def test_bound_equals_the_entropy_of_unit_gaussian_data(name, x64):
     schedule = CHAINS[name](1000)
     rows = loop.rows(PROCESS, schedule, loop.uniform_times(1000, 1000), denoise=True)
     steps = expected_terms(rows, FORWARD["forward"], lambda at, x_t: expand(at.alpha, x_t) * x_t, 1.0)
-    x0, _, weights = moments(None, None, None, 1.0)
+    x0, _, weights = moments(1.0)
     prior = float(weights @ PROCESS.prior_kl(schedule, jnp.asarray(x0)[:, None]))
     assert prior + steps.sum() == pytest.approx(1.4189385332046727, abs=1e-9)
     if name == "linear":
@@ -105,7 +105,7 @@ def test_bound_of_any_gaussian_data_with_any_fixed_variance(name, variance, data
     rows = loop.rows(PROCESS, schedule, loop.uniform_times(num_steps, num_steps), denoise=True)
     found = expected_terms(rows, FORWARD[variance], exact(data_variance), data_variance)
     np.testing.assert_allclose(found, terms, rtol=1e-9, atol=1e-12)
-    x0, _, weights = moments(None, None, None, data_variance)
+    x0, _, weights = moments(data_variance)
     assert float(weights @ PROCESS.prior_kl(schedule, jnp.asarray(x0)[:, None])) == pytest.approx(prior, rel=1e-9)
 
 
@@ -130,7 +130,7 @@ def test_bound_is_tight_for_exact_reversal_of_noisy_data(x64):
     for steps in (200, 800):
         rows = loop.rows(PROCESS, schedule, loop.uniform_times(steps), denoise=True)
         terms = expected_terms(rows, FORWARD["fixed_small"], exact(1.0), 1.0)
-        x0, _, weights = moments(None, None, None, 1.0)
+        x0, _, weights = moments(1.0)
         prior = float(weights @ PROCESS.prior_kl(schedule, jnp.asarray(x0)[:, None]))
         gaps.append(prior + terms.sum() - 1.4189385332)
     assert 0 < gaps[1] < 0.05 and gaps[0] / gaps[1] == pytest.approx(4, rel=0.05)  # first order in the step

@@ -20,7 +20,10 @@ WEIGHT_OF_X0 = {
     "truncated_snr": jnp.maximum(SNR, 1),
     "min_snr": jnp.minimum(SNR, 5),
     "p2": SNR / (1 + SNR),
+    "edm": SNR + 4,
+    "likelihood": SNR * losses.gamma_rate(SCHEDULE, AT.t),
 }
+OPTIONS = {"likelihood": {"schedule": SCHEDULE}}
 
 
 def squared_error(predict, target):
@@ -34,7 +37,9 @@ def test_weight_is_the_same_on_x0_whatever_the_network_predicts(name, target):
     """An error d in x0 (x_t known) is an error (a - b alpha/sigma) d in the target."""
     a, b = row = prediction.TARGETS[target]()(SCHEDULE, AT)
     scale = (a - b * AT.alpha / AT.sigma) ** 2
-    np.testing.assert_allclose(losses.WEIGHTS[name]()(AT, row) * scale, WEIGHT_OF_X0[name], rtol=1e-5)
+    np.testing.assert_allclose(
+        losses.WEIGHTS[name](**OPTIONS.get(name, {}))(AT, row) * scale, WEIGHT_OF_X0[name], rtol=1e-5
+    )
 
 
 def test_simple_is_one_on_the_target_itself():
@@ -176,3 +181,82 @@ def test_learned_variance_finds_the_best_one(x64):
     marginal = [level.alpha**2 * variance + level.sigma**2 for level in (to, at)]
     exact = marginal[0] - (ratio * marginal[0]) ** 2 / marginal[1]  # Var[x_s | x_t] of jointly Gaussian x_s, x_t
     assert best == pytest.approx(np.log(exact), abs=0.03)
+
+
+def test_gamma_rate_is_that_of_the_sde():
+    """g²/sigma²: beta/(1 - alpha²) for VP, 2 log(sigma_max/sigma_min) for VE, the slope of a straight gamma."""
+    t = jnp.array([1e-5, 1e-3, 0.3, 1.0])
+    beta, integral = 0.1 + 19.9 * t, 0.1 * t + 9.95 * t**2
+    np.testing.assert_allclose(losses.gamma_rate(schedules.vp(), t), beta / -jnp.expm1(-integral), rtol=1e-4)
+    np.testing.assert_allclose(losses.gamma_rate(schedules.ve(0.01, 50.0), t), 2 * np.log(5000), rtol=1e-5)
+    np.testing.assert_allclose(losses.gamma_rate(schedules.linear_logsnr(-13.3, 5.0), t), 18.3, rtol=1e-5)
+
+
+def test_edm_weight_is_one_on_the_target_of_edm():
+    at = level(schedules.edm(), jnp.linspace(0, 1, 7))
+    row = prediction.edm(0.7)(None, at)
+    np.testing.assert_allclose(losses.edm(0.7)(at, row), 1, rtol=1e-4)
+
+
+def test_reductions_differ_by_the_number_of_dimensions():
+    data = {"x0": jax.random.normal(jax.random.key(0), (4, 3, 2)), "label": jnp.full(4, -1)}
+    found = {}
+    for name in losses.REDUCTIONS:
+        term = losses.weighted_mse(lambda params: SCHEDULE, prediction.eps(), losses.simple(), name)
+        predict = lambda params, x, *args: prediction.Prediction(x, 0.5 * x, None)  # noqa: E731
+        loss = losses.weighted_sum(predict, gaussian(), lambda params: SCHEDULE, {"mse": (1.0, term)})
+        found[name] = loss(None, data, jnp.full(4, 0.4), jax.random.split(jax.random.key(1), 4))[0]
+    np.testing.assert_allclose(found["sum"], 6 * found["mean"], rtol=1e-5)
+    np.testing.assert_allclose(found["half_sum"], 3 * found["mean"], rtol=1e-5)
+
+
+def line(params):
+    """VDM's learned schedule of two numbers: gamma = b + |w| t."""
+
+    def schedule(t):
+        gamma = params["b"] + jnp.abs(params["w"]) * t
+        return -0.5 * jnp.logaddexp(0, gamma), -0.5 * jnp.logaddexp(0, -gamma)
+
+    return schedule
+
+
+def vdm_loss(data):
+    terms = losses.vdm(gaussian(), line, decoders.density())
+    return losses.weighted_sum(
+        lambda params, x, at, label, keys: oracles.exact(data)(x, at),
+        gaussian(),
+        line,
+        {name: (1.0, term) for name, term in terms.items()},
+    )
+
+
+def test_bound_in_continuous_time_of_gaussian_data_is_their_entropy(x64):
+    variance, n = 0.3, 200_000
+    data = oracles.Mixture(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), variance))
+    params = {"b": jnp.array(-13.3), "w": jnp.array(18.3)}
+    batch = {"x0": variance**0.5 * jax.random.normal(jax.random.key(0), (n, 1)), "label": jnp.full(n, -1)}
+    t = (0.3 + jnp.arange(n)) / n
+    per_example, metrics = jax.jit(vdm_loss(data))(params, batch, t, jax.random.split(jax.random.key(1), n))
+    entropy = 0.5 * np.log2(2 * np.pi * np.e * variance)
+    standard_error = float(per_example.std()) / n**0.5
+    assert abs(float(per_example.mean()) - entropy) < 4 * standard_error and standard_error < 0.04
+    assert set(metrics) == {"diffusion", "prior", "reconstruction"}
+    np.testing.assert_allclose(sum(metrics.values()), per_example, rtol=1e-12)
+
+
+def test_bound_in_continuous_time_trains_the_schedule(x64):
+    """Its gradient in the two parameters of the schedule is that of finite differences, and not zero."""
+    batch = {"x0": jax.random.normal(jax.random.key(0), (64, 2)), "label": jnp.full(64, -1)}
+    keys, t = jax.random.split(jax.random.key(1), 64), (0.5 + jnp.arange(64)) / 64
+
+    @jax.jit
+    @jax.value_and_grad
+    def value(params):
+        return vdm_loss(oracles.GAUSSIAN)(params, batch, t, keys)[0].mean()
+
+    params = {"b": jnp.array(-6.0), "w": jnp.array(9.0)}
+    _, gradient = value(params)
+    for name in params:
+        up, down = (value(params | {name: params[name] + step})[0] for step in (1e-4, -1e-4))
+        assert float(gradient[name]) == pytest.approx(float(up - down) / 2e-4, rel=1e-5)
+        assert abs(float(gradient[name])) > 1e-4

@@ -69,6 +69,37 @@ def test_rows_are_the_definitions():
         assert float(prediction.combine(TARGETS[name](None, at), x0, eps)[0, 0]) == pytest.approx(value, rel=1e-6)
 
 
+def test_edm_is_the_preconditioning_of_the_paper():
+    """x0 = c_skip x + c_out F with x = x_t/alpha, c_in x has variance 1, and d = 1 in a VP process gives -v."""
+    d, sigma = 0.5, jnp.array([0.002, 0.3, 80.0])
+    c_skip, c_out = d**2 / (sigma**2 + d**2), sigma * d / jnp.sqrt(sigma**2 + d**2)
+    for alpha in (1.0, 0.2):
+        at = Level(sigma, jnp.full(3, jnp.log(alpha)), jnp.log(alpha * sigma))
+        x, output = jax.random.normal(jax.random.key(0), (2, 3, 4))
+        got, _ = prediction.solve(prediction.edm(d)(None, at), at, alpha * x, output)
+        np.testing.assert_allclose(got, c_skip[:, None] * x + c_out[:, None] * output, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(prediction.unit_variance(d)(at) * alpha, 1 / jnp.sqrt(sigma**2 + d**2), rtol=1e-5)
+    at = level(schedules.vp(), jnp.array([0.1, 0.6]))
+    for a, b in zip(prediction.edm(1.0)(None, at), prediction.v()(None, at), strict=True):
+        np.testing.assert_allclose(a, -b, rtol=1e-5)
+
+
+def test_the_network_sees_the_scaled_input():
+    at = Level(jnp.array([0.5]), jnp.log(jnp.array([0.6])), jnp.log(jnp.array([0.8])))
+    seen = []
+
+    def apply(variables, x, told, label, keys):
+        seen.append(x)
+        return x
+
+    for scale in (None, prediction.unit_variance(0.5)):
+        prediction.predictor(apply, lambda params: None, TARGETS["x0"], prediction.tell_time(), input_scale=scale)(
+            {"net": None}, jnp.ones((1, 2)), at
+        )
+    np.testing.assert_array_equal(seen[0], 1)
+    np.testing.assert_allclose(seen[1], 1 / np.sqrt(0.64 + 0.09), rtol=1e-6)
+
+
 def test_posterior_mean_is_that_of_the_process(x64):
     schedule = schedules.linear(STEPS)
     t = jnp.array([1.0, 0.5, 0.01])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.objective import time_sampling
+from diffusion_jax.process import schedules
 
 INDEX = jnp.arange(4096)
 
@@ -97,3 +98,28 @@ def test_importance_draws_by_the_size_of_the_losses_and_weighs_it_out():
 def test_importance_needs_a_chain():
     with pytest.raises(ValueError, match=r"times\.name='importance' .* set process\.num_steps"):
         time_sampling.importance(0)
+
+
+@pytest.mark.parametrize("name", ["edm", "ve", "vp"])
+def test_log_normal_is_the_law_of_sigma_over_alpha(name):
+    schedule = schedules.CONTINUOUS[name]()
+    sampler = time_sampling.log_normal(schedule, mean=-1.0, std=0.5)
+    t, weight = sampler.sample(None, jax.random.key(0), INDEX, 4096)
+    log_alpha, log_sigma = schedule(t)
+    value = np.asarray(log_sigma - log_alpha)
+    assert abs(value.mean() + 1.0) < 5 * 0.5 / 64 and abs(value.std() - 0.5) < 5 * 0.5 / 90
+    np.testing.assert_array_equal(weight, 1)
+    share, _ = sampler.sample(None, jax.random.key(0), jnp.arange(8, 16), 4096)
+    np.testing.assert_array_equal(share, t[8:16])
+    late, _ = time_sampling.log_normal(schedule, min_t=0.9).sample(None, jax.random.key(0), INDEX, 4096)
+    assert float(late.min()) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("name", schedules.CONTINUOUS)
+def test_time_at_inverts_the_schedule(name):
+    schedule = schedules.CONTINUOUS[name]()
+    t = jnp.linspace(0.01, 1, 50)
+    log_alpha, log_sigma = schedule(t)
+    np.testing.assert_allclose(time_sampling.time_at(schedule, 2 * (log_alpha - log_sigma)), t, atol=2e-6)
+    beyond = time_sampling.time_at(schedule, jnp.array([-1e3, 1e3]))
+    np.testing.assert_allclose(beyond, [1, 0], atol=1e-6)

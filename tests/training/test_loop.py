@@ -26,7 +26,6 @@ def recipe(name="digits"):
     config.eval.every = 3
     config.prediction.variance, config.loss.name, config.times.name = "learned_range", "vlb", "importance"
     config.times.importance.window = 1
-    config.bound.decoder = "density" if name == "toy2d" else "bins"
     return config
 
 

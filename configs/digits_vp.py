@@ -1,0 +1,24 @@
+"""The VP diffusion on the embedded digits, in continuous time: Song et al. 2021 at the size of configs/digits.py.
+
+Run:    python -m diffusion_jax.main train --config=configs/digits_vp.py --workdir=runs/digits_vp
+Expect: TODO
+Time:   TODO
+
+Any sampler draws from it, any likelihood measures it. To train for likelihood: --config.loss.name=likelihood.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import defaults, digits
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe; variant "tiny" is for tests."""
+    c = digits.get_config()
+    c.train_steps = 1500
+    c.process.num_steps = 0
+    c.schedule.name = "vp"
+    c.network.told = "time"
+    c.times.min_t = 1e-5
+    c.sampler.num_steps = 250
+    return defaults.variant(c, variant)

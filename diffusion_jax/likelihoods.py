@@ -1,0 +1,243 @@
+"""How many bits a trained run needs for held-out data, in several ways, side by side: the ways of --likelihood.
+
+    vlb     the variational bound, term by term (trained.py)
+    multi   the bound from K whole paths, which is tighter the larger K
+    ode     the likelihood of the probability-flow ODE, by the change of variables
+
+All look at the same examples, so that their differences can be told better than each alone.
+"""
+
+import functools
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax import build, trained
+from diffusion_jax.data.scaling import to_model
+from diffusion_jax.evaluation import ode_likelihood, path_bound
+from diffusion_jax.evaluation.likelihood import standard_error, to_bits
+from diffusion_jax.objective.prediction import clip_x0
+from diffusion_jax.process.base import Array, level
+from diffusion_jax.sampling import flow
+from diffusion_jax.trained import Run
+from diffusion_jax.training import parallel, reporting
+
+log = logging.getLogger(__name__)
+
+
+class Line(NamedTuple):
+    """A line of the table."""
+
+    name: str
+    bits: np.ndarray
+    """bits/dim of each example."""
+    calls: float
+    """Network calls for an example, on average."""
+
+
+Found = tuple[dict[str, Any], list[Line]]
+"""Figures by name, and lines of the table."""
+Way = Callable[[Run], Callable[[], Found]]
+"""`way(run)()`: the first call finds whatever is wrong, ValueError, and the second does the work."""
+
+
+def vlb(run: Run) -> Callable[[], Found]:
+    """`trained.report_bound`, one network call for each step of the chain."""
+    build.decoder(run.config)
+    build.chain_rows(run.config, run.experiment.process, run.experiment.schedule, run.config.bound.num_steps)
+
+    def found() -> Found:
+        figures, nats = trained.report_bound(run)
+        return figures, [Line("vlb", to_bits(nats, dims(run)), figures["bound_steps"])]
+
+    return found
+
+
+def multi(run: Run) -> Callable[[], Found]:
+    """The bounds from the numbers of paths in config.bound.paths, by `evaluation.path_bound`."""
+    config, experiment = run.config, run.experiment
+    needs_gaussian("multi", run)
+    numbers = tuple(config.bound.paths)
+    if not numbers or min(numbers) < 1 or any(more % less for less, more in itertools.pairwise(numbers)):
+        raise ValueError(f"bound.paths={numbers}: each must divide the next, as (1, 4, 16) do")
+    rows = build.chain_rows(config, experiment.process, experiment.schedule, config.bound.num_steps)
+    predict = clip_x0(experiment.predict) if build.clips(config, config.bound) else experiment.predict
+    decode = build.decoder(config)
+    weigh = path_bound.make_path_weights(
+        predict, experiment.process, experiment.schedule, experiment.reverse, decode, lambda params: rows
+    )
+
+    def found() -> Found:
+        nats = each_example(run, weigh, numbers[-1], "multi")
+        figures: dict[str, Any] = path_bound.summarise(nats, numbers, dims(run))
+        steps = len(rows.at.t)
+        lines = [Line(f"multi_{k}", to_bits(path_bound.bound(nats, k), dims(run)), k * steps) for k in numbers]
+        return {**figures, "multi_examples": len(nats), "multi_steps": steps}, lines
+
+    return found
+
+
+def ode(run: Run) -> Callable[[], Found]:
+    """The likelihood by the ODE, as config.ode asks, with its parts, by `evaluation.ode_likelihood`.
+
+    ode_bits_per_dim is the sum of ode_prior (-log p of x at t = 1), ode_volume (-log of what the flow stretches) and
+    the terms of the dequantisation. Each of eval.passes draws its noise and probes anew. Raises FloatingPointError
+    where the ODE is not solved to its tolerance in the allowed calls.
+    """
+    config, experiment = run.config, run.experiment
+    options = config.ode
+    needs_gaussian("ode", run)
+    if config.prediction.target == "posterior_mean":
+        raise ValueError("--likelihood=ode looks between the levels, where prediction.target='posterior_mean' cannot")
+    flow.check(options.rtol, options.atol, options.max_calls, "ode")
+    build.choose("ode.trace", options.trace, ode_likelihood.PROBES)
+    law = build.choose("ode.law", options.law, ode_likelihood.LAWS)
+    make = build.choose("ode.dequantisation", options.dequantisation, ode_likelihood.DEQUANTISATIONS)
+    decode = build.decoder(config) if options.dequantisation == "process" else None
+    dequantise = make(config.data.levels, decode)
+    min_t = build.lowest_time(config, experiment.schedule, options.min_t)
+    density = ode_likelihood.make_density(
+        experiment.predict, experiment.schedule, min_t, options.rtol, options.atol, options.max_calls, options.trace,
+        options.probes, law,
+    )  # fmt: skip
+
+    def parts(params: Any, keys: Array, x0: Array, label: Array) -> dict[str, Array]:
+        key_noise, key_probes = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        at = level(experiment.schedule(params), jnp.full((), min_t, x0.dtype))
+        x, terms = dequantise(at, key_noise, x0)
+        found = density(params, key_probes, x, label)
+        return terms | {
+            "prior": -found.terminal,
+            "volume": -found.volume.mean(1),
+            "probe_var": found.volume.var(1, ddof=1) if found.volume.shape[1] > 1 else jnp.full(len(x0), jnp.nan),
+            "calls": found.calls,
+            "ok": found.ok,
+        }
+
+    return functools.partial(_ode_figures, run, parts, min_t)
+
+
+def _ode_figures(run: Run, parts: Callable[..., Any], min_t: float) -> Found:
+    config, options = run.config, run.config.ode
+    found = each_example(run, parts, config.eval.passes, "ode")
+    calls, ok, probe_var = found.pop("calls"), found.pop("ok"), found.pop("probe_var")
+    if not ok.all():
+        raise FloatingPointError(
+            f"--likelihood=ode: {(~ok).sum()} of {ok.size} examples cannot be solved to rtol={options.rtol:g}, "
+            f"atol={options.atol:g} in {options.max_calls} network calls; raise ode.max_calls, or ode.rtol and ode.atol"
+        )
+    bits = {name: to_bits(np.asarray(nats, np.float64), dims(run)).mean(1) for name, nats in found.items()}
+    whole = np.sum(list(bits.values()), axis=0)
+    figures: dict[str, Any] = {
+        "ode_bits_per_dim": float(whole.mean()),
+        "ode_bits_per_dim_stderr": float(standard_error(whole)),
+        **{f"ode_{name}_bits_per_dim": float(part.mean()) for name, part in bits.items()},
+    }
+    if options.trace != "exact" and options.probes > 1:  # the share of the error that more probes would take away
+        of_mean = np.sqrt(probe_var.mean() / options.probes / probe_var.size)
+        figures["ode_probes_bits_per_dim_stderr"] = float(to_bits(of_mean, dims(run)))
+    figures |= {"ode_calls": float(calls.mean()), "ode_most_calls": int(calls.max()), "ode_examples": len(whole)}
+    figures |= {"ode_min_t": min_t, "ode_trace": options.trace, "ode_dequantisation": options.dequantisation}
+    return figures, [Line("ode", whole, float(calls.sum(1).mean()))]
+
+
+WAYS: dict[str, Way] = {"vlb": vlb, "multi": multi, "ode": ode}
+"""The values of --likelihood, which may name several, separated by commas."""
+
+
+def named(names: str) -> list[str]:
+    """The ways in "vlb,multi,ode", each once. Raises ValueError for one that is not known."""
+    found = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    for name in found:
+        build.choose("--likelihood", name, WAYS)
+    return found
+
+
+def prepare(run: Run, names: Sequence[str]) -> Callable[[], tuple[dict[str, Any], str]]:
+    """What finds the figures of these ways, and a table with the differences from the first, example by example.
+
+    Raises ValueError, before any work, where a way does not suit the run.
+    """
+    ways = [WAYS[name](run) for name in names]
+
+    def found() -> tuple[dict[str, Any], str]:
+        figures: dict[str, Any] = {}
+        lines: list[Line] = []
+        for way in ways:
+            more_figures, more_lines = way()
+            figures |= more_figures
+            lines += more_lines
+        for line in lines[1:]:
+            difference = line.bits - lines[0].bits
+            key = f"{line.name}_minus_{lines[0].name}_bits_per_dim"
+            figures |= {key: float(difference.mean()), f"{key}_stderr": float(standard_error(difference))}
+        return figures, table(lines)
+
+    return found
+
+
+def table(lines: Sequence[Line]) -> str:
+    """The lines as a Markdown table."""
+    rows = [
+        f"| likelihood | bits/dim | minus {lines[0].name} | examples | network calls each |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for line in lines:
+        difference = line.bits - lines[0].bits
+        apart = f"{difference.mean():+.4f} ± {standard_error(difference):.4f}" if line is not lines[0] else ""
+        figure = f"{line.bits.mean():.4f} ± {standard_error(line.bits):.4f}"
+        rows.append(f"| {line.name} | {figure} | {apart} | {len(line.bits)} | {line.calls:,.0f} |")
+    return "\n".join(rows)
+
+
+def each_example(run: Run, function: Callable[..., Any], copies: int, name: str) -> Any:
+    """`function(params, keys[B], x0[B,*D], label[B])` for held-out examples, `copies` times: a tree of [N, copies].
+
+    A row's key follows from config.seed, the number of the example and that of the copy alone. Rows of all copies go
+    together in calls of sampler.tile per device.
+    """
+    config = run.config
+    heldout = trained.heldout_examples(config)
+    x, label = heldout.read(np.arange(heldout.size))
+    total, size = heldout.size * copies, config.sampler.tile * jax.device_count()
+
+    def on_rows(params: Any, key: Array, rows: dict[str, Array]) -> Any:
+        def key_of(example: Array, copy: Array) -> Array:
+            return jax.random.fold_in(jax.random.fold_in(key, example), copy)
+
+        keys = jax.vmap(key_of)(rows["example"], rows["copy"])
+        return function(params, keys, to_model(rows["x0"], config.data.levels), rows["label"])
+
+    spread = parallel.spread(on_rows, whole=2)
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+    found = []
+    started = time.perf_counter()
+    for first in range(0, total, size):
+        here = np.resize(np.arange(first, min(first + size, total)), size)
+        example, copy = (part.astype(np.int32) for part in np.divmod(here, copies))
+        rows = {"x0": x[example], "label": np.asarray(label)[example], "example": example, "copy": copy}
+        found.append(jax.device_get(spread(run.params, key, parallel.put(rows))))
+        done = min(first + size, total)
+        left = (time.perf_counter() - started) / done * (total - done)
+        log.info("%s: %d of %d, %s left", name, done, total, reporting.duration(left))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:total].reshape(heldout.size, copies), *found)
+
+
+def dims(run: Run) -> int:
+    """Dimensions of an example."""
+    return math.prod(run.config.data.shape)
+
+
+def needs_gaussian(name: str, run: Run) -> None:
+    """Raise ValueError unless the process is Gaussian."""
+    if run.config.process.name != "gaussian":
+        raise ValueError(
+            f"--likelihood={name} is that of a Gaussian process, but process.name={run.config.process.name!r}; use vlb"
+        )

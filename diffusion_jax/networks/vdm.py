@@ -1,0 +1,85 @@
+"""The U-Net of Kingma et al. 2021: one resolution from end to end, so that no detail that costs bits is lost."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from diffusion_jax.networks import layers
+from diffusion_jax.networks.layers import Array, DType
+
+
+class VDMUNet(nn.Module):
+    """x [B,H,W,C], time [B], label [B] or None, keys [B] or None -> [B,H,W,C], the noise.
+
+    `blocks` residual blocks down and blocks + 1 up, all at full size, with skip connections, and attention in the
+    middle alone. `fourier`: the exponents of Fourier features that x gets; see `layers.fourier_features`. The label is
+    a number told beside the time, 0 if there is none (the paper's second model has 1 for augmented images); classes
+    would be told better by `UNet`. What comes out is x plus what the layers find, thus at the start x itself.
+    keys, dtype and remat are as in `UNet`. Raises ValueError when traced if the options or the shapes do not fit.
+    Source: Kingma et al. 2021, appendix B, and its public code.
+    """
+
+    out_channels: int
+    channels: int = 128
+    blocks: int = 32
+    fourier: tuple[int, ...] = (6, 7)
+    dropout: float = 0.1
+    num_classes: int = 0
+    dtype: str = "float32"
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
+        options = {"out_channels": self.out_channels, "blocks": self.blocks}
+        dtype = layers.check_options("vdm", self.dtype, self.dropout, self.num_classes, **options)
+        layers.check_shapes("vdm", x, "BHWC", time, label, keys)
+        layers.check_levels("vdm", x, self.channels, (1,), ())
+        if self.out_channels != x.shape[-1]:
+            raise ValueError(
+                f"vdm: the output is added to x, which has {x.shape[-1]} channels, not {self.out_channels}; use a "
+                "fixed prediction.variance, or network.name=unet"
+            )
+        accurate = layers.at_least_float32(dtype)
+        lift = nn.remat if self.remat else (lambda module: module)
+        block = partial(lift(Block), self.channels, self.dropout, dtype)
+
+        h = layers.time_embedding(time.astype(accurate), self.channels)
+        number = jnp.zeros_like(time) if label is None or not self.num_classes else jnp.maximum(label, 0)
+        h = jnp.concatenate([h, number.astype(accurate)[:, None]], axis=-1)
+        for name in ("dense0", "dense1"):
+            h = nn.silu(layers.dense(4 * self.channels, accurate, name)(h))
+        temb = h
+        h = layers.conv(self.channels, dtype, "conv_in")(layers.fourier_features(x, self.fourier))
+        skips = [h]
+        for i in range(self.blocks):
+            h = block(name=f"down_{i}")(h, temb, keys)
+            skips.append(h)
+        h = block(name="mid_block_1")(h, temb, keys)
+        h = lift(layers.SelfAttention)(1, dtype, name="mid_attn_1")(h)
+        h = block(name="mid_block_2")(h, temb, keys)
+        for i in range(self.blocks + 1):
+            h = block(name=f"up_{i}")(jnp.concatenate([h, skips.pop()], axis=-1), temb, keys)
+        h = nn.silu(layers.group_norm(self.channels, accurate, "norm_out")(h))
+        return x + layers.conv(self.out_channels, accurate, "conv_out", layers.NEAR_ZERO)(h)
+
+
+class Block(nn.Module):
+    """x + conv(dropout(silu(norm(conv(silu(norm(x))) + temb matrix)))); where the channels change, x passes a 1x1."""
+
+    channels: int
+    dropout: float
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, x: Array, temb: Array, keys: Array | None) -> Array:
+        h = nn.silu(layers.group_norm(x.shape[-1], self.dtype, "norm1")(x))
+        h = layers.conv(self.channels, self.dtype, "conv1")(h)
+        told = nn.Dense(self.channels, use_bias=False, kernel_init=layers.NEAR_ZERO, dtype=self.dtype, name="temb_proj")
+        h += told(temb)[:, None, None, :]
+        h = nn.silu(layers.group_norm(self.channels, self.dtype, "norm2")(h))
+        h = layers.Dropout(self.dropout, name="dropout")(h, keys)
+        h = layers.conv(self.channels, self.dtype, "conv2", layers.NEAR_ZERO)(h)
+        if x.shape[-1] != self.channels:
+            x = layers.dense(self.channels, self.dtype, "nin_shortcut")(x)
+        return x + h
