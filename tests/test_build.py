@@ -115,6 +115,21 @@ REFUSED = [
     ({"loss__hybrid__factor": -1.0}, r"loss.hybrid.factor=-1.0 must be at least 0"),
     ({"network__unet__multipliers": (1, 2.5)}, r"network.unet.multipliers=\(1, 2.5\): 2.5 is not a whole number"),
     ({"network__conditional": True, "data__classes": 0}, r"network.conditional=True, but the data have no classes"),
+    ({"network__label_dropout": 0.1}, r"network.label_dropout=0.1 is the share .* needs network.conditional=True"),
+    ({"guidance__name": "clasifier"}, r"guidance.name='clasifier' is not known \(did you mean 'classifier'\?\)"),
+    ({"guidance__scale": 3.0}, r"guidance.scale=3.0 means nothing with guidance.name='none'"),
+    ({"guidance__name": "classifier"}, r"takes another run, when sampling: --guidance.name=classifier --guidance.cl"),
+    ({"guidance__name": "classifier_free", "guidance__scale": 3.0}, r"needs a model trained with and without labels"),
+    ({"network__name": "encoder"}, r"network.name='encoder' is a classifier; use loss.name=cross_entropy"),
+    ({"loss__name": "cross_entropy"}, r"loss.name='cross_entropy' needs network.name=encoder, or mlp for vectors"),
+    (
+        {"loss__name": "cross_entropy", "network__name": "encoder"},
+        r"loss.name='cross_entropy' makes no samples to report; set report.samples_every=0",
+    ),
+    (
+        {"loss__name": "cross_entropy", "network__name": "encoder", "data__classes": 0},
+        r"learns the class, but the data have no classes",
+    ),
     ({"ema__decays": ("a",)}, r"ema.decays: 'a' is not a number"),
     ({"eval__max_examples": 0}, r"eval.max_examples=0 must be at least 1"),
     ({"optimizer__weight_decay": -0.1}, r"optimizer.weight_decay=-0.1 must be at least 0"),
@@ -250,6 +265,38 @@ def test_conditional_network_is_told_the_label():
     level = build.Level(jnp.full(2, 0.5), *at)
     found = experiment.predict(params, jnp.ones((2, 5)), level, jnp.array([1, 2]), None)
     assert float(jnp.abs(found.eps[0] - found.eps[1]).max()) > 1e-4
+
+
+CLASSIFIER = {"loss__name": "cross_entropy", "network__name": "mlp", "report__samples_every": 0, "data__shape": (5,)}
+GUIDED = {"network__name": "mlp", "data__shape": (5,), "guidance__name": "classifier"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule__name": "cosine"}, r"was trained with schedule \('cosine', .*\), this run with \('linear'"),
+        ({"schedule__linear__beta_end": 0.1}, r"was trained with schedule"),
+        ({"process__num_steps": 7}, r"was trained with process"),
+        ({"data__classes": 3}, r"was trained with data.classes 3, this run with 10"),
+        ({"loss__name": "simple"}, r"was trained with loss.name='simple'; use another run"),
+    ],
+)
+def test_a_guide_of_another_process_is_refused(changes, message):
+    build.build(config(**GUIDED), guide=config(**CLASSIFIER))
+    with pytest.raises(ValueError, match=message) as caught:
+        build.build(config(**GUIDED), guide=config(**CLASSIFIER | changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_classifier_learns_the_class_of_noisy_examples():
+    """Its loss on data at rest is log(classes) to begin with, and 0 where there is no label."""
+    experiment = build.build(config(**CLASSIFIER))
+    params = build.init(config(**CLASSIFIER), experiment.network, jax.random.key(0))
+    rows = {"x0": jnp.full((4, 5), 16, jnp.uint8), "label": jnp.array([0, 3, 9, -1]), "index": jnp.arange(4)}
+    keys = jax.random.split(jax.random.key(1), 4)
+    loss, metrics = experiment.loss(params, rows, jnp.arange(1, 5) / 4, keys)
+    np.testing.assert_allclose(loss[:3], np.log(10), atol=1e-3)
+    assert loss[3] == 0 and metrics["accuracy"].shape == (4,)
 
 
 def test_describe_counts_without_compiling():

@@ -203,6 +203,22 @@ def rate_distortion(path: epath.PathLike, curves: Mapping[str, np.ndarray], titl
     _save(figure, path)
 
 
+def scales(path: epath.PathLike, rows: Sequence[Mapping[str, float]], title: str) -> None:
+    """Draw agreement with the class asked for against diversity, a point for each guidance scale."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    x, y = ([row[name] for row in rows] for name in ("class_diversity", "svm_agreement"))
+    axes.plot(x, y, marker="o", markersize=4, linewidth=1)
+    for row, place in zip(rows, zip(x, y, strict=True), strict=True):
+        axes.annotate(f"w = {row['scale']:g}", place, textcoords="offset points", xytext=(5, -10), fontsize=8)
+    axes.set(xlabel="diversity within a class (1: as the data)", ylabel="share of the class asked for", title=title)
+    axes.margins(0.12)
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def frontier(path: epath.PathLike, cells: Sequence[Mapping[str, Any]], title: str, real: float) -> None:
     """Draw Fréchet figures with their intervals, and the confidence of an SVM where there is one, against calls.
 
