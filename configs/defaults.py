@@ -58,8 +58,9 @@ def get_config() -> ConfigDict:
     c.schedule.edm = ConfigDict({"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0})
 
     c.network = ConfigDict()
-    c.network.name = "unet"  # unet, ncsnpp (NCSN++ and DDPM++), vdm, mlp
+    c.network.name = "unet"  # unet, ncsnpp (NCSN++ and DDPM++), vdm, mlp; encoder, with loss.name=cross_entropy
     c.network.conditional = False  # tell the network the class label
+    c.network.label_dropout = 0.0  # share of the examples whose label it is not told, for classifier-free guidance
     c.network.told = "step"  # what it is told about time: step (k - 1), time (999 t), logsnr, log_sigma
     c.network.unet = ConfigDict()
     c.network.unet.channels = 128
@@ -71,6 +72,9 @@ def get_config() -> ConfigDict:
     c.network.unet.dropout = 0.0
     c.network.unet.fourier = ()  # exponents n of features sin, cos(2^n 2pi x) given to the network beside x
     c.network.unet.dtype = "float32"  # or bfloat16: compute only, parameters stay float32
+    c.network.encoder = ConfigDict(
+        {"channels": 32, "multipliers": (1, 2), "blocks": 1, "attention": (), "dropout": 0.0}
+    )
     c.network.ncsnpp = ConfigDict({"channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 4, "attention": (16,)})
     c.network.ncsnpp.update(dropout=0.0, dtype="float32", augment_dims=0)  # room for a label of the augmentation
     c.network.ncsnpp.embedding = "positional"  # of time: positional (DDPM++), fourier (NCSN++)
@@ -87,6 +91,7 @@ def get_config() -> ConfigDict:
     c.prediction.variance = "fixed_large"  # fixed_small, fixed_large; learned_diagonal, learned_range with a bound loss
 
     # simple, snr, truncated_snr, min_snr, p2, edm, likelihood (g²): squared errors; vlb, hybrid, vdm: the bound
+    # or cross_entropy: no diffusion model but a classifier of noisy examples, which can guide one
     c.loss = ConfigDict({"name": "simple"})
     c.loss.reduction = "mean"  # of squared errors over the dimensions; sum (EDM), half_sum (NCSN)
     c.loss.min_snr = ConfigDict({"gamma": 5.0})
@@ -156,10 +161,19 @@ def get_config() -> ConfigDict:
     c.sampler.denoise = True  # end at the predicted x0 where the schedule's last level still has noise
     c.sampler.tile = 64  # samples per device and call: a fixed shape, so that no sample depends on how many are asked
 
+    c.guidance = ConfigDict({"name": "none"})  # none, classifier_free, classifier, autoguidance
+    c.guidance.scale = 1.0  # w of out = weak + w (strong - weak): uncond and cond, or a worse model and this one
+    # 1: the class as the network is told it, or this model; 0: no class, or the worse model; classifier: the factor
+    c.guidance.interval_t = (0.0, 1.0)  # of t, in which it acts
+    c.guidance.rescale = 0.0  # share in which x0 keeps the standard deviation it has without guidance (not: classifier)
+    c.guidance.classifier = ConfigDict({"workdir": "", "step": "best", "ema": ""})  # a run with loss.name=cross_entropy
+    c.guidance.autoguidance = ConfigDict({"workdir": "", "step": "newest", "ema": ""})  # of a worse model; "": this run
+
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 10_000  # steps
     c.checkpoint.keep = 2  # the newest ones
     c.checkpoint.keep_every = 0  # and one every so many steps for good (0: none)
+    c.checkpoint.best = "heldout_loss"  # what --step=best is best by: this, or a figure of eval.quality_metrics
 
     c.report = ConfigDict()
     c.report.every = 100  # steps between lines of metrics
@@ -173,6 +187,10 @@ def get_config() -> ConfigDict:
     c.eval.max_examples = 10_000
     c.eval.passes = 1  # times the held-out set is gone through, with other times and noise
     c.eval.num_samples = 1000  # samples that `main evaluate` draws
+    c.eval.quality_every = 0  # steps between figures of a few samples, drawn in report.sampler_steps steps (0: never)
+    c.eval.quality_samples = 500
+    c.eval.quality_metrics = ("fid", "pr")  # fid, kid, is, pr, nn: see main evaluate --metrics
+    c.eval.features = "pixels"  # of these figures: pixels, digits, inception, or module:function of yours
     c.eval.svm = False  # judge samples by an SVM fitted on the labelled training data: for small sets such as digits
     return c
 
@@ -191,6 +209,7 @@ def variant(config: ConfigDict, name: str, **others: dict[str, Any]) -> ConfigDi
         height_of_attention = 4 if config.network.unet.attention else 0
         config.network.unet.update(channels=8, multipliers=(1, 2), blocks=1)
         config.network.unet.attention = (height_of_attention,) if height_of_attention else ()
+        config.network.encoder.update(channels=8, multipliers=(1, 2), blocks=1, attention=())
         config.network.mlp.update(width=16, depth=1)
         config.network.ncsnpp.update(channels=8, multipliers=(1,), blocks=1, attention=())
         config.network.vdm.update(channels=8, blocks=1)
@@ -205,6 +224,8 @@ def variant(config: ConfigDict, name: str, **others: dict[str, Any]) -> ConfigDi
         config.update(train_steps=2, batch_size=8)
         config.optimizer.warmup_steps = 1
         config.checkpoint.every = config.report.every = 1
-        config.report.update(samples_every=2, num_samples=4, sampler_steps=0)
+        config.report.update(
+            samples_every=0 if config.loss.name == "cross_entropy" else 2, num_samples=4, sampler_steps=0
+        )
         config.eval.update(every=2, max_examples=16, num_samples=8, passes=1)
     return config

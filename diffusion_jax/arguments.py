@@ -8,8 +8,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-READ_A_RUN = ("sample", "evaluate", "frontier", "encode", "show", "export")
-TAKE_A_CONFIG = ("train", "describe", "prepare", "import")
+READ_A_RUN = ("sample", "restore", "evaluate", "frontier", "encode", "show", "export")
+TAKE_A_CONFIG = ("train", "describe", "prepare", "import", "stats")
 
 
 def parse(argv: list[str], stored: Mapping[str, Any] | None = None) -> flags.FlagValues:
@@ -29,7 +29,7 @@ def parse(argv: list[str], stored: Mapping[str, Any] | None = None) -> flags.Fla
         what = f"--config cannot be read: {kind}{one_line(error)}" if "config" in args else one_line(error)
         raise ValueError(what) from error
     if argv[1] == "compare" and args.workdir is None and rest:
-        args["workdir"].value = rest.pop(0)
+        args["runs"].value, rest = rest, []
     if rest:
         raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
     if "config" in args and args["config"].value is None:
@@ -58,17 +58,34 @@ def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mappin
         flags.DEFINE_string("sweep", None, "the file that lists the grid, and :VARIANT of it", flag_values=args)
     if command in ("sweep", "compare"):
         flags.DEFINE_string("workdir", None, "where the sweep goes, a folder for each cell", flag_values=args)
+    if command == "compare":
+        flags.DEFINE_list("runs", [], "a sweep, or runs to compare with one another", flag_values=args)
+        flags.DEFINE_string("out", "", "of runs: a .md or .csv file to write as well", flag_values=args)
+    if command == "report":
+        flags.DEFINE_string("workdir", None, "the workdir of a training run", flag_values=args)
     if command == "import":
         flags.DEFINE_enum("from", None, ["diffusers", "ddpm_tf1"], "whose weights", flag_values=args)
         flags.DEFINE_string("path", None, "diffusers: a folder; ddpm_tf1: the prefix of a checkpoint", flag_values=args)
     if command == "export":
         flags.DEFINE_enum("to", None, ["diffusers"], "for whom", flag_values=args)
         flags.DEFINE_string("path", None, "the folder to make", flag_values=args)
+    if command == "stats":
+        flags.DEFINE_enum("split", "train", ["train", "heldout"], "which examples", flag_values=args)
+        flags.DEFINE_string("out", "stats.npz", "where the statistics go", flag_values=args)
+        flags.DEFINE_integer("keep", 10_000, "examples whose features are kept as well", flag_values=args)
+    if command in ("stats", "evaluate"):
+        flags.DEFINE_string(
+            "features", "inception", "inception, digits, pixels, or module:function of yours", flag_values=args
+        )
+        flags.DEFINE_string("inception", "", "weights made by import-inception, elsewhere", flag_values=args)
+    if command == "import-inception":
+        flags.DEFINE_string("path", None, "the public weights: .safetensors, or the .pb of 2015", flag_values=args)
+        flags.DEFINE_string("out", "", "where they go (default: ~/.cache/diffusion_jax)", flag_values=args)
     if command in READ_A_RUN:
         flags.DEFINE_string("workdir", None, "the workdir of a training run", flag_values=args)
         flags.DEFINE_string("step", "newest", "newest, best (lowest held-out loss) or a number", flag_values=args)
         flags.DEFINE_string("ema", "", "decay of the average to use, or none (default: the first)", flag_values=args)
-    if command in ("sample", "evaluate", "frontier", "encode", "show"):
+    if command in ("sample", "restore", "evaluate", "frontier", "encode", "show"):
         define_sampling(command, args, argv, stored)
 
 
@@ -79,16 +96,26 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
     flags.DEFINE_integer("seed", 0, "seed of the first sample; the next has seed + 1", flag_values=args)
     if command == "evaluate":
         flags.DEFINE_integer("num_samples", -1, "samples to judge; -1 is eval.num_samples, 0 none", flag_values=args)
+        flags.DEFINE_string("scales", "", "judge samples at these guidance scales, such as 0,1,2,4", flag_values=args)
         flags.DEFINE_string("likelihood", "", "vlb, multi, ode, or several of them: vlb,multi", flag_values=args)
+        flags.DEFINE_list("metrics", [], "of the samples: fid, kid, is, pr (precision, recall), nn", flag_values=args)
+        flags.DEFINE_string("stats", "", "the reference, of main stats (default: the training data)", flag_values=args)
+        flags.DEFINE_list("allow", [], "few: than features; sizes: that differ; both are marked", flag_values=args)
+        flags.DEFINE_integer("bootstrap", 100, "replicates behind each interval; 0 for none", flag_values=args)
+        flags.DEFINE_bool("heldout", False, "beside them, the metrics of held-out data", flag_values=args)
     elif command == "frontier":
         flags.DEFINE_integer("num_samples", -1, "samples of each cell; -1 is eval.num_samples", flag_values=args)
         flags.DEFINE_list("samplers", "ancestral,ddim,dpmpp_2m", "NAME or NAME:GRID, …", flag_values=args)
         flags.DEFINE_list("steps", "5,10,15,25,50", "numbers of steps; 0: those of the chain", flag_values=args)
     else:
-        number = 8 if command == "show" else 64
+        number = {"show": 8, "restore": 16}.get(command, 64)
         flags.DEFINE_integer("num_samples", number, "how many samples", flag_values=args)
+    if command == "restore":
+        define_restoring(args)
     if command == "sample":
         flags.DEFINE_string("out", "samples.npz", "where the samples go", flag_values=args)
+        flags.DEFINE_enum("layout", "plain", ["plain", "openai"], "openai: arr_0, for its evaluator", flag_values=args)
+        flags.DEFINE_integer("label", None, "the class of all samples (default: one drawn for each)", flag_values=args)
         flags.DEFINE_integer("pictured", 64, "how many of them are in the picture", flag_values=args)
     if command == "encode":
         flags.DEFINE_string("out", "latents.npz", "where the noise goes", flag_values=args)
@@ -96,11 +123,28 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
     if stored is None:
         early = early_flags(argv, "workdir", "step")
         stored = checkpoints.read_config(required(early, "workdir"), early.step or "newest")
-    sections = {"evaluate": ("sampler", "bound", "ode"), "encode": ("sampler", "ode")}
-    for section in sections.get(command, ("sampler",)):
+    sections = {
+        "evaluate": ("sampler", "guidance", "bound", "ode"),
+        "frontier": ("sampler",),
+        "encode": ("sampler", "ode"),
+    }
+    for section in sections.get(command, ("sampler", "guidance")):
         if section not in stored:
             raise ValueError(f"the config of this workdir, from an earlier version, has no {section!r}; train it again")
         config_flags.DEFINE_config_dict(section, ConfigDict(stored[section]), flag_values=args, sys_argv=argv)
+
+
+def define_restoring(args: flags.FlagValues) -> None:
+    """The flags of restore beside those of sampling."""
+    flags.DEFINE_string("out", "restored.npz", "where the examples go", flag_values=args)
+    flags.DEFINE_string("task", "inpaint", "denoise, inpaint, colourise or superres", flag_values=args)
+    flags.DEFINE_string("rule", "noise_aware", "constant, power, noise_aware or renoise", flag_values=args)
+    flags.DEFINE_string("mask", "right", "inpaint: right, left, random, box, or a .npy file", flag_values=args)
+    flags.DEFINE_float("share", 0.5, "inpaint: of the pixels that are missing (random, box)", flag_values=args)
+    flags.DEFINE_integer("factor", 2, "superres: of height and width", flag_values=args)
+    flags.DEFINE_float("noise", None, "standard deviation, in the range -1 to 1 (denoise: 0.5)", flag_values=args)
+    flags.DEFINE_integer("repeats", 1, "times each stretch of steps is walked (RePaint: 10)", flag_values=args)
+    flags.DEFINE_integer("length", 10, "steps of such a stretch", flag_values=args)
 
 
 def early_flags(argv: list[str], *names: str) -> flags.FlagValues:

@@ -6,6 +6,7 @@ one flag, `--config.schedule.name=cosine`, is an ablation. Everything is checked
 
 import difflib
 import functools
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,9 @@ from ml_collections import ConfigDict
 from diffusion_jax.data import arrays, embedded, folder, tfds
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
+from diffusion_jax.interop import feature_networks
+from diffusion_jax.networks import features
+from diffusion_jax.networks.encoder import Encoder
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.ncsnpp import NCSNpp
 from diffusion_jax.networks.unet import UNet
@@ -34,6 +38,7 @@ from diffusion_jax.sampling import (
     exponential,
     flow,
     grids,
+    guidance,
     langevin,
     loop,
     probability_flow,
@@ -41,7 +46,13 @@ from diffusion_jax.sampling import (
     unipc,
 )
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "ncsnpp": NCSNpp, "vdm": VDMUNet, "mlp": MLP}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "unet": UNet,
+    "ncsnpp": NCSNpp,
+    "vdm": VDMUNet,
+    "mlp": MLP,
+    "encoder": Encoder,
+}
 PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": gaussian}
 SCHEDULES = schedules.CHAINS | schedules.CONTINUOUS
 TARGETS: dict[str, Callable[..., prediction.Target]] = prediction.TARGETS | {
@@ -89,10 +100,18 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 LEARNED_SCHEDULES: tuple[str, ...] = ()
 """Schedules that have parameters."""
+FEATURES: dict[str, Callable[..., features.FeatureNetwork]] = {
+    "pixels": features.pixels,
+    "digits": feature_networks.digits,
+    "inception": feature_networks.inception,
+}
 LEARNED = ("learned_diagonal", "learned_range")
 """Reverse variances that the network's head gives."""
 BOUND_LOSSES = ("vlb", "hybrid")
 """Losses with a term of the variational bound; the others are the weights of a squared error."""
+CLASSIFIERS = ("encoder", "mlp")
+"""Networks whose output may be the logits of classes, for loss.name=cross_entropy."""
+GUIDANCES = ("none", "classifier_free", "classifier", "autoguidance")
 NEED_CHAIN = "a chain: set process.num_steps to its number of steps, 1000 for example"
 
 
@@ -104,6 +123,8 @@ class Experiment(NamedTuple):
     """`schedule(params) -> Schedule`; a fixed one ignores params."""
     process: Process
     predict: prediction.Predict
+    guided: prediction.Predict
+    """`predict` with the guidance that config.guidance asks for, as the sampler takes it."""
     reverse: reverse.Reverse
     times: time_sampling.TimeSampler
     loss: losses.Loss
@@ -172,12 +193,15 @@ def check_schedule(schedule: Schedule, num_steps: int) -> None:
         raise ValueError("the ratio of noise to signal must be finite before t = 1 and rise with t")
 
 
-def build(config: ConfigDict, apply: Callable[..., Any] | None = None) -> Experiment:
+def build(config: ConfigDict, apply: Callable[..., Any] | None = None, guide: ConfigDict | None = None) -> Experiment:
     """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit.
 
-    apply: what stands in for the network's own, to see how often it is called (`count_calls`).
+    apply: what stands in for the network's own, to see how often it is called (`count_calls`). guide: the config of the
+    run that config.guidance names; its parameters are params["classifier"] or params["guide"].
     """
     check(config)
+    if config.loss.name == "cross_entropy":
+        return classifier(config)
     steps = config.process.num_steps
     process = choose("process.name", config.process.name, PROCESSES)(**options(config.process))
     path = schedule(config)
@@ -187,25 +211,17 @@ def build(config: ConfigDict, apply: Callable[..., Any] | None = None) -> Experi
     kernel = variance(process)
 
     *_, channels = config.data.shape
-    network_options = options(config.network)
-    if config.network.name != "mlp":
-        network_options["remat"] = config.remat
-    network = choose("network.name", config.network.name, NETWORKS)(
-        out_channels=channels * (2 if with_head else 1),
-        num_classes=config.data.classes if config.network.conditional else 0,
-        **network_options,
-    )
+    if config.network.name == "encoder":
+        raise ValueError("network.name='encoder' is a classifier; use loss.name=cross_entropy, or another network")
+    net = network(config, channels * (2 if with_head else 1))
 
-    needs_chain = {"posterior_mean": TARGETS, "step": TELLINGS}
-    for field, name in (("prediction.target", config.prediction.target), ("network.told", config.network.told)):
-        if name in needs_chain and not steps:
-            raise ValueError(f"{field}={name!r} needs {NEED_CHAIN}")
+    if config.prediction.target == "posterior_mean" and not steps:
+        raise ValueError(f"prediction.target='posterior_mean' needs {NEED_CHAIN}")
     target = choose("prediction.target", config.prediction.target, TARGETS)
     sigma_data = {"sigma_data": config.prediction.sigma_data}
     own = {"posterior_mean": {"num_steps": steps}, "edm": sigma_data}.get(config.prediction.target, {})
     target = target(**own)
-    tell = choose("network.told", config.network.told, TELLINGS)
-    tell = tell(steps) if config.network.told == "step" else tell()
+    tell = telling(config)
     if config.prediction.target in ("eps", "score") and not np.exp(in_float64(path(None), np.ones(())))[0]:
         raise ValueError(
             f"prediction.target={config.prediction.target!r}: with schedule.name={config.schedule.name!r} nothing of "
@@ -213,27 +229,147 @@ def build(config: ConfigDict, apply: Callable[..., Any] | None = None) -> Experi
         )
     scale = choose("prediction.input", config.prediction.input, INPUTS)
     scale = scale(**sigma_data) if scale else None
-    predict = prediction.predictor(apply or network.apply, path, target, tell, with_head, scale)
+    predict = prediction.predictor(apply or net.apply, path, target, tell, with_head, scale)
+    predict = prediction.drop_labels(predict, config.network.label_dropout)
+    guided_predict = guided(config, predict, guide, apply)
 
     terms = loss_terms(config, process, path, target, kernel)
     loss = _in_model_range(losses.weighted_sum(predict, process, path, terms), config.data.levels)
-    times = choose("times.name", config.times.name, time_sampling.TIME_SAMPLERS)
-    if config.times.name == "log_normal" and steps:
-        raise ValueError(f"times.name='log_normal' is for continuous time, but process.num_steps={steps}; set it to 0")
-    over = path(None) if config.times.name == "log_normal" else steps
-    times = times(over, config.times.min_t, **options(config.times))
 
     return Experiment(
-        network=network,
+        network=net,
         schedule=path,
         process=process,
         predict=predict,
+        guided=guided_predict,
         reverse=kernel,
-        times=times,
+        times=time_sampler(config),
         loss=loss,
         optimizer=optimizer(config.optimizer),
-        sampler=sampler(config, process, path, predict, kernel),
+        sampler=sampler(config, process, path, guided_predict, kernel),
     )
+
+
+def network(config: ConfigDict, out_channels: int) -> Any:
+    """The network of a config, a linen module."""
+    network_options = options(config.network)
+    if config.network.name != "mlp":
+        network_options["remat"] = config.remat
+    return choose("network.name", config.network.name, NETWORKS)(
+        out_channels=out_channels,
+        num_classes=config.data.classes if config.network.conditional else 0,
+        **network_options,
+    )
+
+
+def telling(config: ConfigDict) -> prediction.Telling:
+    """What the network is told about time."""
+    name, steps = config.network.told, config.process.num_steps
+    tell = choose("network.told", name, TELLINGS)
+    if name == "step" and not steps:
+        raise ValueError(f"network.told='step' needs {NEED_CHAIN}")
+    return tell(steps) if name == "step" else tell()
+
+
+def classifier(config: ConfigDict) -> Experiment:
+    """The Experiment of loss.name=cross_entropy, a classifier of noisy examples: to train, and to guide by."""
+    choose("network.name", config.network.name, NETWORKS)
+    if config.network.name not in CLASSIFIERS or config.network.conditional:
+        raise ValueError("loss.name='cross_entropy' needs network.name=encoder, or mlp for vectors, not conditional")
+    if not config.data.classes:
+        raise ValueError("loss.name='cross_entropy' learns the class, but the data have no classes; use labelled data")
+    if config.report.samples_every:
+        raise ValueError("loss.name='cross_entropy' makes no samples to report; set report.samples_every=0")
+    process = choose("process.name", config.process.name, PROCESSES)(**options(config.process))
+    path, net = schedule(config), network(config, config.data.classes)
+    log_probs = prediction.classifier(net.apply, telling(config))
+
+    def none(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError(
+            "this run holds a classifier (loss.name=cross_entropy), which is no model of the data; give it to one that "
+            "is: --guidance.name=classifier --guidance.classifier.workdir=DIR"
+        )
+
+    return Experiment(
+        network=net,
+        schedule=path,
+        process=process,
+        predict=none,
+        guided=none,
+        reverse=none,
+        times=time_sampler(config),
+        loss=_in_model_range(losses.cross_entropy(log_probs, process, path), config.data.levels),
+        optimizer=optimizer(config.optimizer),
+        sampler=loop.Sampler(none, none, none, none, none, none),
+    )
+
+
+def time_sampler(config: ConfigDict) -> time_sampling.TimeSampler:
+    """Which times a batch looks at."""
+    steps, times = config.process.num_steps, choose("times.name", config.times.name, time_sampling.TIME_SAMPLERS)
+    if config.times.name == "log_normal" and steps:
+        raise ValueError(f"times.name='log_normal' is for continuous time, but process.num_steps={steps}; set it to 0")
+    over = schedule(config)(None) if config.times.name == "log_normal" else steps
+    return times(over, config.times.min_t, **options(config.times))
+
+
+def guided(
+    config: ConfigDict, predict: prediction.Predict, guide: ConfigDict | None, apply: Callable[..., Any] | None = None
+) -> prediction.Predict:
+    """`predict` with the guidance of config.guidance. Raises ValueError where model, guide and scale do not fit.
+
+    guide, apply: see `build`; a worse model is counted with its network, a classifier is not.
+    """
+    section = config.guidance
+    name, scale, interval = section.name, float(section.scale), tuple(section.interval_t)
+    choose("guidance.name", name, dict.fromkeys(GUIDANCES))
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
+        raise ValueError(f"guidance.interval_t={interval} must be two times that rise, in [0, 1]")
+    if not 0 <= section.rescale <= 1:
+        raise ValueError(f"guidance.rescale={section.rescale} must lie in [0, 1]")
+    if name == "none":
+        if scale != 1:
+            raise ValueError(
+                f"guidance.scale={scale} means nothing with guidance.name='none'; use one of {', '.join(GUIDANCES[1:])}"
+            )
+        return predict
+    if name == "classifier_free":
+        if not (config.network.conditional and config.network.label_dropout):
+            raise ValueError(
+                "guidance.name='classifier_free' needs a model trained with and without labels (network.conditional="
+                f"True, network.label_dropout > 0), not {config.network.conditional}, {config.network.label_dropout}"
+            )
+        return guidance.classifier_free(predict, scale, interval, section.rescale)
+    if guide is None:
+        raise ValueError(
+            f"guidance.name={name!r} takes another run, when sampling: --guidance.name={name} "
+            f"--guidance.{name}.workdir=DIR"
+        )
+    check_guide(config, guide)
+    if name == "classifier":
+        log_probs = prediction.classifier(network(guide, guide.data.classes).apply, telling(guide))
+        return guidance.classifier(predict, log_probs, scale, interval)
+    return guidance.autoguidance(predict, build(guide, apply).predict, scale, interval, section.rescale)
+
+
+def check_guide(config: ConfigDict, guide: ConfigDict) -> None:
+    """Raise ValueError unless the run with the config `guide` can guide that of `config`."""
+    name, where = config.guidance.name, config.guidance[config.guidance.name].workdir
+    if (guide.loss.name == "cross_entropy") != (name == "classifier"):
+        raise ValueError(f"guidance.{name}: {where} was trained with loss.name={guide.loss.name!r}; use another run")
+    told = name == "classifier" or config.network.conditional
+    for field, ours, theirs in (
+        ("process", config.process.to_dict(), guide.process.to_dict()),
+        ("schedule", *((c.schedule.name, options(c.schedule)) for c in (config, guide))),
+        *((f"data.{key}", config.data[key], guide.data[key]) for key in ("shape", "levels", "classes")),
+    ):
+        if ours != theirs and (told or field != "data.classes"):
+            raise ValueError(f"guidance.{name}: {where} was trained with {field} {theirs}, this run with {ours}")
+
+
+def asks_for_class(config: ConfigDict) -> bool:
+    """Whether a sample is one of a class that is asked for."""
+    return config.network.conditional or config.guidance.name == "classifier"
 
 
 def loss_terms(
@@ -245,7 +381,7 @@ def loss_terms(
 ) -> dict[str, tuple[float, losses.Term]]:
     """name -> (factor, term) of the loss. Raises ValueError where loss and reverse variance do not suit each other."""
     name, variance, steps = config.loss.name, config.prediction.variance, config.process.num_steps
-    choose("loss.name", name, losses.WEIGHTS | dict.fromkeys((*BOUND_LOSSES, "vdm")))
+    choose("loss.name", name, losses.WEIGHTS | dict.fromkeys((*BOUND_LOSSES, "vdm", "cross_entropy")))
     choose("loss.reduction", config.loss.reduction, losses.REDUCTIONS)
     if name in BOUND_LOSSES and not steps:
         raise ValueError(f"loss.name={name!r} needs {NEED_CHAIN}")
@@ -337,7 +473,7 @@ def sampler(
 ) -> loop.Sampler:
     """The sampler that config.sampler asks for. Raises ValueError for one that process or variance do not suit."""
     method = choose("sampler.name", config.sampler.name, METHODS)(**options(config.sampler))
-    if not method.kernel and config.process.name != "gaussian":
+    if method.score and config.process.name != "gaussian":
         raise ValueError(
             f"sampler.name={config.sampler.name!r} needs the score of a Gaussian process, which process.name="
             f"{config.process.name!r} does not have; use sampler.name=ancestral"
@@ -367,7 +503,7 @@ def sampler(
         return process.prior(path(params), keys_prior, shape), keys
 
     def labels(seeds: Array) -> Array | None:
-        if not config.network.conditional:
+        if not asks_for_class(config):
             return None
         keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
         return jax.vmap(lambda key: jax.random.randint(key, (), 0, config.data.classes))(keys)
@@ -405,14 +541,14 @@ def grid_rows(
     return lambda params: fixed
 
 
-def count_calls(config: ConfigDict, params: Any) -> int:
+def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None) -> int:
     """How often the sampler of a config asks the network for one sample: counted while its loop runs on a stand-in.
 
     The stand-in answers 0, at once; a call for a batch, as guidance may make, counts as many times as it has rows.
     Where the calls depend on the answers (dopri5), the network gives them, and it is the mean over seeds 0 to 7.
     """
     adaptive = config.sampler.name == "dopri5"
-    network = build(config).network if adaptive else None
+    network = build(config, guide=guide).network if adaptive else None
     calls = 0
 
     def tick(rows: int) -> None:
@@ -426,7 +562,7 @@ def count_calls(config: ConfigDict, params: Any) -> int:
         twice = config.prediction.variance in LEARNED
         return jnp.zeros((*x.shape[:-1], x.shape[-1] * (2 if twice else 1)), x.dtype)
 
-    sample = jax.jit(build(config, answer).sampler.sample)
+    sample = jax.jit(build(config, answer, guide).sampler.sample)
     seeds = jnp.arange(8 if adaptive else 1, dtype=jnp.uint32)
     for seed in seeds:
         jax.block_until_ready(sample(params, seed[None]))
@@ -496,6 +632,23 @@ def lowest_time(config: ConfigDict, path: Callable[[Any], Schedule], min_t: floa
     return 0.0 if np.isfinite(in_float64(path(None), np.zeros(1))[1]).all() else 1e-5
 
 
+def feature_network(name: str, shape: tuple[int, ...], levels: int, **options: Any) -> features.FeatureNetwork:
+    """A network of FEATURES, or the user's own function "module:function", for data at rest of a shape and levels.
+
+    The function takes NumPy arrays at rest [B,*D] and returns features [B,F]. Raises ValueError if there is none.
+    """
+    if ":" not in name:
+        network = choose("features", name, FEATURES)(shape, levels, **(options if name == "inception" else {}))
+        in_range = network.apply
+        return network._replace(apply=lambda params, x: in_range(params, to_model(x, levels)))
+    module, _, function = name.partition(":")
+    try:
+        own = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"features={name!r} cannot be imported ({error}); give module:function") from error
+    return features.own(function, own)
+
+
 def optimizer(section: ConfigDict) -> optax.GradientTransformation:
     """Adam with linear warm-up from 0 and clipping by the global norm of the averaged gradient (0 = no clipping).
 
@@ -538,6 +691,7 @@ def check(config: ConfigDict) -> None:
         "report.sampler_steps": 0, "eval.every": 0, "eval.max_examples": 1, "eval.passes": 1,
         "eval.num_samples": 0, "data.workers": 0, "times.importance.window": 1, "optimizer.eps": 0,
         "loss.min_snr.gamma": 0, "loss.p2.k": 0, "loss.hybrid.factor": 0, "optimizer.weight_decay": 0,
+        "network.label_dropout": 0,
     }  # fmt: skip
     below = {"times.min_t": 1, "optimizer.b1": 1, "optimizer.b2": 1, "times.importance.uniform_share": 1}
 
@@ -554,6 +708,11 @@ def check(config: ConfigDict) -> None:
         raise ValueError(f"prediction.sigma_data={config.prediction.sigma_data} must be above 0")
     if config.network.conditional and not config.data.classes:
         raise ValueError("network.conditional=True, but the data have no classes; use False, or labelled data")
+    if config.network.label_dropout and not (config.network.conditional and config.network.label_dropout < 1):
+        raise ValueError(
+            f"network.label_dropout={config.network.label_dropout} is the share of labels dropped, in [0, 1), and "
+            "needs network.conditional=True"
+        )
     for name, values in {
         "sampler.steps": config.sampler.steps,
         "bound.paths": config.bound.paths,

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import os
 import pathlib
@@ -10,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_jax import sweep
+from diffusion_jax import report, sweep
+from diffusion_jax.training import checkpoints, reporting
 from diffusion_jax.training.reporting import NOT_FINITE
 
 COLUMNS = (
@@ -133,3 +135,66 @@ def table(rows: list[Row]) -> str:
             cells += ["" if value is None else repr(value) for value in (mean, error)]
         writer.writerow([row.cell, *row.counts.values(), status(row), *cells])
     return out.getvalue()
+
+
+# Runs that belong to no sweep.
+
+
+def compare_runs(workdirs: Sequence[str], out: str = "") -> tuple[str, dict[str, Any]]:
+    """Runs as rows: where their configs differ, steps, hours, and every figure of their newest evaluation.
+
+    Returns the table as Markdown, and {workdir: {column: value}}. out: a .md or .csv file to write it to as well.
+    Figures of samples have the 95 % interval beside them. Raises FileNotFoundError where nothing was trained.
+    """
+    if out and pathlib.Path(out).suffix not in (".md", ".csv"):
+        raise ValueError(f"--out={out} must end in .md or .csv")
+    configs = [dict(report.flat(checkpoints.read_config(workdir))) for workdir in workdirs]
+    keys = sorted({key for config in configs for key in config})
+    differing = [key for key in keys if len({repr(config.get(key, MISSING)) for config in configs}) > 1]
+    rows: dict[str, dict[str, Any]] = {}
+    for workdir, config in zip(workdirs, configs, strict=True):
+        row: dict[str, Any] = {key: config.get(key, MISSING) for key in differing}
+        row |= {"step": checkpoints.find_step(workdir), "hours": hours(workdir)}
+        rows[str(workdir)] = row | figures_of(pathlib.Path(workdir).expanduser())
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    ends = [column for column in columns if column.rpartition("_")[2] in ("low", "high") and column[:-4].strip("_")]
+    printed = [column for column in columns if column not in ends or column.rpartition("_")[0] not in columns]
+
+    def cell(row: dict[str, Any], column: str) -> str:
+        value = row.get(column)
+        text = MISSING if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
+        low, high = (row.get(f"{column}_{end}") for end in ("low", "high"))
+        return text if low is None or high is None else f"{text} [{low:.4g}, {high:.4g}]"
+
+    lines = ["| " + " | ".join(["run", *printed]) + " |", "|" + "|".join(["---"] + ["--:"] * len(printed)) + "|"]
+    for name, row in rows.items():
+        cells = [cell(row, column) for column in printed]
+        lines.append("| " + " | ".join(text.replace("|", "\\|") for text in [name, *cells]) + " |")
+    text = "\n".join(lines)
+    if out:
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(["run", *columns])
+        writer.writerows([name, *(row.get(column, "") for column in columns)] for name, row in rows.items())
+        pathlib.Path(out).write_text(text + "\n" if out.endswith(".md") else buffer.getvalue())
+    return text, {"runs": rows}
+
+
+def hours(workdir: str) -> float | None:
+    """From the first line of metrics.jsonl to the last, pauses included; None where there is none."""
+    try:
+        times = [record["time"] for record in reporting.read_metrics(workdir)]
+    except FileNotFoundError:
+        return None
+    return (times[-1] - times[0]) / 3600 if times else None
+
+
+def figures_of(directory: pathlib.Path) -> dict[str, Any]:
+    """The numbers in figures.json of the newest evaluated checkpoint; empty where there is none."""
+    found = sorted(directory.glob("evaluation/*/figures.json"), key=lambda path: int(path.parent.name.split("-")[0]))
+    if not found:
+        return {}
+    figures = json.loads(found[-1].read_text())
+    return {"evaluated": found[-1].parent.name} | {
+        name: value for name, value in figures.items() if isinstance(value, int | float) and name != "step"
+    }

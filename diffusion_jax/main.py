@@ -2,16 +2,20 @@
 
     train     --config=FILE --workdir=DIR [--config.KEY=VALUE …]    train; the same command again resumes
     sample    --workdir=DIR --num_samples=N --seed=S --out=FILE.npz  draw samples, and a picture of them
-    evaluate  --workdir=DIR [--likelihood=vlb,multi,ode]             every figure that the config asks for
+    restore   --workdir=DIR --task=inpaint --out=FILE.npz            denoise, inpaint, … held-out examples
+    evaluate  --workdir=DIR [--likelihood=vlb,multi,ode] [--metrics=fid,pr]  every figure that is asked for
     encode    --workdir=DIR --num_samples=N --out=FILE.npz           held-out data as noise, and back
+    stats     --config=FILE --features=NAME --out=FILE.npz           what a feature network says of real data
     frontier  --workdir=DIR [--samplers=A,B:GRID] [--steps=5,10]     quality against network calls, as table and picture
     show      --workdir=DIR                                          progressive pictures, interpolation
     describe  --config=FILE [--compile]                              size, FLOPs and memory, without training
     prepare   --config=FILE                                          make a TensorFlow Datasets set readable
     sweep     --sweep=FILE[:VARIANT] --workdir=DIR                   every cell of a grid; again: what is left of it
-    compare   DIR                                                    the figures of a sweep as one table
+    compare   DIR  or  RUN RUN …                                     the figures of a sweep, or of runs, as one table
+    report    --workdir=DIR                                          one HTML page of a run and its evaluations
     import    --from=diffusers|ddpm_tf1 --path=PATH --workdir=DIR    make a workdir of somebody else's weights
     export    --to=diffusers --workdir=DIR --path=DIR                write weights for somebody else
+    import-inception  --path=FILE                                    the public weights of the FID's network
 
 Logs and progress go to standard error. The last line on standard output is one JSON object with the results. What is
 wrong with the input is one line on standard error, and the exit code is 2; --debug shows where it came from.
@@ -34,6 +38,8 @@ log = logging.getLogger("diffusion_jax")
 """Modules of this project log below it; everything else stays quiet unless it warns."""
 
 Results = dict[str, Any]
+PICTURED = 16
+"""Columns in the picture that `restore` makes."""
 
 
 def train(args: flags.FlagValues) -> Results:
@@ -62,9 +68,8 @@ def prepare(args: flags.FlagValues) -> Results:
 
 def sample(args: flags.FlagValues) -> Results:
     """Draw samples from a workdir into a .npz, with a picture beside it."""
-    import numpy as np
-
     from diffusion_jax import trained
+    from diffusion_jax.data.scaling import to_rgb
     from diffusion_jax.training import pictures
 
     out = pathlib.Path(args.out)
@@ -73,18 +78,16 @@ def sample(args: flags.FlagValues) -> Results:
     check_writable(out)
     if args.pictured < 1:
         raise ValueError(f"--pictured={args.pictured} must be at least 1")
-    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
-    seeds, samples = trained.draw(run, args.num_samples, args.seed)
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance)
+    if args.layout == "openai" and not (len(run.config.data.shape) == 3 and run.config.data.levels):
+        raise ValueError("--layout=openai is for images with grey levels; leave it out")
+    seeds, samples = trained.draw(run, args.num_samples, args.seed, args.label)
     arrays = {"samples": samples, "seeds": seeds}
-    if (labels := trained.labels(run, seeds)) is not None:
+    if args.layout == "openai":
+        arrays = {"arr_0": to_rgb(samples, run.config.data.levels)}
+    elif (labels := trained.labels(run, seeds, args.label)) is not None:
         arrays["labels"] = labels
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with open(unfinished, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(unfinished, out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    save_npz(out, arrays)
     picture = out.with_suffix(".png")
     pictures.save_png(picture, samples[: args.pictured], run.config.data.levels)
     calls = trained.network_calls(run)
@@ -93,28 +96,85 @@ def sample(args: flags.FlagValues) -> Results:
     return {**where, "num_samples": len(samples), "network_calls": calls, "step": run.step}
 
 
+def restore(args: flags.FlagValues) -> Results:
+    """Degrade held-out examples and restore them, into a .npz with a picture beside it."""
+    import numpy as np
+
+    from diffusion_jax import build, restoring, trained
+    from diffusion_jax.training import pictures
+
+    out = pathlib.Path(args.out)
+    if out.suffix != ".npz":
+        raise ValueError(f"--out={args.out} must end in .npz")
+    check_writable(out)
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance)
+    options: dict[str, Results] = {
+        "inpaint": {"mask": args.mask, "share": args.share, "seed": args.seed},
+        "superres": {"factor": args.factor},
+    }
+    task = build.choose("--task", args.task, restoring.TASKS)
+    degraded = task(tuple(run.config.data.shape), **options.get(args.task, {}))
+    noise = (0.5 if args.task == "denoise" else 0.0) if args.noise is None else args.noise
+    arrays, figures = restoring.restore(
+        run, degraded, args.rule, args.num_samples, args.seed, noise, args.repeats, args.length
+    )
+    save_npz(out, arrays)
+    picture, rows = out.with_suffix(".png"), ("degraded", "restored", "original")
+    shown = np.stack([arrays[name][:PICTURED] for name in rows])
+    title = f"{args.task}, {args.rule}: RMSE {figures['rmse']:.1f} / 255"
+    pictures.table(picture, shown, run.config.data.levels, rows, title)
+    chosen = {"task": args.task, "rule": args.rule, "noise": noise, "num_samples": args.num_samples}
+    return {"restored": str(out), "picture": str(picture), **chosen, **figures, "step": run.step}
+
+
+def stats(args: flags.FlagValues) -> Results:
+    """Reference statistics of a whole split, with their provenance, into a .npz."""
+    from diffusion_jax import build, reference
+
+    out = pathlib.Path(args.out)
+    if out.suffix != ".npz":
+        raise ValueError(f"--out={out} must end in .npz")
+    check_writable(out)
+    if args.keep < 2:
+        raise ValueError(f"--keep={args.keep} must be at least 2")
+    source = build.source(args.config, args.split)
+    network = build.feature_network(args.features, source.shape, source.levels, weights=args.inception)
+    found = reference.measure(args.config, args.split, network, args.keep)
+    reference.write(out, found)
+    return {"stats": str(out), "kept": len(found.features), **found.provenance}
+
+
 def evaluate(args: flags.FlagValues) -> Results:
     """Every figure of a workdir that its config asks for, by name; kept in workdir/evaluation as well."""
-    from diffusion_jax import likelihoods, trained
+    from diffusion_jax import judged, likelihoods, scales, trained
 
     if args.num_samples == 1 or args.num_samples < -1:
         raise ValueError(f"--num_samples={args.num_samples} must be 0 (none), 2 or more, or -1 (eval.num_samples)")
     ways = likelihoods.named(args.likelihood)
-    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, bound=args.bound, ode=args.ode)
+    wanted = scales.parse(args.scales) if args.scales else []
+    sections = {"sampler": args.sampler, "guidance": args.guidance, "bound": args.bound, "ode": args.ode}
+    run = trained.load(args.workdir, args.step, args.ema, **sections)
     likelihood = likelihoods.prepare(run, ways)
     number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
     trained.evaluation_directory(run)
+    judge: Callable[[], Results] = dict
+    if args.metrics:
+        options = judged.Options(max(0, args.num_samples), args.seed, tuple(args.allow), args.bootstrap, args.heldout)
+        judge = judged.prepare(run, args.metrics, args.features, args.inception, args.stats, options)
 
     def in_bits(run: trained.Run) -> Results:
         found, table = likelihood()
         print(table)
         return found
 
-    parts = [trained.heldout_loss]
+    parts: list[Callable[[trained.Run], Results]] = [trained.heldout_loss]
     if ways:
         parts.append(in_bits)
-    if run.config.eval.svm and number:
+    if wanted:
+        parts.append(lambda run: {"guidance": scales.report(run, wanted, sections, number, args.seed)})
+    elif run.config.eval.svm and number:
         parts.append(lambda run: trained.sample_quality(run, number, args.seed))
+    parts.append(lambda run: judge())
     figures: Results = {"step": run.step, "ema": run.ema}
     for part in parts:
         figures |= part(run)
@@ -128,7 +188,7 @@ def show(args: flags.FlagValues) -> Results:
     """Pictures of what happens between noise and data, into workdir/evaluation."""
     from diffusion_jax import trained
 
-    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance)
     return {"step": run.step, "ema": run.ema, **trained.report_progressive(run, args.num_samples, args.seed)}
 
 
@@ -167,12 +227,23 @@ def sweep(args: flags.FlagValues) -> Results:
 
 
 def compare(args: flags.FlagValues) -> Results:
-    """Print the figures of a sweep, and write them beside it."""
+    """Print the figures of a sweep, and write them beside it; or those of runs, side by side."""
     from diffusion_jax import comparison
 
-    text, figures = comparison.compare(required(args, "workdir"))
+    places = args.runs or [required(args, "workdir")]
+    if len(places) > 1 or any(pathlib.Path(place).joinpath("checkpoints").is_dir() for place in places):
+        text, figures = comparison.compare_runs(places, args.out)
+    else:
+        text, figures = comparison.compare(places[0])
     print(text)
     return figures
+
+
+def report(args: flags.FlagValues) -> Results:
+    """One HTML page of a run and its evaluations."""
+    from diffusion_jax import report
+
+    return report.report(required(args, "workdir"))
 
 
 def import_weights(args: flags.FlagValues) -> Results:
@@ -194,20 +265,44 @@ def export_weights(args: flags.FlagValues) -> Results:
     return write(run.config, run.params, path) | {"step": run.step, "ema": run.ema}
 
 
+def import_inception(args: flags.FlagValues) -> Results:
+    """Make the public weights of the FID's Inception readable."""
+    from diffusion_jax.interop import feature_networks
+
+    return feature_networks.import_inception(required(args, "path"), args.out)
+
+
 COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
     "train": train,
     "sample": sample,
+    "restore": restore,
     "evaluate": evaluate,
     "encode": encode,
+    "stats": stats,
     "frontier": frontier,
     "show": show,
     "describe": describe,
     "prepare": prepare,
     "sweep": sweep,
     "compare": compare,
+    "report": report,
     "import": import_weights,
     "export": export_weights,
+    "import-inception": import_inception,
 }
+
+
+def save_npz(out: pathlib.Path, arrays: dict[str, Any]) -> None:
+    """Write arrays into a .npz file, whole or not at all."""
+    import numpy as np
+
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        with open(unfinished, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(unfinished, out)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def check_writable(out: pathlib.Path) -> None:

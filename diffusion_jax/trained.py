@@ -44,6 +44,8 @@ class Run(NamedTuple):
     experiment: build.Experiment
     params: Any
     """On every device."""
+    guide: ConfigDict | None = None
+    """The config of the run that guides this one, if any."""
 
 
 def load(workdir: str, step: int | str = "newest", ema: str = "", **sections: Mapping[str, Any]) -> Run:
@@ -54,9 +56,10 @@ def load(workdir: str, step: int | str = "newest", ema: str = "", **sections: Ma
     config = ConfigDict(checkpoints.read_config(workdir, step))
     for name, values in sections.items():
         config[name].update(values)
-    ema = ema or str(next(iter(config.ema.decays), "none"))
+    ema = ema or first_average(config)
+    guide, of_guide = load_guide(workdir, config)
     try:
-        experiment = build.build(config)
+        experiment = build.build(config, guide=guide)
     except (AttributeError, KeyError, TypeError) as error:
         version = checkpoints.read_versions(workdir, step).get("diffusion_jax", "an unknown version")
         raise ValueError(
@@ -65,32 +68,72 @@ def load(workdir: str, step: int | str = "newest", ema: str = "", **sections: Ma
         ) from error
     weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema)
     number = checkpoints.find_step(workdir, step)
-    return Run(workdir, number, ema, config, experiment, parallel.replicated(weights))
+    return Run(workdir, number, ema, config, experiment, parallel.replicated(weights | of_guide), guide)
 
 
-def draw(run: Run, number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def first_average(config: ConfigDict) -> str:
+    """The decay of the average that a config names first, or "none"."""
+    return str(next(iter(config.ema.decays), "none"))
+
+
+def load_guide(workdir: str, config: ConfigDict) -> tuple[ConfigDict | None, dict[str, Any]]:
+    """The config of the other run that config.guidance names, and {"classifier" or "guide": its weights}, if any.
+
+    Raises as `load` does, and ValueError if none is named.
+    """
+    guidance = config.get("guidance", ConfigDict({"name": "none"}))
+    if guidance.name not in ("classifier", "autoguidance"):
+        return None, {}
+    chosen = guidance[guidance.name]
+    if not chosen.workdir and (guidance.name == "classifier" or not (chosen.ema or chosen.step != "newest")):
+        raise ValueError(
+            f"guidance.name={guidance.name!r}: name the run that guides, --guidance.{guidance.name}.workdir=DIR"
+            + ("" if guidance.name == "classifier" else ", or a worse step or average of this one, .step=N, .ema=DECAY")
+        )
+    where = chosen.workdir or workdir
+    guide = ConfigDict(checkpoints.read_config(where, chosen.step))
+    ema = chosen.ema or first_average(guide)
+    weights = checkpoints.restore_weights(where, chosen.step, None if ema == "none" else ema)
+    return guide, {"classifier" if guidance.name == "classifier" else "guide": weights}
+
+
+def draw(run: Run, number: int, seed: int = 0, label: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Samples at seeds seed, seed + 1, …: (seeds int64 [N], samples in the levels of the data [N,*D]).
 
-    Raises ValueError for a number below 1 or seeds that are not in 0 … 2^32 - 1, FloatingPointError where an adaptive
-    sampler could not keep to its tolerance.
+    label: the class of all of them; None draws one for each seed, see `labels`. Raises ValueError for a number below 1
+    or seeds that are not in 0 … 2^32 - 1, FloatingPointError where an adaptive sampler could not keep to its tolerance.
     """
     if number < 1:
         raise ValueError(f"--num_samples={number} must be at least 1")
     if not 0 <= seed <= 2**32 - number:
         raise ValueError(f"--seed={seed} must be at least 0, and seed + num_samples at most 2^32")
     seeds = np.arange(seed, seed + number)
-    return seeds, loop.samples(run.config, run.experiment.sampler, complete=True)(run.params, seeds)
+    asked = labels(run, seeds, label)
+    return seeds, loop.samples(run.config, run.experiment.sampler, complete=True)(run.params, seeds, asked)
 
 
-def labels(run: Run, seeds: np.ndarray) -> np.ndarray | None:
-    """The classes [N] that the samples at these seeds are drawn of, if the network is told the class."""
+def labels(run: Run, seeds: np.ndarray, label: int | None = None) -> np.ndarray | None:
+    """The classes int32 [N] of the samples at these seeds: `label`, or drawn; None if the model is asked for none.
+
+    Raises ValueError for a class that there is not, or for any where the model is asked for none.
+    """
+    classes = run.config.data.classes
+    if label is not None and not build.asks_for_class(run.config):
+        raise ValueError(
+            f"--label={label}, but this model is not told the class (network.conditional=False); leave it out, or "
+            "guide the model by a classifier, --guidance.name=classifier"
+        )
+    if label is not None and not 0 <= label < classes:
+        raise ValueError(f"--label={label} is not a class; they are 0 to {classes - 1}")
     found = run.experiment.sampler.labels(jnp.asarray(seeds, jnp.uint32))
-    return None if found is None else np.asarray(found)
+    if found is None:
+        return None
+    return np.asarray(found) if label is None else np.full(len(seeds), label, np.int32)
 
 
 def network_calls(run: Run) -> int:
     """How often the network is asked for one sample, as counted by `build.count_calls`."""
-    return build.count_calls(run.config, run.params)
+    return build.count_calls(run.config, run.params, run.guide)
 
 
 def heldout_loss(run: Run) -> dict[str, float]:
@@ -101,13 +144,13 @@ def heldout_loss(run: Run) -> dict[str, float]:
 
 def sample_quality(run: Run, number: int, seed: int = 0) -> dict[str, float]:
     """What an SVM fitted on the real training data says of samples, and how far they are from these in pixels."""
-    _, samples = draw(run, number, seed)
+    seeds, samples = draw(run, number, seed)
     train, heldout = (build.source(run.config, split) for split in ("train", "heldout"))
     real, held_back = (source.read(np.arange(source.size)) for source in (train, heldout))
     return {
         "num_samples": number,
         "network_calls": network_calls(run),
-        **svm_confidence(real, held_back, samples),
+        **svm_confidence(real, held_back, samples, labels(run, seeds)),
         "frechet_pixels": frechet_pixels(real[0], samples),
         "frechet_pixels_heldout": frechet_pixels(real[0], held_back[0]),
     }

@@ -85,6 +85,20 @@ REFUSED = [
         },
         r"sampler.grid='strided' and sampler.steps need a chain",
     ),
+    ({"sampler__grid": "karas"}, r"sampler.grid='karas' is not known \(did you mean 'karras'\?\)"),
+    ({"sampler__min_t": 0.1}, r"sampler.min_t=0.1: a chain ends at its first level; leave it 0"),
+    ({"sampler__times": (1.0, 0.2, 0.4, 0.0)}, r"sampler.times=\(1, 0.2, 0.4, 0\) .* they must fall at every step"),
+    ({"sampler__times": (0.9, 0.0)}, r"must be times from 1 down to 0; both ends must be among them"),
+    ({"sampler__name": "ddim", "sampler__ddim__eta": 2.0}, r"sampler.ddim.eta=2.0 must be in \[0, 1\]"),
+    (CONTINUOUS | {"sampler__grid": "logsnr"}, r"no noise left at t = 0, where logsnr is infinite; set sampler.min_t"),
+    (
+        {"schedule__name": "harmonic", "prediction__target": "v", "sampler__name": "ode_heun"},
+        r"sampler.name='ode_heun': with schedule.name='harmonic' nothing of x0 is left at t = 1, .*; use ancestral",
+    ),
+    (
+        {"prediction__target": "posterior_mean", "sampler__name": "ddim", "sampler__grid": "logsnr"},
+        r"prediction.target='posterior_mean' is that of whole steps of the chain",
+    ),
     ({"schedule__name": "ve", "schedule__ve__sigma_min": 0.0}, r"schedule.ve=.* gives no schedule: the ratio of noise"),
     (
         {"schedule__name": "edm", "schedule__edm__rho": 0.0},
@@ -101,6 +115,21 @@ REFUSED = [
     ({"loss__hybrid__factor": -1.0}, r"loss.hybrid.factor=-1.0 must be at least 0"),
     ({"network__unet__multipliers": (1, 2.5)}, r"network.unet.multipliers=\(1, 2.5\): 2.5 is not a whole number"),
     ({"network__conditional": True, "data__classes": 0}, r"network.conditional=True, but the data have no classes"),
+    ({"network__label_dropout": 0.1}, r"network.label_dropout=0.1 is the share .* needs network.conditional=True"),
+    ({"guidance__name": "clasifier"}, r"guidance.name='clasifier' is not known \(did you mean 'classifier'\?\)"),
+    ({"guidance__scale": 3.0}, r"guidance.scale=3.0 means nothing with guidance.name='none'"),
+    ({"guidance__name": "classifier"}, r"takes another run, when sampling: --guidance.name=classifier --guidance.cl"),
+    ({"guidance__name": "classifier_free", "guidance__scale": 3.0}, r"needs a model trained with and without labels"),
+    ({"network__name": "encoder"}, r"network.name='encoder' is a classifier; use loss.name=cross_entropy"),
+    ({"loss__name": "cross_entropy"}, r"loss.name='cross_entropy' needs network.name=encoder, or mlp for vectors"),
+    (
+        {"loss__name": "cross_entropy", "network__name": "encoder"},
+        r"loss.name='cross_entropy' makes no samples to report; set report.samples_every=0",
+    ),
+    (
+        {"loss__name": "cross_entropy", "network__name": "encoder", "data__classes": 0},
+        r"learns the class, but the data have no classes",
+    ),
     ({"ema__decays": ("a",)}, r"ema.decays: 'a' is not a number"),
     ({"eval__max_examples": 0}, r"eval.max_examples=0 must be at least 1"),
     ({"optimizer__weight_decay": -0.1}, r"optimizer.weight_decay=-0.1 must be at least 0"),
@@ -131,6 +160,41 @@ def test_refused_in_one_line(changes, message):
     with pytest.raises(ValueError, match=message) as caught:
         build.build(config(**changes))
     assert "\n" not in str(caught.value)
+
+
+def test_a_process_without_a_score_has_ancestral_sampling_only(monkeypatch):
+    monkeypatch.setitem(build.PROCESSES, "binomial", build.gaussian)
+    build.build(config(process__name="binomial"))
+    predictor = {"sampler__predictor_corrector__predictor": "ancestral"}
+    for name in set(build.METHODS) - {"ancestral"}:
+        with pytest.raises(ValueError, match=f"sampler.name='{name}' needs the score of a Gaussian process"):
+            build.build(config(process__name="binomial", sampler__name=name, **predictor))
+
+
+CALLS = {"ode_heun": 2, "edm": 2, "predictor_corrector": 2, "annealed_langevin": 100}
+"""Calls of a step that ends with noise; the last one takes 1."""
+
+
+@pytest.mark.parametrize("name", [name for name in build.METHODS if name != "dopri5"])
+def test_every_sampler_builds_and_its_calls_are_counted(name):
+    """One U-Net call a step, or as many as the method has, and never two at the last step; VE has one more, to x0."""
+    c = config(network__name="mlp", data__shape=(5,), sampler__name=name)
+    params = build.init(c, build.build(c).network, jax.random.key(0))
+    assert build.count_calls(c, params) == 3 * CALLS.get(name, 1) + 1
+    if name in ("edm", "unipc"):
+        changes = CONTINUOUS | {"schedule__name": "ve", "sampler__grid": "karras", "sampler__name": name}
+        c = config(network__name="mlp", data__shape=(5,), **changes)
+        assert build.count_calls(c, params) == 5 * CALLS.get(name, 1) + 1
+
+
+def test_grids_of_a_chain_end_at_its_first_level_and_then_without_noise():
+    for grid in ("logsnr", "karras", "quadratic"):
+        c = config(sampler__grid=grid, sampler__name="dpmpp_2m", process__num_steps=100, sampler__num_steps=7)
+        t = build.build(c).sampler.rows(None)
+        np.testing.assert_allclose([t.at.t[0], t.at.t[-1], t.to.t[-1]], [1, 0.01, 0], atol=1e-15)
+        assert len(t.at.t) == 7 and np.isneginf(t.to.log_sigma[-1])
+    c = config(sampler__times=(1.0, 0.3, 0.0), sampler__num_steps=1)
+    np.testing.assert_array_equal(build.build(c).sampler.rows(None).at.t, [1.0, 0.3])
 
 
 NOT_FOR_THE_NETWORK = [
@@ -201,6 +265,38 @@ def test_conditional_network_is_told_the_label():
     level = build.Level(jnp.full(2, 0.5), *at)
     found = experiment.predict(params, jnp.ones((2, 5)), level, jnp.array([1, 2]), None)
     assert float(jnp.abs(found.eps[0] - found.eps[1]).max()) > 1e-4
+
+
+CLASSIFIER = {"loss__name": "cross_entropy", "network__name": "mlp", "report__samples_every": 0, "data__shape": (5,)}
+GUIDED = {"network__name": "mlp", "data__shape": (5,), "guidance__name": "classifier"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule__name": "cosine"}, r"was trained with schedule \('cosine', .*\), this run with \('linear'"),
+        ({"schedule__linear__beta_end": 0.1}, r"was trained with schedule"),
+        ({"process__num_steps": 7}, r"was trained with process"),
+        ({"data__classes": 3}, r"was trained with data.classes 3, this run with 10"),
+        ({"loss__name": "simple"}, r"was trained with loss.name='simple'; use another run"),
+    ],
+)
+def test_a_guide_of_another_process_is_refused(changes, message):
+    build.build(config(**GUIDED), guide=config(**CLASSIFIER))
+    with pytest.raises(ValueError, match=message) as caught:
+        build.build(config(**GUIDED), guide=config(**CLASSIFIER | changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_classifier_learns_the_class_of_noisy_examples():
+    """Its loss on data at rest is log(classes) to begin with, and 0 where there is no label."""
+    experiment = build.build(config(**CLASSIFIER))
+    params = build.init(config(**CLASSIFIER), experiment.network, jax.random.key(0))
+    rows = {"x0": jnp.full((4, 5), 16, jnp.uint8), "label": jnp.array([0, 3, 9, -1]), "index": jnp.arange(4)}
+    keys = jax.random.split(jax.random.key(1), 4)
+    loss, metrics = experiment.loss(params, rows, jnp.arange(1, 5) / 4, keys)
+    np.testing.assert_allclose(loss[:3], np.log(10), atol=1e-3)
+    assert loss[3] == 0 and metrics["accuracy"].shape == (4,)
 
 
 def test_describe_counts_without_compiling():

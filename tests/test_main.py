@@ -53,7 +53,7 @@ def test_a_sample_depends_on_its_seed_alone(workdir, tmp_path, capsys):
     """Neither how many are asked for nor the place among them changes a byte (4 devices x tile 4: two calls here)."""
     result, many, seeds = draw(capsys, workdir, tmp_path / "a.npz", "--num_samples=20", "--seed=5")
     assert many.shape == (20, 8, 8, 1) and many.dtype == np.uint8 and seeds.dtype.kind == "i"
-    assert result["step"] == 2
+    assert result["step"] == 2 and result["network_calls"] == 4
     _, few, _ = draw(capsys, workdir, tmp_path / "b.npz", "--num_samples=3", "--seed=12")
     np.testing.assert_array_equal(few, many[7:10])
     assert len(np.unique(many.reshape(20, -1), axis=0)) == 20

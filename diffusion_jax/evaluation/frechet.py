@@ -1,21 +1,42 @@
 """How far are two sets apart, seen as two Gaussians: the Fréchet (2-Wasserstein) distance of their features."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
     """|m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^(1/2)), the squared distance of N(m1, C1) and N(m2, C2); never negative.
 
-    In float64, by the symmetric form tr((C1^(1/2) C2 C1^(1/2))^(1/2)), whose eigenvalues are real: singular
-    covariances, as fewer examples than features give, need no care. mean [F], cov [F,F].
+    mean [F], cov [F,F]. In float64; singular covariances, as fewer examples than features give, need no care.
     Source: Dowson and Landau 1982; Heusel et al. 2017 for its use on images.
     """
-    mean1, cov1, mean2, cov2 = (np.asarray(array, np.float64) for array in (mean1, cov1, mean2, cov2))
-    values, vectors = np.linalg.eigh(cov1)
-    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
-    both = np.sqrt(np.linalg.eigvalsh(root @ cov2 @ root).clip(0)).sum()
-    distance = np.sum((mean1 - mean2) ** 2) + np.trace(cov1) + np.trace(cov2) - 2 * both
-    return max(0.0, float(distance))
+    return frechet_from(mean1, cov1)(mean2, cov2)
+
+
+def frechet_from(mean1: np.ndarray, cov1: np.ndarray) -> Callable[[np.ndarray, np.ndarray], float]:
+    """`frechet_distance` from one Gaussian to many: `distance(mean2, cov2)`.
+
+    The trace of (C1 C2)^(1/2) is the sum of the singular values of R1^T R2 with C = R R^T. That costs no square root of
+    a rounding error, as the eigenvalues of C1 C2 would: with those, sets of fewer examples than features are 5e-5 off.
+    """
+    mean1, cov1 = np.asarray(mean1, np.float64), np.asarray(cov1, np.float64)
+    root1 = _root(cov1)
+
+    def distance(mean2: np.ndarray, cov2: np.ndarray) -> float:
+        mean2, cov2 = np.asarray(mean2, np.float64), np.asarray(cov2, np.float64)
+        both = np.linalg.svd(root1.T @ _root(cov2), compute_uv=False).sum()
+        found = np.sum((mean1 - mean2) ** 2) + np.trace(cov1) + np.trace(cov2) - 2 * both
+        return max(0.0, float(found))
+
+    return distance
+
+
+def _root(cov: np.ndarray) -> np.ndarray:
+    """R [F,rank] with R R^T = cov, without the directions whose variance is rounding error."""
+    values, vectors = np.linalg.eigh(cov)
+    real = values > len(values) * np.finfo(values.dtype).eps * values[-1]
+    return vectors[:, real] * np.sqrt(values[real])
 
 
 def statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

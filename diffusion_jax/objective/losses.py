@@ -200,3 +200,24 @@ def weighted_sum(
         return total, metrics
 
     return loss
+
+
+def cross_entropy(log_probs: Callable[..., Array], process: Process, schedule: Callable[[Any], Schedule]) -> Loss:
+    """-log p(label | x_t) of a classifier of noisy examples, in nats; 0 for examples without a label (label < 0).
+
+    log_probs: as `prediction.classifier` makes it. Batches and keys are as for `weighted_sum`. Metrics: accuracy.
+    Source: Dhariwal and Nichol 2021, section 4.
+    """
+
+    def loss(
+        params: Any, batch: dict[str, Array], t: Array, keys: Array, dropout: bool = True
+    ) -> tuple[Array, dict[str, Array]]:
+        x0, label = batch["x0"], batch["label"]
+        keys_noise, keys_dropout = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        at = level(schedule(params), t)
+        x_t = process.corrupt(at, x0, normal(keys_noise, x0.shape[1:], x0.dtype))
+        found = log_probs(params, x_t, at, keys_dropout if dropout else None)
+        nats = -jnp.take_along_axis(found, jnp.maximum(label, 0)[:, None], axis=1)[:, 0]
+        return jnp.where(label < 0, 0, nats), {"accuracy": (found.argmax(1) == label).astype(nats.dtype)}
+
+    return loss

@@ -5,9 +5,11 @@ with x_t = alpha x0 + sigma eps that is two linear equations in two unknowns, so
 (a, b). In float32 the system is ill-conditioned near both ends by nature (x0 from eps where alpha is tiny).
 """
 
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from diffusion_jax.process.base import Array, Level, Schedule, expand, level
@@ -163,6 +165,36 @@ def predictor(
         return Prediction(x0, eps, head)
 
     return predict
+
+
+def drop_labels(predict: Predict, rate: float) -> Predict:
+    """`predict` that in training (keys given) takes each label away, as -1, with probability `rate`.
+
+    Whether it is taken from example i follows from keys[i] alone. Source: Ho and Salimans 2022, algorithm 1.
+    """
+    stream = zlib.crc32(b"label dropout")  # sets it apart from the dropout masks of layers, which are named likewise
+
+    def dropping(
+        params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
+    ) -> Prediction:
+        if label is not None and keys is not None:
+            dropped = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, stream), rate))(keys)
+            label = jnp.where(dropped, -1, label)
+        return predict(params, x_t, level, label, keys)
+
+    return dropping if rate else predict
+
+
+def classifier(apply: Callable[..., Array], tell: Telling) -> Callable[..., Array]:
+    """`log_probs(params, x_t, level, keys=None) -> [B,classes]`, log p(label | x_t), of a network told the level.
+
+    apply: as for `predictor`, with logits [B,classes] for output.
+    """
+
+    def log_probs(params: Any, x_t: Array, level: Level, keys: Array | None = None) -> Array:
+        return jax.nn.log_softmax(apply({"params": params["net"]}, x_t, tell(level), None, keys))
+
+    return log_probs
 
 
 def clip_x0(predict: Predict, low: float = -1.0, high: float = 1.0) -> Predict:

@@ -69,6 +69,19 @@ def level(schedule: Schedule, t: Array) -> Level:
     return Level(t, log_alpha, log_sigma)
 
 
+def time_of(schedule: Schedule, logsnr: Array) -> Array:
+    """The times [*S] at which a schedule has these logsnr [*S], by bisection; 0 or 1 beyond its ends."""
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) / 2
+        later = level(schedule, middle).logsnr > logsnr
+        return jnp.where(later, middle, low), jnp.where(later, high, middle)
+
+    low, high = jax.lax.fori_loop(0, 64, halve, (jnp.zeros_like(logsnr), jnp.ones_like(logsnr)))
+    return (low + high) / 2
+
+
 def expand(value: Array, like: Array) -> Array:
     """Give `value` [B] (or a scalar) the trailing axes of `like` [B, *D], so that the two broadcast."""
     value = jnp.asarray(value)

@@ -23,4 +23,4 @@ def ancestral() -> Method:
         noisy = jnp.isfinite(expand(row.to.log_sigma, x))
         return mean + jnp.where(noisy, jnp.exp(0.5 * log_var), 0) * noise, memory
 
-    return Method(step, kernel=True)
+    return Method(step, kernel=True, score=False)

@@ -26,7 +26,9 @@ class Method(NamedTuple):
 
     step: Step
     kernel: bool = False
-    """Whether it draws from the model's kernel `reverse`; the others need x0 and eps of a Gaussian process."""
+    """Whether it draws from the model's kernel `reverse`."""
+    score: bool = True
+    """Whether it needs the eps of a Gaussian process."""
     memory: Callable[[Array], Any] = lambda x: None
     """`memory(x[B,*D])`: the memory of a walk that begins at x."""
     prepare: Callable[[Schedule, Any], Any] = lambda schedule, rows: rows

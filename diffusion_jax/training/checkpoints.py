@@ -80,20 +80,23 @@ def save(
     state: Any,
     config: Mapping[str, Any],
     heldout_loss: float | None = None,
+    aim: float | None = None,
 ) -> None:
     """Save a state in the background; the arrays are copied before this returns, so they may be donated at once.
 
     config: a nested dict of plain values. heldout_loss: the loss of this very state, if it was measured; one that is
-    not finite counts as not measured. A step that is there already, or earlier than the newest, is left as it is.
-    Errors of the previous save in the background are raised here.
+    not finite counts as not measured. aim: what "best" minimises instead where config.checkpoint.best names another
+    figure. A step that is there already, or earlier than the newest, is left as it is. Errors of the previous save in
+    the background are raised here.
     """
     described = {"config": json.loads(json.dumps(config)), "versions": _versions()}
     if heldout_loss is not None:
         heldout_loss = float(heldout_loss) if math.isfinite(heldout_loss) else None
+    other_aim = config.get("checkpoint", {}).get("best", "heldout_loss") != "heldout_loss"
     manager.save(
         step,
         args=ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(described)),
-        metrics={"heldout_loss": heldout_loss},
+        metrics={"heldout_loss": heldout_loss} | ({"aim": aim} if other_aim else {}),
     )
 
 
@@ -262,8 +265,8 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _loss(metrics: Mapping[str, float | None]) -> float:
-    """The held-out loss; infinite where it was not measured."""
-    loss = metrics["heldout_loss"]
+    """What "best" minimises, the held-out loss unless something else was; infinite where it was not measured."""
+    loss = metrics.get("aim", metrics["heldout_loss"])
     return math.inf if loss is None else loss
 
 

@@ -15,7 +15,7 @@ from diffusion_jax.data import pipeline
 from diffusion_jax.data.scaling import from_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.sampling.loop import Sampler
-from diffusion_jax.training import checkpoints, parallel, pictures, reporting, state, step
+from diffusion_jax.training import checkpoints, parallel, pictures, quality, reporting, state, step
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     pipeline.check(train_source, config.seed, 0, config.batch_size, config.data.flip)
     heldout = build.source(config, "heldout") if config.eval.every else None
     draw = drawing(config) if config.report.samples_every else None
+    judge = quality.judging(config, quick_samples(config)) if config.eval.quality_every else None
     key_init, key_train, key_eval = keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
     kept = checkpoints.steps(workdir)
@@ -100,17 +101,24 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
                     )
 
             paused = time.perf_counter()
-            measured = None
+            measured = aim = None
             if evaluate and (last or n % config.eval.every == 0):
                 losses = evaluate(averaged(train_state, config))
                 measured = losses["heldout_loss"]
                 reporter.scalars(n, losses)
                 log.info("step %d: held-out loss %.5f", n, measured)
                 results |= {"heldout_loss": measured}
+            if judge and (last or n % config.eval.quality_every == 0):
+                found = judge(averaged(train_state, config))
+                reporter.scalars(n, found)
+                log.info("step %d: %s", n, ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+                results |= found
+                if config.checkpoint.best != "heldout_loss":
+                    aim = quality.aim(config.checkpoint.best, found)
             if draw and (last or is_drawn(n, config.report.samples_every)):
                 reporter.images(n, "samples", draw(averaged(train_state, config)), config.data.levels)
             if last or n % config.checkpoint.every == 0:
-                checkpoints.save(manager, n, train_state, config.to_dict(), measured)
+                checkpoints.save(manager, n, train_state, config.to_dict(), measured, aim)
                 if jax.process_index() == 0:
                     draw_losses(workdir)
             started += time.perf_counter() - paused
@@ -165,17 +173,19 @@ def is_drawn(n: int, every: int) -> bool:
     return n % every == 0 or n in (every // 100, every // 10)
 
 
-def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """`draw(params, seeds [N]) -> [N,*D]`, in the levels of the data; see `parallel.in_tiles`.
+def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Callable[..., np.ndarray]:
+    """`draw(params, seeds [N], label=None) -> [N,*D]`, in the levels of the data; see `parallel.in_tiles`.
 
-    It logs how far it is after each of its calls, if it needs several. complete: raise FloatingPointError where an
-    adaptive sampler did not keep to its tolerance in the allowed calls.
+    label [N]: the classes to draw; without it those that the sampler draws for the seeds, if it takes any. It logs how
+    far it is after each of its calls, if it needs several. complete: raise FloatingPointError where an adaptive sampler
+    did not keep to its tolerance in the allowed calls.
     """
     sample = parallel.spread(sampler.sample, whole=1)
 
-    def draw(params: Any, seeds: np.ndarray) -> np.ndarray:
+    def draw(params: Any, seeds: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
         bar = reporting.progress_bar("samples", len(seeds))
-        x = parallel.in_tiles(sample, params, seeds.astype(np.uint32), config.sampler.tile, bar)
+        each = (seeds.astype(np.uint32),) if label is None else (seeds.astype(np.uint32), label.astype(np.int32))
+        x = parallel.in_tiles(sample, params, each, config.sampler.tile, bar)
         lost = np.isnan(x.reshape(len(x), -1)).any(1).sum()
         if complete and lost and config.sampler.name == "dopri5":
             options = config.sampler.dopri5
@@ -191,12 +201,17 @@ def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Cal
 
 def drawing(config: ConfigDict) -> Callable[[Any], np.ndarray]:
     """`draw(params) -> samples` for the pictures of a run: always the same seeds, in report.sampler_steps steps."""
+    draw = quick_samples(config)
+    return lambda params: draw(params, np.arange(config.report.num_samples))
+
+
+def quick_samples(config: ConfigDict) -> Callable[[Any, np.ndarray], np.ndarray]:
+    """As `samples`, in report.sampler_steps steps where that is set."""
     quick = config.copy_and_resolve_references()
     with quick.unlocked():
         if config.report.sampler_steps:
             quick.sampler.update(num_steps=config.report.sampler_steps, steps=(), times=())
-    draw = samples(config, build.build(quick).sampler)
-    return lambda params: draw(params, np.arange(config.report.num_samples))
+    return samples(config, build.build(quick).sampler)
 
 
 def heldout_loss(

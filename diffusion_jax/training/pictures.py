@@ -203,6 +203,22 @@ def rate_distortion(path: epath.PathLike, curves: Mapping[str, np.ndarray], titl
     _save(figure, path)
 
 
+def scales(path: epath.PathLike, rows: Sequence[Mapping[str, float]], title: str) -> None:
+    """Draw agreement with the class asked for against diversity, a point for each guidance scale."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    x, y = ([row[name] for row in rows] for name in ("class_diversity", "svm_agreement"))
+    axes.plot(x, y, marker="o", markersize=4, linewidth=1)
+    for row, place in zip(rows, zip(x, y, strict=True), strict=True):
+        axes.annotate(f"w = {row['scale']:g}", place, textcoords="offset points", xytext=(5, -10), fontsize=8)
+    axes.set(xlabel="diversity within a class (1: as the data)", ylabel="share of the class asked for", title=title)
+    axes.margins(0.12)
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def frontier(path: epath.PathLike, cells: Sequence[Mapping[str, Any]], title: str, real: float) -> None:
     """Draw Fréchet figures with their intervals, and the confidence of an SVM where there is one, against calls.
 
@@ -229,6 +245,8 @@ def frontier(path: epath.PathLike, cells: Sequence[Mapping[str, Any]], title: st
             panels[1].plot(calls, ratio, linewidth=1, **style)
     panels[0].axhline(real, color="k", linestyle="--", linewidth=0.8, label="held-out data")
     panels[0].set(yscale="log", ylabel="Fréchet distance to the training data", title=title)
+    panels[0].yaxis.set_major_formatter("{x:g}")
+    panels[0].yaxis.set_minor_formatter("{x:g}")
     if judged:
         panels[1].axhline(1, color="k", linestyle="--", linewidth=0.8)
         panels[1].set(ylabel="SVM confidence, ratio to held-out data")
@@ -238,6 +256,26 @@ def frontier(path: epath.PathLike, cells: Sequence[Mapping[str, Any]], title: st
         axes.grid(alpha=0.3, which="both")
     panels[0].legend(fontsize=8)
     _save(figure, path)
+
+
+def series(points: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
+    """Small plots of (step, value) side by side, one for each name, as a PNG."""
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(points))
+    rows = math.ceil(len(points) / columns)
+    figure = Figure(figsize=(3 * columns, 2.2 * rows), dpi=100, layout="constrained")
+    places = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (name, values) in zip(places, points.items(), strict=False):
+        axes.plot(*zip(*values, strict=True), linewidth=1)
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    for axes in places[len(points) :]:
+        axes.axis("off")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def _save(figure: Any, path: epath.PathLike) -> None:

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.data.scaling import from_model, to_model
+from diffusion_jax.data.scaling import from_model, to_model, to_rgb
 
 
 @pytest.mark.parametrize("levels", [2, 3, 17, 255, 256])
@@ -35,3 +35,13 @@ def test_floats_pass_as_they_are():
 def test_impossible_levels_are_named(levels):
     with pytest.raises(ValueError, match=f"levels={levels} must be"):
         to_model(np.zeros(1), levels)
+
+
+def test_to_rgb():
+    grey = np.array([0, 8, 16], np.uint8).reshape(1, 3, 1, 1)
+    np.testing.assert_array_equal(to_rgb(grey, 17)[0, :, 0], [[0] * 3, [128] * 3, [255] * 3])
+    colour = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    np.testing.assert_array_equal(to_rgb(colour, 256), colour)
+    for x, levels in ((grey[0], 17), (grey, 0), (grey.repeat(2, -1), 17)):
+        with pytest.raises(ValueError, match="can become RGB"):
+            to_rgb(x, levels)

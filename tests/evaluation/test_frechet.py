@@ -1,9 +1,15 @@
-"""The Fréchet distance against its closed forms."""
+"""The Fréchet distance against its closed forms, and against what other implementations find."""
+
+import json
+import pathlib
+import runpy
 
 import numpy as np
 import pytest
 
-from diffusion_jax.evaluation.frechet import frechet_distance, frechet_pixels, statistics
+from diffusion_jax.evaluation.frechet import frechet_distance, frechet_interval, frechet_pixels, statistics
+
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 
 
 def rotation(n, seed=0):
@@ -61,3 +67,43 @@ def test_statistics_are_those_of_numpy():
 def test_shifted_pixels_are_as_far_as_the_shift():
     x = np.random.default_rng(0).integers(0, 200, (300, 2, 2, 1)).astype(np.uint8)
     assert frechet_pixels(x, x + 3) == pytest.approx(4 * 9, rel=1e-6)
+
+
+def test_bootstrap_interval_covers_what_sets_of_the_size_have_on_average():
+    random = np.random.default_rng(0)
+    real = random.standard_normal((2000, 3))
+    figures, ends = [], []
+    for i in range(100):
+        samples = 1.1 * random.standard_normal((100, 3)) + 0.2
+        figures.append(frechet_pixels(real, samples))
+        ends.append(frechet_interval(real, samples, draws=100, seed=i))
+        low, high = ends[-1]
+        assert low < figures[-1] < high
+    low, high = np.transpose(ends)
+    covered = np.mean((low <= np.mean(figures)) & (np.mean(figures) <= high))
+    assert 0.85 <= covered <= 0.99
+
+
+@pytest.mark.parametrize(("dims", "examples"), [(2, 50), (64, 500), (64, 20), (300, 900), (2048, 100)])
+def test_features_whose_covariances_commute(dims, examples):
+    """x = U s1 V^T and y = U s2 V^T, columns of U orthonormal and of mean 0: |m1 - m2|² + sum (s1 - s2)² / (N - 1).
+
+    Also with fewer examples than dimensions, where the distance is a hundredth of the traces it is what is left of.
+    """
+    rng, rank = np.random.default_rng(dims), min(dims, examples - 1)
+    u = np.linalg.qr(rng.standard_normal((examples, rank)) - rng.standard_normal((1, rank)))[0]
+    u = np.linalg.qr(u - u.mean(0))[0]
+    v = np.linalg.qr(rng.standard_normal((dims, rank)))[0]
+    s1 = np.exp(rng.uniform(-3, 1, rank))
+    s2 = s1 * np.exp(rng.uniform(-0.1, 0.1, rank))
+    shift = 1e-3 * rng.standard_normal(dims)
+    found = frechet_distance(*statistics(u * s1 @ v.T), *statistics(u * s2 @ v.T + shift))
+    assert found == pytest.approx(np.sum(shift**2) + np.sum((s1 - s2) ** 2) / (examples - 1), rel=1e-6)
+
+
+def test_equals_other_implementations():
+    samples, real, _ = runpy.run_path(str(GOLDEN / "make_metrics.py"))["draw"]()
+    expected = json.loads((GOLDEN / "metrics.json").read_text())
+    found = frechet_distance(*statistics(real), *statistics(samples))
+    assert found == pytest.approx(expected["frechet_pytorch_fid"], rel=1e-6)
+    assert found == pytest.approx(expected["frechet_torch_fidelity"], rel=1e-6)
