@@ -227,9 +227,7 @@ def build(config: ConfigDict, apply: Callable[..., Any] | None = None, guide: Co
             f"prediction.target={config.prediction.target!r}: with schedule.name={config.schedule.name!r} nothing of "
             "x0 is left at t = 1, where it cannot be found from the noise; use v, x0 or posterior_mean"
         )
-    scale = choose("prediction.input", config.prediction.input, INPUTS)
-    scale = scale(**sigma_data) if scale else None
-    predict = prediction.predictor(apply or net.apply, path, target, tell, with_head, scale)
+    predict = prediction.predictor(apply or net.apply, path, target, tell, with_head, input_scale(config))
     predict = prediction.drop_labels(predict, config.network.label_dropout)
     guided_predict = guided(config, predict, guide, apply)
 
@@ -271,6 +269,17 @@ def telling(config: ConfigDict) -> prediction.Telling:
     return tell(steps) if name == "step" else tell()
 
 
+def input_scale(config: ConfigDict) -> prediction.InputScale | None:
+    """By what the network's input is multiplied, if by anything."""
+    scale = choose("prediction.input", config.prediction.input, INPUTS)
+    return scale(config.prediction.sigma_data) if scale else None
+
+
+def class_log_probs(config: ConfigDict, net: Any) -> Callable[..., Array]:
+    """`log_probs` of the classifier that is the network of a config."""
+    return prediction.classifier(net.apply, telling(config), input_scale(config))
+
+
 def classifier(config: ConfigDict) -> Experiment:
     """The Experiment of loss.name=cross_entropy, a classifier of noisy examples: to train, and to guide by."""
     choose("network.name", config.network.name, NETWORKS)
@@ -282,7 +291,7 @@ def classifier(config: ConfigDict) -> Experiment:
         raise ValueError("loss.name='cross_entropy' makes no samples to report; set report.samples_every=0")
     process = choose("process.name", config.process.name, PROCESSES)(**options(config.process))
     path, net = schedule(config), network(config, config.data.classes)
-    log_probs = prediction.classifier(net.apply, telling(config))
+    log_probs = class_log_probs(config, net)
 
     def none(*args: Any, **kwargs: Any) -> Any:
         raise ValueError(
@@ -347,7 +356,7 @@ def guided(
         )
     check_guide(config, guide)
     if name == "classifier":
-        log_probs = prediction.classifier(network(guide, guide.data.classes).apply, telling(guide))
+        log_probs = class_log_probs(guide, network(guide, guide.data.classes))
         return guidance.classifier(predict, log_probs, scale, interval)
     return guidance.autoguidance(predict, build(guide, apply).predict, scale, interval, section.rescale)
 

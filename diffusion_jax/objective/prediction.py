@@ -185,14 +185,17 @@ def drop_labels(predict: Predict, rate: float) -> Predict:
     return dropping if rate else predict
 
 
-def classifier(apply: Callable[..., Array], tell: Telling) -> Callable[..., Array]:
+def classifier(
+    apply: Callable[..., Array], tell: Telling, input_scale: InputScale | None = None
+) -> Callable[..., Array]:
     """`log_probs(params, x_t, level, keys=None) -> [B,classes]`, log p(label | x_t), of a network told the level.
 
-    apply: as for `predictor`, with logits [B,classes] for output.
+    apply: as for `predictor`, with logits [B,classes] for output; input_scale likewise.
     """
 
     def log_probs(params: Any, x_t: Array, level: Level, keys: Array | None = None) -> Array:
-        return jax.nn.log_softmax(apply({"params": params["net"]}, x_t, tell(level), None, keys))
+        seen = x_t if input_scale is None else expand(input_scale(level), x_t) * x_t
+        return jax.nn.log_softmax(apply({"params": params["net"]}, seen, tell(level), None, keys))
 
     return log_probs
 
