@@ -22,17 +22,24 @@ from diffusion_jax.data.source import Source
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, time_sampling
-from diffusion_jax.process import schedules
+from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64
+from diffusion_jax.process.binomial import binomial
 from diffusion_jax.process.gaussian import gaussian
 from diffusion_jax.sampling import ancestral, loop
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "mlp": MLP}
-PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": gaussian}
-SCHEDULES = schedules.CHAINS | schedules.CONTINUOUS
-TARGETS: dict[str, Callable[..., prediction.Target]] = prediction.TARGETS | {
-    "posterior_mean": prediction.posterior_mean
+PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": gaussian, "binomial": binomial}
+SCHEDULES = schedules.CHAINS | schedules.CONTINUOUS | learned.LEARNED
+LEARNED_SCHEDULES = tuple(learned.LEARNED)
+"""Schedules that have parameters."""
+OF_A_CHAIN: dict[str, Callable[[int], prediction.Target]] = {
+    "posterior_mean": prediction.posterior_mean,
+    "dpm2015_code": prediction.dpm2015,
+    "dpm2015_paper": prediction.dpm2015,
 }
+"""Parameterisations of the step to the level before."""
+TARGETS: dict[str, Callable[..., prediction.Target]] = prediction.TARGETS | OF_A_CHAIN
 TELLINGS: dict[str, Callable[..., prediction.Telling]] = {
     "step": prediction.tell_step,
     "time": prediction.tell_time,
@@ -44,6 +51,7 @@ GRIDS: dict[str, Callable[[int, int], np.ndarray]] = {
     "uniform": loop.uniform_times,
     "inclusive": loop.inclusive_times,
     "strided": loop.strided_times,
+    "to_first": loop.to_first_times,
 }
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": embedded.digits,
@@ -52,10 +60,10 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "folder": folder.folder,
     "tfds": tfds.tfds,
 }
-LEARNED = ("learned_diagonal", "learned_range")
+LEARNED = ("learned_diagonal", "learned_range", "dpm2015_paper", "dpm2015_code")
 """Reverse variances that the network's head gives."""
-BOUND_LOSSES = ("vlb", "hybrid")
-"""Losses with a term of the variational bound; the others are the weights of a squared error."""
+BOUND_LOSSES = ("vlb", "hybrid", "K")
+"""Losses with a term of a variational bound; the others are the weights of a squared error."""
 NEED_CHAIN = "a chain: set process.num_steps to its number of steps, 1000 for example"
 
 
@@ -111,25 +119,57 @@ def resolve(config: ConfigDict, train: Source) -> ConfigDict:
     return config
 
 
-def schedule(config: ConfigDict) -> Callable[[Any], Schedule]:
-    """The function params -> Schedule of a config."""
+def schedule(config: ConfigDict, params: Any = None) -> Callable[[Any], Schedule]:
+    """The function params -> Schedule of a config.
+
+    params: where given, those of a trained run, of which a learned schedule is made once and for all: *frozen*. One
+    that is not frozen reads params["schedule"] whenever it is asked, and raises ValueError where there are none.
+    """
+    name = config.schedule.name
+    made = _scheduled(config)
+    if name not in LEARNED_SCHEDULES:
+        return lambda params: made
+    if params is not None:
+        frozen = made.schedule(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["schedule"]))
+        return lambda params: frozen
+
+    def path(params: Any) -> Schedule:
+        if params is None:
+            raise ValueError(
+                f"schedule.name={name!r} is learned, and a fixed grid of it needs its parameters: freeze it by "
+                "build.build(config, params), as trained.load does"
+            )
+        return made.schedule(params["schedule"])
+
+    return path
+
+
+def _scheduled(config: ConfigDict) -> Any:
+    """What the factory of the schedule returns: a Schedule, or a Learned."""
     name, steps = config.schedule.name, config.process.num_steps
     factory = choose("schedule.name", name, SCHEDULES)
-    if name not in schedules.CHAINS:
-        fixed = factory(**options(config.schedule))
-    elif steps:
-        fixed = factory(steps, **options(config.schedule))
-    else:
+    if name not in schedules.CHAINS and name != "learned_betas":
+        return factory(**options(config.schedule))
+    if not steps:
         raise ValueError(f"schedule.name={name!r} needs {NEED_CHAIN}")
-    return lambda params: fixed
+    return factory(steps, **options(config.schedule))
 
 
-def build(config: ConfigDict) -> Experiment:
-    """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit."""
+def at_first(config: ConfigDict) -> Schedule:
+    """The schedule before training, for what a config can say without parameters."""
+    return schedule(config, {"schedule": init_schedule(config, jax.random.key(config.seed))})(None)
+
+
+def build(config: ConfigDict, params: Any = None) -> Experiment:
+    """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit.
+
+    params: those of a trained run, which freeze a learned schedule; see `schedule`.
+    """
     check(config)
     steps = config.process.num_steps
     process = choose("process.name", config.process.name, PROCESSES)(**options(config.process))
-    path = schedule(config)
+    check_process(config)
+    path = schedule(config, params)
 
     variance = choose("prediction.variance", config.prediction.variance, reverse.VARIANCES)
     with_head = config.prediction.variance in LEARNED
@@ -145,20 +185,25 @@ def build(config: ConfigDict) -> Experiment:
         **network_options,
     )
 
-    needs_chain = {"posterior_mean": TARGETS, "step": TELLINGS}
-    for field, name in (("prediction.target", config.prediction.target), ("network.told", config.network.told)):
-        if name in needs_chain and not steps:
+    aim = config.prediction.target
+    for field, name in (("prediction.target", aim), ("network.told", config.network.told)):
+        if name in (*OF_A_CHAIN, "step") and not steps:
             raise ValueError(f"{field}={name!r} needs {NEED_CHAIN}")
-    target = choose("prediction.target", config.prediction.target, TARGETS)
-    target = target(steps) if config.prediction.target == "posterior_mean" else target()
+    target = choose("prediction.target", aim, TARGETS)
+    target = target(steps) if aim in OF_A_CHAIN else target()
     tell = choose("network.told", config.network.told, TELLINGS)
     tell = tell(steps) if config.network.told == "step" else tell()
-    if config.prediction.target in ("eps", "score") and not np.exp(in_float64(path(None), np.ones(())))[0]:
+    if aim in ("eps", "score", "dpm2015_code", "dpm2015_paper") and not np.exp(
+        in_float64(at_first(config), np.ones(()))[0]
+    ):
         raise ValueError(
-            f"prediction.target={config.prediction.target!r}: with schedule.name={config.schedule.name!r} nothing of "
+            f"prediction.target={aim!r}: with schedule.name={config.schedule.name!r} nothing of "
             "x0 is left at t = 1, where it cannot be found from the noise; use v, x0 or posterior_mean"
         )
-    predict = prediction.predictor(network.apply, path, target, tell, with_head)
+    shape = prediction.attracted(steps) if aim == "dpm2015_paper" else None
+    predict = prediction.predictor(network.apply, path, target, tell, with_head, shape)
+    if config.process.name == "binomial":
+        predict = prediction.bit_predictor(network.apply, tell)
 
     terms = loss_terms(config, process, path, target, kernel)
     loss = _in_model_range(losses.weighted_sum(predict, process, path, terms), config.data.levels)
@@ -191,6 +236,12 @@ def loss_terms(
     choose("loss.name", name, losses.WEIGHTS | dict.fromkeys(BOUND_LOSSES))
     if name in BOUND_LOSSES and not steps:
         raise ValueError(f"loss.name={name!r} needs {NEED_CHAIN}")
+    if name == "K" and steps < 2:
+        raise ValueError(f"loss.name='K' has T - 1 terms: process.num_steps={steps} must be at least 2")
+    if name not in ("vlb", "K") and config.schedule.name in LEARNED_SCHEDULES:
+        raise ValueError(
+            f"schedule.name={config.schedule.name!r}: loss.name={name!r} does not train it; use loss.name=K or vlb"
+        )
     if name not in BOUND_LOSSES and variance in LEARNED:
         raise ValueError(
             f"prediction.variance={variance!r}: loss.name={name!r} does not train it; use loss.name=hybrid or vlb, or "
@@ -205,8 +256,12 @@ def loss_terms(
         weight = losses.WEIGHTS[name](**options(config.loss))
         return {"mse": (1.0, losses.weighted_mse(path, target, weight))}
     rows = chain_rows(config, process, path)
-    term = bound.step_term(process, kernel, decoder(config))
-    vlb = losses.vlb(term, lambda params: rows, steps, stop_mean=name == "hybrid")
+    if name == "K":
+        return {"K": (1.0, losses.K(process, kernel, path, rows, steps))}
+    vlb = losses.vlb(vlb_term(config, process, kernel), rows, steps, stop_mean=name == "hybrid")
+    if name == "vlb" and config.schedule.name in LEARNED_SCHEDULES:
+        noisy = bool(np.isfinite(in_float64(at_first(config), np.zeros(()))[1]))
+        return {"vlb": (1.0, vlb), "ends": (1.0, losses.ends(process, path, decoder(config) if noisy else None))}
     if name == "vlb":
         return {"vlb": (1.0, vlb)}
     return {"mse": (1.0, losses.weighted_mse(path, target, losses.simple())), "vlb": (config.loss.hybrid.factor, vlb)}
@@ -217,12 +272,34 @@ def decoder(config: ConfigDict) -> decoders.Decoder:
     return choose("bound.decoder", config.bound.decoder, decoders.DECODERS)(config.data.levels)
 
 
-def chain_rows(config: ConfigDict, process: Process, path: Callable[[Any], Schedule], num_steps: int = 0) -> Any:
-    """The steps of the bound, those of the chain or of num_steps of its levels, down to the one without noise."""
+def vlb_term(config: ConfigDict, process: Process, kernel: reverse.Reverse) -> bound.StepTerm:
+    """A step's term of the variational bound. Raises ValueError if the decoder does not suit the data."""
+    if config.process.name == "binomial":
+        return bound.kl_term(process, kernel)
+    return bound.step_term(process, kernel, decoder(config))
+
+
+def chain_rows(
+    config: ConfigDict, process: Process, path: Callable[[Any], Schedule], num_steps: int = 0
+) -> Callable[[Any], Any]:
+    """`rows(params)`: the steps of the bound, of the chain or of num_steps of its levels, down to that without noise."""
     chain = config.process.num_steps
     if not (num_steps or chain):
         raise ValueError(f"bound.num_steps=0 means as many as the chain has; set it, or have {NEED_CHAIN}")
-    return loop.rows(process, path(None), loop.uniform_times(num_steps or chain, chain), denoise=True)
+    return grid_rows(config, process, path, loop.uniform_times(num_steps or chain, chain), denoise=True)
+
+
+def grid_rows(
+    config: ConfigDict, process: Process, path: Callable[[Any], Schedule], times: np.ndarray, denoise: bool
+) -> Callable[[Any], Any]:
+    """`rows(params)` of a grid: computed once, in float64 on the host, or of a learned schedule traced from params."""
+    try:
+        known = path(None)
+    except ValueError:  # learned, and not frozen
+        noisy = np.isfinite(in_float64(at_first(config), times[-1:])[1][0])
+        return lambda params: loop.traced_rows(process, path(params), times, denoise and bool(noisy))
+    fixed = loop.rows(process, known, times, denoise)
+    return lambda params: fixed
 
 
 def _in_model_range(loss: losses.Loss, levels: int) -> losses.Loss:
@@ -243,6 +320,8 @@ def sampler(
 ) -> loop.Sampler:
     """The sampler that config.sampler asks for."""
     step = choose("sampler.name", config.sampler.name, STEPS)
+    if config.sampler.name == "ancestral":
+        step = functools.partial(step, draw=process.draw)
     chain = config.process.num_steps
     times = sampling_times(config.sampler, chain)
     if config.prediction.variance == "learned_diagonal" and len(times) - 1 != chain:
@@ -250,7 +329,7 @@ def sampler(
             "prediction.variance='learned_diagonal' is that of single steps of the chain; leave sampler.num_steps=0 "
             "and report.sampler_steps=0, or use learned_range for fewer steps"
         )
-    rows = loop.rows(process, path(None), times, config.sampler.denoise)
+    rows = grid_rows(config, process, path, times, config.sampler.denoise)
     if clips(config, config.sampler):
         predict = prediction.clip_x0(predict)
     shape = tuple(config.data.shape)
@@ -314,15 +393,55 @@ def optimizer(section: ConfigDict) -> optax.GradientTransformation:
 
 
 def init(config: ConfigDict, network: nn.Module, key: Array) -> dict[str, Any]:
-    """Fresh parameters {"net": …}. The network checks the shape of the data here: ValueError."""
+    """Fresh parameters {"net": …, and "schedule": … if it is learned}.
+
+    The network checks the shape of the data here: ValueError.
+    """
     x = jnp.zeros((1, *config.data.shape))
     label = jnp.zeros(1, jnp.int32)
-    return {"net": jax.jit(network.init)(key, x, jnp.zeros(1), label, None)["params"]}
+    net = jax.jit(network.init)(key, x, jnp.zeros(1), label, None)["params"]
+    of_schedule = init_schedule(config, key)
+    return {"net": net} | ({"schedule": of_schedule} if of_schedule is not None else {})
+
+
+def init_schedule(config: ConfigDict, key: Array) -> Any:
+    """The parameters of a schedule before training; None for a fixed one."""
+    if config.schedule.name not in LEARNED_SCHEDULES:
+        return None
+    return _scheduled(config).init(jax.random.fold_in(key, 1))
 
 
 def parameters(config: ConfigDict, network: nn.Module) -> dict[str, Any]:
     """Shapes and dtypes of the parameters, computed without running or compiling anything."""
     return jax.eval_shape(functools.partial(init, config, network), jax.random.key(0))
+
+
+def check_process(config: ConfigDict) -> None:
+    """Raise ValueError where a config asks of bits what only numbers have, or of a kernel what it does not have."""
+    target, variance, name = config.prediction.target, config.prediction.variance, config.schedule.name
+    if config.process.name == "binomial":
+        needed = {"data.levels": 2, "prediction.target": "x0", "prediction.variance": "fixed_small"}
+        needed["sampler.name"] = "ancestral"
+        for key, value in needed.items():
+            section, field = key.split(".")
+            if config[section][field] != value:
+                raise ValueError(
+                    f"process.name='binomial' is for bits, and needs {key}={value}, not {config[section][field]}"
+                )
+        if name not in schedules.CHAINS:
+            raise ValueError(
+                f"process.name='binomial' with schedule.name={name!r}: bits take the rates of a fixed chain, "
+                "schedule.name=harmonic for example (no gradient goes through a drawn bit)"
+            )
+        if config.loss.name not in ("K", "vlb"):
+            raise ValueError(f"process.name='binomial' with loss.name={config.loss.name!r}: use loss.name=K or vlb")
+    if target == "dpm2015_paper" and variance != "dpm2015_paper":
+        raise ValueError(
+            f"prediction.target='dpm2015_paper' has the variance in its mean: set prediction.variance=dpm2015_paper, "
+            f"not {variance}, or prediction.target=dpm2015_code"
+        )
+    if target in ("dpm2015_paper", "dpm2015_code") and name in ("ve", "edm", "subvp"):
+        raise ValueError(f"prediction.target={target!r} needs a variance-preserving schedule, not {name!r}")
 
 
 def check(config: ConfigDict) -> None:

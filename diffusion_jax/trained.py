@@ -55,15 +55,15 @@ def load(workdir: str, step: int | str = "newest", ema: str = "", **sections: Ma
     for name, values in sections.items():
         config[name].update(values)
     ema = ema or str(next(iter(config.ema.decays), "none"))
+    weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema)
     try:
-        experiment = build.build(config)
+        experiment = build.build(config, weights)  # a learned schedule is known from here on
     except (AttributeError, KeyError) as error:
         version = checkpoints.read_versions(workdir, step).get("diffusion_jax", "an unknown version")
         raise ValueError(
             f"{workdir} was trained by diffusion_jax {version}, and its config lacks a key of {__version__} ({error}); "
             "use that version, or train again"
         ) from error
-    weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema)
     number = checkpoints.find_step(workdir, step)
     return Run(workdir, number, ema, config, experiment, parallel.replicated(weights))
 
@@ -113,9 +113,9 @@ def variational_bound(run: Run) -> tuple[dict[str, float], likelihood.Terms, dic
     """
     config, experiment = run.config, run.experiment
     options = config.bound
-    rows = build.chain_rows(config, experiment.process, experiment.schedule, options.num_steps)
+    rows = build.chain_rows(config, experiment.process, experiment.schedule, options.num_steps)(None)
     predict = clip_x0(experiment.predict) if build.clips(config, options) else experiment.predict
-    step_term = bound.step_term(experiment.process, experiment.reverse, build.decoder(config))
+    step_term = build.vlb_term(config, experiment.process, experiment.reverse)
     make = likelihood.make_terms(predict, experiment.process, experiment.schedule, step_term, rows)
 
     def on_data(params: Any, key: Array, batch: dict[str, Array]) -> likelihood.Terms:
@@ -186,8 +186,8 @@ def report_progressive(run: Run, number: int, seed: int = 0) -> dict[str, str]:
     }
     arrays: dict[str, Any] = {name: np.asarray(from_model(x, config.data.levels)) for name, x in found.items()}
     directory = evaluation_directory(run)
-    starts = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(sampler.rows, 10)]
-    depths = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(sampler.rows, 4)]
+    starts = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(sampler.rows(params), 10)]
+    depths = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(sampler.rows(params), 4)]
     labels = {
         "progressive_decoding": ([*starts, "x0"], "x0 as predicted from x_t, x_t ~ q(x_t | x0) of held-out examples"),
         "progressive_generation": ([*starts, "sample"], "x0 as predicted from x_t while samples are drawn"),

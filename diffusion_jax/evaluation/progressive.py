@@ -113,7 +113,7 @@ def _compiled(
     sampler: Sampler, params: Any, number: int, label: Array | None
 ) -> tuple[Walk, Callable[[Array, int], Array], list[Any]]:
     """`walk` of a part, `guess` where a part begins, and the parts."""
-    chunks = parts(sampler.rows, number)
+    chunks = parts(sampler.rows(params), number)
     firsts = np.cumsum([0, *(len(chunk.at.t) for chunk in chunks)])
     walk, guess = jax.jit(sampler.walk), jax.jit(sampler.guess)
     return (

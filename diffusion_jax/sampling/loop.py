@@ -55,6 +55,18 @@ def strided_times(num_steps: int, chain_steps: int) -> np.ndarray:
     return chosen_times(tuple(1 + chain_steps // num_steps * np.arange(num_steps)), chain_steps)
 
 
+def to_first_times(num_steps: int, chain_steps: int) -> np.ndarray:
+    """The falling grid from the last level of a chain to its first, num_steps steps or all T - 1: the first stays.
+
+    Source: the public code of Sohl-Dickstein et al. 2015, which never reverses the first step. Raises as
+    `uniform_times`, and for a chain of one step.
+    """
+    uniform_times(num_steps, chain_steps)
+    if chain_steps < 2:
+        raise ValueError(f"sampler.grid='to_first' needs a chain of at least 2 steps; process.num_steps={chain_steps}")
+    return np.round(np.linspace(chain_steps, 1, min(num_steps, chain_steps - 1) + 1)) / chain_steps
+
+
 def chosen_times(steps: tuple[int, ...], chain_steps: int) -> np.ndarray:
     """The falling grid of the levels k of a chain named in `steps`, in any order, then 0. Raises ValueError."""
     wrong = [int(k) for k in steps if not 1 <= k <= chain_steps]
@@ -69,22 +81,34 @@ def rows(process: Process, schedule: Schedule, times: np.ndarray, denoise: bool 
 
     denoise: where the schedule still has noise at the last time, append a step to sigma = 0, i.e. to the predicted x0.
     """
-
-    def path(t: Array) -> tuple[Array, Array]:  # t < 0 stands for the noiseless end of the appended step
-        log_alpha, log_sigma = schedule(jnp.maximum(t, 0))
-        return jnp.where(t < 0, 0, log_alpha), jnp.where(t < 0, -jnp.inf, log_sigma)
-
+    path = to_noiseless(schedule)
     found = in_float64(process.coefficients, path, times)
     if denoise and np.isfinite(found.to.log_sigma[-1]):
         return in_float64(process.coefficients, path, np.append(times, -1.0))
     return found
 
 
+def traced_rows(process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False) -> Any:
+    """As `rows`, of a learned schedule: traced, differentiable, in the default float. denoise: always append a step."""
+    times = np.append(times, -1.0) if denoise else times
+    return process.coefficients(to_noiseless(schedule), jnp.asarray(times))
+
+
+def to_noiseless(schedule: Schedule) -> Schedule:
+    """The schedule with a noiseless level at t < 0, where an appended step ends."""
+
+    def path(t: Array) -> tuple[Array, Array]:
+        log_alpha, log_sigma = schedule(jnp.maximum(t, 0))
+        return jnp.where(t < 0, 0, log_alpha), jnp.where(t < 0, -jnp.inf, log_sigma)
+
+    return path
+
+
 class Sampler(NamedTuple):
     """A sampler bound to a model. x stands in the model's range; row i of a batch depends on seed or key i alone."""
 
-    rows: Any
-    """Its grid [N], from t = 1 on."""
+    rows: Callable[[Any], Any]
+    """`rows(params)`: its grid [N], from t = 1 on; only a learned schedule looks at params."""
     start: Callable[[Any, Array], tuple[Array, Array]]
     """`start(params, seeds uint32[B]) -> (x[B,*D], keys[B])`: a draw from the prior, and the keys of what follows."""
     labels: Callable[[Array], Array | None]
@@ -98,7 +122,7 @@ class Sampler(NamedTuple):
         """`sample(params, seeds uint32[B], label int[B]) -> x0[B,*D]`: the whole walk; without label, `labels`."""
         x, keys = self.start(params, seeds)
         label = self.labels(seeds) if label is None else label
-        return self.walk(params, x, keys, self.rows, label=label)
+        return self.walk(params, x, keys, self.rows(params), label=label)
 
 
 def sample(
