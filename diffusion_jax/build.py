@@ -46,7 +46,7 @@ TELLINGS: dict[str, Callable[..., prediction.Telling]] = {
     "logsnr": prediction.tell_logsnr,
     "log_sigma": prediction.tell_log_sigma,
 }
-STEPS: dict[str, loop.Step] = {"ancestral": ancestral.ancestral}
+METHODS: dict[str, Callable[..., loop.Method]] = {"ancestral": ancestral.ancestral}
 GRIDS: dict[str, Callable[[int, int], np.ndarray]] = {
     "uniform": loop.uniform_times,
     "inclusive": loop.inclusive_times,
@@ -318,13 +318,19 @@ def sampler(
     predict: prediction.Predict,
     kernel: reverse.Reverse,
 ) -> loop.Sampler:
-    """The sampler that config.sampler asks for."""
-    step = choose("sampler.name", config.sampler.name, STEPS)
+    """The sampler that config.sampler asks for. Raises ValueError for one that process or variance do not suit."""
+    chosen = options(config.sampler)
     if config.sampler.name == "ancestral":
-        step = functools.partial(step, draw=process.draw)
+        chosen["draw"] = process.draw
+    method = choose("sampler.name", config.sampler.name, METHODS)(**chosen)
+    if not method.kernel and config.process.name != "gaussian":
+        raise ValueError(
+            f"sampler.name={config.sampler.name!r} needs the score of a Gaussian process, which process.name="
+            f"{config.process.name!r} does not have; use sampler.name=ancestral"
+        )
     chain = config.process.num_steps
     times = sampling_times(config.sampler, chain)
-    if config.prediction.variance == "learned_diagonal" and len(times) - 1 != chain:
+    if method.kernel and config.prediction.variance == "learned_diagonal" and len(times) - 1 != chain:
         raise ValueError(
             "prediction.variance='learned_diagonal' is that of single steps of the chain; leave sampler.num_steps=0 "
             "and report.sampler_steps=0, or use learned_range for fewer steps"
@@ -345,18 +351,18 @@ def sampler(
         return jax.vmap(lambda key: jax.random.randint(key, (), 0, config.data.classes))(keys)
 
     def walk(
-        params: Any, x: Array, keys: Array, rows: Any, first: Array | int = 0, label: Array | None = None
-    ) -> Array:
+        params: Any, x: Array, memory: Any, keys: Array, rows: Any, first: Array | int = 0, label: Array | None = None
+    ) -> tuple[Array, Any]:
         def bound(x: Array, level: Level) -> prediction.Prediction:
             return predict(params, x, level, label, None)
 
-        return loop.sample(step, bound, kernel, rows, x, keys, first=first)
+        return loop.sample(method.step, bound, kernel, rows, x, keys, memory, first)
 
     def guess(params: Any, x: Array, level: Level, label: Array | None = None) -> Array:
         each = jax.tree.map(lambda field: jnp.full(len(x), field, x.dtype), level)
         return predict(params, x, each, label, None).x0
 
-    return loop.Sampler(rows, start, labels, walk, guess)
+    return loop.Sampler(rows, start, labels, method.memory, walk, guess)
 
 
 def clips(config: ConfigDict, section: ConfigDict) -> bool:
@@ -421,7 +427,6 @@ def check_process(config: ConfigDict) -> None:
     target, variance, name = config.prediction.target, config.prediction.variance, config.schedule.name
     if config.process.name == "binomial":
         needed = {"data.levels": 2, "prediction.target": "x0", "prediction.variance": "fixed_small"}
-        needed["sampler.name"] = "ancestral"
         for key, value in needed.items():
             section, field = key.split(".")
             if config[section][field] != value:

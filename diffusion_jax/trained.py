@@ -186,8 +186,9 @@ def report_progressive(run: Run, number: int, seed: int = 0) -> dict[str, str]:
     }
     arrays: dict[str, Any] = {name: np.asarray(from_model(x, config.data.levels)) for name, x in found.items()}
     directory = evaluation_directory(run)
-    starts = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(sampler.rows(params), 10)]
-    depths = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(sampler.rows(params), 4)]
+    rows = sampler.rows(params)
+    starts = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(rows, 10)]
+    depths = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(rows, 4)]
     labels = {
         "progressive_decoding": ([*starts, "x0"], "x0 as predicted from x_t, x_t ~ q(x_t | x0) of held-out examples"),
         "progressive_generation": ([*starts, "sample"], "x0 as predicted from x_t while samples are drawn"),
@@ -195,8 +196,8 @@ def report_progressive(run: Run, number: int, seed: int = 0) -> dict[str, str]:
         "interpolation": (["pixels", *reversed(depths)], "between two held-out examples, mixed at level t"),
     }
     paths = {name: directory / f"{name}.png" for name in arrays}
-    for name, (rows, title) in labels.items():
-        pictures.table(paths[name], arrays[name], config.data.levels, rows, title)
+    for name, (named, title) in labels.items():
+        pictures.table(paths[name], arrays[name], config.data.levels, named, title)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     (directory / "progressive.npz").write_bytes(buffer.getvalue())

@@ -357,7 +357,7 @@ kernel = reverse.fixed_small(process)
 figure, axes = plt.subplots(len(counts), 1, figsize=(8, 3.6))
 for axis, count in zip(axes, counts, strict=True):
     steps = loop.rows(process, linear, loop.uniform_times(count, T))
-    x = np.asarray(loop.sample(ancestral, exact(train), kernel, steps, start, keys))
+    x = np.asarray(loop.sample(ancestral().step, exact(train), kernel, steps, start, keys)[0])
     away = np.sqrt(np.min(np.mean((x[:, None] - train) ** 2, -1), 1)).mean()
     show(axis, x, 18, f"{count} step{'s' * (count > 1)}: RMS distance to the nearest training digit {away:.3f}")
 

@@ -85,7 +85,7 @@ def test_a_run_has_the_weights_and_the_sampler_that_are_asked_for(workdir):
     np.testing.assert_array_equal(weights[""], weights["0.9"])
     for one, other in (("0.9", "0.5"), ("0.5", "none"), ("0.9", "none")):
         assert np.abs(weights[one] - weights[other]).max() > 0
-    assert len(runs[""].experiment.sampler.rows(None).at.t) == 2
+    assert len(runs[""].experiment.sampler.rows(runs[""].params).at.t) == 2
     earlier = jax.tree.leaves(trained.load(workdir, step=1, ema="none").params)
     assert any(np.any(a != b) for a, b in zip(earlier, jax.tree.leaves(runs["none"].params), strict=True))
 

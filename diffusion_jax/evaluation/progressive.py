@@ -16,8 +16,10 @@ from jax.typing import ArrayLike
 from diffusion_jax.process.base import Array, Process, normal
 from diffusion_jax.sampling.loop import Sampler
 
-Walk = Callable[[Array, Array, int], Array]
-"""`walk(x[B,*D], keys[B], part) -> x[B,*D]`, one part further."""
+State = tuple[Array, Any]
+"""x [B,*D], and what the sampler remembers on the way."""
+Walk = Callable[[State, Array, int], State]
+"""`walk(state, keys[B], part) -> state`, one part further."""
 
 
 def parts(rows: Any, number: int) -> list[Any]:
@@ -35,11 +37,12 @@ def generation(sampler: Sampler, params: Any, seeds: ArrayLike, number: int = 10
     seeds = jnp.asarray(seeds, jnp.uint32)
     walk, guess, chunks = _compiled(sampler, params, number, sampler.labels(seeds))
     x, keys = sampler.start(params, seeds)
+    state = x, sampler.memory(x)
     shown = []
     for part in range(len(chunks)):
-        shown.append(guess(x, part))
-        x = walk(x, keys, part)
-    return np.stack([*map(np.asarray, shown), np.asarray(x)])
+        shown.append(guess(state[0], part))
+        state = walk(state, keys, part)
+    return np.stack([*map(np.asarray, shown), np.asarray(state[0])])
 
 
 def decoding(
@@ -66,13 +69,14 @@ def sharing(sampler: Sampler, params: Any, seed: int, copies: int, number: int =
     walk, _, chunks = _compiled(sampler, params, number, sampler.labels(seeds))
     x, keys = sampler.start(params, seeds)
     own = jax.vmap(jax.random.fold_in)(keys, jnp.arange(copies))
+    state = x, sampler.memory(x)
     shown = []
     for part in range(len(chunks)):
-        apart = x
+        apart = state
         for further in range(part, len(chunks)):
             apart = walk(apart, own, further)
-        shown.append(np.asarray(apart))
-        x = walk(x, keys, part)
+        shown.append(np.asarray(apart[0]))
+        state = walk(state, keys, part)
     return np.stack(shown)
 
 
@@ -98,9 +102,10 @@ def interpolation(
     shown = [np.asarray(mixed(ends))]
     for part in reversed(range(len(chunks))):
         x = mixed(process.corrupt(_first(chunks[part]).at, ends, noise))
+        state = x, sampler.memory(x)
         for further in range(part, len(chunks)):
-            x = walk(x, keys, further)
-        shown.append(np.asarray(x))
+            state = walk(state, keys, further)
+        shown.append(np.asarray(state[0]))
     return np.stack(shown)
 
 
@@ -117,7 +122,7 @@ def _compiled(
     firsts = np.cumsum([0, *(len(chunk.at.t) for chunk in chunks)])
     walk, guess = jax.jit(sampler.walk), jax.jit(sampler.guess)
     return (
-        lambda x, keys, part: walk(params, x, keys, chunks[part], int(firsts[part]), label),
+        lambda state, keys, part: walk(params, *state, keys, chunks[part], int(firsts[part]), label),
         lambda x, part: guess(params, x, _first(chunks[part]).at, label),
         chunks,
     )

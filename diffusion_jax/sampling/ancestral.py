@@ -6,25 +6,24 @@ from typing import Any
 import jax.numpy as jnp
 
 from diffusion_jax.objective.reverse import Reverse
+from diffusion_jax.process import gaussian
 from diffusion_jax.process.base import Array, expand, normal
-from diffusion_jax.process.gaussian import draw as gaussian_draw
-from diffusion_jax.sampling.loop import BoundPredict
+from diffusion_jax.sampling.loop import BoundPredict, Method
 
 
-def ancestral(
-    predict: BoundPredict,
-    reverse: Reverse,
-    row: Any,
-    x: Array,
-    memory: Any,
-    keys: Array,
-    draw: Callable[..., Array] = gaussian_draw,
-) -> tuple[Array, Any]:
-    """x_s = mean + sqrt(var) noise; the step that ends without noise (sigma_s = 0) takes the mean.
+def ancestral(draw: Callable[..., Array] = gaussian.draw) -> Method:
+    """x_s = mean + sqrt(var) noise, of the model's kernel; the step that ends without noise takes the mean.
 
-    draw: that of the process; of bits, the last step takes the likelier ones. Source: Ho et al. 2020, algorithm 2. One
-    network call.
+    draw: that of the process, from a law and noise; of bits, the last step takes the likelier ones. Source: Ho et al.
+    2020, algorithm 2. One network call.
     """
-    noise = normal(keys, x.shape[1:], x.dtype)
-    noisy = jnp.isfinite(expand(row.to.log_sigma, x))
-    return draw(reverse(row, predict(x, row.at), x), jnp.where(noisy, noise, 0)), memory
+
+    def step(
+        predict: BoundPredict, reverse: Reverse, row: Any, x: Array, memory: Any, keys: Array
+    ) -> tuple[Array, Any]:
+        law = reverse(row, predict(x, row.at), x)
+        noise = normal(keys, x.shape[1:], x.dtype)
+        noisy = jnp.isfinite(expand(row.to.log_sigma, x))
+        return draw(law, jnp.where(noisy, noise, 0)), memory
+
+    return Method(step, kernel=True)

@@ -3,7 +3,7 @@
     step(predict, reverse, row, x, memory, keys[B]) -> (x, memory)
 
 with predict already bound to params and label: `predict(x_t, level) -> Prediction`. `memory` is what a multi-step
-method carries from step to step (None for the others).
+method carries from step to step (None for the others). What a step needs is said by its `Method`.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,16 @@ from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float
 
 Step = Callable[..., tuple[Array, Any]]
 BoundPredict = Callable[[Array, Level], Prediction]
+
+
+class Method(NamedTuple):
+    """A step and what it needs; the factories in this room return one for their options."""
+
+    step: Step
+    kernel: bool = False
+    """Whether it draws from the model's kernel `reverse`; the others need x0 and eps of a Gaussian process."""
+    memory: Callable[[Array], Any] = lambda x: None
+    """`memory(x[B,*D])`: the memory of a walk that begins at x."""
 
 
 def uniform_times(num_steps: int, chain_steps: int = 0) -> np.ndarray:
@@ -108,13 +118,17 @@ class Sampler(NamedTuple):
     """A sampler bound to a model. x stands in the model's range; row i of a batch depends on seed or key i alone."""
 
     rows: Callable[[Any], Any]
-    """`rows(params)`: its grid [N], from t = 1 on; only a learned schedule looks at params."""
+    """`rows(params)`: its grid [N], from t = 1 on. Of a fixed schedule float64 arrays on the host, whatever params are;
+    of a learned one traced from them."""
     start: Callable[[Any, Array], tuple[Array, Array]]
     """`start(params, seeds uint32[B]) -> (x[B,*D], keys[B])`: a draw from the prior, and the keys of what follows."""
     labels: Callable[[Array], Array | None]
     """`labels(seeds uint32[B]) -> int32[B]`: a class drawn for each seed; None if the network is told none."""
-    walk: Callable[..., Array]
-    """`walk(params, x[B,*D], keys[B], rows[M], first=0, label=None) -> x[B,*D]`: M steps; rows[0] is number `first`."""
+    memory: Callable[[Array], Any]
+    """`memory(x[B,*D])`: what a walk that begins at x remembers; None for the methods that remember nothing."""
+    walk: Callable[..., tuple[Array, Any]]
+    """`walk(params, x[B,*D], memory, keys[B], rows[M], first=0, label=None) -> (x[B,*D], memory)`: M steps; rows[0] is
+    number `first` of the grid."""
     guess: Callable[..., Array]
     """`guess(params, x[B,*D], level, label=None) -> x0[B,*D]`, as the sampler predicts it at a level (scalars)."""
 
@@ -122,20 +136,20 @@ class Sampler(NamedTuple):
         """`sample(params, seeds uint32[B], label int[B]) -> x0[B,*D]`: the whole walk; without label, `labels`."""
         x, keys = self.start(params, seeds)
         label = self.labels(seeds) if label is None else label
-        return self.walk(params, x, keys, self.rows(params), label=label)
+        return self.walk(params, x, self.memory(x), keys, self.rows(params), label=label)[0]
 
 
 def sample(
     step: Step,
     predict: BoundPredict,
-    reverse: Reverse,
+    reverse: Reverse | None,
     rows: Any,
     x: Array,
     keys: Array,
     memory: Any = None,
     first: Array | int = 0,
-) -> Array:
-    """Walk x [B,*D] from the first level of `rows` to the last, one `step` per row, in one lax.scan.
+) -> tuple[Array, Any]:
+    """Walk x [B,*D] from the first level of `rows` to the last, one `step` per row, in one lax.scan: (x, memory).
 
     keys[B]: one per sample; step i draws from fold_in(key, i), so a sample depends on its own key alone. first: the
     number of the first row, where these are but a part of a grid.
@@ -151,5 +165,5 @@ def sample(
         return step(predict, reverse, row, x, memory, keys_i), None
 
     steps = first + jnp.arange(rows.at.t.shape[0])
-    (x, _), _ = jax.lax.scan(body, (x, memory), (steps, rows))
-    return x
+    (x, memory), _ = jax.lax.scan(body, (x, memory), (steps, rows))
+    return x, memory

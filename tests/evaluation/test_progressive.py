@@ -26,13 +26,13 @@ def sampler():
         keys = jax.vmap(jax.random.key)(seeds)
         return PROCESS.prior(CHAIN, keys, (2,)), jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
 
-    def walk(params, x, keys, rows, first=0, label=None):
-        return loop.sample(ancestral.ancestral, exact, kernel, rows, x, keys, first=first)
+    def walk(params, x, memory, keys, rows, first=0, label=None):
+        return loop.sample(ancestral.ancestral().step, exact, kernel, rows, x, keys, memory, first)
 
     def guess(params, x, level, label=None):
         return exact(x, jax.tree.map(lambda field: jnp.full(len(x), field), level)).x0
 
-    return loop.Sampler(rows, start, lambda seeds: None, walk, guess)
+    return loop.Sampler(lambda params: rows, start, lambda seeds: None, lambda x: None, walk, guess)
 
 
 @pytest.mark.parametrize(("steps", "number", "lengths"), [(10, 5, {2}), (25, 10, {2, 3}), (3, 10, {1})])

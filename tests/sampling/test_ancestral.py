@@ -23,7 +23,7 @@ def draw(schedule, predict, variance, n, steps=STEPS, chain=STEPS, dtype=None):
     x = PROCESS.prior(schedule, keys_x, (2,)).astype(dtype or jnp.float32)
     kernel = reverse.VARIANCES[variance](PROCESS)
     return np.asarray(
-        jax.jit(lambda x, keys: loop.sample(ancestral, predict, kernel, rows, x, keys))(x, keys), np.float64
+        jax.jit(lambda x, keys: loop.sample(ancestral().step, predict, kernel, rows, x, keys)[0])(x, keys), np.float64
     )
 
 
@@ -97,7 +97,12 @@ def test_the_last_step_adds_no_noise():
     rows = loop.rows(PROCESS, schedule, loop.uniform_times(1, 1))
     x = jnp.array([[0.3, 0.4]])
     found = prediction.Prediction(jnp.array([[0.5, -0.5]]), None, None)
-    got = loop.sample(
-        ancestral, lambda x, at: found, reverse.fixed_large(PROCESS), rows, x, jax.random.split(jax.random.key(0), 1)
+    got, _ = loop.sample(
+        ancestral().step,
+        lambda x, at: found,
+        reverse.fixed_large(PROCESS),
+        rows,
+        x,
+        jax.random.split(jax.random.key(0), 1),
     )
     np.testing.assert_array_equal(got, found.x0)

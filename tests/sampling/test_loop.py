@@ -66,8 +66,10 @@ def test_loop_hands_rows_memory_and_keys_to_the_step():
         assert row.at.t.shape == (2,) and row.to.log_sigma.shape == (2,)
         return x + row.at.t[:, None] + memory, memory + 1
 
-    x = loop.sample(step, None, None, rows, jnp.zeros((2, 1)), jax.random.split(jax.random.key(0), 2), jnp.zeros(()))
+    keys = jax.random.split(jax.random.key(0), 2)
+    x, memory = loop.sample(step, None, None, rows, jnp.zeros((2, 1)), keys, jnp.zeros(()))
     np.testing.assert_allclose(x, 2 + 0 + 1 + 2, rtol=1e-6)
+    assert memory == 3
 
 
 def test_a_sample_depends_on_its_own_key_alone():
@@ -76,9 +78,16 @@ def test_a_sample_depends_on_its_own_key_alone():
     x = PROCESS.prior(schedules.linear(8), keys, (2,))
     run = jax.jit(
         lambda x, keys: loop.sample(
-            ancestral, oracles.exact(oracles.TWO_MODES), reverse.fixed_large(PROCESS), rows, x, keys
-        )
+            ancestral().step, oracles.exact(oracles.TWO_MODES), reverse.fixed_large(PROCESS), rows, x, keys
+        )[0]
     )
     whole, turned = run(x, keys), run(x[::-1], keys[::-1])
     np.testing.assert_array_equal(whole, turned[::-1])
     assert len(np.unique(np.asarray(whole))) == 8
+
+
+def test_traced_rows_are_those_of_the_host(x64):
+    for schedule, denoise in ((schedules.cosine(7), False), (schedules.ve(), True)):
+        host = loop.rows(PROCESS, schedule, loop.uniform_times(7), denoise)
+        traced = jax.jit(lambda s=schedule, d=denoise: loop.traced_rows(PROCESS, s, loop.uniform_times(7), d))()
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), host, traced)
