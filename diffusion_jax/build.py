@@ -16,10 +16,13 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from diffusion_jax.data import arrays, embedded, folder, tfds
-from diffusion_jax.data.scaling import to_model
+from diffusion_jax.data import arrays, dead_leaves, embedded, entropies, folder, heartbeat, tfds
+from diffusion_jax.data.scaling import dequantised, from_model, to_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.networks.mlp import MLP
+from diffusion_jax.networks.multiscale import MultiScale
+from diffusion_jax.networks.rbf import RBF
+from diffusion_jax.networks.sequence_mlp import SequenceMLP
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, time_sampling
 from diffusion_jax.process import learned, schedules
@@ -28,7 +31,15 @@ from diffusion_jax.process.binomial import binomial
 from diffusion_jax.process.gaussian import gaussian
 from diffusion_jax.sampling import ancestral, loop
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "mlp": MLP}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "unet": UNet,
+    "mlp": MLP,
+    "rbf": RBF,
+    "sequence_mlp": SequenceMLP,
+    "multiscale": MultiScale,
+}
+BY_STEP = ("rbf", "sequence_mlp", "multiscale")
+"""Networks that read out step by step, and so have to know how many there are."""
 PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": gaussian, "binomial": binomial}
 SCHEDULES = schedules.CHAINS | schedules.CONTINUOUS | learned.LEARNED
 LEARNED_SCHEDULES = tuple(learned.LEARNED)
@@ -56,10 +67,14 @@ GRIDS: dict[str, Callable[[int, int], np.ndarray]] = {
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": embedded.digits,
     "toy2d": embedded.toy2d,
+    "heartbeat": heartbeat.heartbeat,
+    "dead_leaves": dead_leaves.dead_leaves,
     "arrays": arrays.arrays,
     "folder": folder.folder,
     "tfds": tfds.tfds,
 }
+JUDGES: dict[str, Callable[[np.ndarray], dict[str, float]]] = {"heartbeat": heartbeat.count}
+"""Of data sets whose every example is known: what can be counted in samples."""
 LEARNED = ("learned_diagonal", "learned_range", "dpm2015_paper", "dpm2015_code")
 """Reverse variances that the network's head gives."""
 BOUND_LOSSES = ("vlb", "hybrid", "K")
@@ -109,6 +124,17 @@ def source(config: ConfigDict, split: str) -> Source:
                     f"data.{field}: the config says {said}, but {data.name} has {found}; correct the config"
                 )
     return opened
+
+
+def known_entropies(config: ConfigDict, path: Schedule) -> dict[str, float]:
+    """-H(x_0) and -H(x_1) in bits of the data of a config, of the first level of its chain; {} where nobody knows."""
+    data = config.data
+    log_alpha, log_sigma = in_float64(path, np.array(1 / config.process.num_steps))
+    if data.name == "toy2d" and data.toy2d.kind == "swissroll" and config.process.name == "gaussian":
+        return entropies.swissroll(data.toy2d.noise, float(np.exp(log_alpha)), float(np.exp(log_sigma)))
+    if data.name == "heartbeat" and config.process.name == "binomial":
+        return entropies.heartbeat(config.process.binomial.rate, float(np.exp(log_alpha)))
+    return {}
 
 
 def resolve(config: ConfigDict, train: Source) -> ConfigDict:
@@ -179,6 +205,12 @@ def build(config: ConfigDict, params: Any = None) -> Experiment:
     network_options = options(config.network)
     if config.network.name == "unet":
         network_options["remat"] = config.remat
+    if config.network.name in BY_STEP:
+        network_options["num_steps"] = steps
+        if config.network.told != "step":
+            raise ValueError(f"network.name={config.network.name!r} reads out by the step: set network.told=step")
+        if config.network.conditional:
+            raise ValueError(f"network.name={config.network.name!r} takes no labels: set network.conditional=False")
     network = choose("network.name", config.network.name, NETWORKS)(
         out_channels=channels * (2 if with_head else 1),
         num_classes=config.data.classes if config.network.conditional else 0,
@@ -206,7 +238,7 @@ def build(config: ConfigDict, params: Any = None) -> Experiment:
         predict = prediction.bit_predictor(network.apply, tell)
 
     terms = loss_terms(config, process, path, target, kernel)
-    loss = _in_model_range(losses.weighted_sum(predict, process, path, terms), config.data.levels)
+    loss = _in_model_range(losses.weighted_sum(predict, process, path, terms), into_range(config))
     times = choose("times.name", config.times.name, time_sampling.TIME_SAMPLERS)(
         steps, config.times.min_t, **options(config.times)
     )
@@ -302,13 +334,33 @@ def grid_rows(
     return lambda params: fixed
 
 
-def _in_model_range(loss: losses.Loss, levels: int) -> losses.Loss:
-    """`loss` on batches at rest: the one place where data become floats in [-1, 1]."""
+def _in_model_range(loss: losses.Loss, into: Callable[[Array, Array], Array]) -> losses.Loss:
+    """`loss` on batches at rest: the one place where data become floats in the range of the model."""
 
-    def on_data(params: Any, batch: dict[str, Array], *args: Any, **kwargs: Any) -> tuple[Array, dict[str, Array]]:
-        return loss(params, batch | {"x0": to_model(batch["x0"], levels)}, *args, **kwargs)
+    def on_data(
+        params: Any, batch: dict[str, Array], t: Array, keys: Array, *args: Any, **kwargs: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        return loss(params, batch | {"x0": into(batch["x0"], keys)}, t, keys, *args, **kwargs)
 
     return on_data
+
+
+def into_range(config: ConfigDict) -> Callable[[Array, Array], Array]:
+    """`into(x[B,*D] at rest, keys[B]) -> x0`, as config.data says; the keys are for dequantisation alone."""
+    data = config.data
+
+    def into(x: Array, keys: Array) -> Array:
+        x0 = to_model(x, data.levels, data.mean, data.std)
+        if not data.dequantise:
+            return x0
+        return dequantised(x0, data.levels, data.std, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 2**31))
+
+    return into
+
+
+def out_of_range(config: ConfigDict) -> Callable[[Array], Array]:
+    """`out(x0) -> x at rest`: the nearest grey levels, or floats."""
+    return lambda x0: from_model(x0, config.data.levels, config.data.mean, config.data.std)
 
 
 def sampler(
@@ -425,6 +477,20 @@ def parameters(config: ConfigDict, network: nn.Module) -> dict[str, Any]:
 def check_process(config: ConfigDict) -> None:
     """Raise ValueError where a config asks of bits what only numbers have, or of a kernel what it does not have."""
     target, variance, name = config.prediction.target, config.prediction.variance, config.schedule.name
+    data = config.data
+    if not data.std > 0:
+        raise ValueError(f"data.std={data.std} must be above 0")
+    if data.dequantise and not data.levels:
+        raise ValueError("data.dequantise=True spreads grey levels out, but the data are floats (levels=0); use False")
+    if (data.mean, data.std, data.dequantise) != (0, 1, False):
+        clipped = [f"{key}.clip_x0" for key in ("sampler", "bound") if config[key].clip_x0]
+        if clipped:
+            raise ValueError(f"{clipped[0]}=True clips to [-1, 1], but data.mean, std or dequantise leave it; use False")
+        if config.loss.name in ("vlb", "hybrid") and config.bound.decoder != "density":
+            raise ValueError(
+                f"bound.decoder={config.bound.decoder!r} is for data in [-1, 1], but data.mean, std or dequantise "
+                "leave it; use bound.decoder=density, or loss.name=K"
+            )
     if config.process.name == "binomial":
         needed = {"data.levels": 2, "prediction.target": "x0", "prediction.variance": "fixed_small"}
         for key, value in needed.items():

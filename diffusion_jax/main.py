@@ -2,7 +2,7 @@
 
     train     --config=FILE --workdir=DIR [--config.KEY=VALUE …]    train; the same command again resumes
     sample    --workdir=DIR --num_samples=N --seed=S --out=FILE.npz  draw samples, and a picture of them
-    evaluate  --workdir=DIR [--likelihood=vlb]                       every figure that the config asks for
+    evaluate  --workdir=DIR [--likelihood=vlb|K]                     every figure that the config asks for
     show      --workdir=DIR                                          progressive pictures, interpolation
     describe  --config=FILE [--compile]                              size, FLOPs and memory, without training
     prepare   --config=FILE                                          make a TensorFlow Datasets set readable
@@ -91,16 +91,20 @@ def evaluate(args: flags.FlagValues) -> Results:
     """Every figure of a workdir that its config asks for, by name; kept in workdir/evaluation as well."""
     from diffusion_jax import trained
 
-    if args.likelihood not in ("", "vlb"):
-        raise ValueError(f"--likelihood={args.likelihood!r} is not known; use vlb, or leave it out")
+    if args.likelihood not in ("", "vlb", "K"):
+        raise ValueError(f"--likelihood={args.likelihood!r} is not known; use vlb or K, or leave it out")
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, bound=args.bound)
     number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
     trained.evaluation_directory(run)
     figures: Results = {"step": run.step, "ema": run.ema, **trained.heldout_loss(run)}
-    if args.likelihood:
+    if args.likelihood == "vlb":
         figures |= trained.report_bound(run)
+    if args.likelihood == "K":
+        figures |= trained.report_K(run)
     if run.config.eval.svm and number:
         figures |= trained.sample_quality(run, number, args.seed)
+    if number:
+        figures |= trained.judge(run, number, args.seed)
     trained.keep(run, figures)
     for name, value in figures.items():
         log.info("%-26s %s", name, f"{value:.5f}" if isinstance(value, float) else value)

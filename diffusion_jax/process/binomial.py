@@ -13,7 +13,7 @@ section 2.4.1, beta_k = 1/(T - k + 1), are `schedules.harmonic`: gamma(k/T) = 1 
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax.scipy.special import entr, ndtr, xlogy
+from jax.scipy.special import entr, ndtr, xlog1py, xlogy
 
 from diffusion_jax.process.base import Array, Entropies, Level, Process, Schedule, expand, level, normal
 
@@ -114,7 +114,7 @@ def _kl(p: tuple[Array, None], q: tuple[Array, None]) -> Array:
     """KL(p || q) in nats [B], summed over the bits: p log(p/q) + (1 - p) log((1 - p)/(1 - q)), q off 0 and 1."""
     (p, _), (q, _) = p, q
     q = jnp.clip(q, jnp.finfo(q.dtype).tiny, 1 - jnp.finfo(q.dtype).eps)
-    nats = xlogy(p, p / q) + xlogy(1 - p, (1 - p) / (1 - q))
+    nats = xlogy(p, p) - xlogy(p, q) + xlog1py(1 - p, -p) - xlog1py(1 - p, -q)
     return nats.reshape(len(nats), -1).sum(1)
 
 

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import build
 from diffusion_jax.data import pipeline
-from diffusion_jax.data.scaling import from_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.sampling.loop import Sampler
 from diffusion_jax.training import checkpoints, parallel, pictures, reporting, state, step
@@ -171,7 +170,7 @@ def samples(config: ConfigDict, sampler: Sampler) -> Callable[[Any, np.ndarray],
 
     def draw(params: Any, seeds: np.ndarray) -> np.ndarray:
         x = parallel.in_tiles(sample, params, seeds.astype(np.uint32), config.sampler.tile)
-        return np.asarray(from_model(x, config.data.levels))
+        return np.asarray(build.out_of_range(config)(x))
 
     return draw
 
