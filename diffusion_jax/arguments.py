@@ -97,7 +97,7 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
     if command == "evaluate":
         flags.DEFINE_integer("num_samples", -1, "samples to judge; -1 is eval.num_samples, 0 none", flag_values=args)
         flags.DEFINE_string("scales", "", "judge samples at these guidance scales, such as 0,1,2,4", flag_values=args)
-        flags.DEFINE_string("likelihood", "", "vlb, multi, ode, or several of them: vlb,multi", flag_values=args)
+        flags.DEFINE_string("likelihood", "", "vlb, multi, ode, K, or several of them: vlb,multi", flag_values=args)
         flags.DEFINE_list("metrics", [], "of the samples: fid, kid, is, pr (precision, recall), nn", flag_values=args)
         flags.DEFINE_string("stats", "", "the reference, of main stats (default: the training data)", flag_values=args)
         flags.DEFINE_list("allow", [], "few: than features; sizes: that differ; both are marked", flag_values=args)

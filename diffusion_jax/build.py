@@ -15,21 +15,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from diffusion_jax.data import arrays, embedded, folder, tfds
-from diffusion_jax.data.scaling import to_model
+from diffusion_jax.data import arrays, dead_leaves, embedded, entropies, folder, heartbeat, tfds
+from diffusion_jax.data.scaling import dequantised, from_model, to_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.interop import feature_networks
 from diffusion_jax.networks import features
 from diffusion_jax.networks.encoder import Encoder
 from diffusion_jax.networks.mlp import MLP
+from diffusion_jax.networks.multiscale import MultiScale
 from diffusion_jax.networks.ncsnpp import NCSNpp
+from diffusion_jax.networks.rbf import RBF
+from diffusion_jax.networks.sequence_mlp import SequenceMLP
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.networks.vdm import VDMUNet
 from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, time_sampling
-from diffusion_jax.process import schedules
+from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64, level
+from diffusion_jax.process.binomial import binomial
 from diffusion_jax.process.gaussian import gaussian
 from diffusion_jax.sampling import (
     ancestral,
@@ -51,13 +56,24 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "ncsnpp": NCSNpp,
     "vdm": VDMUNet,
     "mlp": MLP,
+    "rbf": RBF,
+    "sequence_mlp": SequenceMLP,
+    "multiscale": MultiScale,
     "encoder": Encoder,
 }
-PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": gaussian}
-SCHEDULES = schedules.CHAINS | schedules.CONTINUOUS
-TARGETS: dict[str, Callable[..., prediction.Target]] = prediction.TARGETS | {
-    "posterior_mean": prediction.posterior_mean
+BY_STEP = ("rbf", "sequence_mlp", "multiscale")
+"""Networks that read out step by step, and so have to know how many there are."""
+PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": gaussian, "binomial": binomial}
+SCHEDULES = schedules.CHAINS | schedules.CONTINUOUS | learned.LEARNED
+LEARNED_SCHEDULES = tuple(learned.LEARNED)
+"""Schedules that have parameters."""
+OF_A_CHAIN: dict[str, Callable[[int], prediction.Target]] = {
+    "posterior_mean": prediction.posterior_mean,
+    "dpm2015_code": prediction.dpm2015,
+    "dpm2015_paper": prediction.dpm2015,
 }
+"""Parameterisations of the step to the level before."""
+TARGETS: dict[str, Callable[..., prediction.Target]] = prediction.TARGETS | OF_A_CHAIN
 TELLINGS: dict[str, Callable[..., prediction.Telling]] = {
     "step": prediction.tell_step,
     "time": prediction.tell_time,
@@ -89,26 +105,29 @@ CHAIN_GRIDS: dict[str, Callable[[int, int], np.ndarray]] = {
     "uniform": loop.uniform_times,
     "inclusive": loop.inclusive_times,
     "strided": loop.strided_times,
+    "to_first": loop.to_first_times,
 }
 """Grids of whole steps of a chain; `grids.GRIDS` are those of any schedule."""
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": embedded.digits,
     "toy2d": embedded.toy2d,
+    "heartbeat": heartbeat.heartbeat,
+    "dead_leaves": dead_leaves.dead_leaves,
     "arrays": arrays.arrays,
     "folder": folder.folder,
     "tfds": tfds.tfds,
 }
-LEARNED_SCHEDULES: tuple[str, ...] = ()
-"""Schedules that have parameters."""
 FEATURES: dict[str, Callable[..., features.FeatureNetwork]] = {
     "pixels": features.pixels,
     "digits": feature_networks.digits,
     "inception": feature_networks.inception,
 }
-LEARNED = ("learned_diagonal", "learned_range")
+JUDGES: dict[str, Callable[[np.ndarray], dict[str, float]]] = {"heartbeat": heartbeat.count}
+"""Of data sets whose every example is known: what can be counted in samples."""
+LEARNED = ("learned_diagonal", "learned_range", "dpm2015_paper", "dpm2015_code")
 """Reverse variances that the network's head gives."""
-BOUND_LOSSES = ("vlb", "hybrid")
-"""Losses with a term of the variational bound; the others are the weights of a squared error."""
+BOUND_LOSSES = ("vlb", "hybrid", "K")
+"""Losses with a term of a variational bound; the others are the weights of a squared error."""
 CLASSIFIERS = ("encoder", "mlp")
 """Networks whose output may be the logits of classes, for loss.name=cross_entropy."""
 GUIDANCES = ("none", "classifier_free", "classifier", "autoguidance")
@@ -161,6 +180,17 @@ def source(config: ConfigDict, split: str) -> Source:
     return opened
 
 
+def known_entropies(config: ConfigDict, path: Schedule) -> dict[str, float]:
+    """-H(x_0) and -H(x_1) in bits of the data of a config, of the first level of its chain; {} where nobody knows."""
+    data = config.data
+    log_alpha, log_sigma = in_float64(path, np.array(1 / config.process.num_steps))
+    if data.name == "toy2d" and data.toy2d.kind == "swissroll" and config.process.name == "gaussian":
+        return entropies.swissroll(data.toy2d.noise, float(np.exp(log_alpha)), float(np.exp(log_sigma)))
+    if data.name == "heartbeat" and config.process.name == "binomial":
+        return entropies.heartbeat(config.process.binomial.rate, float(np.exp(log_alpha)))
+    return {}
+
+
 def resolve(config: ConfigDict, train: Source) -> ConfigDict:
     """The config with the shape, levels, classes and size of its data filled in, as a checkpoint keeps it."""
     config = config.copy_and_resolve_references()
@@ -169,19 +199,46 @@ def resolve(config: ConfigDict, train: Source) -> ConfigDict:
     return config
 
 
-def schedule(config: ConfigDict) -> Callable[[Any], Schedule]:
-    """The function params -> Schedule of a config."""
+def schedule(config: ConfigDict, params: Any = None) -> Callable[[Any], Schedule]:
+    """The function params -> Schedule of a config.
+
+    params: where given, those of a trained run, of which a learned schedule is made once and for all: *frozen*. One
+    that is not frozen reads params["schedule"] whenever it is asked, and raises ValueError where there are none.
+    """
+    name = config.schedule.name
+    made = _scheduled(config)
+    if name not in LEARNED_SCHEDULES:
+        return lambda params: made
+    if params is not None:
+        frozen = made.schedule(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["schedule"]))
+        return lambda params: frozen
+
+    def path(params: Any) -> Schedule:
+        if params is None:
+            raise ValueError(
+                f"schedule.name={name!r} is learned, and a fixed grid of it needs its parameters: freeze it by "
+                "build.build(config, params), as trained.load does"
+            )
+        return made.schedule(params["schedule"])
+
+    return path
+
+
+def _scheduled(config: ConfigDict) -> Any:
+    """What the factory of the schedule returns: a Schedule, or a Learned."""
     name, steps = config.schedule.name, config.process.num_steps
     factory = choose("schedule.name", name, SCHEDULES)
-    if name in schedules.CHAINS and not steps:
+    needs_chain = name in schedules.CHAINS or name == "learned_betas"
+    if needs_chain and not steps:
         raise ValueError(f"schedule.name={name!r} needs {NEED_CHAIN}")
     try:
         with np.errstate(all="ignore"):  # what comes of it is checked
-            fixed = factory(*[steps] if name in schedules.CHAINS else [], **options(config.schedule))
-            check_schedule(fixed, steps)
+            made = factory(*[steps] if needs_chain else [], **options(config.schedule))
+            if name not in LEARNED_SCHEDULES:
+                check_schedule(made, steps)
     except (ArithmeticError, TypeError, ValueError) as error:
         raise ValueError(f"schedule.{name}={options(config.schedule)} gives no schedule: {error}") from error
-    return lambda params: fixed
+    return made
 
 
 def check_schedule(schedule: Schedule, num_steps: int) -> None:
@@ -193,18 +250,30 @@ def check_schedule(schedule: Schedule, num_steps: int) -> None:
         raise ValueError("the ratio of noise to signal must be finite before t = 1 and rise with t")
 
 
-def build(config: ConfigDict, apply: Callable[..., Any] | None = None, guide: ConfigDict | None = None) -> Experiment:
+def at_first(config: ConfigDict) -> Schedule:
+    """The schedule before training, for what a config can say without parameters."""
+    return schedule(config, {"schedule": init_schedule(config, jax.random.key(config.seed))})(None)
+
+
+def build(
+    config: ConfigDict,
+    params: Any = None,
+    apply: Callable[..., Any] | None = None,
+    guide: ConfigDict | None = None,
+) -> Experiment:
     """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit.
 
-    apply: what stands in for the network's own, to see how often it is called (`count_calls`). guide: the config of the
-    run that config.guidance names; its parameters are params["classifier"] or params["guide"].
+    params: those of a trained run, which freeze a learned schedule; see `schedule`. apply: what stands in for the
+    network's own, to see how often it is called (`count_calls`). guide: the config of the run that config.guidance
+    names; its parameters are params["classifier"] or params["guide"].
     """
     check(config)
     if config.loss.name == "cross_entropy":
         return classifier(config)
     steps = config.process.num_steps
     process = choose("process.name", config.process.name, PROCESSES)(**options(config.process))
-    path = schedule(config)
+    check_process(config)
+    path = schedule(config, params)
 
     variance = choose("prediction.variance", config.prediction.variance, reverse.VARIANCES)
     with_head = config.prediction.variance in LEARNED
@@ -215,24 +284,31 @@ def build(config: ConfigDict, apply: Callable[..., Any] | None = None, guide: Co
         raise ValueError("network.name='encoder' is a classifier; use loss.name=cross_entropy, or another network")
     net = network(config, channels * (2 if with_head else 1))
 
-    if config.prediction.target == "posterior_mean" and not steps:
-        raise ValueError(f"prediction.target='posterior_mean' needs {NEED_CHAIN}")
-    target = choose("prediction.target", config.prediction.target, TARGETS)
-    sigma_data = {"sigma_data": config.prediction.sigma_data}
-    own = {"posterior_mean": {"num_steps": steps}, "edm": sigma_data}.get(config.prediction.target, {})
+    aim = config.prediction.target
+    if aim in OF_A_CHAIN and not steps:
+        raise ValueError(f"prediction.target={aim!r} needs {NEED_CHAIN}")
+    target = choose("prediction.target", aim, TARGETS)
+    own: dict[str, Any] = {"num_steps": steps} if aim in OF_A_CHAIN else {}
+    if aim == "edm":
+        own = {"sigma_data": config.prediction.sigma_data}
     target = target(**own)
     tell = telling(config)
-    if config.prediction.target in ("eps", "score") and not np.exp(in_float64(path(None), np.ones(())))[0]:
+    if aim in ("eps", "score", "dpm2015_code", "dpm2015_paper") and not np.exp(
+        in_float64(at_first(config), np.ones(()))[0]
+    ):
         raise ValueError(
-            f"prediction.target={config.prediction.target!r}: with schedule.name={config.schedule.name!r} nothing of "
+            f"prediction.target={aim!r}: with schedule.name={config.schedule.name!r} nothing of "
             "x0 is left at t = 1, where it cannot be found from the noise; use v, x0 or posterior_mean"
         )
-    predict = prediction.predictor(apply or net.apply, path, target, tell, with_head, input_scale(config))
+    shape = prediction.attracted(steps) if aim == "dpm2015_paper" else None
+    predict = prediction.predictor(apply or net.apply, path, target, tell, with_head, input_scale(config), shape)
+    if config.process.name == "binomial":
+        predict = prediction.bit_predictor(apply or net.apply, tell)
     predict = prediction.drop_labels(predict, config.network.label_dropout)
     guided_predict = guided(config, predict, guide, apply)
 
     terms = loss_terms(config, process, path, target, kernel)
-    loss = _in_model_range(losses.weighted_sum(predict, process, path, terms), config.data.levels)
+    loss = _in_model_range(losses.weighted_sum(predict, process, path, terms), into_range(config))
 
     return Experiment(
         network=net,
@@ -250,10 +326,16 @@ def build(config: ConfigDict, apply: Callable[..., Any] | None = None, guide: Co
 
 def network(config: ConfigDict, out_channels: int) -> Any:
     """The network of a config, a linen module."""
-    network_options = options(config.network)
-    if config.network.name != "mlp":
+    name, network_options = config.network.name, options(config.network)
+    if name in BY_STEP:
+        network_options["num_steps"] = config.process.num_steps
+        if config.network.told != "step":
+            raise ValueError(f"network.name={name!r} reads out by the step: set network.told=step")
+        if config.network.conditional:
+            raise ValueError(f"network.name={name!r} takes no labels: set network.conditional=False")
+    elif name != "mlp":
         network_options["remat"] = config.remat
-    return choose("network.name", config.network.name, NETWORKS)(
+    return choose("network.name", name, NETWORKS)(
         out_channels=out_channels,
         num_classes=config.data.classes if config.network.conditional else 0,
         **network_options,
@@ -394,6 +476,12 @@ def loss_terms(
     choose("loss.reduction", config.loss.reduction, losses.REDUCTIONS)
     if name in BOUND_LOSSES and not steps:
         raise ValueError(f"loss.name={name!r} needs {NEED_CHAIN}")
+    if name == "K" and steps < 2:
+        raise ValueError(f"loss.name='K' has T - 1 terms: process.num_steps={steps} must be at least 2")
+    if name not in ("vlb", "K") and config.schedule.name in LEARNED_SCHEDULES:
+        raise ValueError(
+            f"schedule.name={config.schedule.name!r}: loss.name={name!r} does not train it; use loss.name=K or vlb"
+        )
     if name not in BOUND_LOSSES and variance in LEARNED:
         raise ValueError(
             f"prediction.variance={variance!r}: loss.name={name!r} does not train it; use loss.name=hybrid or vlb, or "
@@ -414,8 +502,12 @@ def loss_terms(
         weight = losses.WEIGHTS[name](**options(config.loss), **own.get(name, {}))
         return {"mse": (1.0, losses.weighted_mse(path, target, weight, config.loss.reduction))}
     rows = chain_rows(config, process, path)
-    term = bound.step_term(process, kernel, decoder(config))
-    vlb = losses.vlb(term, lambda params: rows, steps, stop_mean=name == "hybrid")
+    if name == "K":
+        return {"K": (1.0, losses.K(process, kernel, path, rows, steps))}
+    vlb = losses.vlb(vlb_term(config, process, kernel), rows, steps, stop_mean=name == "hybrid")
+    if name == "vlb" and config.schedule.name in LEARNED_SCHEDULES:
+        noisy = bool(np.isfinite(in_float64(at_first(config), np.zeros(()))[1]))
+        return {"vlb": (1.0, vlb), "ends": (1.0, losses.ends(process, path, decoder(config) if noisy else None))}
     if name == "vlb":
         return {"vlb": (1.0, vlb)}
     return {"mse": (1.0, losses.weighted_mse(path, target, losses.simple())), "vlb": (config.loss.hybrid.factor, vlb)}
@@ -445,14 +537,41 @@ def decoder(config: ConfigDict) -> decoders.Decoder:
     return choose("bound.decoder", config.bound.decoder, decoders.DECODERS)(config.data.levels)
 
 
-def chain_rows(config: ConfigDict, process: Process, path: Callable[[Any], Schedule], num_steps: int = 0) -> Any:
-    """The steps of the bound, those of the chain or of num_steps of its levels, down to the one without noise."""
+def vlb_term(config: ConfigDict, process: Process, kernel: reverse.Reverse) -> bound.StepTerm:
+    """A step's term of the variational bound. Raises ValueError if the decoder does not suit the data."""
+    if config.process.name == "binomial":
+        return bound.kl_term(process, kernel)
+    return bound.step_term(process, kernel, decoder(config))
+
+
+def chain_rows(
+    config: ConfigDict, process: Process, path: Callable[[Any], Schedule], num_steps: int = 0
+) -> Callable[[Any], Any]:
+    """`rows(params)` of the bound: the steps of the chain, or of num_steps of its levels, down to no noise."""
     chain = config.process.num_steps
     if not (num_steps or chain):
         raise ValueError(f"bound.num_steps=0 means as many as the chain has; set it, or have {NEED_CHAIN}")
     if num_steps not in (0, chain):
         check_single_steps(config, "bound.num_steps=0")
-    return loop.rows(process, path(None), loop.uniform_times(num_steps or chain, chain), denoise=True)
+    return grid_rows(config, process, path, loop.uniform_times(num_steps or chain, chain), denoise=True)
+
+
+def grid_rows(
+    config: ConfigDict,
+    process: Process,
+    path: Callable[[Any], Schedule],
+    times: np.ndarray,
+    denoise: bool,
+    method: loop.Method | None = None,
+) -> Callable[[Any], Any]:
+    """`rows(params)` of a grid: computed once, in float64 on the host, or of a learned schedule traced from params."""
+    try:
+        known = path(None)
+    except ValueError:  # learned, and not frozen
+        noisy = np.isfinite(in_float64(at_first(config), times[-1:])[1][0])
+        return lambda params: loop.traced_rows(process, path(params), times, denoise and bool(noisy), method)
+    fixed = loop.rows(process, known, times, denoise, method)
+    return lambda params: fixed
 
 
 def check_single_steps(config: ConfigDict, instead: str) -> None:
@@ -464,13 +583,33 @@ def check_single_steps(config: ConfigDict, instead: str) -> None:
         )
 
 
-def _in_model_range(loss: losses.Loss, levels: int) -> losses.Loss:
-    """`loss` on batches at rest: the one place where data become floats in [-1, 1]."""
+def _in_model_range(loss: losses.Loss, into: Callable[[Array, Array], Array]) -> losses.Loss:
+    """`loss` on batches at rest: the one place where data become floats in the range of the model."""
 
-    def on_data(params: Any, batch: dict[str, Array], *args: Any, **kwargs: Any) -> tuple[Array, dict[str, Array]]:
-        return loss(params, batch | {"x0": to_model(batch["x0"], levels)}, *args, **kwargs)
+    def on_data(
+        params: Any, batch: dict[str, Array], t: Array, keys: Array, *args: Any, **kwargs: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        return loss(params, batch | {"x0": into(batch["x0"], keys)}, t, keys, *args, **kwargs)
 
     return on_data
+
+
+def into_range(config: ConfigDict) -> Callable[[Array, Array], Array]:
+    """`into(x[B,*D] at rest, keys[B]) -> x0`, as config.data says; the keys are for dequantisation alone."""
+    data = config.data
+
+    def into(x: Array, keys: Array) -> Array:
+        x0 = to_model(x, data.levels, data.mean, data.std)
+        if not data.dequantise:
+            return x0
+        return dequantised(x0, data.levels, data.std, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 2**31))
+
+    return into
+
+
+def out_of_range(config: ConfigDict) -> Callable[[ArrayLike], Array]:
+    """`out(x0) -> x at rest`: the nearest grey levels, or floats."""
+    return lambda x0: from_model(x0, config.data.levels, config.data.mean, config.data.std)
 
 
 def sampler(
@@ -481,7 +620,10 @@ def sampler(
     kernel: reverse.Reverse,
 ) -> loop.Sampler:
     """The sampler that config.sampler asks for. Raises ValueError for one that process or variance do not suit."""
-    method = choose("sampler.name", config.sampler.name, METHODS)(**options(config.sampler))
+    chosen = options(config.sampler)
+    if config.sampler.name == "ancestral":
+        chosen["draw"] = process.draw
+    method = choose("sampler.name", config.sampler.name, METHODS)(**chosen)
     if method.score and config.process.name != "gaussian":
         raise ValueError(
             f"sampler.name={config.sampler.name!r} needs the score of a Gaussian process, which process.name="
@@ -534,22 +676,6 @@ def sampler(
     return loop.Sampler(rows, start, labels, method.memory, walk, guess)
 
 
-def grid_rows(
-    config: ConfigDict,
-    process: Process,
-    path: Callable[[Any], Schedule],
-    times: np.ndarray,
-    denoise: bool,
-    method: loop.Method | None = None,
-) -> Callable[[Any], Any]:
-    """`rows(params)` of a grid: computed once, in float64 on the host, or of a learned schedule traced from params."""
-    if config.schedule.name in LEARNED_SCHEDULES:  # a chain ends without noise as it is
-        appended = denoise and not config.process.num_steps
-        return lambda params: loop.traced_rows(process, path(params), times, appended, method)
-    fixed = loop.rows(process, path(None), times, denoise, method)
-    return lambda params: fixed
-
-
 def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None) -> int:
     """How often the sampler of a config asks the network for one sample: counted while its loop runs on a stand-in.
 
@@ -571,7 +697,7 @@ def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None
         twice = config.prediction.variance in LEARNED
         return jnp.zeros((*x.shape[:-1], x.shape[-1] * (2 if twice else 1)), x.dtype)
 
-    sample = jax.jit(build(config, answer, guide).sampler.sample)
+    sample = jax.jit(build(config, params, answer, guide).sampler.sample)
     seeds = jnp.arange(8 if adaptive else 1, dtype=jnp.uint32)
     for seed in seeds:
         jax.block_until_ready(sample(params, seed[None]))
@@ -676,15 +802,68 @@ def optimizer(section: ConfigDict) -> optax.GradientTransformation:
 
 
 def init(config: ConfigDict, network: nn.Module, key: Array) -> dict[str, Any]:
-    """Fresh parameters {"net": …}. The network checks the shape of the data here: ValueError."""
+    """Fresh parameters {"net": …, and "schedule": … if it is learned}.
+
+    The network checks the shape of the data here: ValueError.
+    """
     x = jnp.zeros((1, *config.data.shape))
     label = jnp.zeros(1, jnp.int32)
-    return {"net": jax.jit(network.init)(key, x, jnp.zeros(1), label, None)["params"]}
+    net = jax.jit(network.init)(key, x, jnp.zeros(1), label, None)["params"]
+    of_schedule = init_schedule(config, key)
+    return {"net": net} | ({"schedule": of_schedule} if of_schedule is not None else {})
+
+
+def init_schedule(config: ConfigDict, key: Array) -> Any:
+    """The parameters of a schedule before training; None for a fixed one."""
+    if config.schedule.name not in LEARNED_SCHEDULES:
+        return None
+    return _scheduled(config).init(jax.random.fold_in(key, 1))
 
 
 def parameters(config: ConfigDict, network: nn.Module) -> dict[str, Any]:
     """Shapes and dtypes of the parameters, computed without running or compiling anything."""
     return jax.eval_shape(functools.partial(init, config, network), jax.random.key(0))
+
+
+def check_process(config: ConfigDict) -> None:
+    """Raise ValueError where a config asks of bits what only numbers have, or of a kernel what it does not have."""
+    target, variance, name = config.prediction.target, config.prediction.variance, config.schedule.name
+    data = config.data
+    if not data.std > 0:
+        raise ValueError(f"data.std={data.std} must be above 0")
+    if data.dequantise and not data.levels:
+        raise ValueError("data.dequantise=True spreads grey levels out, but the data are floats (levels=0); use False")
+    if (data.mean, data.std, data.dequantise) != (0, 1, False):
+        clipped = [f"{key}.clip_x0" for key in ("sampler", "bound") if config[key].clip_x0]
+        if clipped:
+            raise ValueError(f"{clipped[0]}=True clips to [-1, 1], which data.mean, std or dequantise leave; use False")
+        if config.loss.name in ("vlb", "hybrid") and config.bound.decoder != "density":
+            raise ValueError(
+                f"bound.decoder={config.bound.decoder!r} is for data in [-1, 1], but data.mean, std or dequantise "
+                "leave it; use bound.decoder=density, or loss.name=K"
+            )
+    if config.process.name == "binomial":
+        needed = {"data.levels": 2, "prediction.target": "x0", "prediction.variance": "fixed_small"}
+        for key, value in needed.items():
+            section, field = key.split(".")
+            if config[section][field] != value:
+                raise ValueError(
+                    f"process.name='binomial' is for bits, and needs {key}={value}, not {config[section][field]}"
+                )
+        if name not in schedules.CHAINS:
+            raise ValueError(
+                f"process.name='binomial' with schedule.name={name!r}: bits take the rates of a fixed chain, "
+                "schedule.name=harmonic for example (no gradient goes through a drawn bit)"
+            )
+        if config.loss.name not in ("K", "vlb"):
+            raise ValueError(f"process.name='binomial' with loss.name={config.loss.name!r}: use loss.name=K or vlb")
+    if target == "dpm2015_paper" and variance != "dpm2015_paper":
+        raise ValueError(
+            f"prediction.target='dpm2015_paper' has the variance in its mean: set prediction.variance=dpm2015_paper, "
+            f"not {variance}, or prediction.target=dpm2015_code"
+        )
+    if target in ("dpm2015_paper", "dpm2015_code") and name in ("ve", "edm", "subvp"):
+        raise ValueError(f"prediction.target={target!r} needs a variance-preserving schedule, not {name!r}")
 
 
 def check(config: ConfigDict) -> None:

@@ -121,7 +121,7 @@ def cell(run: trained.Run, sampler: str, steps: int, number: int, seed: int) -> 
     said |= {"options": options, "grid": dict(config.sampler.get(config.sampler.grid, {})), "set": (number, seed)}
     code = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
     file = f"{name}_{config.sampler.grid}_{steps}_{code}"
-    return Cell(file, label, run._replace(config=config, experiment=build.build(config)))
+    return Cell(file, label, run._replace(config=config, experiment=build.build(config, run.params)))
 
 
 def read(directory: epath.Path) -> list[dict[str, Any]]:

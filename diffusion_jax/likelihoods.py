@@ -67,7 +67,7 @@ def multi(run: Run) -> Callable[[], Found]:
     numbers = tuple(config.bound.paths)
     if not numbers or min(numbers) < 1 or any(more % less for less, more in itertools.pairwise(numbers)):
         raise ValueError(f"bound.paths={numbers}: each must divide the next, as (1, 4, 16) do")
-    rows = build.chain_rows(config, experiment.process, experiment.schedule, config.bound.num_steps)
+    rows = build.chain_rows(config, experiment.process, experiment.schedule, config.bound.num_steps)(None)
     predict = clip_x0(experiment.predict) if build.clips(config, config.bound) else experiment.predict
     decode = build.decoder(config)
     weigh = path_bound.make_path_weights(
@@ -236,8 +236,9 @@ def dims(run: Run) -> int:
 
 
 def needs_gaussian(name: str, run: Run) -> None:
-    """Raise ValueError unless the process is Gaussian."""
-    if run.config.process.name != "gaussian":
-        raise ValueError(
-            f"--likelihood={name} is that of a Gaussian process, but process.name={run.config.process.name!r}; use vlb"
-        )
+    """Raise ValueError unless the process is Gaussian, and the data in [-1, 1] as they are."""
+    process, data = run.config.process.name, run.config.data
+    if process != "gaussian":
+        raise ValueError(f"--likelihood={name} is that of a Gaussian process, but process.name={process!r}; use vlb")
+    if data.dequantise or data.mean != 0 or data.std != 1:
+        raise ValueError(f"--likelihood={name} is for data in [-1, 1], which data.mean, std or dequantise leave; use K")

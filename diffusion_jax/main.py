@@ -3,7 +3,7 @@
     train     --config=FILE --workdir=DIR [--config.KEY=VALUE …]    train; the same command again resumes
     sample    --workdir=DIR --num_samples=N --seed=S --out=FILE.npz  draw samples, and a picture of them
     restore   --workdir=DIR --task=inpaint --out=FILE.npz            denoise, inpaint, … held-out examples
-    evaluate  --workdir=DIR [--likelihood=vlb,multi,ode] [--metrics=fid,pr]  every figure that is asked for
+    evaluate  --workdir=DIR [--likelihood=vlb,multi,ode,K] [--metrics=fid,pr]  every figure that is asked for
     encode    --workdir=DIR --num_samples=N --out=FILE.npz           held-out data as noise, and back
     stats     --config=FILE --features=NAME --out=FILE.npz           what a feature network says of real data
     frontier  --workdir=DIR [--samplers=A,B:GRID] [--steps=5,10]     quality against network calls, as table and picture
@@ -174,6 +174,8 @@ def evaluate(args: flags.FlagValues) -> Results:
         parts.append(lambda run: {"guidance": scales.report(run, wanted, sections, number, args.seed)})
     elif run.config.eval.svm and number:
         parts.append(lambda run: trained.sample_quality(run, number, args.seed))
+    if number:
+        parts.append(lambda run: trained.judge(run, number, args.seed))
     parts.append(lambda run: judge())
     figures: Results = {"step": run.step, "ema": run.ema}
     for part in parts:

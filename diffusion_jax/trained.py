@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +20,9 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import __version__, build
 from diffusion_jax.data import pipeline
-from diffusion_jax.data.scaling import from_model, to_model
+from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
-from diffusion_jax.evaluation import likelihood, progressive
+from diffusion_jax.evaluation import likelihood, nonequilibrium, progressive
 from diffusion_jax.evaluation.frechet import frechet_pixels
 from diffusion_jax.evaluation.svm import svm_confidence
 from diffusion_jax.objective import bound
@@ -58,15 +58,15 @@ def load(workdir: str, step: int | str = "newest", ema: str = "", **sections: Ma
         config[name].update(values)
     ema = ema or first_average(config)
     guide, of_guide = load_guide(workdir, config)
+    weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema)
     try:
-        experiment = build.build(config, guide=guide)
+        experiment = build.build(config, weights, guide=guide)  # a learned schedule is known from here on
     except (AttributeError, KeyError, TypeError) as error:
         version = checkpoints.read_versions(workdir, step).get("diffusion_jax", "an unknown version")
         raise ValueError(
             f"{workdir} was trained by diffusion_jax {version}, whose config is not that of {__version__} ({error}); "
             "use that version, or train again"
         ) from error
-    weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema)
     number = checkpoints.find_step(workdir, step)
     return Run(workdir, number, ema, config, experiment, parallel.replicated(weights | of_guide), guide)
 
@@ -163,35 +163,108 @@ def variational_bound(run: Run) -> tuple[dict[str, float], likelihood.Terms, dic
     """
     config, experiment = run.config, run.experiment
     options = config.bound
-    rows = build.chain_rows(config, experiment.process, experiment.schedule, options.num_steps)
+    rows = build.chain_rows(config, experiment.process, experiment.schedule, options.num_steps)(None)
     predict = clip_x0(experiment.predict) if build.clips(config, options) else experiment.predict
-    step_term = bound.step_term(experiment.process, experiment.reverse, build.decoder(config))
+    step_term = build.vlb_term(config, experiment.process, experiment.reverse)
     make = likelihood.make_terms(predict, experiment.process, experiment.schedule, step_term, rows)
 
-    def on_data(params: Any, key: Array, batch: dict[str, Array]) -> likelihood.Terms:
-        return make(params, key, batch | {"x0": to_model(batch["x0"], config.data.levels)})
+    into = build.into_range(config)
 
-    terms_of = parallel.spread(on_data, whole=2)
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    size = config.sampler.tile * jax.device_count()
+    def on_data(params: Any, key: Array, batch: dict[str, Array]) -> likelihood.Terms:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
+        return make(params, key, batch | {"x0": into(batch["x0"], keys)})
+
     heldout = heldout_examples(config)
-    found = []
-    started = time.perf_counter()
-    for j, batch in enumerate(pipeline.in_order(heldout, size, workers=config.data.workers)):
-        real = batch.pop("mask") > 0
-        batch["index"] = batch["index"] + np.int32(j * size)
-        terms = jax.device_get(terms_of(run.params, key, parallel.put(batch)))
-        found.append(jax.tree.map(lambda values, real=real: values[real], terms))
-        done = min(heldout.size, (j + 1) * size)
-        left = (time.perf_counter() - started) / done * (heldout.size - done)
-        log.info("bound: %d of %d examples, %s left", done, heldout.size, reporting.duration(left))
-    terms = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+    terms = of_every_example(run, on_data, heldout, config.sampler.tile)
 
     dims = int(np.prod(config.data.shape))
     figures = likelihood.summarise(terms, dims)
     if config.data.levels:
         figures["baseline_bits_per_dim"] = baseline(config, heldout)
     return figures, terms, likelihood.curves(terms, np.asarray(rows.at.t), dims)
+
+
+def of_every_example(run: Run, on_data: Callable[..., Any], heldout: Source, tile: int) -> Any:
+    """`on_data(params, key, batch)`, a tree of [B, …], of every held-out example, `tile` per device at a time."""
+    terms_of = parallel.spread(on_data, whole=2)
+    key = jax.random.fold_in(jax.random.key(run.config.seed), 1)
+    size = tile * jax.device_count()
+    found = []
+    started = told = time.perf_counter()
+    for j, batch in enumerate(pipeline.in_order(heldout, size, workers=run.config.data.workers)):
+        real = batch.pop("mask") > 0
+        batch["index"] = batch["index"] + np.int32(j * size)
+        terms = jax.device_get(terms_of(run.params, key, parallel.put(batch)))
+        found.append(jax.tree.map(lambda values, real=real: values[real], terms))
+        done, now = min(heldout.size, (j + 1) * size), time.perf_counter()
+        if now - told > 5 or done == heldout.size:
+            left = (now - started) / done * (heldout.size - done)
+            log.info("bound: %d of %d examples, %s left", done, heldout.size, reporting.duration(left))
+            told = now
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The bound K of Sohl-Dickstein et al. 2015 on held-out data: figures, and curves of `evaluation.nonequilibrium`.
+
+    All steps of the chain, for every example. Where the entropies of the data are known they stand beside it. Raises
+    ValueError without a chain of at least two steps.
+    """
+    config, experiment = run.config, run.experiment
+    if config.process.num_steps < 2:
+        raise ValueError(f"--likelihood=K has T - 1 terms: process.num_steps={config.process.num_steps} is too few")
+    process, path = experiment.process, experiment.schedule(None)
+    rows = build.chain_rows(config, process, experiment.schedule)(None)
+    into = build.into_range(config)
+    term = bound.K_term(process, experiment.reverse)
+    terms = likelihood.make_terms(experiment.predict, process, experiment.schedule, term, rows)
+    ends = nonequilibrium.make_ends(process, path, rows)
+
+    def on_data(params: Any, key: Array, batch: dict[str, Array]) -> tuple[Array, nonequilibrium.Ends, Array]:
+        x0 = into(batch["x0"], jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"]))
+        moment = (
+            jnp.square(x0).reshape(len(x0), -1).mean(1) if is_gaussian else (1 + x0).reshape(len(x0), -1).mean(1) / 2
+        )
+        return terms(params, key, batch | {"x0": x0}).steps, ends(x0), moment
+
+    is_gaussian = config.process.name == "gaussian"
+    heldout = first_examples(build.source(config, "heldout"), config.eval.max_examples)
+    kl, at_ends, moments = of_every_example(run, on_data, heldout, config.sampler.tile)
+    shape, dims = tuple(config.data.shape), int(np.prod(config.data.shape))
+    figures = nonequilibrium.summarise(kl, at_ends, shape)
+    nats = -figures["K_bits"] * np.log(2) * nonequilibrium.unit(shape)[1]
+    levels = config.data.levels if is_gaussian else 0
+    figures["K_bits_per_dim"] = nonequilibrium.nats_to_bits_per_dim(nats, dims, levels, config.data.std)
+    moment, wanted = float(moments.mean()), 1.0 if is_gaussian else config.process.binomial.rate
+    figures["K_data_moment"] = moment
+    if abs(moment - wanted) > 0.02 * wanted:
+        what = "second moment of the data" if is_gaussian else "rate of the bits"
+        figures["K_note"] = (
+            f"K bounds the likelihood of x0 only where the {what} is {wanted:g}; here it is {moment:.3f}"
+        )
+    figures |= build.known_entropies(config, path)
+    if "negative_entropy_x0_bits" in figures:
+        figures["K_gap_bits"] = figures["negative_entropy_x0_bits"] - figures["K_bits"]
+    return figures, nonequilibrium.curves(kl, at_ends, np.asarray(rows.at.t), shape)
+
+
+def report_K(run: Run) -> dict[str, Any]:
+    """`bound_K`, with the curves in K.npz and K.png beside the other results."""
+    figures, curves = bound_K(run)
+    directory = evaluation_directory(run)
+    buffer = io.BytesIO()
+    np.savez(buffer, **curves)  # type: ignore[arg-type]
+    (directory / "K.npz").write_bytes(buffer.getvalue())
+    title = f"{epath.Path(run.workdir).name}: K = {figures['K_bits']:.3f} {figures['K_unit']}"
+    pictures.entropy_bounds(directory / "K.png", curves, title, figures["K_unit"])
+    log.info("the terms of K: %s", directory)
+    return figures
+
+
+def judge(run: Run, number: int, seed: int = 0) -> dict[str, float]:
+    """What can be counted in samples of a data set whose every example is known; nothing for the others."""
+    counted = build.JUDGES.get(run.config.data.name)
+    return counted(draw(run, number, seed)[1]) | {"num_samples": number} if counted else {}
 
 
 def report_bound(run: Run) -> tuple[dict[str, Any], np.ndarray]:
@@ -229,7 +302,7 @@ def report_progressive(run: Run, number: int, seed: int = 0) -> dict[str, str]:
     if not 2 <= number <= heldout.size:
         raise ValueError(f"--num_samples={number} must be 2 to {heldout.size}, the number of held-out examples")
     grey, label = heldout.read(np.arange(number))
-    x0 = to_model(grey, config.data.levels)
+    x0 = to_model(grey, config.data.levels, config.data.mean, config.data.std)
     params = jax.device_get(run.params)
     seeds = np.arange(seed, seed + number)
     found = {
@@ -238,7 +311,7 @@ def report_progressive(run: Run, number: int, seed: int = 0) -> dict[str, str]:
         "shared_latents": progressive.sharing(sampler, params, seed, number),
         "interpolation": progressive.interpolation(sampler, process, params, x0[:2], seed, number),
     }
-    arrays: dict[str, Any] = {name: np.asarray(from_model(x, config.data.levels)) for name, x in found.items()}
+    arrays: dict[str, Any] = {name: np.asarray(build.out_of_range(config)(x)) for name, x in found.items()}
     directory = evaluation_directory(run)
     rows = sampler.rows(params)
     starts = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(rows, 10)]

@@ -217,15 +217,64 @@ def test_every_schedule_builds(name):
     changes = {} if name in build.schedules.CHAINS else {"network__told": "logsnr"}
     if name == "harmonic":
         changes["prediction__target"] = "v"
-    experiment = build.build(config(schedule__name=name, **changes))
-    log_alpha, log_sigma = experiment.schedule(None)(jnp.array([0.5]))
-    assert np.isfinite(log_alpha).all() and np.isfinite(log_sigma).all()
+    if name in build.LEARNED_SCHEDULES:
+        changes["loss__name"] = "K"
+    c = config(schedule__name=name, **changes)
+    params = {"schedule": build.init_schedule(c, jax.random.key(0))}
+    for experiment in (build.build(c), build.build(c, params)):
+        log_alpha, log_sigma = experiment.schedule(params)(jnp.array([0.5]))
+        assert np.isfinite(log_alpha).all() and np.isfinite(log_sigma).all()
+
+
+def test_a_learned_schedule_is_fixed_only_when_it_is_frozen():
+    c = config(schedule__name="learned_betas", loss__name="K")
+    params = {"schedule": {"perturbation": np.array([0.5, -0.2, 0.1])}}
+    experiment, frozen = build.build(c), build.build(c, params)
+    with pytest.raises(ValueError, match=r"schedule.name='learned_betas' is learned, and a fixed grid .*: freeze it"):
+        experiment.schedule(None)
+    rows, traced = frozen.sampler.rows(None), experiment.sampler.rows(params)
+    assert isinstance(rows.x0_scale, np.ndarray) and rows.x0_scale.dtype == np.float64
+    np.testing.assert_allclose(traced.x0_scale, rows.x0_scale, rtol=1e-5)
+    shift = {"schedule": {"perturbation": np.zeros(3)}}
+    assert frozen.sampler.rows(shift) is rows
+    assert abs(np.asarray(experiment.sampler.rows(shift).x0_scale) - rows.x0_scale).max() > 0.01
+
+
+BITS = {"data__levels": 2, "process__name": "binomial", "schedule__name": "harmonic", "loss__name": "K"}
+BITS |= {"prediction__target": "x0", "prediction__variance": "fixed_small"}
+REFUSED_OF_2015 = [
+    (BITS | {"data__levels": 17}, r"process.name='binomial' is for bits, and needs data.levels=2, not 17"),
+    (BITS | {"prediction__target": "eps"}, r"needs prediction.target=x0, not eps"),
+    (BITS | {"schedule__name": "vp"}, r"with schedule.name='vp': bits take the rates of a fixed chain"),
+    (BITS | {"schedule__name": "learned_betas"}, r"no gradient goes through a drawn bit"),
+    (BITS | {"loss__name": "simple"}, r"with loss.name='simple': use loss.name=K or vlb"),
+    (BITS | {"process__num_steps": 1}, r"loss.name='K' has T - 1 terms: process.num_steps=1 must be at least 2"),
+    (
+        {"schedule__name": "learned_betas", "process__num_steps": 1},
+        r"process.num_steps=1: a chain whose rates are learned needs at least 2 steps",
+    ),
+    ({"schedule__name": "learned_gamma"}, r"loss.name='simple' does not train it; use loss.name=K or vlb"),
+    (
+        {"prediction__target": "dpm2015_paper", "prediction__variance": "dpm2015_code", "loss__name": "K"},
+        r"set prediction.variance=dpm2015_paper, not dpm2015_code",
+    ),
+    ({"sampler__grid": "to_first", "process__num_steps": 1}, r"grid='to_first' needs a chain of at least 2 steps"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED_OF_2015)
+def test_what_2015_does_not_allow_is_refused_in_one_line(changes, message):
+    test_refused_in_one_line(changes, message)
 
 
 @pytest.mark.parametrize("target", build.TARGETS)
-@pytest.mark.parametrize("weight", ["simple", "min_snr"])
+@pytest.mark.parametrize("weight", ["simple", "min_snr", "K"])
 def test_every_target_gives_a_finite_loss_from_data_at_rest(target, weight):
-    c = config(prediction__target=target, loss__name=weight, network__name="mlp", data__shape=(5,))
+    if target == "dpm2015_paper" and weight != "K":
+        return
+    variance = target if target.startswith("dpm2015") and weight == "K" else "fixed_large"
+    choices = {"prediction__variance": variance, "prediction__target": target, "loss__name": weight}
+    c = config(**choices, network__name="mlp", data__shape=(5,))
     experiment = build.build(c)
     params = build.init(c, experiment.network, jax.random.key(0))
     rows = {"x0": jnp.full((4, 5), 16, jnp.uint8), "label": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}

@@ -74,6 +74,18 @@ def strided_times(num_steps: int, chain_steps: int) -> np.ndarray:
     return chosen_times(tuple(1 + chain_steps // num_steps * np.arange(num_steps)), chain_steps)
 
 
+def to_first_times(num_steps: int, chain_steps: int) -> np.ndarray:
+    """The falling grid from the last level of a chain to its first, num_steps steps or all T - 1: the first stays.
+
+    Source: the public code of Sohl-Dickstein et al. 2015, which never reverses the first step. Raises as
+    `uniform_times`, and for a chain of one step.
+    """
+    uniform_times(num_steps, chain_steps)
+    if chain_steps < 2:
+        raise ValueError(f"sampler.grid='to_first' needs a chain of at least 2 steps; process.num_steps={chain_steps}")
+    return np.round(np.linspace(chain_steps, 1, min(num_steps, chain_steps - 1) + 1)) / chain_steps
+
+
 def chosen_times(steps: tuple[int, ...], chain_steps: int) -> np.ndarray:
     """The falling grid of the levels k of a chain named in `steps`, in any order, then 0. Raises ValueError."""
     wrong = [int(k) for k in steps if not 1 <= k <= chain_steps]

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import build
 from diffusion_jax.data import pipeline
-from diffusion_jax.data.scaling import from_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.sampling.loop import Sampler
 from diffusion_jax.training import checkpoints, parallel, pictures, quality, reporting, state, step
@@ -194,7 +193,7 @@ def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Cal
                 f"atol={options.atol:g} in {options.max_calls} network calls; raise sampler.dopri5.max_calls, or rtol "
                 "and atol"
             )
-        return np.asarray(from_model(x, config.data.levels))
+        return np.asarray(build.out_of_range(config)(x))
 
     return draw
 

@@ -278,6 +278,28 @@ def series(points: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
     return buffer.getvalue()
 
 
+def entropy_bounds(path: epath.PathLike, curves: Mapping[str, np.ndarray], title: str, unit: str) -> None:
+    """Draw the entropy of each reverse step between its bounds, what the model needs, and the KL that is K's loss.
+
+    curves: as `evaluation.nonequilibrium.curves` gives them. Source of the bounds: Sohl-Dickstein et al. 2015, eq. 20.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.8), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    t = np.asarray(curves["t"])
+    left.fill_between(t, curves["lower_bits"], curves["upper_bits"], alpha=0.3, label="H(x_s | x_t) lies here")
+    left.plot(t, curves["model_bits"], color="C1", linewidth=1, label="what the model needs")
+    left.set(xlabel="t, where the step starts", ylabel=f"{unit} of the step", title=title)
+    left.legend(fontsize=8)
+    kl = np.asarray(curves["kl_bits"])
+    right.plot(t, np.maximum(kl, np.min(kl[kl > 0], initial=1.0)), linewidth=1)
+    right.set(xlabel="t", ylabel=unit, yscale="log", title=f"KL of the step; {kl.sum():.3f} in all")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def _save(figure: Any, path: epath.PathLike) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
