@@ -52,7 +52,9 @@ def get_config() -> ConfigDict:
     # or, in closed form: vp, subvp, linear_logsnr, ve, edm
     # or with parameters, for loss.name=K or vlb: learned_betas (of a chain), learned_gamma, learned_gamma_net
     c.schedule.dpm2015 = ConfigDict({"first_beta": 1e-3})
-    c.schedule.learned_betas = ConfigDict({"first_beta": 1e-3, "bumps": 0})  # 0: a free rate for each step but the first
+    c.schedule.learned_betas = ConfigDict(
+        {"first_beta": 1e-3, "bumps": 0}
+    )  # 0: a free rate for each step but the first
     c.schedule.learned_gamma = ConfigDict({"gamma_min": -13.3, "gamma_max": 5.0})  # where they start
     c.schedule.learned_gamma_net = ConfigDict({"gamma_min": -13.3, "gamma_max": 5.0})
     c.schedule.linear = ConfigDict({"beta_start": 1e-4, "beta_end": 0.02})
@@ -84,7 +86,9 @@ def get_config() -> ConfigDict:
     c.network.rbf = ConfigDict({"units": 16, "bumps": 0, "dtype": "float32"})  # bumps in time; 0: own weights per step
     c.network.sequence_mlp = ConfigDict({"width": 50, "depth": 3, "bumps": 0, "dtype": "float32"})
     c.network.multiscale = ConfigDict({"conv_layers": 6, "features": 100, "scales": 3, "bumps": 10, "dtype": "float32"})
-    c.network.multiscale.update(dense_layers=2, dense_width=1000, dense_features=5)  # dense_layers=0: convolutions alone
+    c.network.multiscale.update(
+        dense_layers=2, dense_width=1000, dense_features=5
+    )  # dense_layers=0: convolutions alone
     c.network.multiscale.update(upper_layers=4, upper_features=100)
     c.network.mlp = ConfigDict({"width": 128, "depth": 3, "dropout": 0.0, "dtype": "float32"})
 

@@ -79,7 +79,9 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
     flags.DEFINE_integer("seed", 0, "seed of the first sample; the next has seed + 1", flag_values=args)
     if command == "evaluate":
         flags.DEFINE_integer("num_samples", -1, "samples to judge; -1 is eval.num_samples, 0 none", flag_values=args)
-        flags.DEFINE_string("likelihood", "", "vlb: the variational bound, term by term; K: that of 2015", flag_values=args)
+        flags.DEFINE_string(
+            "likelihood", "", "vlb: the variational bound, term by term; K: that of 2015", flag_values=args
+        )
     else:
         number = 64 if command == "sample" else 8
         flags.DEFINE_integer("num_samples", number, "how many samples", flag_values=args)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from diffusion_jax.data import arrays, dead_leaves, embedded, entropies, folder, heartbeat, tfds
@@ -358,7 +359,7 @@ def into_range(config: ConfigDict) -> Callable[[Array, Array], Array]:
     return into
 
 
-def out_of_range(config: ConfigDict) -> Callable[[Array], Array]:
+def out_of_range(config: ConfigDict) -> Callable[[ArrayLike], Array]:
     """`out(x0) -> x at rest`: the nearest grey levels, or floats."""
     return lambda x0: from_model(x0, config.data.levels, config.data.mean, config.data.std)
 
@@ -485,7 +486,9 @@ def check_process(config: ConfigDict) -> None:
     if (data.mean, data.std, data.dequantise) != (0, 1, False):
         clipped = [f"{key}.clip_x0" for key in ("sampler", "bound") if config[key].clip_x0]
         if clipped:
-            raise ValueError(f"{clipped[0]}=True clips to [-1, 1], but data.mean, std or dequantise leave it; use False")
+            raise ValueError(
+                f"{clipped[0]}=True clips to [-1, 1], but data.mean, std or dequantise leave it; use False"
+            )
         if config.loss.name in ("vlb", "hybrid") and config.bound.decoder != "density":
             raise ValueError(
                 f"bound.decoder={config.bound.decoder!r} is for data in [-1, 1], but data.mean, std or dequantise "

@@ -169,7 +169,9 @@ def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
     def on_data(params: Any, key: Array, batch: dict[str, Array]) -> tuple[Array, nonequilibrium.Ends, Array]:
         x0 = into(batch["x0"], jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"]))
-        moment = jnp.square(x0).reshape(len(x0), -1).mean(1) if is_gaussian else (1 + x0).reshape(len(x0), -1).mean(1) / 2
+        moment = (
+            jnp.square(x0).reshape(len(x0), -1).mean(1) if is_gaussian else (1 + x0).reshape(len(x0), -1).mean(1) / 2
+        )
         return terms(params, key, batch | {"x0": x0}).steps, ends(x0), moment
 
     is_gaussian = config.process.name == "gaussian"
@@ -184,7 +186,9 @@ def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     figures["K_data_moment"] = moment
     if abs(moment - wanted) > 0.02 * wanted:
         what = "second moment of the data" if is_gaussian else "rate of the bits"
-        figures["K_note"] = f"K bounds the likelihood of x0 only where the {what} is {wanted:g}; here it is {moment:.3f}"
+        figures["K_note"] = (
+            f"K bounds the likelihood of x0 only where the {what} is {wanted:g}; here it is {moment:.3f}"
+        )
     figures |= build.known_entropies(config, path)
     if "negative_entropy_x0_bits" in figures:
         figures["K_gap_bits"] = figures["negative_entropy_x0_bits"] - figures["K_bits"]

@@ -33,7 +33,9 @@ class ReadOut(nn.Module):
     @nn.compact
     def __call__(self, h: Array, time: Array) -> Array:
         if self.num_steps < 1 or self.bumps < 0:
-            raise ValueError(f"network: bumps={self.bumps} must be at least 0, and num_steps={self.num_steps} at least 1")
+            raise ValueError(
+                f"network: bumps={self.bumps} must be at least 0, and num_steps={self.num_steps} at least 1"
+            )
         many = self.bumps or self.num_steps
         shape = (many, h.shape[-1], self.features)
         kernel = self.param("kernel", layers.NEAR_ZERO, shape, jnp.float32).astype(self.dtype)

@@ -79,7 +79,7 @@ def dpm2015(num_steps: int) -> Target:
     return target
 
 
-Shape = Callable[[Schedule, Level, Array, Array, Array], Array]
+Shape = Callable[[Schedule, Level, Array, Array, Any], Array]
 """`shape(schedule, level[B], x_t, output, head) -> output`: an output that the head and x_t make a target."""
 
 

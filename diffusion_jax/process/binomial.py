@@ -112,9 +112,9 @@ def _draw(law: tuple[Array, None], noise: Array) -> Array:
 
 def _kl(p: tuple[Array, None], q: tuple[Array, None]) -> Array:
     """KL(p || q) in nats [B], summed over the bits: p log(p/q) + (1 - p) log((1 - p)/(1 - q)), q off 0 and 1."""
-    (p, _), (q, _) = p, q
-    q = jnp.clip(q, jnp.finfo(q.dtype).tiny, 1 - jnp.finfo(q.dtype).eps)
-    nats = xlogy(p, p) - xlogy(p, q) + xlog1py(1 - p, -p) - xlog1py(1 - p, -q)
+    true, said = p[0], q[0]
+    said = jnp.clip(said, jnp.finfo(said.dtype).tiny, 1 - jnp.finfo(said.dtype).eps)
+    nats = xlogy(true, true) - xlogy(true, said) + xlog1py(1 - true, -true) - xlog1py(1 - true, -said)
     return nats.reshape(len(nats), -1).sum(1)
 
 

@@ -82,9 +82,9 @@ def harmonic(num_steps: int) -> Schedule:
 
 
 def dpm2015(num_steps: int, first_beta: float = 1e-3) -> Schedule:
-    """beta_1 = first_beta, the others near 1/linspace(T, 2, T): each step destroys the same share, 1/T is left at the end.
+    """beta_1 = first_beta, the others near 1/linspace(T, 2, T): each destroys the same share, about 1/T is left.
 
-    Source: the public code of Sohl-Dickstein et al. 2015, whose beta_1 is first_beta + 1/T. `learned.betas` starts here.
+    Source: the public code of Sohl-Dickstein et al. 2015 (there beta_1 is 0.001 + 1/T). `learned.betas` starts here.
     Raises ValueError for fewer than two steps.
     """
     offsets = dpm2015_offsets(num_steps)

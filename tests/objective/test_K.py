@@ -63,7 +63,7 @@ SCHEDULES = {
 def test_nothing_learned_of_unit_gaussians_is_the_null_model(name, x64):
     """With the code's mean, z = 0 and Sigma = beta the reversal is exact: K - L_null = 0, T - 1 terms counted."""
     K = K_of_unit_gaussians(SCHEDULES[name], prediction.dpm2015(T), reverse.dpm2015_code)
-    assert K == pytest.approx(NULL, abs=1e-9)
+    assert pytest.approx(NULL, abs=1e-9) == K
 
 
 def test_the_mean_of_the_paper_in_the_same_setting(x64):
@@ -109,7 +109,7 @@ def test_optimal_reversal_of_independent_bits_costs_the_entropy_of_x1(rate, stat
         here = row(rows, i, 4)
         K -= float(joint @ term(here, Prediction(jnp.asarray(2 * belief - 1)[:, None], None, None), x0, x_t))
     first = (1 - 1 / T) * rate + stationary / T
-    assert K == pytest.approx(-entropy(first), abs=1e-9)  # -H(x_0) where the rate is the stationary one
+    assert pytest.approx(-entropy(first), abs=1e-9) == K  # -H(x_0) where the rate is the stationary one
 
 
 def test_loss_is_minus_K_in_bits_per_dim_and_trains_the_rates(x64):
