@@ -164,7 +164,8 @@ def evaluate(args: flags.FlagValues) -> Results:
 
     def in_bits(run: trained.Run) -> Results:
         found, table = likelihood()
-        print(table)
+        if table:
+            print(table)
         return found
 
     parts: list[Callable[[trained.Run], Results]] = [trained.heldout_loss]

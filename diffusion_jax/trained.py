@@ -22,10 +22,9 @@ from diffusion_jax import __version__, build
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
-from diffusion_jax.evaluation import likelihood, nonequilibrium, progressive
+from diffusion_jax.evaluation import likelihood, progressive
 from diffusion_jax.evaluation.frechet import frechet_pixels
 from diffusion_jax.evaluation.svm import svm_confidence
-from diffusion_jax.objective import bound
 from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array
 from diffusion_jax.training import checkpoints, loop, parallel, pictures, reporting
@@ -202,63 +201,6 @@ def of_every_example(run: Run, on_data: Callable[..., Any], heldout: Source, til
             log.info("bound: %d of %d examples, %s left", done, heldout.size, reporting.duration(left))
             told = now
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
-
-
-def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The bound K of Sohl-Dickstein et al. 2015 on held-out data: figures, and curves of `evaluation.nonequilibrium`.
-
-    All steps of the chain, for every example. Where the entropies of the data are known they stand beside it. Raises
-    ValueError without a chain of at least two steps.
-    """
-    config, experiment = run.config, run.experiment
-    if config.process.num_steps < 2:
-        raise ValueError(f"--likelihood=K has T - 1 terms: process.num_steps={config.process.num_steps} is too few")
-    process, path = experiment.process, experiment.schedule(None)
-    rows = build.chain_rows(config, process, experiment.schedule)(None)
-    into = build.into_range(config)
-    term = bound.K_term(process, experiment.reverse)
-    terms = likelihood.make_terms(experiment.predict, process, experiment.schedule, term, rows)
-    ends = nonequilibrium.make_ends(process, path, rows)
-
-    def on_data(params: Any, key: Array, batch: dict[str, Array]) -> tuple[Array, nonequilibrium.Ends, Array]:
-        x0 = into(batch["x0"], jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"]))
-        moment = (
-            jnp.square(x0).reshape(len(x0), -1).mean(1) if is_gaussian else (1 + x0).reshape(len(x0), -1).mean(1) / 2
-        )
-        return terms(params, key, batch | {"x0": x0}).steps, ends(x0), moment
-
-    is_gaussian = config.process.name == "gaussian"
-    heldout = first_examples(build.source(config, "heldout"), config.eval.max_examples)
-    kl, at_ends, moments = of_every_example(run, on_data, heldout, config.sampler.tile)
-    shape, dims = tuple(config.data.shape), int(np.prod(config.data.shape))
-    figures = nonequilibrium.summarise(kl, at_ends, shape)
-    nats = -figures["K_bits"] * np.log(2) * nonequilibrium.unit(shape)[1]
-    levels = config.data.levels if is_gaussian else 0
-    figures["K_bits_per_dim"] = nonequilibrium.nats_to_bits_per_dim(nats, dims, levels, config.data.std)
-    moment, wanted = float(moments.mean()), 1.0 if is_gaussian else config.process.binomial.rate
-    figures["K_data_moment"] = moment
-    if abs(moment - wanted) > 0.02 * wanted:
-        what = "second moment of the data" if is_gaussian else "rate of the bits"
-        figures["K_note"] = (
-            f"K bounds the likelihood of x0 only where the {what} is {wanted:g}; here it is {moment:.3f}"
-        )
-    figures |= build.known_entropies(config, path)
-    if "negative_entropy_x0_bits" in figures:
-        figures["K_gap_bits"] = figures["negative_entropy_x0_bits"] - figures["K_bits"]
-    return figures, nonequilibrium.curves(kl, at_ends, np.asarray(rows.at.t), shape)
-
-
-def report_K(run: Run) -> dict[str, Any]:
-    """`bound_K`, with the curves in K.npz and K.png beside the other results."""
-    figures, curves = bound_K(run)
-    directory = evaluation_directory(run)
-    buffer = io.BytesIO()
-    np.savez(buffer, **curves)  # type: ignore[arg-type]
-    (directory / "K.npz").write_bytes(buffer.getvalue())
-    title = f"{epath.Path(run.workdir).name}: K = {figures['K_bits']:.3f} {figures['K_unit']}"
-    pictures.entropy_bounds(directory / "K.png", curves, title, figures["K_unit"])
-    log.info("the terms of K: %s", directory)
-    return figures
 
 
 def judge(run: Run, number: int, seed: int = 0) -> dict[str, float]:

@@ -18,8 +18,8 @@ class MultiScale(nn.Module):
 
     `conv_layers` multi-scale convolutions of `features`, and beside them `dense_layers` of `dense_width` units on
     the whole image with `dense_features` per pixel; then `upper_layers` of `upper_features` on each pixel, and a
-    read-out of `bumps` in time (`temporal.ReadOut`). dense_layers = 0 leaves the perceptron out. H and W must be divisible by
-    2^(scales - 1). Source: Sohl-Dickstein et al. 2015, appendix D.2, and its public code, where scales = 1.
+    read-out of `bumps` in time (`temporal.ReadOut`). dense_layers = 0 leaves the perceptron out. H and W must be
+    divisible by 2^(scales - 1). Source: Sohl-Dickstein et al. 2015, appendix D.2, and its public code (scales = 1).
     """
 
     out_channels: int
