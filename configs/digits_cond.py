@@ -2,7 +2,7 @@
 
 Run:    python -m diffusion_jax.main train --config=configs/digits_cond.py --workdir=runs/digits_cond
         python -m diffusion_jax.main sample --workdir=runs/digits_cond --label=3 --guidance.scale=2
-Expect: held-out loss 0.073 (measured). 256 samples of 50 steps: at guidance scales 1, 2, 4 the SVM takes 98.0, 100, 100 %
+Expect: held-out loss 0.073 (measured). 256 samples of 50 steps: at guidance scales 1, 2, 4 the SVM takes 98, 100, 100 %
         of them for the class asked for, at 0.86, 0.66, 0.51 of the diversity of the data within a class (measured)
 Time:   2,500 steps like those of digits.py (13 minutes, measured on 2 CPU cores busy with other work)
 
