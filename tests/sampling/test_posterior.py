@@ -60,7 +60,7 @@ def carried(schedule, rule, observed=observe, steps=STEPS, chain=STEPS, data=(ME
 
     @jax.jit
     def step(x, keys):
-        return ancestral(predict, conditioned, rows, x, None, keys)[0]
+        return ancestral().step(predict, conditioned, rows, x, None, keys)[0]
 
     at_0, at_1, other = step(jnp.zeros(shape), keys[0]), step(jnp.ones(shape), keys[0]), step(jnp.zeros(shape), keys[1])
     spread = np.asarray((at_0 - other) / (noise[0] - noise[1]))
@@ -142,7 +142,8 @@ def test_samples_agree_with_the_closed_form(name, steps):
         observed = observe(n, dtype=jnp.float32)
         x = PROCESS.prior(schedule, keys_x, MEAN.shape)
         x = posterior.start(rule, observed, level(schedule, jnp.ones(n)), x)
-        return loop.sample(ancestral, predict, posterior.condition(reverse, rule, observed), rows, x, keys)
+        kernel = posterior.condition(reverse, rule, observed)
+        return loop.sample(ancestral().step, predict, kernel, rows, x, keys)[0]
 
     x = np.asarray(draw(keys_x, keys), np.float64)
     assert np.all(np.abs(x.mean(0) - mean) < 4 * np.sqrt(var / n))
@@ -207,7 +208,7 @@ def test_resampling_brings_what_is_missing_nearer_to_what_is_known():
     )
 
     def walk(x, keys, rows, first):
-        return loop.sample(ancestral, predict, reverse, rows, x, keys, first=first)
+        return loop.sample(ancestral().step, predict, reverse, rows, x, keys, first=first)[0]
 
     x = PROCESS.prior(schedule, keys_x, (2,))
     plain = jax.jit(lambda x: walk(x, keys, rows, 0))(x)
