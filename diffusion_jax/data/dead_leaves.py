@@ -1,8 +1,8 @@
 """Dead leaves: discs of random grey that occlude one another, their radii by a power law, so that no scale stands out.
 
-After Lee, Mumford and Huang 2001, the model that Sohl-Dickstein et al. 2015 take their images from (made by others, in a
-way that they do not describe). Made on the spot: an image is a function of (seed, place), so a set of any size costs
-nothing to keep. A pixel takes the grey of the first disc, from the front, that its centre lies in. The centres fill
+After Lee, Mumford and Huang 2001, the model behind the images of Sohl-Dickstein et al. 2015, who do not say how theirs
+were made. Made on the spot: an image is a function of (seed, place), so a set of any size costs nothing to keep. A
+pixel takes the grey of the first disc, from the front, that its centre lies in. The centres fill
 the plane evenly; a leaf of random grey lies behind all others.
 """
 
@@ -30,8 +30,8 @@ def dead_leaves(
     small, large = radii
     if not (height >= 1 and width >= 1 and 0 < small < large and size >= 1):
         raise ValueError(
-            f"dead_leaves: shape={tuple(shape)}, radii={tuple(radii)} and size={size} must be at least 1, and the radii "
-            "two that rise"
+            f"dead_leaves: shape={tuple(shape)}, radii={tuple(radii)} and size={size} must be at least 1, and the "
+            "radii two that rise"
         )
     read = functools.partial(_read, (seed, SPLITS.index(split)), (height, width), (float(small), float(large)))
     return Source(f"dead_leaves/{split}", (height, width, 1), 256, 0, size, read, on_disk=False)
