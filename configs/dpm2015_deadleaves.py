@@ -16,7 +16,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c = defaults.get_config()
     c.train_steps = 6000
     c.batch_size = 16
-    c.data.update(name="dead_leaves", std=0.577, dequantise=True)
+    c.data.update(name="dead_leaves", std=0.5796, dequantise=True)
     c.process.num_steps = 1000
     c.schedule.name = "dpm2015"
     c.network.name = "multiscale"

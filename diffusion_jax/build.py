@@ -547,7 +547,7 @@ def vlb_term(config: ConfigDict, process: Process, kernel: reverse.Reverse) -> b
 def chain_rows(
     config: ConfigDict, process: Process, path: Callable[[Any], Schedule], num_steps: int = 0
 ) -> Callable[[Any], Any]:
-    """`rows(params)` of the bound: the steps of the chain, or of num_steps of its levels, down to no noise."""
+    """`rows(params)`: the steps of the bound, of the chain or num_steps of its levels, down to that without noise."""
     chain = config.process.num_steps
     if not (num_steps or chain):
         raise ValueError(f"bound.num_steps=0 means as many as the chain has; set it, or have {NEED_CHAIN}")

@@ -1,8 +1,8 @@
 """Dead leaves: discs of random grey that occlude one another, their radii by a power law, so that no scale stands out.
 
-After Lee, Mumford and Huang 2001, the model that Sohl-Dickstein et al. 2015 take their images from (made by others, in
-a way that they do not describe). Made on the spot: an image is a function of (seed, place), so a set of any size costs
-nothing to keep. A pixel takes the grey of the first disc, from the front, that its centre lies in. The centres fill
+After Lee, Mumford and Huang 2001, the model behind the images of Sohl-Dickstein et al. 2015, who do not say how theirs
+were made. Made on the spot: an image is a function of (seed, place), so a set of any size costs nothing to keep. A
+pixel takes the grey of the first disc, from the front, that its centre lies in. The centres fill
 the plane evenly; a leaf of random grey lies behind all others.
 """
 

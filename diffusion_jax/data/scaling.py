@@ -1,7 +1,7 @@
 """Grey levels at rest and the model's range: the one place that turns the first into the second and back.
 
-The range is [-1, 1], or whatever a mean and a standard deviation within [-1, 1] make of it: unit variance, for the
-bound of 2015, which also wants the grey levels spread out by noise of their own width.
+The range is [-1, 1], or what a mean and a standard deviation within [-1, 1] make of it: unit variance, for the bound of
+2015, which also wants the grey levels spread out by noise of their own width.
 """
 
 import jax
@@ -12,7 +12,10 @@ from jax.typing import ArrayLike
 
 
 def to_model(x: ArrayLike, levels: int, mean: float = 0.0, std: float = 1.0) -> Array:
-    """Grey levels 0 … levels - 1 to float32, (2 x / (levels - 1) - 1 - mean) / std. Levels = 0: (x - mean) / std."""
+    """Grey levels 0 … levels - 1 to float32, (2 x / (levels - 1) - 1 - mean) / std; with levels = 0, (x - mean) / std.
+
+    The mean and std of the defaults leave the numbers in [-1, 1].
+    """
     if _grey(levels):
         x = jnp.asarray(x, jnp.float32) * (2 / (levels - 1)) - 1
     return jnp.asarray(x) if (mean, std) == (0, 1) else (jnp.asarray(x) - mean) / std

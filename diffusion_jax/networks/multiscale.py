@@ -1,4 +1,4 @@
-"""The network of the images of Sohl-Dickstein et al. 2015: multi-scale convolutions beside a perceptron.
+"""The network of the images of Sohl-Dickstein et al. 2015: multi-scale convolutions beside a perceptron of the whole.
 
 Nothing is down-sampled on the way: each layer looks at its input at several scales at once.
 """
@@ -16,10 +16,10 @@ from diffusion_jax.networks.layers import Array, DType
 class MultiScale(nn.Module):
     """x [B,H,W,C], time [B] in 0 … T - 1 -> [B,H,W,out_channels], label and keys ignored.
 
-    `conv_layers` multi-scale convolutions of `features`, and beside them `dense_layers` of `dense_width` units on
-    the whole image with `dense_features` per pixel; then `upper_layers` of `upper_features` on each pixel, and a
-    read-out of `bumps` in time (`temporal.ReadOut`). dense_layers = 0 leaves the perceptron out. H and W must be
-    divisible by 2^(scales - 1). Source: Sohl-Dickstein et al. 2015, appendix D.2, and its public code (scales = 1).
+    `conv_layers` multi-scale convolutions of `features`, and beside them `dense_layers` of `dense_width` units on the
+    whole image with `dense_features` per pixel; then `upper_layers` of `upper_features` on each pixel, and a read-out
+    of `bumps` in time (`temporal.ReadOut`). dense_layers = 0 leaves the perceptron out. H and W must be divisible by
+    2^(scales - 1). Source: Sohl-Dickstein et al. 2015, appendix D.2, and its public code, where scales = 1.
     """
 
     out_channels: int

@@ -1,4 +1,4 @@
-"""What the networks of Sohl-Dickstein et al. 2015 know of time: their read-out changes with the step."""
+"""What the networks of Sohl-Dickstein et al. 2015 know of time: the read-out changes with it, the rest does not."""
 
 import flax.linen as nn
 import jax

@@ -81,7 +81,7 @@ def edm(sigma_data: float = 0.5) -> Target:
 
 
 def dpm2015(num_steps: int) -> Target:
-    """z of the mean sqrt(1 - beta) x_t + sqrt(beta) z one step earlier: sqrt(beta) alpha_s (1, -alpha/sigma).
+    """z of the mean sqrt(1 - beta) x_t + sqrt(beta) z of a step of the chain: sqrt(beta) alpha_s (1, -alpha/sigma).
 
     For variance-preserving chains. Source: the public code of Sohl-Dickstein et al. 2015.
     """
