@@ -135,8 +135,13 @@ def test_the_same_again_from_what_is_kept_after_a_kill_and_on_one_device(loaded,
     for path in shards(copy):
         path.unlink()
     env = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=1")}
-    flags = [*JUDGE, f"--stats={stats}", "--metrics=fid,pr", "--num_samples=40", "--seed=7"]
-    argv = [sys.executable, "-m", "diffusion_jax.main", "evaluate", f"--workdir={copy}", *flags]
+    code = (
+        "import json, sys; from diffusion_jax import judged, trained\n"
+        "options = judged.Options(40, 7, ('few', 'sizes'), 10)\n"
+        "run = trained.load(sys.argv[1])\n"
+        "print(json.dumps(judged.prepare(run, ['fid', 'pr'], 'digits', '', sys.argv[2], options)()))"
+    )
+    argv = [sys.executable, "-c", code, str(copy), str(stats)]
     done = subprocess.run(argv, check=True, env=env, cwd=ROOT, capture_output=True, text=True)
     alone = json.loads(done.stdout.splitlines()[-1])
     for name, value in first.items():
@@ -186,15 +191,16 @@ def test_the_layout_of_openai(loaded, workdir, tmp_path, stats):
 
 # Bad input. {stats} fits the run, {tmp} holds what does not.
 
-STATS = ["stats", "--config=configs/digits.py", "--out={tmp}/x.npz"]
+ANY_STATS = ["stats", "--out={tmp}/x.npz"]
+STATS = [*ANY_STATS, "--config=configs/digits.py"]
 BAD_STATS = [
     ([*STATS, "--features=digits", "--out={tmp}/x.txt"], "must end in .npz"),
     ([*STATS, "--features=digits", "--keep=1"], "--keep=1 must be at least 2"),
     ([*STATS, "--features=digit"], "features='digit' is not known (did you mean 'digits'?)"),
     ([*STATS, "--features=mine_bad:nans"], "features=nans of example 3 are not finite"),
-    ([*STATS, "--config=configs/toy2d.py:tiny", "--features=digits"], "not (2,)"),
+    ([*ANY_STATS, "--config=configs/toy2d.py:tiny", "--features=digits"], "not (2,)"),
     (
-        [*STATS, "--config=configs/defaults.py", "--config.data.name=arrays", "--config.data.arrays.levels=0",
+        [*ANY_STATS, "--config=configs/defaults.py", "--config.data.name=arrays", "--config.data.arrays.levels=0",
          "--config.data.arrays.path={tmp}/floats.npz", "--features=digits"],
         "images of floats must lie in [-1, 1] for features=digits, but reach from",
     ),
