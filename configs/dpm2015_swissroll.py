@@ -14,8 +14,8 @@ from configs import defaults
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
     c = defaults.get_config()
-    c.train_steps = 8000
-    c.batch_size = 1024
+    c.train_steps = 12_000
+    c.batch_size = 512
     c.data.name = "toy2d"
     c.data.toy2d.update(kind="swissroll", size=100_000)
     c.process.num_steps = 40
@@ -26,11 +26,11 @@ def get_config(variant: str = "") -> ConfigDict:
     c.prediction.update(target="dpm2015_code", variance="dpm2015_paper")
     c.loss.name = "K"
     c.times.name = "low_discrepancy"
-    c.optimizer.update(learning_rate=2e-3, warmup_steps=100)
-    c.ema.decays = (0.998,)
+    c.optimizer.update(learning_rate=4e-3, warmup_steps=100, grad_clip=0.0)
+    c.ema.decays = (0.999,)
     c.sampler.update(clip_x0=False, grid="to_first", denoise=False, tile=2000)
     c.bound.clip_x0 = False
     c.checkpoint.every = 4000
-    c.report.update(samples_every=4000, num_samples=2000)
-    c.eval.update(every=2000, max_examples=20_000, num_samples=0)
+    c.report.update(samples_every=12_000, num_samples=2000)
+    c.eval.update(every=4000, max_examples=20_000, num_samples=0)
     return defaults.variant(c, variant)

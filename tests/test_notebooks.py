@@ -47,8 +47,27 @@ def a_run_and_a_sweep(tmp_path, show=True):
     return {name: str(tmp_path / "tiny") for name in ("RUN", "LIKELIHOOD_RUN")} | {"SWEEPS": str(tmp_path / "made_up")}
 
 
+def runs_of_2015(tmp_path):
+    """Tiny runs of the recipes of 2015 with their bound K, and a sweep with made up figures."""
+    for name in ("swissroll", "heartbeat", "deadleaves"):
+        run = f"--workdir={tmp_path / name}"
+        quiet = ["--config.report.tensorboard=False", "--config.report.samples_every=0", "--config.eval.every=0"]
+        train = ["train", f"--config={ROOT / 'configs'}/dpm2015_{name}.py:tiny", run, *quiet]
+        if name == "swissroll":  # without integrating over the roll
+            train += ["--config.data.toy2d.kind=moons"]
+        for argv in (train, ["evaluate", run, "--likelihood=K", "--num_samples=8"]):
+            assert main.run(["main", *argv]) == 0
+    for cell, bits in (("fixed", -2.0), ("learned", -1.5)):
+        for seed in (0, 1):
+            path = tmp_path / "dpm2015_rates" / cell / f"seed{seed}" / "result.json"
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps({"status": "finished", "figures": {"K_bits": bits + 0.1 * seed}}))
+    (tmp_path / "dpm2015_rates" / "sweep.json").write_text("{}")
+    return {"RUNS": str(tmp_path)}
+
+
 # name -> function(tmp_path) -> environment variables, for a notebook that reads something: a tiny run, made there
-NEEDS = {"02_ddpm_analysis": a_run_and_a_sweep}
+NEEDS = {"02_ddpm_analysis": a_run_and_a_sweep, "03_sohl_dickstein_2015": runs_of_2015}
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

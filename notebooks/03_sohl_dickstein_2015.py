@@ -1,0 +1,231 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: -jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3. Where it began: Sohl-Dickstein et al. 2015
+#
+# Five years before DDPM the whole construction was there: a fixed process that destroys structure step by step, a
+# network that learns to undo one step, a bound on the likelihood that is a sum over the steps. What differs is worth
+# seeing: the rates of the process are *learned*, binary data have a process of their own, and the bound $K$ is counted
+# in entropies and in bits per example. This notebook reads runs, which these commands make on two CPU cores:
+#
+#     python -m diffusion_jax.main train    --config=configs/dpm2015_swissroll.py --workdir=runs/swissroll
+#     python -m diffusion_jax.main evaluate --workdir=runs/swissroll --likelihood=K
+#     # the same two for configs/dpm2015_heartbeat.py (runs/heartbeat) and dpm2015_deadleaves.py (runs/deadleaves)
+#     python -m diffusion_jax.main sweep    --sweep=configs/sweeps/dpm2015_rates.py --workdir=runs/dpm2015_rates
+#
+# `RUNS` names the folder that holds all four, `runs` unless it is set. What is not there is left out.
+
+# %%
+import itertools
+import json
+import logging
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import diffusion_jax
+from diffusion_jax import build, sweep, trained
+from diffusion_jax.process.base import in_float64, level, normal
+from diffusion_jax.training.pictures import grid
+
+plt.rcParams.update({"figure.dpi": 96, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
+logging.getLogger("diffusion_jax").setLevel(logging.ERROR)
+ROOT = pathlib.Path(diffusion_jax.__file__).parent.parent
+RUNS = ROOT / os.environ.get("RUNS", "runs")
+
+runs, figures, curves = {}, {}, {}
+for name in ("swissroll", "heartbeat", "deadleaves"):
+    found = sorted((RUNS / name).glob("evaluation/*/K.npz"), key=os.path.getmtime)
+    if not found:
+        print(f"{name}: no bound K to read; make it by the commands above, or go on without")
+        continue
+    runs[name] = trained.load(str(RUNS / name))
+    figures[name] = json.loads((found[-1].parent / "figures.json").read_text())
+    curves[name] = dict(np.load(found[-1]))
+    config = runs[name].config
+    print(
+        f"{name}: T = {config.process.num_steps}, {config.process.name} process, rates {config.schedule.name}, network "
+        f"{config.network.name}, {runs[name].step:,} steps of training"
+    )
+if not runs:
+    raise FileNotFoundError("there is no run to read: make one by the commands above, or name their folder in RUNS")
+
+# %% [markdown]
+# ## 1. Table 1
+#
+# $K = -\sum_{k=2}^{T} \mathrm{KL} + H_q(X^T|X^0) - H_q(X^1|X^0) - H_p(X^T)$, and beside it how far it is above the null
+# model, the prior itself: independent unit Gaussians, or independent bits. The step to $x^0$ is not modelled, so no
+# model gets beyond $-H(X^1)$. The paper's figures are reported ones. Its data differ from ours: the noise of its
+# swiss roll and the making of its dead leaves are not given. The noise decides what can be had, so for the swiss roll
+# only the last column says how good a model is.
+
+# %%
+PAPER = {"swissroll": (2.35, 6.45), "heartbeat": (-2.414, 12.024), "deadleaves": (1.489, 3.536)}
+print(f"{'':12}{'unit':14}{'K':>18}{'K - L_null':>12}{'-H(x_1)':>10}{'-H(x_0)':>10}{'paper K, K - L_null':>22}")
+for name, f in figures.items():
+    ends = [
+        f"{f[key]:10.3f}" if key in f else f"{'':10}"
+        for key in ("negative_entropy_x1_bits", "negative_entropy_x0_bits")
+    ]
+    paper = f"{PAPER[name][0]:.3f}, {PAPER[name][1]:.3f}"
+    K = f"{f['K_bits']:.3f} ± {f['K_stderr']:.3f}"
+    print(f"{name:12}{f['K_unit']:14}{K:>18}{f['K_minus_null_bits']:12.3f}{ends[0]}{ends[1]}{paper:>22}")
+    print(
+        f"{'':12}{f['K_bits_per_dim']:.3f} bits/dim as they are counted today"
+        + (f"; {f['K_note']}" if "K_note" in f else "")
+    )
+
+# %% [markdown]
+# ## 2. Every step between two entropies
+#
+# What a reverse step has to say lies between $H_q(X^t|X^{t-1}) + H_q(X^{t-1}|X^0) - H_q(X^t|X^0)$ and
+# $H_q(X^t|X^{t-1})$, both known in closed form. What the model needs is the lower bound plus the KL of the step, and
+# these KLs are all that $K$ loses.
+
+# %%
+figure, axes = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 3.2), squeeze=False)
+for axis, (name, c) in zip(axes[0], curves.items(), strict=True):
+    width = np.maximum(c["upper_bits"] - c["lower_bits"], 1e-12)
+    axis.plot(c["t"], (c["model_bits"] - c["lower_bits"]) / width)
+    axis.fill_between(c["t"], 0, 1, alpha=0.15)
+    axis.set(title=f"{name}: {c['kl_bits'].sum():.2f} {figures[name]['K_unit']} of KL", xlabel="t", ylim=(-0.05, 1.4))
+    inside = np.mean((c["model_bits"] > c["lower_bits"]) & (c["model_bits"] < c["upper_bits"]))
+    print(f"{name}: {inside:.1%} of the steps between the bounds")
+axes[0, 0].set_ylabel("the model's entropy: 0 lower bound, 1 upper")
+
+# %% [markdown]
+# ## 3. The swiss roll, forward and reverse
+#
+# The paper's figure 1: the data, half way, and noise; below, what the model makes of noise; and the drift, by how much
+# the mean of a reverse step differs from where it starts.
+
+# %%
+if "swissroll" in runs:
+    run = runs["swissroll"]
+    config, experiment, T = run.config, run.experiment, run.config.process.num_steps
+    x0 = build.source(config, "heldout").read(np.arange(2000))[0]
+    schedule, sampler = experiment.schedule(None), experiment.sampler
+    noise = normal(jax.random.split(jax.random.key(0), len(x0)), (2,))
+    rows = sampler.rows(None)
+    x, keys = sampler.start(run.params, jnp.arange(2000, dtype=jnp.uint32))
+    walk = jax.jit(sampler.walk)
+    cuts = [0, len(rows.at.t) // 2, len(rows.at.t)]
+    memory, back = sampler.memory(x), [x]
+    for a, b in itertools.pairwise(cuts):
+        x, memory = walk(run.params, x, memory, keys, jax.tree.map(lambda f, a=a, b=b: f[a:b], rows), a)
+        back.append(x)
+    places = np.stack(np.meshgrid(np.linspace(-2.2, 2.2, 17), np.linspace(-2.2, 2.2, 17)), -1).reshape(-1, 2)
+    figure, axes = plt.subplots(3, 3, figsize=(9, 9))
+    times = [float(rows.to.t[-1]), float(rows.at.t[cuts[1]]), 1.0]
+    for column, (t, sample, i) in enumerate(zip(times, reversed(back), [cuts[2] - 1, cuts[1], 0], strict=True)):
+        at = level(schedule, jnp.full(len(x0), t, jnp.float32))
+        axes[0, column].scatter(*np.asarray(experiment.process.corrupt(at, x0, noise)).T, s=2)
+        axes[0, column].set_title(f"q, t = {t:.2f}")
+        axes[1, column].scatter(*np.asarray(sample).T, s=2, color="C1")
+        axes[1, column].set_title(f"p, t = {t:.2f}")
+        row = jax.tree.map(lambda f, i=i: jnp.full(len(places), f[i], jnp.float32), rows)
+        here = jnp.asarray(places, jnp.float32)
+        mean, _ = experiment.reverse(row, experiment.predict(run.params, here, row.at, None, None), here)
+        axes[2, column].quiver(*places.T, *np.asarray(mean - here).T, color="C2")
+        axes[2, column].set_title(f"drift, t = {float(rows.at.t[i]):.2f}")
+    for axis in axes.ravel():
+        axis.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
+    plt.show()
+
+# %% [markdown]
+# ## 4. Learned rates
+#
+# Through frozen noise $K$ can be differentiated in the rates $\beta_2 … \beta_T$; $\beta_1$ is fixed, or it would
+# shrink for ever. Where are they moved from 1/linspace(T, 2, T), where they start?
+
+# %%
+if "swissroll" in runs and config.schedule.name == "learned_betas":
+    k = np.arange(T + 1)
+    betas = {
+        name: -np.expm1(2 * np.diff(in_float64(path, k / T)[0]))
+        for name, path in (("at first", build.at_first(config)), ("learned", schedule))
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
+    for name, beta in betas.items():
+        axes[0].semilogy(k[1:], beta, label=name)
+        gamma = np.log(np.expm1(-np.cumsum(np.log1p(-beta))))
+        axes[1].plot(k[1:], gamma, label=name)
+    axes[0].set(xlabel="k", title="beta_k")
+    axes[1].set(xlabel="k", title="log(sigma²/alpha²)")
+    axes[0].legend()
+    plt.show()
+
+# %% [markdown]
+# Is it worth it? The same recipe with the rates fixed, free, and as ten bumps in time, everything else equal:
+
+# %%
+directory = RUNS / "dpm2015_rates"
+K = {}
+if (directory / sweep.GRID).is_file():
+    for path in sorted(directory.glob("*/seed*/result.json")):
+        result = json.loads(path.read_text())
+        if result["status"] == "finished":
+            K.setdefault(path.parent.parent.name, []).append(result["figures"]["K_bits"])
+    for name, values in K.items():
+        error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
+        print(f"{name:8} K = {np.mean(values):.3f} ± {error:.3f} bits, {len(values)} seeds")
+    best = max(K, key=lambda name: np.mean(K[name]))
+    if "fixed" in K:
+        print(f"best: {best}, {np.mean(K[best]) - np.mean(K['fixed']):.3f} bits above the fixed rates")
+else:
+    print("no sweep to read; make it by the commands above, or go on without")
+
+# %% [markdown]
+# ## 5. Heartbeats
+#
+# Bits that are forgotten one by one: the process of binary data. A sample is right if every fifth bit is a one and no
+# other. Index 0 of the chain is never reversed, so a few samples keep a bit that noise has turned.
+
+# %%
+if "heartbeat" in runs:
+    seeds, samples = trained.draw(runs["heartbeat"], 40)
+    figure, axis = plt.subplots(figsize=(5, 5))
+    axis.imshow(samples, cmap="gray_r", aspect="auto", interpolation="nearest")
+    axis.set(title="40 samples, one a row", xlabel="place")
+    axis.grid(False)
+    plt.show()
+    f = figures["heartbeat"]
+    if "heartbeat_valid" in f:
+        print(
+            f"of {f['num_samples']:,} samples {f['heartbeat_valid']:.2%} are heartbeats; the rarest phase has "
+            f"{f['heartbeat_rarest_phase']:.1%}, the commonest {f['heartbeat_commonest_phase']:.1%}"
+        )
+
+# %% [markdown]
+# ## 6. Dead leaves
+#
+# Discs that occlude one another, with radii by a power law: left ours, made on the spot, right the model's samples.
+
+# %%
+if "deadleaves" in runs:
+    run = runs["deadleaves"]
+    real = build.source(run.config, "heldout").read(np.arange(16))[0]
+    seeds, samples = trained.draw(run, 16)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.6))
+    for axis, images, title in zip(axes, (real, samples), ("data", "samples"), strict=True):
+        axis.imshow(grid(images, 256, columns=4), cmap="gray", vmin=0, vmax=255)
+        axis.set(title=title, xticks=[], yticks=[])
+        axis.grid(False)
+    plt.show()
