@@ -478,9 +478,9 @@ def loss_terms(
         raise ValueError(f"loss.name={name!r} needs {NEED_CHAIN}")
     if name == "K" and steps < 2:
         raise ValueError(f"loss.name='K' has T - 1 terms: process.num_steps={steps} must be at least 2")
-    if name not in ("vlb", "K") and config.schedule.name in LEARNED_SCHEDULES:
+    if name not in ("vlb", "K", "vdm") and config.schedule.name in LEARNED_SCHEDULES:
         raise ValueError(
-            f"schedule.name={config.schedule.name!r}: loss.name={name!r} does not train it; use loss.name=K or vlb"
+            f"schedule.name={config.schedule.name!r}: loss.name={name!r} does not train it; use loss.name=K, vlb or vdm"
         )
     if name not in BOUND_LOSSES and variance in LEARNED:
         raise ValueError(
@@ -493,7 +493,7 @@ def loss_terms(
             "learned_diagonal, or loss.name=simple"
         )
     if name == "vdm":
-        check_vdm(config, path)
+        check_vdm(config)
         return {part: (1.0, term) for part, term in losses.vdm(process, path, decoder(config)).items()}
     if name not in BOUND_LOSSES:
         own = {"edm": {"sigma_data": config.prediction.sigma_data}}
@@ -513,7 +513,7 @@ def loss_terms(
     return {"mse": (1.0, losses.weighted_mse(path, target, losses.simple())), "vlb": (config.loss.hybrid.factor, vlb)}
 
 
-def check_vdm(config: ConfigDict, path: Callable[[Any], Schedule]) -> None:
+def check_vdm(config: ConfigDict) -> None:
     """Raise ValueError where the bound in continuous time has no meaning."""
     if config.process.num_steps:
         raise ValueError(
@@ -525,7 +525,7 @@ def check_vdm(config: ConfigDict, path: Callable[[Any], Schedule]) -> None:
             f"loss.name='vdm' needs all t in [0, 1] alike, not times.name={config.times.name!r} with times.min_t="
             f"{config.times.min_t}; use times.name=low_discrepancy and times.min_t=0"
         )
-    if not np.isfinite(in_float64(path(None), np.zeros(()))[1]):
+    if not np.isfinite(in_float64(at_first(config), np.zeros(()))[1]):
         raise ValueError(
             f"loss.name='vdm' needs noise at t = 0, where schedule.name={config.schedule.name!r} has none; use "
             "linear_logsnr, ve or edm"
@@ -637,7 +637,7 @@ def sampler(
             "prediction.target='posterior_mean' is that of whole steps of the chain; leave sampler.grid=uniform, or "
             "name sampler.steps"
         )
-    if method.signal and not np.exp(in_float64(path(None), np.ones(())))[0]:
+    if method.signal and not np.exp(in_float64(at_first(config), np.ones(())))[0]:
         raise ValueError(
             f"sampler.name={config.sampler.name!r}: with schedule.name={config.schedule.name!r} nothing of x0 is left "
             "at t = 1, where it cannot start; use ancestral, ddim or dpmpp_2m"
@@ -734,7 +734,8 @@ def sampling_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.nd
             f"sampler.grid={section.grid!r} needs a schedule that is known beforehand, but schedule.name="
             f"{config.schedule.name!r} is learned; use uniform or quadratic"
         )
-    grid = functools.partial(grids.GRIDS[section.grid], path(None), **dict(section.get(section.grid, {})))
+    known = at_first(config) if config.schedule.name in LEARNED_SCHEDULES else path(None)  # which those two never ask
+    grid = functools.partial(grids.GRIDS[section.grid], known, **dict(section.get(section.grid, {})))
     if not chain:
         return grid(num_steps, section.min_t)
     # A chain has noise from its first level on: the grid is spread down to there, and ends with the step to x0.

@@ -253,7 +253,7 @@ REFUSED_OF_2015 = [
         {"schedule__name": "learned_betas", "process__num_steps": 1},
         r"process.num_steps=1: a chain whose rates are learned needs at least 2 steps",
     ),
-    ({"schedule__name": "learned_gamma"}, r"loss.name='simple' does not train it; use loss.name=K or vlb"),
+    ({"schedule__name": "learned_gamma"}, r"loss.name='simple' does not train it; use loss.name=K, vlb or vdm"),
     (
         {"prediction__target": "dpm2015_paper", "prediction__variance": "dpm2015_code", "loss__name": "K"},
         r"set prediction.variance=dpm2015_paper, not dpm2015_code",
@@ -367,7 +367,7 @@ CONTINUOUS_LOSSES = [
     {"loss__name": "likelihood"},
     {"loss__name": "edm", "prediction__target": "edm", "prediction__input": "unit_variance"},
     {"loss__name": "edm", "times__name": "log_normal", "schedule__name": "edm", "network__told": "log_sigma"},
-    {"loss__name": "vdm", "schedule__name": "linear_logsnr", "bound__decoder": "softmax"},
+    {"loss__name": "vdm", "schedule__name": "learned_gamma", "bound__decoder": "softmax"},
     {"loss__name": "snr", "loss__reduction": "half_sum", "schedule__name": "ve", "network__told": "log_sigma"},
 ]
 
@@ -381,6 +381,11 @@ def test_continuous_training_gives_a_finite_loss(changes):
     t, _ = experiment.times.sample(None, jax.random.key(2), rows["index"], 4)
     loss, metrics = experiment.loss(params, rows, t, jax.random.split(jax.random.key(1), 4))
     assert np.isfinite(loss).all() and np.all(loss > 0) and np.all((t >= 0) & (t <= 1))
+    if c.loss.name == "vdm":
+        mean = jax.grad(
+            lambda params: experiment.loss(params, rows, t, jax.random.split(jax.random.key(1), 4))[0].mean()
+        )
+        assert all(value != 0 for value in mean(params)["schedule"].values())
     assert list(metrics) == (["diffusion", "prior", "reconstruction"] if c.loss.name == "vdm" else ["mse"])
 
 
