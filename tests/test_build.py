@@ -7,6 +7,9 @@ import pytest
 
 from configs import defaults
 from diffusion_jax import build
+from diffusion_jax.process import schedules
+from diffusion_jax.process.base import Level
+from diffusion_jax.process.gaussian import gaussian
 from diffusion_jax.training.describe import describe
 
 
@@ -163,7 +166,7 @@ def test_refused_in_one_line(changes, message):
 
 
 def test_a_process_without_a_score_has_ancestral_sampling_only(monkeypatch):
-    monkeypatch.setitem(build.PROCESSES, "binomial", build.gaussian)
+    monkeypatch.setitem(build.PROCESSES, "binomial", gaussian)
     build.build(config(process__name="binomial"))
     predictor = {"sampler__predictor_corrector__predictor": "ancestral"}
     for name in set(build.METHODS) - {"ancestral"}:
@@ -214,7 +217,7 @@ def test_the_network_checks_shapes_before_anything_compiles(changes, message):
 
 @pytest.mark.parametrize("name", build.SCHEDULES)
 def test_every_schedule_builds(name):
-    changes = {} if name in build.schedules.CHAINS else {"network__told": "logsnr"}
+    changes = {} if name in schedules.CHAINS else {"network__told": "logsnr"}
     if name == "harmonic":
         changes["prediction__target"] = "v"
     if name in build.LEARNED_SCHEDULES:
@@ -310,8 +313,8 @@ def test_conditional_network_is_told_the_label():
     experiment = build.build(c)
     params = build.init(c, experiment.network, jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), params)
-    at = jax.tree.map(lambda x: jnp.full(2, x), build.schedules.linear(4)(jnp.array(0.5)))
-    level = build.Level(jnp.full(2, 0.5), *at)
+    at = jax.tree.map(lambda x: jnp.full(2, x), schedules.linear(4)(jnp.array(0.5)))
+    level = Level(jnp.full(2, 0.5), *at)
     found = experiment.predict(params, jnp.ones((2, 5)), level, jnp.array([1, 2]), None)
     assert float(jnp.abs(found.eps[0] - found.eps[1]).max()) > 1e-4
 
