@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.times.name = "log_normal"
     c.optimizer.update(learning_rate=1e-3, warmup_steps=19_531, grad_clip=0.0)  # over 10 million images
     c.ema.update(decays=(0.99929,), ramp=0.05)  # a half-life of 500,000 images
-    c.sampler.update(num_steps=256, clip_x0=False)
+    c.sampler.update(name="edm", num_steps=17, clip_x0=False)  # and the step to sigma = 0: 18, in 35 calls
     network = "network.ncsnpp"
     ve = {f"{network}.embedding": "fourier", f"{network}.taps": (1, 3, 3, 1), f"{network}.progressive_input": True}
     cond = {"network.conditional": True}

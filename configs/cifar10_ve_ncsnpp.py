@@ -32,5 +32,5 @@ def get_config(variant: str = "") -> ConfigDict:
     c.loss.reduction = "half_sum"
     c.times.min_t = 1e-5
     c.ema.decays = (0.999,)
-    c.sampler.update(num_steps=1000, clip_x0=False)
+    c.sampler.update(name="predictor_corrector", num_steps=1000, min_t=1e-5, clip_x0=False)
     return defaults.variant(c, variant, deep={"network.ncsnpp.blocks": 8, "train_steps": 950_000})

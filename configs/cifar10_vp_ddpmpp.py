@@ -27,7 +27,8 @@ def get_config(variant: str = "") -> ConfigDict:
     c.network.update(name="ncsnpp", told="time")
     c.network.ncsnpp.dropout = 0.1
     c.times.min_t = 1e-5
-    c.sampler.num_steps = 1000
+    c.sampler.update(name="euler_maruyama", num_steps=1000, min_t=1e-3)
     deep = {"network.ncsnpp.blocks": 8, "train_steps": 950_000}
-    discrete = {"process.num_steps": 1000, "sampler.num_steps": 0, "schedule.name": "linear", "network.told": "step"}
+    discrete = {"process.num_steps": 1000, "schedule.name": "linear", "network.told": "step"}
+    discrete |= {"sampler.name": "ancestral", "sampler.num_steps": 0, "sampler.min_t": 0.0}
     return defaults.variant(c, variant, deep=deep, discrete=discrete)

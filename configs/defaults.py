@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     c.require_accelerator = False  # refuse to run on a CPU
 
     c.data = ConfigDict()
-    c.data.name = "digits"  # digits, toy2d, arrays, folder, tfds
+    c.data.name = "digits"  # digits, toy2d, heartbeat, dead_leaves, arrays, folder, tfds
     c.data.flip = False  # random left-right flips, in training only
     c.data.workers = 0  # processes that read and decode data on disk
     # Filled in from the data when training starts. Give them to describe a model without having its data.
@@ -29,8 +29,14 @@ def get_config() -> ConfigDict:
     c.data.levels = 0  # grey levels: 256 for photographs, 17 for digits, 0 for float vectors
     c.data.classes = 0
     c.data.size = 0  # examples to train on
+    c.data.mean = 0.0  # what the model sees is (x - mean) / std of x in [-1, 1]: the bound K is for unit variance
+    c.data.std = 1.0
+    c.data.dequantise = False  # and uniform noise as wide as a grey level, so that x has a density
     c.data.digits = ConfigDict()
     c.data.toy2d = ConfigDict({"kind": "mixture", "size": 20_000})  # mixture, checkerboard, moons, swissroll
+    c.data.toy2d.update(seed=0, noise=0.3)  # noise of the swiss roll, in units of scikit-learn's
+    c.data.heartbeat = ConfigDict({"size": 10_000})  # 20 bits, a one every five
+    c.data.dead_leaves = ConfigDict({"shape": (32, 32), "radii": (2.0, 32.0), "size": 1_000_000, "seed": 0})
     c.data.arrays = ConfigDict({"path": "", "key": "", "label_key": "", "levels": 256, "classes": 0})
     c.data.arrays.update(heldout="", heldout_fraction=0.1)  # another file, or a share of this one
     c.data.folder = ConfigDict({"path": "", "size": (64, 64), "channels": 3, "labels": False, "in_memory": False})
@@ -39,12 +45,20 @@ def get_config() -> ConfigDict:
     c.data.tfds = ConfigDict({"dataset": "", "data_dir": "", "train": "train", "heldout": "test", "in_memory": False})
     c.data.tfds.update(image_key="image", label_key="label", size=(), channels=0, resize="none", filter="lanczos")
 
-    c.process = ConfigDict({"name": "gaussian"})
+    c.process = ConfigDict({"name": "gaussian"})  # gaussian, binomial (data of two levels)
+    c.process.binomial = ConfigDict({"rate": 0.5})  # of the bits of pure noise
     c.process.num_steps = 1000  # T of a chain with times k/T; 0 is continuous time
 
     c.schedule = ConfigDict()
-    c.schedule.name = "linear"  # linear, quad, const, warmup, harmonic, sigmoid, cosine (chains)
+    c.schedule.name = "linear"  # linear, quad, const, warmup, harmonic, dpm2015, sigmoid, cosine (chains)
     # or, in closed form: vp, subvp, linear_logsnr, ve, edm
+    # or with parameters, for loss.name=K, vlb or vdm: learned_betas (of a chain), learned_gamma, learned_gamma_net
+    c.schedule.dpm2015 = ConfigDict({"first_beta": 1e-3})
+    c.schedule.learned_betas = ConfigDict(
+        {"first_beta": 1e-3, "bumps": 0}
+    )  # 0: a free rate for each step but the first
+    c.schedule.learned_gamma = ConfigDict({"gamma_min": -13.3, "gamma_max": 5.0})  # where they start
+    c.schedule.learned_gamma_net = ConfigDict({"gamma_min": -13.3, "gamma_max": 5.0})
     c.schedule.linear = ConfigDict({"beta_start": 1e-4, "beta_end": 0.02})
     c.schedule.quad = ConfigDict({"beta_start": 1e-4, "beta_end": 0.02})
     c.schedule.const = ConfigDict({"beta_end": 0.02})
@@ -58,8 +72,10 @@ def get_config() -> ConfigDict:
     c.schedule.edm = ConfigDict({"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0})
 
     c.network = ConfigDict()
-    c.network.name = "unet"  # unet, ncsnpp (NCSN++ and DDPM++), vdm, mlp
+    c.network.name = "unet"  # unet, ncsnpp (NCSN++ and DDPM++), vdm, mlp; of 2015: rbf, sequence_mlp, multiscale;
+    # encoder, with loss.name=cross_entropy
     c.network.conditional = False  # tell the network the class label
+    c.network.label_dropout = 0.0  # share of the examples whose label it is not told, for classifier-free guidance
     c.network.told = "step"  # what it is told about time: step (k - 1), time (999 t), logsnr, log_sigma
     c.network.unet = ConfigDict()
     c.network.unet.channels = 128
@@ -71,6 +87,9 @@ def get_config() -> ConfigDict:
     c.network.unet.dropout = 0.0
     c.network.unet.fourier = ()  # exponents n of features sin, cos(2^n 2pi x) given to the network beside x
     c.network.unet.dtype = "float32"  # or bfloat16: compute only, parameters stay float32
+    c.network.encoder = ConfigDict(
+        {"channels": 32, "multipliers": (1, 2), "blocks": 1, "attention": (), "dropout": 0.0}
+    )
     c.network.ncsnpp = ConfigDict({"channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 4, "attention": (16,)})
     c.network.ncsnpp.update(dropout=0.0, dtype="float32", augment_dims=0)  # room for a label of the augmentation
     c.network.ncsnpp.embedding = "positional"  # of time: positional (DDPM++), fourier (NCSN++)
@@ -78,15 +97,25 @@ def get_config() -> ConfigDict:
     c.network.ncsnpp.taps = (1, 1)  # of the filter that resamples; NCSN++ has (1, 3, 3, 1)
     c.network.ncsnpp.progressive_input = False  # show the noisy image to every level on the way down (NCSN++)
     c.network.vdm = ConfigDict({"channels": 128, "blocks": 32, "fourier": (6, 7), "dropout": 0.0, "dtype": "float32"})
+    c.network.rbf = ConfigDict({"units": 16, "bumps": 0, "dtype": "float32"})  # bumps in time; 0: own weights per step
+    c.network.sequence_mlp = ConfigDict({"width": 50, "depth": 3, "bumps": 0, "dtype": "float32"})
+    c.network.multiscale = ConfigDict({"conv_layers": 6, "features": 100, "scales": 3, "bumps": 10, "dtype": "float32"})
+    c.network.multiscale.update(dense_layers=2, dense_width=1000, dense_features=5)  # 0 layers: none
+    c.network.multiscale.update(upper_layers=4, upper_features=100)
     c.network.mlp = ConfigDict({"width": 128, "depth": 3, "dropout": 0.0, "dtype": "float32"})
 
     c.prediction = ConfigDict()
-    c.prediction.target = "eps"  # eps, x0, v, score, posterior_mean, edm (F of Karras et al. 2022)
+    c.prediction.target = (
+        "eps"  # eps, x0, v, score, posterior_mean, edm (F of Karras et al. 2022),
+        # dpm2015_paper, dpm2015_code
+    )
     c.prediction.input = "as_it_is"  # or unit_variance: what the network sees is divided by its standard deviation
     c.prediction.sigma_data = 0.5  # standard deviation of the data in [-1, 1], for edm and unit_variance
-    c.prediction.variance = "fixed_large"  # fixed_small, fixed_large; learned_diagonal, learned_range with a bound loss
+    c.prediction.variance = "fixed_large"  # fixed_small, fixed_large
+    # or with a bound loss: learned_diagonal, learned_range, dpm2015_paper, dpm2015_code
 
-    # simple, snr, truncated_snr, min_snr, p2, edm, likelihood (g²): squared errors; vlb, hybrid, vdm: the bound
+    # simple, snr, truncated_snr, min_snr, p2, edm, likelihood (g²): squared errors; vlb, hybrid, vdm, K: the bound
+    # or cross_entropy: no diffusion model but a classifier of noisy examples, which can guide one
     c.loss = ConfigDict({"name": "simple"})
     c.loss.reduction = "mean"  # of squared errors over the dimensions; sum (EDM), half_sum (NCSN)
     c.loss.min_snr = ConfigDict({"gamma": 5.0})
@@ -146,8 +175,8 @@ def get_config() -> ConfigDict:
         {"rtol": 1e-5, "atol": 1e-5, "max_calls": 1000}
     )  # errors per step, of x of variance 1
     c.sampler.num_steps = 0  # 0: all steps of the chain
-    c.sampler.grid = "uniform"  # uniform (in t), quadratic, logsnr, karras; of a chain also inclusive (levels T to 1)
-    # and strided (every n-th). On a chain all but uniform, inclusive and strided go between its levels.
+    c.sampler.grid = "uniform"  # uniform (in t), quadratic, logsnr, karras; of a chain also inclusive (levels T to 1),
+    # strided (every n-th), to_first (all but the last step). logsnr, quadratic, karras go between levels.
     c.sampler.karras = ConfigDict({"rho": 7.0})
     c.sampler.steps = ()  # or the levels k of the chain by name, such as (1000, 500, 100, 1), instead of num_steps
     c.sampler.times = ()  # or the times one by one, such as (1.0, 0.5, 0.0)
@@ -155,6 +184,14 @@ def get_config() -> ConfigDict:
     c.sampler.clip_x0 = True  # clip the predicted x0 to [-1, 1] at every step (never with posterior_mean)
     c.sampler.denoise = True  # end at the predicted x0 where the schedule's last level still has noise
     c.sampler.tile = 64  # samples per device and call: a fixed shape, so that no sample depends on how many are asked
+
+    c.guidance = ConfigDict({"name": "none"})  # none, classifier_free, classifier, autoguidance
+    c.guidance.scale = 1.0  # w of out = weak + w (strong - weak): uncond and cond, or a worse model and this one
+    # 1: the class as the network is told it, or this model; 0: no class, or the worse model; classifier: the factor
+    c.guidance.interval_t = (0.0, 1.0)  # of t, in which it acts
+    c.guidance.rescale = 0.0  # share in which x0 keeps the standard deviation it has without guidance (not: classifier)
+    c.guidance.classifier = ConfigDict({"workdir": "", "step": "best", "ema": ""})  # a run with loss.name=cross_entropy
+    c.guidance.autoguidance = ConfigDict({"workdir": "", "step": "newest", "ema": ""})  # of a worse model; "": this run
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 10_000  # steps
@@ -196,6 +233,7 @@ def variant(config: ConfigDict, name: str, **others: dict[str, Any]) -> ConfigDi
         height_of_attention = 4 if config.network.unet.attention else 0
         config.network.unet.update(channels=8, multipliers=(1, 2), blocks=1)
         config.network.unet.attention = (height_of_attention,) if height_of_attention else ()
+        config.network.encoder.update(channels=8, multipliers=(1, 2), blocks=1, attention=())
         config.network.mlp.update(width=16, depth=1)
         config.network.ncsnpp.update(channels=8, multipliers=(1,), blocks=1, attention=())
         config.network.vdm.update(channels=8, blocks=1)
@@ -203,6 +241,9 @@ def variant(config: ConfigDict, name: str, **others: dict[str, Any]) -> ConfigDi
             config.network.unet.update(multipliers=(1,), attention=())
         config.process.num_steps = 0 if continuous else 4
         config.sampler.update(num_steps=4 if continuous else 0, times=(), tile=4)
+        config.network.multiscale.update(conv_layers=1, features=8, scales=2, dense_width=8, upper_features=8, bumps=2)
+        config.data.dead_leaves.update(shape=(8, 8), radii=(1.0, 8.0), size=64)
+        config.data.heartbeat.size = 64
         config.data.toy2d.size = 64
         config.data.folder.size = (8, 8)
         config.data.tfds.update(size=(8, 8), resize="center_crop")
@@ -210,6 +251,8 @@ def variant(config: ConfigDict, name: str, **others: dict[str, Any]) -> ConfigDi
         config.update(train_steps=2, batch_size=8)
         config.optimizer.warmup_steps = 1
         config.checkpoint.every = config.report.every = 1
-        config.report.update(samples_every=2, num_samples=4, sampler_steps=0)
+        config.report.update(
+            samples_every=0 if config.loss.name == "cross_entropy" else 2, num_samples=4, sampler_steps=0
+        )
         config.eval.update(every=2, max_examples=16, num_samples=8, passes=1)
     return config

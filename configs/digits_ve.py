@@ -1,8 +1,9 @@
 """The VE diffusion on the embedded digits, in continuous time: Song et al. 2021 at the size of configs/digits.py.
 
 Run:    python -m diffusion_jax.main train --config=configs/digits_ve.py --workdir=runs/digits_ve
-Expect: TODO
-Time:   TODO
+Expect: held-out loss 0.255; of 500 samples in 100 ancestral steps the SVM is 0.978 times as sure as of real digits, and
+        the rarest class has 8.2 % (measured); some samples keep a background a shade too light
+Time:   10 minutes of two CPU cores that other work kept busy as well (measured)
 
 sigma_max = 10 is the largest distance of two training digits (9.6, in [-1, 1]), as Song and Ermon 2020 choose it. The
 network sees x_t divided by its standard deviation, which a net this small needs and theirs does not have.

@@ -8,7 +8,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-READ_A_RUN = ("sample", "evaluate", "frontier", "show", "export")
+READ_A_RUN = ("sample", "restore", "evaluate", "frontier", "encode", "show", "export")
 TAKE_A_CONFIG = ("train", "describe", "prepare", "import", "stats")
 
 
@@ -85,7 +85,7 @@ def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mappin
         flags.DEFINE_string("workdir", None, "the workdir of a training run", flag_values=args)
         flags.DEFINE_string("step", "newest", "newest, best (lowest held-out loss) or a number", flag_values=args)
         flags.DEFINE_string("ema", "", "decay of the average to use, or none (default: the first)", flag_values=args)
-    if command in ("sample", "evaluate", "frontier", "show"):
+    if command in ("sample", "restore", "evaluate", "frontier", "encode", "show"):
         define_sampling(command, args, argv, stored)
 
 
@@ -96,7 +96,8 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
     flags.DEFINE_integer("seed", 0, "seed of the first sample; the next has seed + 1", flag_values=args)
     if command == "evaluate":
         flags.DEFINE_integer("num_samples", -1, "samples to judge; -1 is eval.num_samples, 0 none", flag_values=args)
-        flags.DEFINE_string("likelihood", "", "vlb, multi, ode, or several of them: vlb,multi", flag_values=args)
+        flags.DEFINE_string("scales", "", "judge samples at these guidance scales, such as 0,1,2,4", flag_values=args)
+        flags.DEFINE_string("likelihood", "", "vlb, multi, ode, K, or several of them: vlb,multi", flag_values=args)
         flags.DEFINE_list("metrics", [], "of the samples: fid, kid, is, pr (precision, recall), nn", flag_values=args)
         flags.DEFINE_string("stats", "", "the reference, of main stats (default: the training data)", flag_values=args)
         flags.DEFINE_list("allow", [], "few: than features; sizes: that differ; both are marked", flag_values=args)
@@ -107,19 +108,43 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
         flags.DEFINE_list("samplers", "ancestral,ddim,dpmpp_2m", "NAME or NAME:GRID, …", flag_values=args)
         flags.DEFINE_list("steps", "5,10,15,25,50", "numbers of steps; 0: those of the chain", flag_values=args)
     else:
-        number = 64 if command == "sample" else 8
+        number = {"show": 8, "restore": 16}.get(command, 64)
         flags.DEFINE_integer("num_samples", number, "how many samples", flag_values=args)
+    if command == "restore":
+        define_restoring(args)
     if command == "sample":
         flags.DEFINE_string("out", "samples.npz", "where the samples go", flag_values=args)
         flags.DEFINE_enum("layout", "plain", ["plain", "openai"], "openai: arr_0, for its evaluator", flag_values=args)
+        flags.DEFINE_integer("label", None, "the class of all samples (default: one drawn for each)", flag_values=args)
         flags.DEFINE_integer("pictured", 64, "how many of them are in the picture", flag_values=args)
+    if command == "encode":
+        flags.DEFINE_string("out", "latents.npz", "where the noise goes", flag_values=args)
+        flags.DEFINE_string("by", "ode", "ode, or ddim: its inversion, in the sampler's steps", flag_values=args)
     if stored is None:
         early = early_flags(argv, "workdir", "step")
         stored = checkpoints.read_config(required(early, "workdir"), early.step or "newest")
-    for section in ("sampler", "bound", "ode") if command == "evaluate" else ("sampler",):
+    sections = {
+        "evaluate": ("sampler", "guidance", "bound", "ode"),
+        "frontier": ("sampler",),
+        "encode": ("sampler", "ode"),
+    }
+    for section in sections.get(command, ("sampler", "guidance")):
         if section not in stored:
             raise ValueError(f"the config of this workdir, from an earlier version, has no {section!r}; train it again")
         config_flags.DEFINE_config_dict(section, ConfigDict(stored[section]), flag_values=args, sys_argv=argv)
+
+
+def define_restoring(args: flags.FlagValues) -> None:
+    """The flags of restore beside those of sampling."""
+    flags.DEFINE_string("out", "restored.npz", "where the examples go", flag_values=args)
+    flags.DEFINE_string("task", "inpaint", "denoise, inpaint, colourise or superres", flag_values=args)
+    flags.DEFINE_string("rule", "noise_aware", "constant, power, noise_aware or renoise", flag_values=args)
+    flags.DEFINE_string("mask", "right", "inpaint: right, left, random, box, or a .npy file", flag_values=args)
+    flags.DEFINE_float("share", 0.5, "inpaint: of the pixels that are missing (random, box)", flag_values=args)
+    flags.DEFINE_integer("factor", 2, "superres: of height and width", flag_values=args)
+    flags.DEFINE_float("noise", None, "standard deviation, in the range -1 to 1 (denoise: 0.5)", flag_values=args)
+    flags.DEFINE_integer("repeats", 1, "times each stretch of steps is walked (RePaint: 10)", flag_values=args)
+    flags.DEFINE_integer("length", 10, "steps of such a stretch", flag_values=args)
 
 
 def early_flags(argv: list[str], *names: str) -> flags.FlagValues:

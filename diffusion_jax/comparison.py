@@ -16,8 +16,8 @@ from diffusion_jax.training import checkpoints, reporting
 from diffusion_jax.training.reporting import NOT_FINITE
 
 COLUMNS = (
-    "bits_per_dim", "rate_bits_per_dim", "distortion_bits_per_dim", "rmse", "frechet_pixels", "svm_confidence_ratio",
-    "svm_rarest_class", "heldout_loss", "train_seconds", "evaluate_seconds", "steps",
+    "bits_per_dim", "rate_bits_per_dim", "distortion_bits_per_dim", "rmse", "K_bits", "K_gap_bits", "frechet_pixels",
+    "svm_confidence_ratio", "svm_rarest_class", "heldout_loss", "train_seconds", "evaluate_seconds", "steps",
 )  # fmt: skip
 """The figures of the printed table, in this order, where any cell has them; the CSV has every figure."""
 MISSING = "—"

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 from diffusion_jax import build, trained
 from diffusion_jax.evaluation.frechet import frechet_interval, frechet_pixels
@@ -116,11 +117,11 @@ def cell(run: trained.Run, sampler: str, steps: int, number: int, seed: int) -> 
     config.sampler.update(name=name, num_steps=steps, steps=(), times=(), grid=grid or config.sampler.grid)
     options = build.options(config.sampler)
     label = name + "".join(f" {key}={value}" for key, value in options.items())
-    said = {key: config.sampler[key] for key in ("clip_x0", "denoise", "min_t")}
+    said = {key: value for key, value in config.sampler.items() if not isinstance(value, ConfigDict) and key != "tile"}
     said |= {"options": options, "grid": dict(config.sampler.get(config.sampler.grid, {})), "set": (number, seed)}
     code = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
     file = f"{name}_{config.sampler.grid}_{steps}_{code}"
-    return Cell(file, label, run._replace(config=config, experiment=build.build(config)))
+    return Cell(file, label, run._replace(config=config, experiment=build.build(config, run.params)))
 
 
 def read(directory: epath.Path) -> list[dict[str, Any]]:

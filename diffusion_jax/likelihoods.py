@@ -3,11 +3,13 @@
     vlb     the variational bound, term by term (trained.py)
     multi   the bound from K whole paths, which is tighter the larger K
     ode     the likelihood of the probability-flow ODE, by the change of variables
+    K       the bound of Sohl-Dickstein et al. 2015, in the units of that paper
 
 All look at the same examples, so that their differences can be told better than each alone.
 """
 
 import functools
+import io
 import itertools
 import logging
 import math
@@ -18,16 +20,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from diffusion_jax import build, trained
 from diffusion_jax.data.scaling import to_model
-from diffusion_jax.evaluation import ode_likelihood, path_bound
+from diffusion_jax.evaluation import likelihood as variational
+from diffusion_jax.evaluation import nonequilibrium, ode_likelihood, path_bound
 from diffusion_jax.evaluation.likelihood import standard_error, to_bits
+from diffusion_jax.objective import bound as objective_bound
 from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array, level
 from diffusion_jax.sampling import flow
 from diffusion_jax.trained import Run
-from diffusion_jax.training import parallel, reporting
+from diffusion_jax.training import parallel, pictures, reporting
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +72,7 @@ def multi(run: Run) -> Callable[[], Found]:
     numbers = tuple(config.bound.paths)
     if not numbers or min(numbers) < 1 or any(more % less for less, more in itertools.pairwise(numbers)):
         raise ValueError(f"bound.paths={numbers}: each must divide the next, as (1, 4, 16) do")
-    rows = build.chain_rows(config, experiment.process, experiment.schedule, config.bound.num_steps)
+    rows = build.chain_rows(config, experiment.process, experiment.schedule, config.bound.num_steps)(None)
     predict = clip_x0(experiment.predict) if build.clips(config, config.bound) else experiment.predict
     decode = build.decoder(config)
     weigh = path_bound.make_path_weights(
@@ -148,7 +153,68 @@ def _ode_figures(run: Run, parts: Callable[..., Any], min_t: float) -> Found:
     return figures, [Line("ode", whole, float(calls.sum(1).mean()))]
 
 
-WAYS: dict[str, Way] = {"vlb": vlb, "multi": multi, "ode": ode}
+def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The bound K of Sohl-Dickstein et al. 2015 on held-out data: figures, and curves of `evaluation.nonequilibrium`.
+
+    All steps of the chain, for every example. Where the entropies of the data are known they stand beside it.
+    """
+    config, experiment = run.config, run.experiment
+    process, path = experiment.process, experiment.schedule(None)
+    rows = build.chain_rows(config, process, experiment.schedule)(None)
+    into = build.into_range(config)
+    term = objective_bound.K_term(process, experiment.reverse)
+    terms = variational.make_terms(experiment.predict, process, experiment.schedule, term, rows)
+    ends = nonequilibrium.make_ends(process, path, rows)
+
+    def on_data(params: Any, key: Array, batch: dict[str, Array]) -> tuple[Array, nonequilibrium.Ends, Array]:
+        x0 = into(batch["x0"], jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"]))
+        moment = (
+            jnp.square(x0).reshape(len(x0), -1).mean(1) if is_gaussian else (1 + x0).reshape(len(x0), -1).mean(1) / 2
+        )
+        return terms(params, key, batch | {"x0": x0}).steps, ends(x0), moment
+
+    is_gaussian = config.process.name == "gaussian"
+    heldout = trained.heldout_examples(config)
+    kl, at_ends, moments = trained.of_every_example(run, on_data, heldout, config.sampler.tile)
+    shape = tuple(config.data.shape)
+    figures = nonequilibrium.summarise(kl, at_ends, shape)
+    nats = -figures["K_bits"] * np.log(2) * nonequilibrium.unit(shape)[1]
+    levels = config.data.levels if is_gaussian else 0
+    figures["K_bits_per_dim"] = nonequilibrium.nats_to_bits_per_dim(nats, dims(run), levels, config.data.std)
+    moment, wanted = float(moments.mean()), 1.0 if is_gaussian else config.process.binomial.rate
+    figures["K_data_moment"] = moment
+    if abs(moment - wanted) > 0.02 * wanted:
+        what = "second moment of the data" if is_gaussian else "rate of the bits"
+        figures["K_note"] = (
+            f"K bounds the likelihood of x0 only where the {what} is {wanted:g}; here it is {moment:.3f}"
+        )
+    figures |= build.known_entropies(config, path)
+    if "negative_entropy_x0_bits" in figures:
+        figures["K_gap_bits"] = figures["negative_entropy_x0_bits"] - figures["K_bits"]
+    return figures, nonequilibrium.curves(kl, at_ends, np.asarray(rows.at.t), shape)
+
+
+def nonequilibrium_bound(run: Run) -> Callable[[], Found]:
+    """`bound_K`, in units of its own and so without a line, with the curves in K.npz and K.png beside the results."""
+    steps = run.config.process.num_steps
+    if steps < 2:
+        raise ValueError(f"--likelihood=K has T - 1 terms: process.num_steps={steps} is too few")
+
+    def found() -> Found:
+        figures, curves = bound_K(run)
+        directory = trained.evaluation_directory(run)
+        buffer = io.BytesIO()
+        np.savez(buffer, **curves)  # type: ignore[arg-type]
+        (directory / "K.npz").write_bytes(buffer.getvalue())
+        title = f"{epath.Path(run.workdir).name}: K = {figures['K_bits']:.3f} {figures['K_unit']}"
+        pictures.entropy_bounds(directory / "K.png", curves, title, figures["K_unit"])
+        log.info("the terms of K: %s", directory)
+        return figures, []
+
+    return found
+
+
+WAYS: dict[str, Way] = {"vlb": vlb, "multi": multi, "ode": ode, "K": nonequilibrium_bound}
 """The values of --likelihood, which may name several, separated by commas."""
 
 
@@ -184,7 +250,9 @@ def prepare(run: Run, names: Sequence[str]) -> Callable[[], tuple[dict[str, Any]
 
 
 def table(lines: Sequence[Line]) -> str:
-    """The lines as a Markdown table."""
+    """The lines as a Markdown table, or nothing if there are none."""
+    if not lines:
+        return ""
     rows = [
         f"| likelihood | bits/dim | minus {lines[0].name} | examples | network calls each |",
         "|---|--:|--:|--:|--:|",
@@ -236,8 +304,9 @@ def dims(run: Run) -> int:
 
 
 def needs_gaussian(name: str, run: Run) -> None:
-    """Raise ValueError unless the process is Gaussian."""
-    if run.config.process.name != "gaussian":
-        raise ValueError(
-            f"--likelihood={name} is that of a Gaussian process, but process.name={run.config.process.name!r}; use vlb"
-        )
+    """Raise ValueError unless the process is Gaussian, and the data in [-1, 1] as they are."""
+    process, data = run.config.process.name, run.config.data
+    if process != "gaussian":
+        raise ValueError(f"--likelihood={name} is that of a Gaussian process, but process.name={process!r}; use vlb")
+    if data.dequantise or data.mean != 0 or data.std != 1:
+        raise ValueError(f"--likelihood={name} is for data in [-1, 1], which data.mean, std or dequantise leave; use K")

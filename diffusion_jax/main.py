@@ -2,7 +2,9 @@
 
     train     --config=FILE --workdir=DIR [--config.KEY=VALUE …]    train; the same command again resumes
     sample    --workdir=DIR --num_samples=N --seed=S --out=FILE.npz  draw samples, and a picture of them
-    evaluate  --workdir=DIR [--likelihood=vlb,multi,ode] [--metrics=fid,pr]  every figure that is asked for
+    restore   --workdir=DIR --task=inpaint --out=FILE.npz            denoise, inpaint, … held-out examples
+    evaluate  --workdir=DIR [--likelihood=vlb,multi,ode,K] [--metrics=fid,pr]  every figure that is asked for
+    encode    --workdir=DIR --num_samples=N --out=FILE.npz           held-out data as noise, and back
     stats     --config=FILE --features=NAME --out=FILE.npz           what a feature network says of real data
     frontier  --workdir=DIR [--samplers=A,B:GRID] [--steps=5,10]     quality against network calls, as table and picture
     show      --workdir=DIR                                          progressive pictures, interpolation
@@ -36,6 +38,8 @@ log = logging.getLogger("diffusion_jax")
 """Modules of this project log below it; everything else stays quiet unless it warns."""
 
 Results = dict[str, Any]
+PICTURED = 16
+"""Columns in the picture that `restore` makes."""
 
 
 def train(args: flags.FlagValues) -> Results:
@@ -64,8 +68,6 @@ def prepare(args: flags.FlagValues) -> Results:
 
 def sample(args: flags.FlagValues) -> Results:
     """Draw samples from a workdir into a .npz, with a picture beside it."""
-    import numpy as np
-
     from diffusion_jax import trained
     from diffusion_jax.data.scaling import to_rgb
     from diffusion_jax.training import pictures
@@ -76,28 +78,53 @@ def sample(args: flags.FlagValues) -> Results:
     check_writable(out)
     if args.pictured < 1:
         raise ValueError(f"--pictured={args.pictured} must be at least 1")
-    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance)
     if args.layout == "openai" and not (len(run.config.data.shape) == 3 and run.config.data.levels):
         raise ValueError("--layout=openai is for images with grey levels; leave it out")
-    seeds, samples = trained.draw(run, args.num_samples, args.seed)
+    seeds, samples = trained.draw(run, args.num_samples, args.seed, args.label)
     arrays = {"samples": samples, "seeds": seeds}
     if args.layout == "openai":
         arrays = {"arr_0": to_rgb(samples, run.config.data.levels)}
-    elif (labels := trained.labels(run, seeds)) is not None:
+    elif (labels := trained.labels(run, seeds, args.label)) is not None:
         arrays["labels"] = labels
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with open(unfinished, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(unfinished, out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    save_npz(out, arrays)
     picture = out.with_suffix(".png")
     pictures.save_png(picture, samples[: args.pictured], run.config.data.levels)
     calls = trained.network_calls(run)
     log.info("%s: %d network calls a sample", run.config.sampler.name, calls)
     where = {"samples": str(out), "picture": str(picture)}
     return {**where, "num_samples": len(samples), "network_calls": calls, "step": run.step}
+
+
+def restore(args: flags.FlagValues) -> Results:
+    """Degrade held-out examples and restore them, into a .npz with a picture beside it."""
+    import numpy as np
+
+    from diffusion_jax import build, restoring, trained
+    from diffusion_jax.training import pictures
+
+    out = pathlib.Path(args.out)
+    if out.suffix != ".npz":
+        raise ValueError(f"--out={args.out} must end in .npz")
+    check_writable(out)
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance)
+    options: dict[str, Results] = {
+        "inpaint": {"mask": args.mask, "share": args.share, "seed": args.seed},
+        "superres": {"factor": args.factor},
+    }
+    task = build.choose("--task", args.task, restoring.TASKS)
+    degraded = task(tuple(run.config.data.shape), **options.get(args.task, {}))
+    noise = (0.5 if args.task == "denoise" else 0.0) if args.noise is None else args.noise
+    arrays, figures = restoring.restore(
+        run, degraded, args.rule, args.num_samples, args.seed, noise, args.repeats, args.length
+    )
+    save_npz(out, arrays)
+    picture, rows = out.with_suffix(".png"), ("degraded", "restored", "original")
+    shown = np.stack([arrays[name][:PICTURED] for name in rows])
+    title = f"{args.task}, {args.rule}: RMSE {figures['rmse']:.1f} / 255"
+    pictures.table(picture, shown, run.config.data.levels, rows, title)
+    chosen = {"task": args.task, "rule": args.rule, "noise": noise, "num_samples": args.num_samples}
+    return {"restored": str(out), "picture": str(picture), **chosen, **figures, "step": run.step}
 
 
 def stats(args: flags.FlagValues) -> Results:
@@ -119,12 +146,14 @@ def stats(args: flags.FlagValues) -> Results:
 
 def evaluate(args: flags.FlagValues) -> Results:
     """Every figure of a workdir that its config asks for, by name; kept in workdir/evaluation as well."""
-    from diffusion_jax import judged, likelihoods, trained
+    from diffusion_jax import judged, likelihoods, scales, trained
 
     if args.num_samples == 1 or args.num_samples < -1:
         raise ValueError(f"--num_samples={args.num_samples} must be 0 (none), 2 or more, or -1 (eval.num_samples)")
     ways = likelihoods.named(args.likelihood)
-    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, bound=args.bound, ode=args.ode)
+    wanted = scales.parse(args.scales) if args.scales else []
+    sections = {"sampler": args.sampler, "guidance": args.guidance, "bound": args.bound, "ode": args.ode}
+    run = trained.load(args.workdir, args.step, args.ema, **sections)
     likelihood = likelihoods.prepare(run, ways)
     number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
     trained.evaluation_directory(run)
@@ -135,14 +164,19 @@ def evaluate(args: flags.FlagValues) -> Results:
 
     def in_bits(run: trained.Run) -> Results:
         found, table = likelihood()
-        print(table)
+        if table:
+            print(table)
         return found
 
-    parts = [trained.heldout_loss]
+    parts: list[Callable[[trained.Run], Results]] = [trained.heldout_loss]
     if ways:
         parts.append(in_bits)
-    if run.config.eval.svm and number:
+    if wanted:
+        parts.append(lambda run: {"guidance": scales.report(run, wanted, sections, number, args.seed)})
+    elif run.config.eval.svm and number:
         parts.append(lambda run: trained.sample_quality(run, number, args.seed))
+    if number:
+        parts.append(lambda run: trained.judge(run, number, args.seed))
     parts.append(lambda run: judge())
     figures: Results = {"step": run.step, "ema": run.ema}
     for part in parts:
@@ -157,8 +191,20 @@ def show(args: flags.FlagValues) -> Results:
     """Pictures of what happens between noise and data, into workdir/evaluation."""
     from diffusion_jax import trained
 
-    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance)
     return {"step": run.step, "ema": run.ema, **trained.report_progressive(run, args.num_samples, args.seed)}
+
+
+def encode(args: flags.FlagValues) -> Results:
+    """Carry held-out examples to t = 1 and back, into a .npz, with a picture beside it."""
+    from diffusion_jax import latents, trained
+
+    out = pathlib.Path(args.out)
+    if out.suffix != ".npz":
+        raise ValueError(f"--out={args.out} must end in .npz")
+    check_writable(out)
+    run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, ode=args.ode)
+    return {"step": run.step, **latents.report(run, args.num_samples, out, args.by)}
 
 
 def frontier(args: flags.FlagValues) -> Results:
@@ -232,7 +278,9 @@ def import_inception(args: flags.FlagValues) -> Results:
 COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
     "train": train,
     "sample": sample,
+    "restore": restore,
     "evaluate": evaluate,
+    "encode": encode,
     "stats": stats,
     "frontier": frontier,
     "show": show,
@@ -245,6 +293,19 @@ COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
     "export": export_weights,
     "import-inception": import_inception,
 }
+
+
+def save_npz(out: pathlib.Path, arrays: dict[str, Any]) -> None:
+    """Write arrays into a .npz file, whole or not at all."""
+    import numpy as np
+
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        with open(unfinished, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(unfinished, out)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def check_writable(out: pathlib.Path) -> None:

@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,12 +20,11 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import __version__, build
 from diffusion_jax.data import pipeline
-from diffusion_jax.data.scaling import from_model, to_model
+from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.evaluation import likelihood, progressive
 from diffusion_jax.evaluation.frechet import frechet_pixels
 from diffusion_jax.evaluation.svm import svm_confidence
-from diffusion_jax.objective import bound
 from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array
 from diffusion_jax.training import checkpoints, loop, parallel, pictures, reporting
@@ -44,6 +43,8 @@ class Run(NamedTuple):
     experiment: build.Experiment
     params: Any
     """On every device."""
+    guide: ConfigDict | None = None
+    """The config of the run that guides this one, if any."""
 
 
 def load(workdir: str, step: int | str = "newest", ema: str = "", **sections: Mapping[str, Any]) -> Run:
@@ -54,43 +55,84 @@ def load(workdir: str, step: int | str = "newest", ema: str = "", **sections: Ma
     config = ConfigDict(checkpoints.read_config(workdir, step))
     for name, values in sections.items():
         config[name].update(values)
-    ema = ema or str(next(iter(config.ema.decays), "none"))
+    ema = ema or first_average(config)
+    guide, of_guide = load_guide(workdir, config)
+    weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema)
     try:
-        experiment = build.build(config)
+        experiment = build.build(config, weights, guide=guide)  # a learned schedule is known from here on
     except (AttributeError, KeyError, TypeError) as error:
         version = checkpoints.read_versions(workdir, step).get("diffusion_jax", "an unknown version")
         raise ValueError(
             f"{workdir} was trained by diffusion_jax {version}, whose config is not that of {__version__} ({error}); "
             "use that version, or train again"
         ) from error
-    weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema)
     number = checkpoints.find_step(workdir, step)
-    return Run(workdir, number, ema, config, experiment, parallel.replicated(weights))
+    return Run(workdir, number, ema, config, experiment, parallel.replicated(weights | of_guide), guide)
 
 
-def draw(run: Run, number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def first_average(config: ConfigDict) -> str:
+    """The decay of the average that a config names first, or "none"."""
+    return str(next(iter(config.ema.decays), "none"))
+
+
+def load_guide(workdir: str, config: ConfigDict) -> tuple[ConfigDict | None, dict[str, Any]]:
+    """The config of the other run that config.guidance names, and {"classifier" or "guide": its weights}, if any.
+
+    Raises as `load` does, and ValueError if none is named.
+    """
+    guidance = config.get("guidance", ConfigDict({"name": "none"}))
+    if guidance.name not in ("classifier", "autoguidance"):
+        return None, {}
+    chosen = guidance[guidance.name]
+    if not chosen.workdir and (guidance.name == "classifier" or not (chosen.ema or chosen.step != "newest")):
+        raise ValueError(
+            f"guidance.name={guidance.name!r}: name the run that guides, --guidance.{guidance.name}.workdir=DIR"
+            + ("" if guidance.name == "classifier" else ", or a worse step or average of this one, .step=N, .ema=DECAY")
+        )
+    where = chosen.workdir or workdir
+    guide = ConfigDict(checkpoints.read_config(where, chosen.step))
+    ema = chosen.ema or first_average(guide)
+    weights = checkpoints.restore_weights(where, chosen.step, None if ema == "none" else ema)
+    return guide, {"classifier" if guidance.name == "classifier" else "guide": weights}
+
+
+def draw(run: Run, number: int, seed: int = 0, label: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Samples at seeds seed, seed + 1, …: (seeds int64 [N], samples in the levels of the data [N,*D]).
 
-    Raises ValueError for a number below 1 or seeds that are not in 0 … 2^32 - 1, FloatingPointError where an adaptive
-    sampler could not keep to its tolerance.
+    label: the class of all of them; None draws one for each seed, see `labels`. Raises ValueError for a number below 1
+    or seeds that are not in 0 … 2^32 - 1, FloatingPointError where an adaptive sampler could not keep to its tolerance.
     """
     if number < 1:
         raise ValueError(f"--num_samples={number} must be at least 1")
     if not 0 <= seed <= 2**32 - number:
         raise ValueError(f"--seed={seed} must be at least 0, and seed + num_samples at most 2^32")
     seeds = np.arange(seed, seed + number)
-    return seeds, loop.samples(run.config, run.experiment.sampler, complete=True)(run.params, seeds)
+    asked = labels(run, seeds, label)
+    return seeds, loop.samples(run.config, run.experiment.sampler, complete=True)(run.params, seeds, asked)
 
 
-def labels(run: Run, seeds: np.ndarray) -> np.ndarray | None:
-    """The classes [N] that the samples at these seeds are drawn of, if the network is told the class."""
+def labels(run: Run, seeds: np.ndarray, label: int | None = None) -> np.ndarray | None:
+    """The classes int32 [N] of the samples at these seeds: `label`, or drawn; None if the model is asked for none.
+
+    Raises ValueError for a class that there is not, or for any where the model is asked for none.
+    """
+    classes = run.config.data.classes
+    if label is not None and not build.asks_for_class(run.config):
+        raise ValueError(
+            f"--label={label}, but this model is not told the class (network.conditional=False); leave it out, or "
+            "guide the model by a classifier, --guidance.name=classifier"
+        )
+    if label is not None and not 0 <= label < classes:
+        raise ValueError(f"--label={label} is not a class; they are 0 to {classes - 1}")
     found = run.experiment.sampler.labels(jnp.asarray(seeds, jnp.uint32))
-    return None if found is None else np.asarray(found)
+    if found is None:
+        return None
+    return np.asarray(found) if label is None else np.full(len(seeds), label, np.int32)
 
 
 def network_calls(run: Run) -> int:
     """How often the network is asked for one sample, as counted by `build.count_calls`."""
-    return build.count_calls(run.config, run.params)
+    return build.count_calls(run.config, run.params, run.guide)
 
 
 def heldout_loss(run: Run) -> dict[str, float]:
@@ -101,13 +143,13 @@ def heldout_loss(run: Run) -> dict[str, float]:
 
 def sample_quality(run: Run, number: int, seed: int = 0) -> dict[str, float]:
     """What an SVM fitted on the real training data says of samples, and how far they are from these in pixels."""
-    _, samples = draw(run, number, seed)
+    seeds, samples = draw(run, number, seed)
     train, heldout = (build.source(run.config, split) for split in ("train", "heldout"))
     real, held_back = (source.read(np.arange(source.size)) for source in (train, heldout))
     return {
         "num_samples": number,
         "network_calls": network_calls(run),
-        **svm_confidence(real, held_back, samples),
+        **svm_confidence(real, held_back, samples, labels(run, seeds)),
         "frechet_pixels": frechet_pixels(real[0], samples),
         "frechet_pixels_heldout": frechet_pixels(real[0], held_back[0]),
     }
@@ -120,35 +162,51 @@ def variational_bound(run: Run) -> tuple[dict[str, float], likelihood.Terms, dic
     """
     config, experiment = run.config, run.experiment
     options = config.bound
-    rows = build.chain_rows(config, experiment.process, experiment.schedule, options.num_steps)
+    rows = build.chain_rows(config, experiment.process, experiment.schedule, options.num_steps)(None)
     predict = clip_x0(experiment.predict) if build.clips(config, options) else experiment.predict
-    step_term = bound.step_term(experiment.process, experiment.reverse, build.decoder(config))
+    step_term = build.vlb_term(config, experiment.process, experiment.reverse)
     make = likelihood.make_terms(predict, experiment.process, experiment.schedule, step_term, rows)
 
-    def on_data(params: Any, key: Array, batch: dict[str, Array]) -> likelihood.Terms:
-        return make(params, key, batch | {"x0": to_model(batch["x0"], config.data.levels)})
+    into = build.into_range(config)
 
-    terms_of = parallel.spread(on_data, whole=2)
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    size = config.sampler.tile * jax.device_count()
+    def on_data(params: Any, key: Array, batch: dict[str, Array]) -> likelihood.Terms:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
+        return make(params, key, batch | {"x0": into(batch["x0"], keys)})
+
     heldout = heldout_examples(config)
-    found = []
-    started = time.perf_counter()
-    for j, batch in enumerate(pipeline.in_order(heldout, size, workers=config.data.workers)):
-        real = batch.pop("mask") > 0
-        batch["index"] = batch["index"] + np.int32(j * size)
-        terms = jax.device_get(terms_of(run.params, key, parallel.put(batch)))
-        found.append(jax.tree.map(lambda values, real=real: values[real], terms))
-        done = min(heldout.size, (j + 1) * size)
-        left = (time.perf_counter() - started) / done * (heldout.size - done)
-        log.info("bound: %d of %d examples, %s left", done, heldout.size, reporting.duration(left))
-    terms = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+    terms = of_every_example(run, on_data, heldout, config.sampler.tile)
 
     dims = int(np.prod(config.data.shape))
     figures = likelihood.summarise(terms, dims)
     if config.data.levels:
         figures["baseline_bits_per_dim"] = baseline(config, heldout)
     return figures, terms, likelihood.curves(terms, np.asarray(rows.at.t), dims)
+
+
+def of_every_example(run: Run, on_data: Callable[..., Any], heldout: Source, tile: int) -> Any:
+    """`on_data(params, key, batch)`, a tree of [B, …], of every held-out example, `tile` per device at a time."""
+    terms_of = parallel.spread(on_data, whole=2)
+    key = jax.random.fold_in(jax.random.key(run.config.seed), 1)
+    size = tile * jax.device_count()
+    found = []
+    started = told = time.perf_counter()
+    for j, batch in enumerate(pipeline.in_order(heldout, size, workers=run.config.data.workers)):
+        real = batch.pop("mask") > 0
+        batch["index"] = batch["index"] + np.int32(j * size)
+        terms = jax.device_get(terms_of(run.params, key, parallel.put(batch)))
+        found.append(jax.tree.map(lambda values, real=real: values[real], terms))
+        done, now = min(heldout.size, (j + 1) * size), time.perf_counter()
+        if now - told > 5 or done == heldout.size:
+            left = (now - started) / done * (heldout.size - done)
+            log.info("bound: %d of %d examples, %s left", done, heldout.size, reporting.duration(left))
+            told = now
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+def judge(run: Run, number: int, seed: int = 0) -> dict[str, float]:
+    """What can be counted in samples of a data set whose every example is known; nothing for the others."""
+    counted = build.JUDGES.get(run.config.data.name)
+    return counted(draw(run, number, seed)[1]) | {"num_samples": number} if counted else {}
 
 
 def report_bound(run: Run) -> tuple[dict[str, Any], np.ndarray]:
@@ -186,7 +244,7 @@ def report_progressive(run: Run, number: int, seed: int = 0) -> dict[str, str]:
     if not 2 <= number <= heldout.size:
         raise ValueError(f"--num_samples={number} must be 2 to {heldout.size}, the number of held-out examples")
     grey, label = heldout.read(np.arange(number))
-    x0 = to_model(grey, config.data.levels)
+    x0 = to_model(grey, config.data.levels, config.data.mean, config.data.std)
     params = jax.device_get(run.params)
     seeds = np.arange(seed, seed + number)
     found = {
@@ -195,7 +253,7 @@ def report_progressive(run: Run, number: int, seed: int = 0) -> dict[str, str]:
         "shared_latents": progressive.sharing(sampler, params, seed, number),
         "interpolation": progressive.interpolation(sampler, process, params, x0[:2], seed, number),
     }
-    arrays: dict[str, Any] = {name: np.asarray(from_model(x, config.data.levels)) for name, x in found.items()}
+    arrays: dict[str, Any] = {name: np.asarray(build.out_of_range(config)(x)) for name, x in found.items()}
     directory = evaluation_directory(run)
     rows = sampler.rows(params)
     starts = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(rows, 10)]

@@ -7,6 +7,9 @@ import pytest
 
 from configs import defaults
 from diffusion_jax import build
+from diffusion_jax.process import schedules
+from diffusion_jax.process.base import Level
+from diffusion_jax.process.gaussian import gaussian
 from diffusion_jax.training.describe import describe
 
 
@@ -85,6 +88,20 @@ REFUSED = [
         },
         r"sampler.grid='strided' and sampler.steps need a chain",
     ),
+    ({"sampler__grid": "karas"}, r"sampler.grid='karas' is not known \(did you mean 'karras'\?\)"),
+    ({"sampler__min_t": 0.1}, r"sampler.min_t=0.1: a chain ends at its first level; leave it 0"),
+    ({"sampler__times": (1.0, 0.2, 0.4, 0.0)}, r"sampler.times=\(1, 0.2, 0.4, 0\) .* they must fall at every step"),
+    ({"sampler__times": (0.9, 0.0)}, r"must be times from 1 down to 0; both ends must be among them"),
+    ({"sampler__name": "ddim", "sampler__ddim__eta": 2.0}, r"sampler.ddim.eta=2.0 must be in \[0, 1\]"),
+    (CONTINUOUS | {"sampler__grid": "logsnr"}, r"no noise left at t = 0, where logsnr is infinite; set sampler.min_t"),
+    (
+        {"schedule__name": "harmonic", "prediction__target": "v", "sampler__name": "ode_heun"},
+        r"sampler.name='ode_heun': with schedule.name='harmonic' nothing of x0 is left at t = 1, .*; use ancestral",
+    ),
+    (
+        {"prediction__target": "posterior_mean", "sampler__name": "ddim", "sampler__grid": "logsnr"},
+        r"prediction.target='posterior_mean' is that of whole steps of the chain",
+    ),
     ({"schedule__name": "ve", "schedule__ve__sigma_min": 0.0}, r"schedule.ve=.* gives no schedule: the ratio of noise"),
     (
         {"schedule__name": "edm", "schedule__edm__rho": 0.0},
@@ -101,6 +118,21 @@ REFUSED = [
     ({"loss__hybrid__factor": -1.0}, r"loss.hybrid.factor=-1.0 must be at least 0"),
     ({"network__unet__multipliers": (1, 2.5)}, r"network.unet.multipliers=\(1, 2.5\): 2.5 is not a whole number"),
     ({"network__conditional": True, "data__classes": 0}, r"network.conditional=True, but the data have no classes"),
+    ({"network__label_dropout": 0.1}, r"network.label_dropout=0.1 is the share .* needs network.conditional=True"),
+    ({"guidance__name": "clasifier"}, r"guidance.name='clasifier' is not known \(did you mean 'classifier'\?\)"),
+    ({"guidance__scale": 3.0}, r"guidance.scale=3.0 means nothing with guidance.name='none'"),
+    ({"guidance__name": "classifier"}, r"takes another run, when sampling: --guidance.name=classifier --guidance.cl"),
+    ({"guidance__name": "classifier_free", "guidance__scale": 3.0}, r"needs a model trained with and without labels"),
+    ({"network__name": "encoder"}, r"network.name='encoder' is a classifier; use loss.name=cross_entropy"),
+    ({"loss__name": "cross_entropy"}, r"loss.name='cross_entropy' needs network.name=encoder, or mlp for vectors"),
+    (
+        {"loss__name": "cross_entropy", "network__name": "encoder"},
+        r"loss.name='cross_entropy' makes no samples to report; set report.samples_every=0",
+    ),
+    (
+        {"loss__name": "cross_entropy", "network__name": "encoder", "data__classes": 0},
+        r"learns the class, but the data have no classes",
+    ),
     ({"ema__decays": ("a",)}, r"ema.decays: 'a' is not a number"),
     ({"eval__max_examples": 0}, r"eval.max_examples=0 must be at least 1"),
     ({"optimizer__weight_decay": -0.1}, r"optimizer.weight_decay=-0.1 must be at least 0"),
@@ -133,6 +165,41 @@ def test_refused_in_one_line(changes, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_process_without_a_score_has_ancestral_sampling_only(monkeypatch):
+    monkeypatch.setitem(build.PROCESSES, "binomial", gaussian)
+    build.build(config(process__name="binomial"))
+    predictor = {"sampler__predictor_corrector__predictor": "ancestral"}
+    for name in set(build.METHODS) - {"ancestral"}:
+        with pytest.raises(ValueError, match=f"sampler.name='{name}' needs the score of a Gaussian process"):
+            build.build(config(process__name="binomial", sampler__name=name, **predictor))
+
+
+CALLS = {"ode_heun": 2, "edm": 2, "predictor_corrector": 2, "annealed_langevin": 100}
+"""Calls of a step that ends with noise; the last one takes 1."""
+
+
+@pytest.mark.parametrize("name", [name for name in build.METHODS if name != "dopri5"])
+def test_every_sampler_builds_and_its_calls_are_counted(name):
+    """One U-Net call a step, or as many as the method has, and never two at the last step; VE has one more, to x0."""
+    c = config(network__name="mlp", data__shape=(5,), sampler__name=name)
+    params = build.init(c, build.build(c).network, jax.random.key(0))
+    assert build.count_calls(c, params) == 3 * CALLS.get(name, 1) + 1
+    if name in ("edm", "unipc"):
+        changes = CONTINUOUS | {"schedule__name": "ve", "sampler__grid": "karras", "sampler__name": name}
+        c = config(network__name="mlp", data__shape=(5,), **changes)
+        assert build.count_calls(c, params) == 5 * CALLS.get(name, 1) + 1
+
+
+def test_grids_of_a_chain_end_at_its_first_level_and_then_without_noise():
+    for grid in ("logsnr", "karras", "quadratic"):
+        c = config(sampler__grid=grid, sampler__name="dpmpp_2m", process__num_steps=100, sampler__num_steps=7)
+        t = build.build(c).sampler.rows(None)
+        np.testing.assert_allclose([t.at.t[0], t.at.t[-1], t.to.t[-1]], [1, 0.01, 0], atol=1e-15)
+        assert len(t.at.t) == 7 and np.isneginf(t.to.log_sigma[-1])
+    c = config(sampler__times=(1.0, 0.3, 0.0), sampler__num_steps=1)
+    np.testing.assert_array_equal(build.build(c).sampler.rows(None).at.t, [1.0, 0.3])
+
+
 NOT_FOR_THE_NETWORK = [
     ({"data__shape": (9, 8, 1)}, r"height 9"),
     ({"network__unet__attention": (3,)}, r"attention at height 3 never occurs"),
@@ -150,18 +217,67 @@ def test_the_network_checks_shapes_before_anything_compiles(changes, message):
 
 @pytest.mark.parametrize("name", build.SCHEDULES)
 def test_every_schedule_builds(name):
-    changes = {} if name in build.schedules.CHAINS else {"network__told": "logsnr"}
+    changes = {} if name in schedules.CHAINS else {"network__told": "logsnr"}
     if name == "harmonic":
         changes["prediction__target"] = "v"
-    experiment = build.build(config(schedule__name=name, **changes))
-    log_alpha, log_sigma = experiment.schedule(None)(jnp.array([0.5]))
-    assert np.isfinite(log_alpha).all() and np.isfinite(log_sigma).all()
+    if name in build.LEARNED_SCHEDULES:
+        changes["loss__name"] = "K"
+    c = config(schedule__name=name, **changes)
+    params = {"schedule": build.init_schedule(c, jax.random.key(0))}
+    for experiment in (build.build(c), build.build(c, params)):
+        log_alpha, log_sigma = experiment.schedule(params)(jnp.array([0.5]))
+        assert np.isfinite(log_alpha).all() and np.isfinite(log_sigma).all()
+
+
+def test_a_learned_schedule_is_fixed_only_when_it_is_frozen():
+    c = config(schedule__name="learned_betas", loss__name="K")
+    params = {"schedule": {"perturbation": np.array([0.5, -0.2, 0.1])}}
+    experiment, frozen = build.build(c), build.build(c, params)
+    with pytest.raises(ValueError, match=r"schedule.name='learned_betas' is learned, and a fixed grid .*: freeze it"):
+        experiment.schedule(None)
+    rows, traced = frozen.sampler.rows(None), experiment.sampler.rows(params)
+    assert isinstance(rows.x0_scale, np.ndarray) and rows.x0_scale.dtype == np.float64
+    np.testing.assert_allclose(traced.x0_scale, rows.x0_scale, rtol=1e-5)
+    shift = {"schedule": {"perturbation": np.zeros(3)}}
+    assert frozen.sampler.rows(shift) is rows
+    assert abs(np.asarray(experiment.sampler.rows(shift).x0_scale) - rows.x0_scale).max() > 0.01
+
+
+BITS = {"data__levels": 2, "process__name": "binomial", "schedule__name": "harmonic", "loss__name": "K"}
+BITS |= {"prediction__target": "x0", "prediction__variance": "fixed_small"}
+REFUSED_OF_2015 = [
+    (BITS | {"data__levels": 17}, r"process.name='binomial' is for bits, and needs data.levels=2, not 17"),
+    (BITS | {"prediction__target": "eps"}, r"needs prediction.target=x0, not eps"),
+    (BITS | {"schedule__name": "vp"}, r"with schedule.name='vp': bits take the rates of a fixed chain"),
+    (BITS | {"schedule__name": "learned_betas"}, r"no gradient goes through a drawn bit"),
+    (BITS | {"loss__name": "simple"}, r"with loss.name='simple': use loss.name=K or vlb"),
+    (BITS | {"process__num_steps": 1}, r"loss.name='K' has T - 1 terms: process.num_steps=1 must be at least 2"),
+    (
+        {"schedule__name": "learned_betas", "process__num_steps": 1},
+        r"process.num_steps=1: a chain whose rates are learned needs at least 2 steps",
+    ),
+    ({"schedule__name": "learned_gamma"}, r"loss.name='simple' does not train it; use loss.name=K, vlb or vdm"),
+    (
+        {"prediction__target": "dpm2015_paper", "prediction__variance": "dpm2015_code", "loss__name": "K"},
+        r"set prediction.variance=dpm2015_paper, not dpm2015_code",
+    ),
+    ({"sampler__grid": "to_first", "process__num_steps": 1}, r"grid='to_first' needs a chain of at least 2 steps"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED_OF_2015)
+def test_what_2015_does_not_allow_is_refused_in_one_line(changes, message):
+    test_refused_in_one_line(changes, message)
 
 
 @pytest.mark.parametrize("target", build.TARGETS)
-@pytest.mark.parametrize("weight", ["simple", "min_snr"])
+@pytest.mark.parametrize("weight", ["simple", "min_snr", "K"])
 def test_every_target_gives_a_finite_loss_from_data_at_rest(target, weight):
-    c = config(prediction__target=target, loss__name=weight, network__name="mlp", data__shape=(5,))
+    if target == "dpm2015_paper" and weight != "K":
+        return
+    variance = target if target.startswith("dpm2015") and weight == "K" else "fixed_large"
+    choices = {"prediction__variance": variance, "prediction__target": target, "loss__name": weight}
+    c = config(**choices, network__name="mlp", data__shape=(5,))
     experiment = build.build(c)
     params = build.init(c, experiment.network, jax.random.key(0))
     rows = {"x0": jnp.full((4, 5), 16, jnp.uint8), "label": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
@@ -197,10 +313,42 @@ def test_conditional_network_is_told_the_label():
     experiment = build.build(c)
     params = build.init(c, experiment.network, jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), params)
-    at = jax.tree.map(lambda x: jnp.full(2, x), build.schedules.linear(4)(jnp.array(0.5)))
-    level = build.Level(jnp.full(2, 0.5), *at)
+    at = jax.tree.map(lambda x: jnp.full(2, x), schedules.linear(4)(jnp.array(0.5)))
+    level = Level(jnp.full(2, 0.5), *at)
     found = experiment.predict(params, jnp.ones((2, 5)), level, jnp.array([1, 2]), None)
     assert float(jnp.abs(found.eps[0] - found.eps[1]).max()) > 1e-4
+
+
+CLASSIFIER = {"loss__name": "cross_entropy", "network__name": "mlp", "report__samples_every": 0, "data__shape": (5,)}
+GUIDED = {"network__name": "mlp", "data__shape": (5,), "guidance__name": "classifier"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule__name": "cosine"}, r"was trained with schedule \('cosine', .*\), this run with \('linear'"),
+        ({"schedule__linear__beta_end": 0.1}, r"was trained with schedule"),
+        ({"process__num_steps": 7}, r"was trained with process"),
+        ({"data__classes": 3}, r"was trained with data.classes 3, this run with 10"),
+        ({"loss__name": "simple"}, r"was trained with loss.name='simple'; use another run"),
+    ],
+)
+def test_a_guide_of_another_process_is_refused(changes, message):
+    build.build(config(**GUIDED), guide=config(**CLASSIFIER))
+    with pytest.raises(ValueError, match=message) as caught:
+        build.build(config(**GUIDED), guide=config(**CLASSIFIER | changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_classifier_learns_the_class_of_noisy_examples():
+    """Its loss on data at rest is log(classes) to begin with, and 0 where there is no label."""
+    experiment = build.build(config(**CLASSIFIER))
+    params = build.init(config(**CLASSIFIER), experiment.network, jax.random.key(0))
+    rows = {"x0": jnp.full((4, 5), 16, jnp.uint8), "label": jnp.array([0, 3, 9, -1]), "index": jnp.arange(4)}
+    keys = jax.random.split(jax.random.key(1), 4)
+    loss, metrics = experiment.loss(params, rows, jnp.arange(1, 5) / 4, keys)
+    np.testing.assert_allclose(loss[:3], np.log(10), atol=1e-3)
+    assert loss[3] == 0 and metrics["accuracy"].shape == (4,)
 
 
 def test_describe_counts_without_compiling():
@@ -222,7 +370,7 @@ CONTINUOUS_LOSSES = [
     {"loss__name": "likelihood"},
     {"loss__name": "edm", "prediction__target": "edm", "prediction__input": "unit_variance"},
     {"loss__name": "edm", "times__name": "log_normal", "schedule__name": "edm", "network__told": "log_sigma"},
-    {"loss__name": "vdm", "schedule__name": "linear_logsnr", "bound__decoder": "softmax"},
+    {"loss__name": "vdm", "schedule__name": "learned_gamma", "bound__decoder": "softmax"},
     {"loss__name": "snr", "loss__reduction": "half_sum", "schedule__name": "ve", "network__told": "log_sigma"},
 ]
 
@@ -236,6 +384,11 @@ def test_continuous_training_gives_a_finite_loss(changes):
     t, _ = experiment.times.sample(None, jax.random.key(2), rows["index"], 4)
     loss, metrics = experiment.loss(params, rows, t, jax.random.split(jax.random.key(1), 4))
     assert np.isfinite(loss).all() and np.all(loss > 0) and np.all((t >= 0) & (t <= 1))
+    if c.loss.name == "vdm":
+        mean = jax.grad(
+            lambda params: experiment.loss(params, rows, t, jax.random.split(jax.random.key(1), 4))[0].mean()
+        )
+        assert all(value != 0 for value in mean(params)["schedule"].values())
     assert list(metrics) == (["diffusion", "prior", "reconstruction"] if c.loss.name == "vdm" else ["mse"])
 
 

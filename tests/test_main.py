@@ -53,7 +53,7 @@ def test_a_sample_depends_on_its_seed_alone(workdir, tmp_path, capsys):
     """Neither how many are asked for nor the place among them changes a byte (4 devices x tile 4: two calls here)."""
     result, many, seeds = draw(capsys, workdir, tmp_path / "a.npz", "--num_samples=20", "--seed=5")
     assert many.shape == (20, 8, 8, 1) and many.dtype == np.uint8 and seeds.dtype.kind == "i"
-    assert result["step"] == 2
+    assert result["step"] == 2 and result["network_calls"] == 4
     _, few, _ = draw(capsys, workdir, tmp_path / "b.npz", "--num_samples=3", "--seed=12")
     np.testing.assert_array_equal(few, many[7:10])
     assert len(np.unique(many.reshape(20, -1), axis=0)) == 20
@@ -212,7 +212,7 @@ BAD = [
     ([*TRAIN, "now"], "'now' is not a flag"),
     (["train", "--config={tmp}/name_error.py", "--workdir={tmp}/new"], "--config cannot be read: NameError"),
     (["describe", "--config=configs/folder.py"], "data/images"),
-    (["evaluate", "--workdir={workdir}", "--likelihood=ode"], "--likelihood='ode' is not known; use vlb"),
+    (["evaluate", "--workdir={workdir}", "--likelihood=odd"], "--likelihood='odd' is not known (did you mean 'ode'?)"),
     (["evaluate", "--workdir={workdir}", "--likelihood=vlb", "--bound.decoder=bin"], "(did you mean 'bins'?)"),
     (["evaluate", "--workdir={workdir}", "--likelihood=vlb", "--bound.num_steps=9"], "the chain has only 4"),
     (["sample", "--workdir={workdir}", "--sampler.steps=(5,)", "--out={tmp}/x.npz"], "5 is not among them"),

@@ -30,19 +30,24 @@ def digits(split: str) -> Source:
     return from_arrays(f"digits/{split}", x0, label, levels=17, classes=10, rows=rows)
 
 
-def toy2d(split: str, kind: str = "mixture", size: int = 20_000, seed: int = 0) -> Source:
+def toy2d(split: str, kind: str = "mixture", size: int = 20_000, seed: int = 0, noise: float = 0.3) -> Source:
     """Points in the plane, float32 [size,2], mean about 0 and variance about 1, drawn from a known density.
 
     kind: "mixture" (labels: the component of eight), "checkerboard" (the square of eight), "moons" (the moon of two),
     "swissroll" (none). The held-out points are as many, drawn from the same density with a stream of their own.
+    noise: that of the swiss roll, in units of scikit-learn's, whose radius runs from 1.5 pi to 4.5 pi; it is scaled by
+    one constant to a mean of 0 and a variance of 1.
     """
     check_split(split)
     if kind not in TOYS:
         raise ValueError(f"toy2d.kind={kind!r} is not known; use one of {', '.join(TOYS)}")
     if size < 1:
         raise ValueError(f"toy2d.size={size} must be at least 1")
+    if not noise >= 0:
+        raise ValueError(f"toy2d.noise={noise} must be at least 0")
     draw, classes = TOYS[kind]
-    x0, label = draw(np.random.default_rng((seed, SPLITS.index(split))), size)
+    rng = np.random.default_rng((seed, SPLITS.index(split)))
+    x0, label = _swissroll(rng, size, noise) if kind == "swissroll" else draw(rng, size)
     return from_arrays(f"{kind}/{split}", x0.astype(np.float32), label, levels=0, classes=classes)
 
 
@@ -69,10 +74,18 @@ def _moons(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]
     return (points - [0.5, 0.25]) / scale, label
 
 
-def _swissroll(rng: np.random.Generator, size: int) -> tuple[np.ndarray, None]:
-    angle = np.pi * (1.5 + 3 * rng.random(size))
+def swissroll_curve(share: np.ndarray, noise: float) -> tuple[np.ndarray, float]:
+    """The roll without its noise, at shares [N] of the way from 0 to 1, as points [N,2], and the noise, both scaled."""
+    angle = np.pi * (1.5 + 3 * share)
     points = angle[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    return (points - [2, 2 / (3 * np.pi)]) / (np.pi * np.sqrt(29.25 / 6)) + 0.02 * rng.standard_normal((size, 2)), None
+    mean = np.array([2, 2 / (3 * np.pi)])
+    scale = np.sqrt((9.75 * np.pi**2 - mean @ mean) / 2 + noise**2)
+    return (points - mean) / scale, noise / scale
+
+
+def _swissroll(rng: np.random.Generator, size: int, noise: float = 0.3) -> tuple[np.ndarray, None]:
+    points, std = swissroll_curve(rng.random(size), noise)
+    return points + std * rng.standard_normal((size, 2)), None
 
 
 TOYS: dict[str, tuple[Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray | None]], int]] = {

@@ -1,21 +1,31 @@
-"""Grey levels at rest and the model's range [-1, 1]: the one place that turns the first into the second and back."""
+"""Grey levels at rest and the model's range: the one place that turns the first into the second and back.
 
+The range is [-1, 1], or what a mean and a standard deviation within [-1, 1] make of it: unit variance, for the bound of
+2015, which also wants the grey levels spread out by noise of their own width.
+"""
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 
-def to_model(x: ArrayLike, levels: int) -> Array:
-    """Grey levels 0 … levels - 1 to float32 in [-1, 1]: 2 x / (levels - 1) - 1. With levels = 0, x itself."""
-    if not _grey(levels):
-        return jnp.asarray(x)
-    return jnp.asarray(x, jnp.float32) * (2 / (levels - 1)) - 1
+def to_model(x: ArrayLike, levels: int, mean: float = 0.0, std: float = 1.0) -> Array:
+    """Grey levels 0 … levels - 1 to float32, (2 x / (levels - 1) - 1 - mean) / std; with levels = 0, (x - mean) / std.
+
+    The mean and std of the defaults leave the numbers in [-1, 1].
+    """
+    if _grey(levels):
+        x = jnp.asarray(x, jnp.float32) * (2 / (levels - 1)) - 1
+    return jnp.asarray(x) if (mean, std) == (0, 1) else (jnp.asarray(x) - mean) / std
 
 
-def from_model(x: ArrayLike, levels: int) -> Array:
-    """The nearest grey level, uint8, of x clipped to [-1, 1]; inverts `to_model`. With levels = 0, x itself."""
+def from_model(x: ArrayLike, levels: int, mean: float = 0.0, std: float = 1.0) -> Array:
+    """The nearest grey level, uint8; inverts `to_model`, after clipping to the levels. With levels = 0, floats."""
     x = jnp.asarray(x)
+    if (mean, std) != (0, 1):
+        x = x * std + mean
     if not _grey(levels):
         return x
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -28,6 +38,16 @@ def to_rgb(x: np.ndarray, levels: int) -> np.ndarray:
         raise ValueError(f"images [N,H,W,1 or 3] with grey levels can become RGB, not {x.shape} with levels={levels}")
     scaled = np.round(np.asarray(x, np.float32) * (255 / (levels - 1))).astype(np.uint8)
     return scaled if scaled.shape[-1] == 3 else scaled.repeat(3, axis=-1)
+
+
+def dequantised(x: Array, levels: int, std: float, keys: Array) -> Array:
+    """x [B,*D] of `to_model` and uniform noise as wide as a grey level, each example's from its own key.
+
+    A density of x is then one that grey levels can be told by. Source: Theis et al. 2016, section 3.1.
+    """
+    width = 2 / ((levels - 1) * std)
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:], x.dtype, -width / 2, width / 2))
+    return x + uniform(keys)
 
 
 def _grey(levels: int) -> bool:

@@ -177,8 +177,8 @@ def process(levels: int, decode: Decoder) -> Dequantise:
 
         -log P(x0) <= E[-log p(x) + log q(x | x0) - log P(x0 | x)],      P(x0 | x) = decode(x/alpha, sigma²/alpha²):
 
-    the terms `noise` and `decoder`. For models of data that were not dequantised in training, whose density lies in
-    spikes narrower than a bin. Source: Zheng et al. 2023, section 4.2, without the truncation.
+    the terms `noise` and `decoder`. Tight where the network has learned that data of levels are spikes, narrower than
+    a bin; where it has smoothed them, `uniform` is tighter. Source: Zheng et al. 2023, section 4.2, without truncation.
     """
 
     def dequantise(at: Level, keys: Array, x0: Array) -> tuple[Array, dict[str, Array]]:

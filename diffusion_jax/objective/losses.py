@@ -5,7 +5,8 @@ A loss is a sum of terms, each a function of one look at the data: a noisy x_t a
 - `weighted_mse`, the squared error of the network's own target, times a weight. Because x_t is known, an error in any
   target is an error in x0 scaled by a function of the level, so one weight serves every parameterisation: it is stated
   relative to the error of eps, and `rescale` carries it over to the target at hand.
-- `vlb`, the term of the variational bound that belongs to the sampled step.
+- `vlb`, the term of the variational bound that belongs to the sampled step; `K`, that of the bound of 2015; `ends`, the
+  parts of the bound that belong to no step, for a schedule that is learned.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from diffusion_jax.objective import bound
 from diffusion_jax.objective.decoders import Decoder
 from diffusion_jax.objective.prediction import Predict, Prediction, Target, combine
+from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process.base import Array, Level, Process, Schedule, expand, level, normal
 from diffusion_jax.process.sde import drift_and_diffusion
 
@@ -176,6 +178,43 @@ def vdm(process: Process, schedule: Callable[[Any], Schedule], decode: Decoder) 
     return {"diffusion": diffusion, "prior": prior, "reconstruction": reconstruction}
 
 
+def K(
+    process: Process,
+    kernel: Reverse,
+    schedule: Callable[[Any], Schedule],
+    rows: Callable[[Any], Any],
+    num_steps: int,
+) -> Term:
+    """-K in bits/dim, with num_steps · the KL of the step that starts at t in the place of the sum over the steps.
+
+    The step to t = 0 has none, so the T times of a chain serve T - 1 steps. Source: Sohl-Dickstein et al. 2015, eq. 14.
+    """
+    of_steps = vlb(bound.K_term(process, kernel), rows, num_steps)
+
+    def term(params: Any, look: Look) -> Array:
+        ends = bound.K_ends(process, schedule(params), rows(params), look.x0)
+        return of_steps(params, look) - bound.bits_per_dim(ends, look.x0.shape[1:])
+
+    return term
+
+
+def ends(process: Process, schedule: Callable[[Any], Schedule], decode: Decoder | None) -> Term:
+    """What `vlb` leaves out, in bits/dim: KL(q(x_1 | x0) || p(x_1)) and, with a decoder, -log p(x0 | x_0) at t = 0.
+
+    Only a learned schedule changes them. Source: Kingma et al. 2021, eq. 11.
+    """
+
+    def term(params: Any, look: Look) -> Array:
+        nats = process.prior_kl(schedule(params), look.x0)
+        if decode is not None:
+            at = level(schedule(params), jnp.zeros_like(look.at.t))
+            x = process.corrupt(at, look.x0, look.noise) * expand(jnp.exp(-at.log_alpha), look.x0)
+            nats += decode(look.x0, x, -expand(at.logsnr, x)).reshape(len(nats), -1).sum(1)
+        return bound.bits_per_dim(nats, look.x0.shape[1:])
+
+    return term
+
+
 def weighted_sum(
     predict: Predict, process: Process, schedule: Callable[[Any], Schedule], terms: Mapping[str, tuple[float, Term]]
 ) -> Loss:
@@ -198,5 +237,26 @@ def weighted_sum(
         metrics = {name: term(params, look) for name, (_, term) in terms.items()}
         total = sum((factor * metrics[name] for name, (factor, _) in terms.items()), jnp.zeros_like(t))
         return total, metrics
+
+    return loss
+
+
+def cross_entropy(log_probs: Callable[..., Array], process: Process, schedule: Callable[[Any], Schedule]) -> Loss:
+    """-log p(label | x_t) of a classifier of noisy examples, in nats; 0 for examples without a label (label < 0).
+
+    log_probs: as `prediction.classifier` makes it. Batches and keys are as for `weighted_sum`. Metrics: accuracy.
+    Source: Dhariwal and Nichol 2021, section 4.
+    """
+
+    def loss(
+        params: Any, batch: dict[str, Array], t: Array, keys: Array, dropout: bool = True
+    ) -> tuple[Array, dict[str, Array]]:
+        x0, label = batch["x0"], batch["label"]
+        keys_noise, keys_dropout = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        at = level(schedule(params), t)
+        x_t = process.corrupt(at, x0, normal(keys_noise, x0.shape[1:], x0.dtype))
+        found = log_probs(params, x_t, at, keys_dropout if dropout else None)
+        nats = -jnp.take_along_axis(found, jnp.maximum(label, 0)[:, None], axis=1)[:, 0]
+        return jnp.where(label < 0, 0, nats), {"accuracy": (found.argmax(1) == label).astype(nats.dtype)}
 
     return loss

@@ -5,13 +5,15 @@ with x_t = alpha x0 + sigma eps that is two linear equations in two unknowns, so
 (a, b). In float32 the system is ill-conditioned near both ends by nature (x0 from eps where alpha is tiny).
 """
 
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from diffusion_jax.process.base import Array, Level, Schedule, expand, level
-from diffusion_jax.process.gaussian import step_row
+from diffusion_jax.process.gaussian import Row, step_row
 
 
 class Prediction(NamedTuple):
@@ -58,8 +60,7 @@ def posterior_mean(num_steps: int) -> Target:
     """
 
     def target(schedule: Schedule, at: Level) -> tuple[Array, Array]:
-        s = jnp.maximum(jnp.round(at.t * num_steps) - 1, 0) / num_steps
-        row = step_row(at, level(schedule, s))
+        row = step_to_previous(schedule, at, num_steps)
         return row.x0_scale + row.x_t_scale * at.alpha, row.x_t_scale * at.sigma
 
     return target
@@ -77,6 +78,52 @@ def edm(sigma_data: float = 0.5) -> Target:
         return level.sigma / (sigma_data * r), -level.alpha * sigma_data / r
 
     return target
+
+
+def dpm2015(num_steps: int) -> Target:
+    """z of the mean sqrt(1 - beta) x_t + sqrt(beta) z of a step of the chain: sqrt(beta) alpha_s (1, -alpha/sigma).
+
+    For variance-preserving chains. Source: the public code of Sohl-Dickstein et al. 2015.
+    """
+
+    def target(schedule: Schedule, at: Level) -> tuple[Array, Array]:
+        row = step_to_previous(schedule, at, num_steps)
+        a = jnp.exp(0.5 * row.log_var_large + row.to.log_alpha)
+        return a, -a * jnp.exp(0.5 * at.logsnr)
+
+    return target
+
+
+Shape = Callable[[Schedule, Level, Array, Array, Any], Array]
+"""`shape(schedule, level[B], x_t, output, head) -> output`: an output that the head and x_t make a target."""
+
+
+def attracted(num_steps: int) -> Shape:
+    """From z of the mean (x_t - z)(1 - Sigma) + z to z of `dpm2015`, Sigma = sigmoid(head + logit beta).
+
+    The paper's own mean: the forward step, which pulls towards 0, turned into a pull towards z. Source: Sohl-Dickstein
+    et al. 2015, appendix D.2.1.
+    """
+
+    def shape(schedule: Schedule, at: Level, x_t: Array, output: Array, head: Array) -> Array:
+        row = step_to_previous(schedule, at, num_steps)
+        log_beta = expand(row.log_var_large, x_t)
+        rate = jnp.exp(log_rate(log_beta, head))
+        lost = -expand(jnp.expm1(at.log_alpha - row.to.log_alpha), x_t)  # 1 - sqrt(1 - beta)
+        return (x_t * (lost - rate) + output * rate) * jnp.exp(-0.5 * log_beta)
+
+    return shape
+
+
+def step_to_previous(schedule: Schedule, at: Level, num_steps: int) -> Row:
+    """The row of the step from a level of the chain to the one before it."""
+    s = jnp.maximum(jnp.round(at.t * num_steps) - 1, 0) / num_steps
+    return step_row(at, level(schedule, s))
+
+
+def log_rate(log_beta: Array, head: Array) -> Array:
+    """log sigmoid(head + logit beta): a variance around the forward one, below 1."""
+    return jax.nn.log_sigmoid(head + log_beta - jnp.log(-jnp.expm1(log_beta)))
 
 
 TARGETS: dict[str, Callable[..., Target]] = {"eps": eps, "x0": x0, "v": v, "score": score, "edm": edm}
@@ -145,12 +192,13 @@ def predictor(
     tell: Telling,
     with_head: bool = False,
     input_scale: InputScale | None = None,
+    shape: Shape | None = None,
 ) -> Predict:
     """Close a network over its parameterisation: `predict(params, x_t, level, label, keys) -> Prediction`.
 
     apply: `apply({"params": p}, x_t, told[B], label, keys) -> output`, with 2C channels if `with_head`: the target and
     the head, in that order. schedule: `params -> Schedule`. params is a dict; the network's own are `params["net"]`.
-    input_scale: None leaves x_t as it is.
+    input_scale: None leaves x_t as it is. shape: what else it takes to make the output a target.
     """
 
     def predict(
@@ -159,8 +207,54 @@ def predictor(
         seen = x_t if input_scale is None else expand(input_scale(level), x_t) * x_t
         output = apply({"params": params["net"]}, seen, tell(level), label, keys)
         output, head = jnp.split(output, 2, axis=-1) if with_head else (output, None)
+        if shape is not None:
+            output = shape(schedule(params), level, x_t, output, head)
         x0, eps = solve(target(schedule(params), level), level, x_t, output)
         return Prediction(x0, eps, head)
+
+    return predict
+
+
+def drop_labels(predict: Predict, rate: float) -> Predict:
+    """`predict` that in training (keys given) takes each label away, as -1, with probability `rate`.
+
+    Whether it is taken from example i follows from keys[i] alone. Source: Ho and Salimans 2022, algorithm 1.
+    """
+    stream = zlib.crc32(b"label dropout")  # sets it apart from the dropout masks of layers, which are named likewise
+
+    def dropping(
+        params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
+    ) -> Prediction:
+        if label is not None and keys is not None:
+            dropped = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, stream), rate))(keys)
+            label = jnp.where(dropped, -1, label)
+        return predict(params, x_t, level, label, keys)
+
+    return dropping if rate else predict
+
+
+def classifier(
+    apply: Callable[..., Array], tell: Telling, input_scale: InputScale | None = None
+) -> Callable[..., Array]:
+    """`log_probs(params, x_t, level, keys=None) -> [B,classes]`, log p(label | x_t), of a network told the level.
+
+    apply: as for `predictor`, with logits [B,classes] for output; input_scale likewise.
+    """
+
+    def log_probs(params: Any, x_t: Array, level: Level, keys: Array | None = None) -> Array:
+        seen = x_t if input_scale is None else expand(input_scale(level), x_t) * x_t
+        return jax.nn.log_softmax(apply({"params": params["net"]}, seen, tell(level), None, keys))
+
+    return log_probs
+
+
+def bit_predictor(apply: Callable[..., Array], tell: Telling) -> Predict:
+    """Close a network over its reading as logits of bits: x0 = tanh(output / 2), the mean of a bit of -1 or +1."""
+
+    def predict(
+        params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
+    ) -> Prediction:
+        return Prediction(jnp.tanh(apply({"params": params["net"]}, x_t, tell(level), label, keys) / 2), None, None)
 
     return predict
 

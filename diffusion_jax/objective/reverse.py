@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from diffusion_jax.objective.prediction import Prediction
+from diffusion_jax.objective.prediction import Prediction, log_rate
 from diffusion_jax.process.base import Array, Process, expand
 from diffusion_jax.process.gaussian import Row
 
@@ -57,10 +57,30 @@ def learned_range(process: Process) -> Reverse:
     return reverse
 
 
+def dpm2015_paper(process: Process) -> Reverse:
+    """var = sigmoid(head + logit beta), beta = sigma_ts². Source: Sohl-Dickstein et al. 2015, appendix D.2.1."""
+    return lambda row, prediction, x_t: (
+        process.posterior(row, prediction.x0, x_t)[0],
+        log_rate(expand(row.log_var_large, x_t), prediction.head),
+    )
+
+
+def dpm2015_code(process: Process) -> Reverse:
+    """var = sigmoid(head / sqrt(T) + logit beta), 1/T being the length of the step. Source: their public code."""
+
+    def reverse(row: Row, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
+        head = prediction.head * expand(jnp.sqrt(row.at.t - row.to.t), x_t)
+        return process.posterior(row, prediction.x0, x_t)[0], log_rate(expand(row.log_var_large, x_t), head)
+
+    return reverse
+
+
 VARIANCES: dict[str, Callable[..., Reverse]] = {
     "fixed_small": fixed_small,
     "fixed_large": fixed_large,
     "learned_diagonal": learned_diagonal,
     "learned_range": learned_range,
+    "dpm2015_paper": dpm2015_paper,
+    "dpm2015_code": dpm2015_code,
 }
 """Kinds of reverse variance; the learned ones need a network with a head."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.process.base import Array, Schedule
+from diffusion_jax.process.base import Array, Schedule, time_of
 
 
 class TimeSampler(NamedTuple):
@@ -57,25 +57,10 @@ def log_normal(schedule: Schedule, min_t: float = 0.0, mean: float = -1.2, std: 
 
     def sample(history: Any, key: Array, index: Array, batch_size: int) -> tuple[Array, Array]:
         drawn = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i)))(index)
-        t = jnp.maximum(time_at(schedule, -2 * (mean + std * drawn)), min_t)
+        t = jnp.maximum(time_of(schedule, -2 * (mean + std * drawn)), min_t)
         return t, jnp.ones_like(t)
 
     return _without_history(sample)
-
-
-def time_at(schedule: Schedule, logsnr: Array) -> Array:
-    """The t in [0, 1] at which the schedule has a logsnr [*S], by bisection; 0 or 1 where it never has."""
-
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        middle = (low + high) / 2
-        log_alpha, log_sigma = schedule(middle)
-        noisier = 2 * (log_alpha - log_sigma) < logsnr
-        return jnp.where(noisier, low, middle), jnp.where(noisier, middle, high)
-
-    steps = jnp.finfo(logsnr.dtype).nmant + 8
-    low, high = jax.lax.fori_loop(0, steps, halve, (jnp.zeros_like(logsnr), jnp.ones_like(logsnr)))
-    return (low + high) / 2
 
 
 def importance(num_steps: int, min_t: float = 0.0, window: int = 10, uniform_share: float = 0.001) -> TimeSampler:

@@ -1,4 +1,4 @@
-"""The nouns of the forward process q: a schedule, a level on its path, and the six functions of a process.
+"""The nouns of the forward process q: a schedule, a level on its path, and the functions of a process.
 
 Time t runs from 0 (the cleanest level) to 1 (the prior), and always s < t:
 
@@ -45,28 +45,63 @@ class Level(NamedTuple):
 
 
 class Process(NamedTuple):
-    """A forward process, as the six functions that objectives and samplers need.
+    """A forward process, as the functions that objectives and samplers need.
+
+    A law, of x_s say, is what `posterior` returns: (mean, log_var) of Gaussians, (rate, None) of bits.
 
     prior(schedule, keys[B], shape) -> x_1[B, *shape]: a draw from the known distribution p(x_1) at t = 1.
     prior_kl(schedule, x0[B,*D]) -> nats[B]: KL(q(x_1 | x0) || p(x_1)), what is not destroyed by then.
     corrupt(level, x0[B,*D], noise[B,*D]) -> x_t[B,*D]: q(x_t | x0), reparameterised.
     coefficients(schedule, times[N+1]) -> rows: one row per step of a falling time grid; see the process for its fields.
     posterior(row, x0, x_t) -> (mean[B,*D], log_var): q(x_s | x_t, x0).
-    kl(p, q) -> nats[B]: between two laws as `posterior` returns them, summed over the data dimensions.
+    kl(p, q) -> nats[B]: between two laws, summed over the data dimensions.
+    draw(law, noise[B,*D]) -> x_s[B,*D]: from standard normal noise; where that is 0, the median.
+    prior_entropy(schedule, x0[B,*D]) -> nats[B]: of p(x_1) in as many dimensions as x0.
+    entropies(row, x0[B,*D]) -> `Entropies`: of q, given x0 (given nothing, where the noise does not depend on x0).
     """
 
     prior: Callable[..., Array]
     prior_kl: Callable[..., Array]
     corrupt: Callable[..., Array]
     coefficients: Callable[..., Any]
-    posterior: Callable[..., tuple[Array, Array]]
+    posterior: Callable[..., tuple[Array, Any]]
     kl: Callable[..., Array]
+    draw: Callable[..., Array]
+    prior_entropy: Callable[..., Array]
+    entropies: Callable[..., "Entropies"]
+
+
+class Entropies(NamedTuple):
+    """Conditional entropies of the forward process around a step t -> s, in nats [B], summed over the data dimensions.
+
+    With them H(x_s | x_t, x0) = step + to - at, which is exact since q is a Markov chain.
+    """
+
+    at: Array
+    """H(x_t | x0)."""
+    to: Array
+    """H(x_s | x0)."""
+    step: Array
+    """H(x_t | x_s), x_s being drawn from q(x_s | x0)."""
 
 
 def level(schedule: Schedule, t: Array) -> Level:
     """The level at time t [*S]."""
     log_alpha, log_sigma = schedule(t)
     return Level(t, log_alpha, log_sigma)
+
+
+def time_of(schedule: Schedule, logsnr: Array) -> Array:
+    """The times [*S] at which a schedule has these logsnr [*S], by bisection; 0 or 1 beyond its ends."""
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = (low + high) / 2
+        later = level(schedule, middle).logsnr > logsnr
+        return jnp.where(later, middle, low), jnp.where(later, high, middle)
+
+    low, high = jax.lax.fori_loop(0, 64, halve, (jnp.zeros_like(logsnr), jnp.ones_like(logsnr)))
+    return (low + high) / 2
 
 
 def expand(value: Array, like: Array) -> Array:

@@ -11,11 +11,12 @@ the posterior is
 which at t = k/T of a chain is Ho et al. 2020, eq. 6-7, and holds for any schedule (Kingma et al. 2021, appendix A.2).
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from diffusion_jax.process.base import Array, Level, Process, Schedule, expand, level, normal
+from diffusion_jax.process.base import Array, Entropies, Level, Process, Schedule, expand, level, normal
 
 
 class Row(NamedTuple):
@@ -46,7 +47,7 @@ class Row(NamedTuple):
 
 
 def gaussian() -> Process:
-    """The Gaussian process as the six functions of `Process`; its rows are `Row`, a law is (mean, log_var)."""
+    """The Gaussian process as the functions of `Process`; its rows are `Row`, a law is (mean, log_var)."""
     return Process(
         prior=_prior,
         prior_kl=_prior_kl,
@@ -54,6 +55,9 @@ def gaussian() -> Process:
         coefficients=_coefficients,
         posterior=_posterior,
         kl=_kl,
+        draw=draw,
+        prior_entropy=_prior_entropy,
+        entropies=_entropies,
     )
 
 
@@ -118,3 +122,25 @@ def _kl(p: tuple[Array, Array], q: tuple[Array, Array]) -> Array:
     nats = 0.5 * (jnp.expm1(ratio) - ratio + (mean_p - mean_q) ** 2 * jnp.exp(-log_var_q))
     shape = jnp.broadcast_shapes(nats.shape, jnp.shape(mean_p))
     return jnp.broadcast_to(nats, shape).reshape(shape[0], -1).sum(1)
+
+
+def draw(law: tuple[Array, Array], noise: Array) -> Array:
+    """mean + sqrt(var) noise."""
+    mean, log_var = law
+    return mean + jnp.exp(0.5 * log_var) * noise
+
+
+def _prior_entropy(schedule: Schedule, x0: Array) -> Array:
+    """1/2 (1 + log 2 pi var) nats per dimension, [B]."""
+    end = level(schedule, jnp.ones(len(x0), x0.dtype))
+    return _entropy(2 * jnp.log(jnp.hypot(end.alpha, end.sigma)), x0)
+
+
+def _entropies(row: Row, x0: Array) -> Entropies:
+    """Those of sigma_t², sigma_s² and sigma_ts²; the data do not matter."""
+    return Entropies(*(_entropy(v, x0) for v in (2 * row.at.log_sigma, 2 * row.to.log_sigma, row.log_var_large)))
+
+
+def _entropy(log_var: Array, x0: Array) -> Array:
+    """Of N(·, var I) in the dimensions of x0 [B,*D], in nats [B]."""
+    return jnp.broadcast_to(0.5 * math.prod(x0.shape[1:]) * (1 + math.log(2 * math.pi) + log_var), len(x0))

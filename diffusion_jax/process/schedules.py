@@ -6,6 +6,7 @@ schedule in continuous time. The others (vp, subvp, linear_logsnr, ve, edm) are 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +81,29 @@ def harmonic(num_steps: int) -> Schedule:
     return chain(1 / np.linspace(num_steps, 1, num_steps))
 
 
+def dpm2015(num_steps: int, first_beta: float = 1e-3) -> Schedule:
+    """beta_1 = first_beta, the others near 1/linspace(T, 2, T): each step destroys the same share, 1/T is left.
+
+    Source: the public code of Sohl-Dickstein et al. 2015, whose beta_1 is first_beta + 1/T. `learned.betas` starts
+    here. Raises ValueError for fewer than two steps.
+    """
+    offsets = dpm2015_offsets(num_steps)
+    return chain(np.append(first_beta, dpm2015_rates(1 / (1 + np.exp(-offsets)))))
+
+
+def dpm2015_offsets(num_steps: int) -> np.ndarray:
+    """The logits [T - 1] of 1/linspace(T, 2, T) without the first."""
+    if num_steps < 2:
+        raise ValueError(f"process.num_steps={num_steps}: a chain whose rates are learned needs at least 2 steps")
+    shares = 1 / np.linspace(num_steps, 2, num_steps)[1:]
+    return np.log(shares) - np.log1p(-shares)
+
+
+def dpm2015_rates(share: Any) -> Any:
+    """Betas a little off 0 and 1, from numbers in [0, 1]."""
+    return 1e-6 + share * (1 - 1e-6 - 1e-5)
+
+
 def sigmoid(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02, reach: float = 6.0) -> Schedule:
     """Betas follow a sigmoid from -reach to reach between beta_start and beta_end. Source: Xu et al. 2022 (GeoDiff)."""
     return chain(beta_start + (beta_end - beta_start) / (1 + np.exp(-np.linspace(-reach, reach, num_steps))))
@@ -140,6 +164,7 @@ CHAINS: dict[str, Callable[..., Schedule]] = {
     "const": const,
     "warmup": warmup,
     "harmonic": harmonic,
+    "dpm2015": dpm2015,
     "sigmoid": sigmoid,
     "cosine": cosine,
 }

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.objective.reverse import Reverse
-from diffusion_jax.process.base import Array, Level, Schedule, expand, level, normal
-from diffusion_jax.sampling.grids import time_of
+from diffusion_jax.process.base import Array, Level, Schedule, expand, level, normal, time_of
 from diffusion_jax.sampling.loop import BoundPredict, Method
 
 
@@ -46,8 +45,10 @@ def edm(churn: float = 0.0, s_min: float = 0.0, s_max: float = 1e9, s_noise: flo
         ratio = jnp.exp(-at.logsnr / 2)
         more = jnp.where((s_min <= ratio) & (ratio <= s_max), min(churn / len(at.t), 2**0.5 - 1), 0.0)
         logsnr = jnp.maximum(at.logsnr - 2 * jnp.log1p(more), at.logsnr[0])
-        higher = level(schedule, time_of(schedule, logsnr))
-        up = Level(*(jnp.where(logsnr < at.logsnr, u, t) for u, t in zip(higher, at, strict=True)))
+        up = at
+        if churn:
+            higher = level(schedule, time_of(schedule, logsnr))
+            up = Level(*(jnp.where(logsnr < at.logsnr, u, t) for u, t in zip(higher, at, strict=True)))
         return ChurnRow(
             at=at,
             to=to,

@@ -5,11 +5,9 @@ Grids in logsnr or in sigma/alpha invert the schedule by bisection. Whole steps 
 
 from collections.abc import Callable, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.process.base import Array, Schedule, in_float64, level
+from diffusion_jax.process.base import Schedule, in_float64, level, time_of
 
 Grid = Callable[..., np.ndarray]
 """`grid(schedule, num_steps, end, **options) -> times float64 [num_steps + 1]`."""
@@ -54,19 +52,6 @@ def chosen(times: Sequence[float], end: float) -> np.ndarray:
         shown = ", ".join(f"{t:g}" for t in times)
         raise ValueError(f"sampler.times=({shown}) must be times from 1 down to {end:g}; {wrong}")
     return found
-
-
-def time_of(schedule: Schedule, logsnr: Array) -> Array:
-    """The times [*S] at which a schedule has these logsnr [*S], by bisection; 0 or 1 beyond its ends."""
-
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = (low + high) / 2
-        later = level(schedule, middle).logsnr > logsnr
-        return jnp.where(later, middle, low), jnp.where(later, high, middle)
-
-    low, high = jax.lax.fori_loop(0, 64, halve, (jnp.zeros_like(logsnr), jnp.ones_like(logsnr)))
-    return (low + high) / 2
 
 
 def _times(schedule: Schedule, logsnr: np.ndarray) -> np.ndarray:

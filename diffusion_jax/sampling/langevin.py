@@ -52,7 +52,7 @@ def predictor_corrector(
             noiseless, lambda: x, lambda: _langevin(predict, row, x, keys_corrector, snr, steps, norms)
         ), memory
 
-    return method._replace(step=step)
+    return method._replace(step=step, score=True)
 
 
 def annealed_langevin(snr: float = 0.05**0.5, steps: int = 100, norms: str = "expected") -> Method:

@@ -26,7 +26,9 @@ class Method(NamedTuple):
 
     step: Step
     kernel: bool = False
-    """Whether it draws from the model's kernel `reverse`; the others need x0 and eps of a Gaussian process."""
+    """Whether it draws from the model's kernel `reverse`."""
+    score: bool = True
+    """Whether it needs the eps of a Gaussian process."""
     memory: Callable[[Array], Any] = lambda x: None
     """`memory(x[B,*D])`: the memory of a walk that begins at x."""
     prepare: Callable[[Schedule, Any], Any] = lambda schedule, rows: rows
@@ -70,6 +72,18 @@ def strided_times(num_steps: int, chain_steps: int) -> np.ndarray:
     """
     uniform_times(num_steps, chain_steps)
     return chosen_times(tuple(1 + chain_steps // num_steps * np.arange(num_steps)), chain_steps)
+
+
+def to_first_times(num_steps: int, chain_steps: int) -> np.ndarray:
+    """The falling grid from the last level of a chain to its first, num_steps steps or all T - 1: the first stays.
+
+    Source: the public code of Sohl-Dickstein et al. 2015, which never reverses the first step. Raises as
+    `uniform_times`, and for a chain of one step.
+    """
+    uniform_times(num_steps, chain_steps)
+    if chain_steps < 2:
+        raise ValueError(f"sampler.grid='to_first' needs a chain of at least 2 steps; process.num_steps={chain_steps}")
+    return np.round(np.linspace(chain_steps, 1, min(num_steps, chain_steps - 1) + 1)) / chain_steps
 
 
 def chosen_times(steps: tuple[int, ...], chain_steps: int) -> np.ndarray:

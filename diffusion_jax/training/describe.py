@@ -39,7 +39,7 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
     at_once = step.make_train_step(experiment.loss, experiment.times, experiment.optimizer, config.batch_size)
     arguments = shapes, batch, jax.eval_shape(lambda: jax.random.key(0))
     counted = jax.jit(at_once).lower(*arguments)  # of a loop, as accumulation is one, the compiler counts one turn
-    ends = in_float64(level, experiment.schedule(None), np.array([0.0, 1.0]))
+    ends = in_float64(level, build.at_first(config), np.array([0.0, 1.0]))
     figures: dict[str, Any] = {
         "parameters": count(shapes.params),
         "state_bytes": size(shapes),

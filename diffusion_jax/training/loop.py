@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import build
 from diffusion_jax.data import pipeline
-from diffusion_jax.data.scaling import from_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.sampling.loop import Sampler
 from diffusion_jax.training import checkpoints, parallel, pictures, quality, reporting, state, step
@@ -173,17 +172,19 @@ def is_drawn(n: int, every: int) -> bool:
     return n % every == 0 or n in (every // 100, every // 10)
 
 
-def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """`draw(params, seeds [N]) -> [N,*D]`, in the levels of the data; see `parallel.in_tiles`.
+def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Callable[..., np.ndarray]:
+    """`draw(params, seeds [N], label=None) -> [N,*D]`, in the levels of the data; see `parallel.in_tiles`.
 
-    It logs how far it is after each of its calls, if it needs several. complete: raise FloatingPointError where an
-    adaptive sampler did not keep to its tolerance in the allowed calls.
+    label [N]: the classes to draw; without it those that the sampler draws for the seeds, if it takes any. It logs how
+    far it is after each of its calls, if it needs several. complete: raise FloatingPointError where an adaptive sampler
+    did not keep to its tolerance in the allowed calls.
     """
     sample = parallel.spread(sampler.sample, whole=1)
 
-    def draw(params: Any, seeds: np.ndarray) -> np.ndarray:
+    def draw(params: Any, seeds: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
         bar = reporting.progress_bar("samples", len(seeds))
-        x = parallel.in_tiles(sample, params, seeds.astype(np.uint32), config.sampler.tile, bar)
+        each = (seeds.astype(np.uint32),) if label is None else (seeds.astype(np.uint32), label.astype(np.int32))
+        x = parallel.in_tiles(sample, params, each, config.sampler.tile, bar)
         lost = np.isnan(x.reshape(len(x), -1)).any(1).sum()
         if complete and lost and config.sampler.name == "dopri5":
             options = config.sampler.dopri5
@@ -192,7 +193,7 @@ def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Cal
                 f"atol={options.atol:g} in {options.max_calls} network calls; raise sampler.dopri5.max_calls, or rtol "
                 "and atol"
             )
-        return np.asarray(from_model(x, config.data.levels))
+        return np.asarray(build.out_of_range(config)(x))
 
     return draw
 

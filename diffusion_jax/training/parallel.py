@@ -78,23 +78,23 @@ def spread(function: Callable[..., Any], whole: int, summed: bool = False) -> Ca
 def in_tiles(
     sample: Callable[..., jax.Array],
     params: Any,
-    seeds: np.ndarray,
+    each: tuple[np.ndarray, ...],
     tile: int,
     report: Callable[[int], None] = lambda done: None,
 ) -> np.ndarray:
-    """`sample(params, seeds)`, spread over the devices, for any number of seeds: [N,*D] on the host.
+    """`sample(params, *each)`, spread over the devices, for arrays `each` of any number of rows: [N,*D] on the host.
 
-    Every device always works on `tile` seeds (the last call is padded), so that one program serves all and no sample
+    Every device always works on `tile` rows (the last call is padded), so that one program serves all and no sample
     depends on how many are asked for, on its place among them or on the number of devices. report: told how many are
     done after each call.
     """
     per_call = tile * jax.device_count()
     made = []
-    for first in range(0, len(seeds), per_call):
-        asked = seeds[first : first + per_call]
-        padded = np.resize(asked, per_call)
-        made.append(np.asarray(sample(params, padded))[: len(asked)])
-        report(first + len(asked))
+    for first in range(0, len(each[0]), per_call):
+        asked = [rows[first : first + per_call] for rows in each]
+        padded = [np.resize(rows, (per_call, *rows.shape[1:])) for rows in asked]
+        made.append(np.asarray(sample(params, *padded))[: len(asked[0])])
+        report(first + len(asked[0]))
     return np.concatenate(made)
 
 

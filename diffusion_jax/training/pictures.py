@@ -203,6 +203,22 @@ def rate_distortion(path: epath.PathLike, curves: Mapping[str, np.ndarray], titl
     _save(figure, path)
 
 
+def scales(path: epath.PathLike, rows: Sequence[Mapping[str, float]], title: str) -> None:
+    """Draw agreement with the class asked for against diversity, a point for each guidance scale."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    x, y = ([row[name] for row in rows] for name in ("class_diversity", "svm_agreement"))
+    axes.plot(x, y, marker="o", markersize=4, linewidth=1)
+    for row, place in zip(rows, zip(x, y, strict=True), strict=True):
+        axes.annotate(f"w = {row['scale']:g}", place, textcoords="offset points", xytext=(5, -10), fontsize=8)
+    axes.set(xlabel="diversity within a class (1: as the data)", ylabel="share of the class asked for", title=title)
+    axes.margins(0.12)
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def frontier(path: epath.PathLike, cells: Sequence[Mapping[str, Any]], title: str, real: float) -> None:
     """Draw Fréchet figures with their intervals, and the confidence of an SVM where there is one, against calls.
 
@@ -229,6 +245,8 @@ def frontier(path: epath.PathLike, cells: Sequence[Mapping[str, Any]], title: st
             panels[1].plot(calls, ratio, linewidth=1, **style)
     panels[0].axhline(real, color="k", linestyle="--", linewidth=0.8, label="held-out data")
     panels[0].set(yscale="log", ylabel="Fréchet distance to the training data", title=title)
+    panels[0].yaxis.set_major_formatter("{x:g}")
+    panels[0].yaxis.set_minor_formatter("{x:g}")
     if judged:
         panels[1].axhline(1, color="k", linestyle="--", linewidth=0.8)
         panels[1].set(ylabel="SVM confidence, ratio to held-out data")
@@ -258,6 +276,28 @@ def series(points: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def entropy_bounds(path: epath.PathLike, curves: Mapping[str, np.ndarray], title: str, unit: str) -> None:
+    """Draw the entropy of each reverse step between its bounds, what the model needs, and the KL that is K's loss.
+
+    curves: as `evaluation.nonequilibrium.curves` gives them. Source of the bounds: Sohl-Dickstein et al. 2015, eq. 20.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.8), dpi=120, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    t = np.asarray(curves["t"])
+    left.fill_between(t, curves["lower_bits"], curves["upper_bits"], alpha=0.3, label="H(x_s | x_t) lies here")
+    left.plot(t, curves["model_bits"], color="C1", linewidth=1, label="what the model needs")
+    left.set(xlabel="t, where the step starts", ylabel=f"{unit} of the step", title=title)
+    left.legend(fontsize=8)
+    kl = np.asarray(curves["kl_bits"])
+    right.plot(t, np.maximum(kl, np.min(kl[kl > 0], initial=1.0)), linewidth=1)
+    right.set(xlabel="t", ylabel=unit, yscale="log", title=f"KL of the step; {kl.sum():.3f} in all")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    _save(figure, path)
 
 
 def _save(figure: Any, path: epath.PathLike) -> None:

@@ -64,3 +64,12 @@ def test_errors_name_what_is_allowed():
     for factory in (digits, toy2d):
         with pytest.raises(ValueError, match="split='validation' is not known"):
             factory("validation")
+
+
+def test_the_swiss_roll_has_unit_variance_at_any_noise():
+    for noise in (0.0, 0.3, 2.0):
+        x0, _ = everything(toy2d("train", "swissroll", size=100_000, noise=noise))
+        np.testing.assert_allclose(x0.mean(axis=0), 0, atol=0.015)
+        assert np.square(x0).mean() == pytest.approx(1, abs=0.01)
+    with pytest.raises(ValueError, match=r"toy2d\.noise=-1 must be at least 0"):
+        toy2d("train", "swissroll", noise=-1)

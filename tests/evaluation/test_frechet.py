@@ -7,7 +7,7 @@ import runpy
 import numpy as np
 import pytest
 
-from diffusion_jax.evaluation.frechet import frechet_distance, frechet_pixels, statistics
+from diffusion_jax.evaluation.frechet import frechet_distance, frechet_interval, frechet_pixels, statistics
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 
@@ -67,6 +67,21 @@ def test_statistics_are_those_of_numpy():
 def test_shifted_pixels_are_as_far_as_the_shift():
     x = np.random.default_rng(0).integers(0, 200, (300, 2, 2, 1)).astype(np.uint8)
     assert frechet_pixels(x, x + 3) == pytest.approx(4 * 9, rel=1e-6)
+
+
+def test_bootstrap_interval_covers_what_sets_of_the_size_have_on_average():
+    random = np.random.default_rng(0)
+    real = random.standard_normal((2000, 3))
+    figures, ends = [], []
+    for i in range(100):
+        samples = 1.1 * random.standard_normal((100, 3)) + 0.2
+        figures.append(frechet_pixels(real, samples))
+        ends.append(frechet_interval(real, samples, draws=100, seed=i))
+        low, high = ends[-1]
+        assert low < figures[-1] < high
+    low, high = np.transpose(ends)
+    covered = np.mean((low <= np.mean(figures)) & (np.mean(figures) <= high))
+    assert 0.85 <= covered <= 0.99
 
 
 @pytest.mark.parametrize(("dims", "examples"), [(2, 50), (64, 500), (64, 20), (300, 900), (2048, 100)])

@@ -153,3 +153,22 @@ def test_clip_x0_keeps_the_pair_consistent():
     got = prediction.clip_x0(lambda *args: free)(None, x_t, at)
     np.testing.assert_allclose(got.x0, [[1.0, 0.2]], rtol=1e-6)
     np.testing.assert_allclose(0.6 * got.x0 + 0.8 * got.eps, x_t, rtol=1e-6)
+
+
+def test_labels_are_dropped_in_training_alone_and_by_the_key_of_each_example():
+    told = []
+
+    def predict(params, x_t, at, label, keys):
+        told.append(label)
+
+    keys = jax.random.split(jax.random.key(0), 2000)
+    label = jnp.arange(2000) % 10
+    dropping = prediction.drop_labels(predict, 0.2)
+    dropping(None, None, None, label, keys)
+    dropping(None, None, None, label[::-1], keys[::-1])
+    dropping(None, None, None, label, None)
+    dropped = np.asarray(told[0] == -1)
+    assert abs(dropped.mean() - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 2000)
+    np.testing.assert_array_equal(np.where(dropped, -1, label), told[0])
+    np.testing.assert_array_equal(told[1][::-1], told[0])
+    np.testing.assert_array_equal(told[2], label)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.process import schedules
-from diffusion_jax.process.base import in_float64, level
+from diffusion_jax.process.base import in_float64, level, time_of
 
 
 def alpha_bar(schedule, t):
@@ -101,3 +101,13 @@ def test_slope_of_a_chain_is_its_rate():
 def test_betas_outside_the_unit_interval_are_refused(betas):
     with pytest.raises(ValueError, match=r"betas must lie in \(0, 1\]"):
         schedules.chain(np.array(betas))
+
+
+@pytest.mark.parametrize("name", schedules.CONTINUOUS)
+def test_time_of_inverts_the_schedule(name):
+    schedule = schedules.CONTINUOUS[name]()
+    t = jnp.linspace(0.01, 1, 50)
+    log_alpha, log_sigma = schedule(t)
+    np.testing.assert_allclose(time_of(schedule, 2 * (log_alpha - log_sigma)), t, atol=2e-6)
+    beyond = time_of(schedule, jnp.array([-1e3, 1e3]))
+    np.testing.assert_allclose(beyond, [1, 0], atol=1e-6)

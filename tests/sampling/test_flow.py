@@ -115,6 +115,31 @@ def test_decoding_undoes_encoding(index):
     assert np.abs(back - x).max() < 1e-4 * float(x.std())
 
 
+def test_dopri5_walks_in_parts_as_at_once():
+    """To the lowest level with noise, and from there to the predicted x0; a sample that is lost is nan."""
+    schedule, process, predict = schedules.cosine(20), gaussian(), oracles.exact(oracles.TWO_MODES)
+    method = flow.dopri5(1e-6, 1e-6)
+    rows = loop.rows(process, schedule, loop.uniform_times(20, 20))
+    x = process.prior(schedule, jax.random.split(jax.random.key(0), 4), (2,)).at[3, 0].set(jnp.nan)
+
+    @jax.jit
+    def walk(rows, x, memory):
+        return method.walk(predict, schedule, rows, x, memory)
+
+    def part(first, last):
+        return jax.tree.map(lambda field: field[first:last], rows)
+
+    found, (calls, ok) = walk(rows, x, method.memory(x))
+    assert list(ok) == [True, True, True, False] and np.isnan(found[3]).any() and (calls[:3] > 50).all()
+    halves = walk(part(10, 20), *walk(part(0, 10), x, method.memory(x)))
+    np.testing.assert_allclose(halves[0][:3], found[:3], atol=2e-5)
+    assert list(halves[1][1]) == list(ok) and (halves[1][0][:3] > calls[:3]).all()
+    low, (before, _) = walk(part(0, 19), x, method.memory(x))
+    at = jax.tree.map(lambda field: jnp.full(4, field[-1], jnp.float32), rows.at)
+    np.testing.assert_allclose(found[:3], predict(low, at).x0[:3], atol=1e-6)
+    assert list(before) == list(calls - 1)
+
+
 def test_ddim_inversion_is_undone_to_first_order(x64):
     """Upwards with `inversion`, down again with DDIM (eta = 0): the error falls with the step."""
     predict, schedule, process = oracles.exact(oracles.TWO_MODES), schedules.cosine(400), gaussian()

@@ -37,7 +37,7 @@ def test_tiles_have_one_shape_and_no_sample_depends_on_its_place(number):
         return params * seeds[:, None]
 
     seeds = np.arange(5, 5 + number, dtype=np.uint32)
-    made = parallel.in_tiles(parallel.spread(sample, whole=1), jnp.float32(3), seeds, tile=2)
+    made = parallel.in_tiles(parallel.spread(sample, whole=1), jnp.float32(3), (seeds,), tile=2)
     np.testing.assert_array_equal(made, 3.0 * seeds[:, None])
     assert shapes == {(2,)}
 

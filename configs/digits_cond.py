@@ -1,0 +1,22 @@
+"""A DDPM of the embedded digits that is told the class, and sometimes not: for classifier-free guidance.
+
+Run:    python -m diffusion_jax.main train --config=configs/digits_cond.py --workdir=runs/digits_cond
+        python -m diffusion_jax.main sample --workdir=runs/digits_cond --label=3 --guidance.scale=2
+Expect: held-out loss 0.073 (measured). 256 samples of 50 steps: at guidance scales 1, 2, 4 the SVM takes 98, 100, 100 %
+        of them for the class asked for, at 0.86, 0.66, 0.51 of the diversity of the data within a class (measured)
+Time:   2,500 steps like those of digits.py (13 minutes, measured on 2 CPU cores busy with other work)
+
+    python -m diffusion_jax.main evaluate --workdir=runs/digits_cond --scales=0,1,2,4 --sampler.num_steps=100
+"""
+
+from ml_collections import ConfigDict
+
+from configs import defaults, digits
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe; variant "tiny" is for tests."""
+    c = digits.get_config()
+    c.network.update(conditional=True, label_dropout=0.1)
+    c.guidance.name = "classifier_free"
+    return defaults.variant(c, variant)

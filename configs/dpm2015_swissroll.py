@@ -1,0 +1,36 @@
+"""The swiss roll of Sohl-Dickstein et al. 2015: Gaussian diffusion in 40 steps whose rates are learned.
+
+Run:    python -m diffusion_jax.main train --config=configs/dpm2015_swissroll.py --workdir=runs/swissroll
+        python -m diffusion_jax.main evaluate --workdir=runs/swissroll --likelihood=K
+Expect: TODO
+Time:   TODO
+"""
+
+from ml_collections import ConfigDict
+
+from configs import defaults
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The recipe; variant "tiny" is for tests."""
+    c = defaults.get_config()
+    c.train_steps = 8000
+    c.batch_size = 1024
+    c.data.name = "toy2d"
+    c.data.toy2d.update(kind="swissroll", size=100_000)
+    c.process.num_steps = 40
+    c.schedule.name = "learned_betas"
+    c.schedule.learned_betas.first_beta = c.schedule.dpm2015.first_beta = 1e-4
+    c.network.name = "mlp"
+    c.network.mlp.update(width=64, depth=3)
+    c.prediction.update(target="dpm2015_code", variance="dpm2015_paper")
+    c.loss.name = "K"
+    c.times.name = "low_discrepancy"
+    c.optimizer.update(learning_rate=2e-3, warmup_steps=100)
+    c.ema.decays = (0.998,)
+    c.sampler.update(clip_x0=False, grid="to_first", denoise=False, tile=2000)
+    c.bound.clip_x0 = False
+    c.checkpoint.every = 4000
+    c.report.update(samples_every=4000, num_samples=2000)
+    c.eval.update(every=2000, max_examples=20_000, num_samples=0)
+    return defaults.variant(c, variant)

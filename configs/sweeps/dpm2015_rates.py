@@ -1,0 +1,30 @@
+"""Learned rates against fixed ones on the swiss roll, everything else equal: Sohl-Dickstein et al. 2015, section 2.4.1.
+
+Run:    python -m diffusion_jax.main sweep --sweep=configs/sweeps/dpm2015_rates.py --workdir=runs/dpm2015_rates
+        python -m diffusion_jax.main compare runs/dpm2015_rates
+Expect: TODO
+Time:   TODO
+
+All cells start from the same rates: "fixed" stays there, "learned" moves each step's, "bumps" moves ten bumps in time.
+"""
+
+from typing import Any
+
+
+def get_sweep(variant: str = "") -> dict[str, Any]:
+    """The grid; "tiny" for tests."""
+    if variant not in ("", "tiny"):
+        raise ValueError(f"sweep variant {variant!r} is not known; use none or :tiny")
+    cells: dict[str, dict[str, Any]] = {
+        "fixed": {"schedule.name": "dpm2015"},
+        "learned": {"schedule.name": "learned_betas", "schedule.learned_betas.bumps": 0},
+        "bumps": {"schedule.name": "learned_betas", "schedule.learned_betas.bumps": 10},
+    }
+    return {
+        "config": "configs/dpm2015_swissroll.py" + (":tiny" if variant else ""),
+        "seeds": (0, 1) if variant else (0, 1, 2, 3),
+        "flags": {"train_steps": 2 if variant else 3000, "report.samples_every": 0, "report.tensorboard": False},
+        "cells": dict(list(cells.items())[:2]) if variant else cells,
+        "evaluate": ("--likelihood=K", "--num_samples=0"),
+        "note": "K in bits of two dimensions; the paper learns its rates and gives no figure for fixed ones.",
+    }

@@ -1,0 +1,104 @@
+"""Dead leaves: discs of random grey that occlude one another, their radii by a power law, so that no scale stands out.
+
+After Lee, Mumford and Huang 2001, the model behind the images of Sohl-Dickstein et al. 2015, who do not say how theirs
+were made. Made on the spot: an image is a function of (seed, place), so a set of any size costs nothing to keep. A
+pixel takes the grey of the first disc, from the front, that its centre lies in. The centres fill
+the plane evenly; a leaf of random grey lies behind all others.
+"""
+
+import functools
+import math
+
+import numpy as np
+
+from diffusion_jax.data.source import SPLITS, Source, check_split
+
+LAYERS = 9
+"""Discs are laid until a pixel is covered so many times on average: exp(-9), a pixel in eight images, sees the last."""
+
+
+def dead_leaves(
+    split: str, shape: tuple[int, int] = (32, 32), radii: tuple[float, float] = (2.0, 32.0), size: int = 1_000_000,
+    seed: int = 0,
+) -> Source:  # fmt: skip
+    """Images uint8 [H,W,1] of 256 levels; the density of the radius, in pixels, falls as r^-3 between two radii.
+
+    size: images of a split, each with a stream of its own. The grey of a leaf is uniform over the levels.
+    """
+    check_split(split)
+    height, width = shape
+    small, large = radii
+    if not (height >= 1 and width >= 1 and 0 < small < large and size >= 1):
+        raise ValueError(
+            f"dead_leaves: shape={tuple(shape)}, radii={tuple(radii)} and size={size} must be at least 1, and the "
+            "radii two that rise"
+        )
+    read = functools.partial(_read, (seed, SPLITS.index(split)), (height, width), (float(small), float(large)))
+    return Source(f"dead_leaves/{split}", (height, width, 1), 256, 0, size, read, on_disk=False)
+
+
+def _read(
+    stream: tuple[int, int], shape: tuple[int, int], radii: tuple[float, float], places: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    images = np.concatenate([_images(stream, shape, radii, part) for part in _parts(places)])
+    return images, np.full(len(places), -1, np.int32)
+
+
+def _parts(places: np.ndarray, most: int = 64) -> list[np.ndarray]:
+    """A few images at a time: what is made of them stays in the cache."""
+    return [places[i : i + most] for i in range(0, len(places), most)] or [places]
+
+
+@functools.lru_cache(maxsize=8)
+def _radius_table(shape: tuple[int, int], radii: tuple[float, float]) -> tuple[np.ndarray, np.ndarray, int]:
+    """The distribution of the radius of a disc that touches the image's box, and how many such discs make LAYERS.
+
+    The box grown by r on each side holds the centres that can matter: their number goes as r^-3 (H + 2r)(W + 2r).
+    """
+    (height, width), (small, large) = shape, radii
+    r = np.geomspace(small, large, 4001)
+    rate, area = r**-3 * (height + 2 * r) * (width + 2 * r), r**-3 * math.pi * r**2
+    middle = np.diff(r) / 2
+    share = np.append(0, np.cumsum((rate[1:] + rate[:-1]) * middle))
+    covered = ((area[1:] + area[:-1]) * middle).sum()  # times a pixel is covered, by as many discs as share[-1]
+    return share / share[-1], r, math.ceil(LAYERS * share[-1] / covered)
+
+
+def _images(
+    stream: tuple[int, int], shape: tuple[int, int], radii: tuple[float, float], places: np.ndarray
+) -> np.ndarray:
+    (height, width), count = shape, len(places)
+    share, table, discs = _radius_table(shape, radii)
+    drawn = np.empty((count, discs + 1, 4), np.float32)
+    for row, place in enumerate(places):
+        np.random.Generator(np.random.Philox(key=_key(stream, int(place)))).random(out=drawn[row], dtype=np.float32)
+    radius = np.interp(drawn[..., 0], share, table).astype(np.float32)
+    top, left = (drawn[..., 1 + axis] * (shape[axis] + 2 * radius) - radius for axis in (0, 1))
+    grey = (drawn[..., 3] * 256).astype(np.uint8)
+    image = np.repeat(grey[:, :1], height * width, axis=1).ravel()
+    radius, top, left, grey = (value[:, 1:].ravel() for value in (radius, top, left, grey))
+    start = np.repeat(np.arange(count, dtype=np.int32) * (height * width), discs)
+
+    # A disc is its rows, a row its pixels: those whose centres lie inside. What comes later lies in front.
+    first = np.maximum(np.ceil(top - radius - 0.5), 0).astype(np.int32)
+    rows = np.maximum(np.minimum(np.floor(top + radius - 0.5), height - 1).astype(np.int32) - first + 1, 0)
+    disc, y = np.repeat(np.arange(len(rows), dtype=np.int32), rows), _each(rows, first)
+    half = np.sqrt(np.maximum(radius[disc] ** 2 - (y + np.float32(0.5) - top[disc]) ** 2, 0))
+    begin = np.maximum(np.ceil(left[disc] - half - 0.5), 0).astype(np.int32)
+    pixels = np.maximum(np.minimum(np.floor(left[disc] + half - 0.5), width - 1).astype(np.int32) - begin + 1, 0)
+    image[_each(pixels, start[disc] + y * width + begin)] = np.repeat(grey[disc], pixels)
+    return image.reshape(count, height, width, 1)
+
+
+def _each(counts: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """All integers of runs [N] that begin at `first` and count so many."""
+    before = np.cumsum(counts, dtype=np.int32) - counts
+    each = np.repeat(first - before, counts)
+    each += np.arange(len(each), dtype=np.int32)
+    return each
+
+
+def _key(stream: tuple[int, int], place: int) -> np.ndarray:
+    """Two words of 64 bits that tell every image of every seed and split from the others."""
+    seed, split = stream
+    return np.array([seed, 2 * place + split], np.uint64)

@@ -1,0 +1,34 @@
+"""The half of the U-Net that goes down, as a classifier of noisy images: guides, not samples, are made of it."""
+
+from functools import partial
+
+import flax.linen as nn
+
+from diffusion_jax.networks import layers, unet
+from diffusion_jax.networks.layers import Array
+
+
+class Encoder(unet.UNet):
+    """x [B,H,W,C], time [B], label (ignored), keys [B] or None -> logits [B,out_channels].
+
+    The options are those of `UNet`. The lowest level is averaged over its pixels behind a last norm.
+    Source: Dhariwal and Nichol 2021, section 4, with a mean in the place of its attention pool.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
+        dtype = self._check(x, time, label, keys)
+        accurate = layers.at_least_float32(dtype)
+        temb = layers.Conditioning(self.channels, 4 * self.channels, 0, accurate, name="temb")(time, None)
+        h = layers.conv(self.channels, dtype, "conv_in")(layers.fourier_features(x, self.fourier))
+        lift = nn.remat if self.remat else (lambda module: module)
+        attend = partial(lift(layers.SelfAttention), heads=self.heads, dtype=dtype, groups=self.groups)
+        block = partial(lift(layers.ResidualBlock), dropout=self.dropout, dtype=dtype, groups=self.groups)
+        last = len(self.multipliers) - 1
+        for i, multiplier in enumerate(self.multipliers):
+            attends = x.shape[1] >> i in self.attention
+            level = partial(block, channels=self.channels * multiplier), attend if attends else None
+            h = unet.Down(self.blocks, *level, dtype, i < last, name=f"down_{i}")(h, temb, keys)[-1]
+        h = unet.Middle(level[0], attend, name="mid")(h, temb, keys)
+        h = nn.silu(layers.group_norm(h.shape[-1], accurate, "norm_out", self.groups)(h))
+        return layers.dense(self.out_channels, accurate, "dense_out")(h.mean((1, 2)))

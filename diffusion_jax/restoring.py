@@ -1,0 +1,136 @@
+"""Held-out examples degraded, and restored by a trained run: denoising, inpainting, colours, resolution.
+
+degraded = degradation.missing((8, 8, 1), "right")
+arrays, figures = restoring.restore(run, degraded, "renoise", number=8)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax import build, trained
+from diffusion_jax.data.scaling import from_model, to_model
+from diffusion_jax.objective.prediction import clip_x0
+from diffusion_jax.process.base import Array, level, normal
+from diffusion_jax.sampling import degradation, posterior
+from diffusion_jax.sampling.degradation import Degradation
+from diffusion_jax.training import parallel
+
+TASKS: dict[str, Callable[..., Degradation]] = {
+    "denoise": degradation.noise,
+    "inpaint": degradation.missing,
+    "colourise": degradation.colour,
+    "superres": degradation.detail,
+}
+RESAMPLED = ("renoise", "noise_aware")
+"""Rules under which x_t has the law of a noisy example, so that noise may be added back."""
+LEAST_VAR = 1e-4
+"""Of an element of the training data, for noise_aware: some pixels never change."""
+
+
+def restore(
+    run: trained.Run,
+    degraded: Degradation,
+    rule: str,
+    number: int,
+    seed: int = 0,
+    noise: float = 0.0,
+    repeats: int = 1,
+    length: int = 10,
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Degrade and restore the first `number` held-out examples, at seeds seed, seed + 1, …
+
+    rule: of `posterior.RULES`. noise: its standard deviation in what is known, in the range of the model. repeats,
+    length: see `posterior.resample`. Returns the arrays degraded, restored and original [N,*D] in the levels of the
+    data, mask, seeds and labels; and the RMSE of what was not known (with noise: of everything), in 255ths of the
+    range: `rmse`, and `rmse_degraded` of the degraded examples, where 0 stands for what is missing. Raises ValueError.
+    """
+    config = run.config
+    restorer = make_restorer(config, run.experiment, degraded, rule, noise, repeats, length)
+    heldout = build.source(config, "heldout")
+    if not 1 <= number <= heldout.size:
+        raise ValueError(f"--num_samples={number} must lie in 1 … {heldout.size}, the number of held-out examples")
+    if not 0 <= seed <= 2**32 - number:
+        raise ValueError(f"--seed={seed} must be at least 0, and seed + num_samples at most 2^32")
+    grey, label = heldout.read(np.arange(number))
+    seeds = np.arange(seed, seed + number, dtype=np.uint32)
+    x0 = to_model(grey, config.data.levels)
+    drawn = normal(jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 2))(jnp.asarray(seeds)), x0.shape[1:])
+    known = degraded.rotate(x0) + noise * drawn
+    each = [seeds, np.asarray(known, np.float32), *([label] if build.asks_for_class(config) else [])]
+    shown = degraded.show(known)
+    restored = parallel.in_tiles(parallel.spread(restorer, whole=1), run.params, tuple(each), config.sampler.tile)
+    unknown = np.broadcast_to(~degraded.mask if not noise else np.ones_like(degraded.mask), x0.shape)
+
+    def rmse(x: Any) -> float:
+        return float(np.sqrt(np.square(np.asarray(degraded.rotate(x - x0), np.float64)[unknown]).mean()) * 127.5)
+
+    arrays: dict[str, Any] = {"degraded": shown, "restored": restored, "original": x0}
+    return (
+        {name: np.asarray(from_model(x, config.data.levels)) for name, x in arrays.items()}
+        | {"mask": degraded.mask, "seeds": seeds.astype(np.int64), "labels": label},
+        {"rmse": rmse(jnp.asarray(restored)), "rmse_degraded": rmse(shown)},
+    )
+
+
+def make_restorer(
+    config: Any, experiment: build.Experiment, degraded: Degradation, rule: str, noise: float, repeats: int, length: int
+) -> Callable[..., Array]:
+    """Build `restorer(params, seeds uint32[B], y[B,*D], label=None) -> x0[B,*D]`, y in the coordinates of `degraded`.
+
+    With the sampler and the guidance of the config. Raises ValueError where the choices do not fit.
+    """
+    build.choose("--rule", rule, posterior.RULES)
+    name = config.sampler.name
+    if not build.choose("sampler.name", name, build.METHODS)(**build.options(config.sampler)).kernel:
+        kernels = [name for name, make in build.METHODS.items() if make().kernel]
+        raise ValueError(f"sampler.name={name!r} draws from no kernel that r(x) could change; use {', '.join(kernels)}")
+    if config.process.name != "gaussian":
+        raise ValueError(f"process.name={config.process.name!r}: only a gaussian process can be restored from")
+    if degraded.rotate is not degraded.back and config.prediction.variance in build.LEARNED:
+        raise ValueError(
+            f"prediction.variance={config.prediction.variance!r} is learned pixel by pixel and suits neither colours "
+            "nor blocks; use --task=inpaint or denoise"
+        )
+    if noise < 0 or (noise and rule == "renoise"):
+        raise ValueError(f"--noise={noise}: it cannot be negative, and --rule=renoise takes none; use noise_aware")
+    if not noise and not (~degraded.mask).any():
+        raise ValueError(f"--noise={noise}: nothing is missing and there is no noise to remove; use --noise=0.5")
+    if repeats < 1 or length < 1 or (repeats > 1 and rule not in RESAMPLED):
+        raise ValueError(
+            f"--repeats={repeats} --length={length} must be at least 1, and --rule={rule} one of {', '.join(RESAMPLED)}"
+            " to repeat"
+        )
+    chosen = posterior.noise_aware(*moments(config, degraded)) if rule == "noise_aware" else posterior.RULES[rule]()
+    predict = clip_x0(experiment.guided) if build.clips(config, config.sampler) else experiment.guided
+    if degraded.rotate is not degraded.back:
+        predict = degradation.rotated(predict, degraded)
+    unclipped = config.copy_and_resolve_references()
+    unclipped.sampler.clip_x0 = False
+
+    def restorer(params: Any, seeds: Array, y: Array, label: Array | None = None) -> Array:
+        observed = posterior.Observed(y, jnp.asarray(degraded.mask), noise)
+        kernel = posterior.condition(experiment.reverse, chosen, observed)
+        sampler = build.sampler(unclipped, experiment.process, experiment.schedule, predict, kernel)
+        x, keys = sampler.start(params, seeds)
+        x = posterior.start(chosen, observed, level(experiment.schedule(params), jnp.ones(len(y), y.dtype)), x)
+
+        def walk(x: Array, keys: Array, rows: Any, first: Array | int) -> Array:
+            return sampler.walk(params, x, sampler.memory(x), keys, rows, first, label)[0]
+
+        rows = sampler.rows(params)
+        x = posterior.resample(walk, rows, x, keys, length, repeats) if repeats > 1 else walk(x, keys, rows, 0)
+        return degraded.back(x)
+
+    return restorer
+
+
+def moments(config: Any, degraded: Degradation) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance [*D] of each coordinate over the training data, which is at least LEAST_VAR."""
+    train = build.source(config, "train")
+    x0, _ = train.read(np.arange(min(train.size, config.eval.max_examples)))
+    x = np.asarray(degraded.rotate(to_model(x0, config.data.levels)), np.float64)
+    return x.mean(0), np.maximum(x.var(0), LEAST_VAR)

@@ -1,0 +1,170 @@
+"""Sampling x0 given an observation y of it: the model's kernel is multiplied by r, the likelihood of y.
+
+    p~(x_s | x_t)  ∝  p(x_s | x_t) r_s(x_s),        r(x0) = N(y; x0, noise²) on the elements that were observed,
+
+Source: Sohl-Dickstein et al. 2015, section 2.5. A `Rule` says what r_s is on the way. The kernel stays Gaussian,
+element by element, so `condition` turns one `reverse` into another, for every sampler that draws from its kernel:
+
+- `constant`, r_s = r: biased. Each step multiplies by r, and so does the normaliser of the one before: on N(0, 1) data
+  and with small steps the chain tends to N(0, 1) r², not to N(0, 1) r. Without noise (inpainting) it pins the elements
+  observed to y at all levels.
+- `power`, r_s = r^(1-s), which is r^((T-t)/T) of the paper: it comes in gradually; biased too.
+- `noise_aware`, r_s(x_s) = E[r(x0) | x_s]: the exact one, in closed form if the elements are Gaussian and independent.
+- `renoise`, no r at all: the elements observed are drawn from q(x_s | x0 = y) at every step. Source: Song et al. 2021,
+  appendix I.2; Lugmayr et al. 2022 (RePaint), whose resampling is `resample`.
+
+All work on elements: what is observed is a mask. A colour image known in grey, or an image known at low resolution, is
+a mask in rotated coordinates, see `sampling.degradation`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffusion_jax.objective.reverse import Reverse
+from diffusion_jax.process.base import Array, Level, expand, normal
+from diffusion_jax.process.gaussian import Row, step_row
+
+
+class Observed(NamedTuple):
+    """What is known of x0: y = x0 + noise on the elements of a mask."""
+
+    y: Array
+    """[B,*D]; its value does not matter where nothing was observed."""
+    mask: Array
+    """bool [*D] or [B,*D]."""
+    noise: Array | float
+    """Standard deviation; 0: y is x0 itself."""
+
+
+Law = tuple[Array, Array]
+"""A Gaussian, element by element: (mean [B,*D], log_var)."""
+Rule = Callable[[Level, Law, Observed], Law]
+"""`rule(level[B], law of x at that level, observed) -> law of x given y`."""
+
+
+def constant() -> Rule:
+    """r_s = r. Biased: on N(0, 1) data it tends to N(0, 1) r². Source: Sohl-Dickstein et al. 2015, section 2.5."""
+    return lambda level, law, observed: times(law, observed, 1.0, 0.0, jnp.square(observed.noise))
+
+
+def power() -> Rule:
+    """r_s(x) = r(x)^(1-s), r^((T-t)/T) on a chain. Source: Sohl-Dickstein et al. 2015, section 2.5."""
+
+    def rule(level: Level, law: Law, observed: Observed) -> Law:
+        power = expand(1 - jnp.maximum(level.t, 0), observed.y)
+        var = jnp.where(power > 0, jnp.square(observed.noise) / jnp.where(power > 0, power, 1), jnp.inf)
+        return times(law, observed, 1.0, 0.0, var)
+
+    return rule
+
+
+def noise_aware(mean: Any, var: Any) -> Rule:
+    """r_s(x_s) = E[r(x0) | x_s] for elements x0 ~ N(mean, var), independent of each other; var > 0.
+
+    mean and var are [*D] or numbers. x0 given x_s is N(m, v) with gain = alpha var / (alpha² var + sigma²),
+    m = mean + gain (x_s - alpha mean) and v = sigma² var / (alpha² var + sigma²), hence r_s(x_s) = N(y; m, v + noise²).
+    Exact for such data: the samples are those of the posterior. Without noise it makes the kernel q(x_s | x_t, x0 = y).
+    """
+
+    def rule(level: Level, law: Law, observed: Observed) -> Law:
+        alpha, sigma = expand(level.alpha, observed.y), expand(level.sigma, observed.y)
+        m, v = (jnp.asarray(value, observed.y.dtype) for value in (mean, var))
+        marginal = alpha**2 * v + sigma**2
+        gain = alpha * v / marginal
+        return times(law, observed, gain, m - gain * alpha * m, sigma**2 * v / marginal + jnp.square(observed.noise))
+
+    return rule
+
+
+def renoise() -> Rule:
+    """q(x_s | x0 = y) = N(alpha y, sigma²) in the place of the kernel. y must be without noise.
+
+    Source: Song et al. 2021, appendix I.2; Lugmayr et al. 2022, eq. 8a.
+    """
+
+    def rule(level: Level, law: Law, observed: Observed) -> Law:
+        mean, log_var = law
+        return (
+            jnp.where(observed.mask, expand(level.alpha, observed.y) * observed.y, mean),
+            jnp.where(observed.mask, 2 * expand(level.log_sigma, observed.y), log_var),
+        )
+
+    return rule
+
+
+RULES: dict[str, Callable[..., Rule]] = {
+    "constant": constant,
+    "power": power,
+    "noise_aware": noise_aware,
+    "renoise": renoise,
+}
+
+
+def times(law: Law, observed: Observed, gain: Any, offset: Any, var: Any) -> Law:
+    """The law times N(y; gain x + offset, var) on the elements observed, normalised; var may be 0 or infinite.
+
+    With V the variance of the law and share = gain V / (gain² V + var): mean + share (y - gain mean - offset), and
+    V var / (gain² V + var).
+    """
+    mean, log_var = law
+    before = jnp.exp(log_var)
+    total = gain**2 * before + var
+    moved = observed.mask & (total > 0) & jnp.isfinite(total)
+    total = jnp.where(moved, total, 1)
+    share = jnp.where(moved, jnp.where(var == 0, 1 / gain, gain * before / total), 0)
+    return (
+        mean + share * (observed.y - gain * mean - offset),
+        log_var + jnp.where(moved, jnp.log(var) - jnp.log(total), 0),
+    )
+
+
+def condition(reverse: Reverse, rule: Rule, observed: Observed) -> Reverse:
+    """The kernel p(x_s | x_t) made one given y."""
+
+    def conditioned(row: Row, prediction: Any, x_t: Array) -> Law:
+        return rule(row.to, reverse(row, prediction, x_t), observed)
+
+    return conditioned
+
+
+def start(rule: Rule, observed: Observed, at: Level, x: Array) -> Array:
+    """x [B,*D], drawn from the prior N(0, alpha² + sigma²) of the level t = 1, made a draw given y."""
+    scale = expand(jnp.hypot(at.alpha, at.sigma), x)
+    mean, log_var = rule(at, (jnp.zeros_like(x), jnp.broadcast_to(2 * jnp.log(scale), x.shape)), observed)
+    return mean + jnp.exp(0.5 * log_var) * x / scale
+
+
+def resample(
+    walk: Callable[..., Array], rows: Row, x: Array, keys: Array, length: int = 10, repeats: int = 10
+) -> Array:
+    """Walk the rows [N] in stretches of `length`, each of them `repeats` times, with noise added back in between.
+
+    What was drawn beside the elements observed so gets to agree with them. N - N % length steps are repeated, the first
+    ones are walked once. walk: `walk(x, keys, rows, first) -> x`. It costs `repeats` times the network calls.
+    Source: Lugmayr et al. 2022, section 4.2 (jump length 10, 10 resamplings).
+    """
+    size = len(rows.at.t)
+    rest = size % length
+    if rest:
+        x = walk(x, keys, jax.tree.map(lambda field: field[:rest], rows), 0)
+    stretches = jax.tree.map(lambda field: jnp.asarray(field, x.dtype)[rest:].reshape(-1, length), rows)
+
+    def stretch(x: Array, inputs: tuple[Array, Row]) -> tuple[Array, None]:
+        first, part = inputs
+        begin, end = (jax.tree.map(lambda field, i=i: field[i], level) for level, i in ((part.at, 0), (part.to, -1)))
+        alpha = jnp.exp(begin.log_alpha - end.log_alpha)
+        sigma = jnp.exp(0.5 * step_row(begin, end).log_var_large)
+
+        def again(i: Array, x: Array) -> Array:
+            own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, size + i)
+            key_back, key_walk = jnp.moveaxis(jax.vmap(jax.random.split)(own), 1, 0)
+            key_back = jax.vmap(jax.random.fold_in, in_axes=(0, None))(key_back, first)
+            return walk(alpha * x + sigma * normal(key_back, x.shape[1:], x.dtype), key_walk, part, first)
+
+        return jax.lax.fori_loop(1, repeats, again, walk(x, keys, part, first)), None
+
+    x, _ = jax.lax.scan(stretch, x, (rest + jnp.arange(0, size - rest, length), stretches))
+    return x

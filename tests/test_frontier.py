@@ -1,0 +1,105 @@
+"""The frontier: every cell once, by counted calls, and refused before anything is drawn."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax import frontier, main, trained
+from diffusion_jax.training import pictures, reporting
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("toy")
+    flags = ["--config.report.tensorboard=False", "--config.report.samples_every=0", "--config.eval.every=0"]
+    assert main.run(["main", "train", "--config=configs/toy2d.py:tiny", f"--workdir={path}", *flags]) == 0
+    return path
+
+
+def width(path):
+    with Image.open(path) as image:
+        return image.size[0]
+
+
+def run(capsys, workdir, *flags):
+    code = main.run(["main", "frontier", f"--workdir={workdir}", *flags])
+    captured = capsys.readouterr()
+    return code, captured.out.splitlines(), captured.err
+
+
+def test_cells_are_drawn_once_and_add_to_one_table(workdir, capsys, monkeypatch):
+    code, lines, errors = run(capsys, workdir, "--samplers=ode_heun,dpmpp_2m:logsnr", "--steps=2", "--num_samples=40")
+    result = json.loads(lines[-1])
+    assert code == 0 and result["cells"] == result["drawn"] == 2, errors
+    monkeypatch.setattr(trained, "draw", lambda *_: pytest.fail("drawn again"))
+    code, lines, _ = run(capsys, workdir, "--samplers=ode_heun", "--steps=2", "--num_samples=40")
+    assert code == 0 and json.loads(lines[-1]) == result | {"drawn": 0}
+    assert sum(line.startswith("| ode_heun | uniform | 2 | 40 | 3 |") for line in lines) == 1
+    assert sum(line.startswith("| dpmpp_2m | logsnr | 2 | 40 | 2 |") for line in lines) == 1
+    folder = next((workdir / "evaluation").iterdir())
+    with np.load(folder / "frontier.npz") as file:
+        assert sorted(file["network_calls"]) == [2, 3]
+        assert np.all(file["frechet_low"] < file["frechet_pixels"])
+    assert (folder / "frontier.csv").read_text().count("\n") == 3
+    assert width(folder / "frontier.png") > 300
+    cells = sorted((folder / "frontier").glob("*.npz"))
+    with np.load(cells[0]) as file:
+        assert file["samples"].shape == (40, 2) and json.loads(str(file["figures"]))["sampler"] == "dpmpp_2m"
+
+
+def test_another_option_is_another_cell(workdir):
+    run = trained.load(str(workdir))
+    run.config.sampler.ddim.eta = 1.0
+    noisy = frontier.cell(run, "ddim", 2, 10, 0)
+    run.config.sampler.ddim.eta = 0.0
+    still = frontier.cell(run, "ddim", 2, 10, 0)
+    assert noisy.label == "ddim eta=1.0" and still.label == "ddim eta=0.0" and noisy.name != still.name
+    assert frontier.cell(run, "ddim", 2, 11, 0).name != still.name
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--samplers=ddimm"], "sampler.name='ddimm' is not known (did you mean 'ddim'?)"),
+        (["--samplers=ddim:log"], "sampler.grid='log' is not known (did you mean 'logsnr'?)"),
+        (["--steps=5,x"], "--steps=5,x must be whole numbers"),
+        (["--steps=9"], "the chain has only 4"),
+        (["--num_samples=1"], "--num_samples=1 must be at least 2"),
+    ],
+)
+def test_bad_input_is_one_line(flags, message, workdir, capsys, monkeypatch):
+    monkeypatch.setattr(trained, "draw", lambda *_: pytest.fail("drawn"))
+    code, lines, errors = run(capsys, workdir, *flags)
+    assert code == 2 and not lines and message in errors.splitlines()[-1]
+
+
+def test_picture_of_judged_cells(tmp_path):
+    cell = {"sampler": "ddim", "grid": "uniform", "num_samples": 10, "frechet_low": 1.0, "frechet_high": 3.0}
+    cells = [cell | {"network_calls": n, "frechet_pixels": 2.0, "svm_confidence_ratio": 0.9} for n in (5, 10)]
+    pictures.frontier(tmp_path / "f.png", cells, "title", 1.5)
+    judged = width(tmp_path / "f.png")
+    for one in cells:
+        del one["svm_confidence_ratio"]
+    pictures.frontier(tmp_path / "f.png", cells, "title", 1.5)
+    assert judged > width(tmp_path / "f.png")
+
+
+def test_the_bar_tells_how_far_and_how_long(caplog, monkeypatch):
+    now = iter((0.0, 20.0, 40.0))
+    monkeypatch.setattr(reporting.time, "perf_counter", lambda: next(now))
+    logger = logging.getLogger("diffusion_jax")
+    monkeypatch.setattr(logger, "handlers", [])  # those that main.run has set
+    monkeypatch.setattr(logger, "propagate", True)
+    with caplog.at_level(logging.INFO, "diffusion_jax"):
+        report = reporting.progress_bar("samples", 2000, width=10)
+        for done in (500, 1000, 2000):
+            report(done)
+        reporting.progress_bar("samples", 64)(64)
+    assert [record.message for record in caplog.records] == [
+        "samples [##........] 500/2,000  …",
+        "samples [#####.....] 1,000/2,000  40 s left",
+        "samples [##########] 2,000/2,000  0 s left",
+    ]
