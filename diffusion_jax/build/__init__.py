@@ -20,9 +20,27 @@ from diffusion_jax.build.choices import LEARNED, NEED_CHAIN, choose, options
 from diffusion_jax.build.guidances import CLASSIFIERS, GUIDANCES, asks_for_class, check_guide, class_log_probs
 from diffusion_jax.build.networks import NETWORKS, input_scale, network, telling
 from diffusion_jax.build.objectives import OF_A_CHAIN, TARGETS, decoder, loss_terms, time_sampler, vlb_term
-from diffusion_jax.build.paths import LEARNED_SCHEDULES, SCHEDULES, at_first, chain_rows, grid_rows, init_schedule, lowest_time, schedule
+from diffusion_jax.build.paths import (
+    LEARNED_SCHEDULES,
+    SCHEDULES,
+    at_first,
+    chain_rows,
+    grid_rows,
+    init_schedule,
+    lowest_time,
+    schedule,
+)
 from diffusion_jax.build.samplers import METHODS, clips, sampler, sampling_times
-from diffusion_jax.build.sources import FEATURES, JUDGES, feature_network, into_range, known_entropies, out_of_range, resolve, source
+from diffusion_jax.build.sources import (
+    FEATURES,
+    JUDGES,
+    feature_network,
+    into_range,
+    known_entropies,
+    out_of_range,
+    resolve,
+    source,
+)
 from diffusion_jax.objective import losses, prediction, reverse, time_sampling
 from diffusion_jax.process.base import Array, Process, Schedule, in_float64
 from diffusion_jax.process.binomial import binomial
@@ -30,7 +48,6 @@ from diffusion_jax.process.gaussian import gaussian
 from diffusion_jax.sampling import guidance, loop
 
 __all__ = [
-    "Experiment",
     "FEATURES",
     "JUDGES",
     "LEARNED",
@@ -39,6 +56,7 @@ __all__ = [
     "PROCESSES",
     "SCHEDULES",
     "TARGETS",
+    "Experiment",
     "asks_for_class",
     "at_first",
     "build",
