@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
     c.schedule = ConfigDict()
     c.schedule.name = "linear"  # linear, quad, const, warmup, harmonic, dpm2015, sigmoid, cosine (chains)
     # or, in closed form: vp, subvp, linear_logsnr, ve, edm
-    # or with parameters, for loss.name=K or vlb: learned_betas (of a chain), learned_gamma, learned_gamma_net
+    # or with parameters, for loss.name=K, vlb or vdm: learned_betas (of a chain), learned_gamma, learned_gamma_net
     c.schedule.dpm2015 = ConfigDict({"first_beta": 1e-3})
     c.schedule.learned_betas = ConfigDict(
         {"first_beta": 1e-3, "bumps": 0}

@@ -7,6 +7,9 @@ import pytest
 
 from configs import defaults
 from diffusion_jax import build
+from diffusion_jax.process import schedules
+from diffusion_jax.process.base import Level
+from diffusion_jax.process.gaussian import gaussian
 from diffusion_jax.training.describe import describe
 
 
@@ -163,7 +166,7 @@ def test_refused_in_one_line(changes, message):
 
 
 def test_a_process_without_a_score_has_ancestral_sampling_only(monkeypatch):
-    monkeypatch.setitem(build.PROCESSES, "binomial", build.gaussian)
+    monkeypatch.setitem(build.PROCESSES, "binomial", gaussian)
     build.build(config(process__name="binomial"))
     predictor = {"sampler__predictor_corrector__predictor": "ancestral"}
     for name in set(build.METHODS) - {"ancestral"}:
@@ -214,7 +217,7 @@ def test_the_network_checks_shapes_before_anything_compiles(changes, message):
 
 @pytest.mark.parametrize("name", build.SCHEDULES)
 def test_every_schedule_builds(name):
-    changes = {} if name in build.schedules.CHAINS else {"network__told": "logsnr"}
+    changes = {} if name in schedules.CHAINS else {"network__told": "logsnr"}
     if name == "harmonic":
         changes["prediction__target"] = "v"
     if name in build.LEARNED_SCHEDULES:
@@ -253,7 +256,7 @@ REFUSED_OF_2015 = [
         {"schedule__name": "learned_betas", "process__num_steps": 1},
         r"process.num_steps=1: a chain whose rates are learned needs at least 2 steps",
     ),
-    ({"schedule__name": "learned_gamma"}, r"loss.name='simple' does not train it; use loss.name=K or vlb"),
+    ({"schedule__name": "learned_gamma"}, r"loss.name='simple' does not train it; use loss.name=K, vlb or vdm"),
     (
         {"prediction__target": "dpm2015_paper", "prediction__variance": "dpm2015_code", "loss__name": "K"},
         r"set prediction.variance=dpm2015_paper, not dpm2015_code",
@@ -310,8 +313,8 @@ def test_conditional_network_is_told_the_label():
     experiment = build.build(c)
     params = build.init(c, experiment.network, jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), params)
-    at = jax.tree.map(lambda x: jnp.full(2, x), build.schedules.linear(4)(jnp.array(0.5)))
-    level = build.Level(jnp.full(2, 0.5), *at)
+    at = jax.tree.map(lambda x: jnp.full(2, x), schedules.linear(4)(jnp.array(0.5)))
+    level = Level(jnp.full(2, 0.5), *at)
     found = experiment.predict(params, jnp.ones((2, 5)), level, jnp.array([1, 2]), None)
     assert float(jnp.abs(found.eps[0] - found.eps[1]).max()) > 1e-4
 
@@ -367,7 +370,7 @@ CONTINUOUS_LOSSES = [
     {"loss__name": "likelihood"},
     {"loss__name": "edm", "prediction__target": "edm", "prediction__input": "unit_variance"},
     {"loss__name": "edm", "times__name": "log_normal", "schedule__name": "edm", "network__told": "log_sigma"},
-    {"loss__name": "vdm", "schedule__name": "linear_logsnr", "bound__decoder": "softmax"},
+    {"loss__name": "vdm", "schedule__name": "learned_gamma", "bound__decoder": "softmax"},
     {"loss__name": "snr", "loss__reduction": "half_sum", "schedule__name": "ve", "network__told": "log_sigma"},
 ]
 
@@ -381,6 +384,11 @@ def test_continuous_training_gives_a_finite_loss(changes):
     t, _ = experiment.times.sample(None, jax.random.key(2), rows["index"], 4)
     loss, metrics = experiment.loss(params, rows, t, jax.random.split(jax.random.key(1), 4))
     assert np.isfinite(loss).all() and np.all(loss > 0) and np.all((t >= 0) & (t <= 1))
+    if c.loss.name == "vdm":
+        mean = jax.grad(
+            lambda params: experiment.loss(params, rows, t, jax.random.split(jax.random.key(1), 4))[0].mean()
+        )
+        assert all(value != 0 for value in mean(params)["schedule"].values())
     assert list(metrics) == (["diffusion", "prior", "reconstruction"] if c.loss.name == "vdm" else ["mse"])
 
 

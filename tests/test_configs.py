@@ -29,7 +29,7 @@ PARAMETERS = {
     "cifar10_ve_ncsnpp:deep": 107_586_947,
     "cifar10_edm": 55_733_891 - 9 * 128,  # no label of the augmentation
     "cifar10_edm:ve_cond": 56_400_643 - 9 * 256,
-    "cifar10_vdm": 30_578_181 - 2,  # no learned ends of the schedule
+    "cifar10_vdm": 30_578_181,
 }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax import main, trained
+from diffusion_jax.data import entropies
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -51,7 +52,7 @@ def test_a_rate_that_is_not_the_data_s_is_said(tmp_path, capsys):
 
 def test_learned_rates_are_frozen_when_a_run_is_read(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("diffusion_jax.data.entropies.POINTS", 4000)
-    monkeypatch.setattr(trained.build.entropies.swissroll, "__defaults__", (4000,))
+    monkeypatch.setattr(entropies.swissroll, "__defaults__", (4000,))
     workdir = a_run("dpm2015_swissroll", tmp_path, capsys)
     run = trained.load(str(tmp_path / "dpm2015_swissroll"), ema="none")
     assert np.abs(run.params["schedule"]["perturbation"]).max() > 0  # trained

@@ -39,9 +39,11 @@ def test_figures_are_those_of_the_metrics():
 def test_a_run_reports_them_and_its_best_checkpoint_is_best_by_the_one_named(tmp_path):
     c = config(quality_metrics=("fid",))
     c.train_steps, c.checkpoint.best, c.checkpoint.keep = 3, "fd_pixels_50", 3
+    c.optimizer.learning_rate, c.ema.decays = 0.1, ()  # so that three steps are seen in the samples
     results = loop.train(c, str(tmp_path))
     reported = {record["step"]: record["fd_pixels_50"] for record in reporting.read_metrics(tmp_path)}
     assert results["fd_pixels_50"] == reported[3] and set(reported) == {1, 2, 3}
+    assert len(set(reported.values())) == 3
     assert checkpoints.find_step(tmp_path, "best") == min(reported, key=reported.get)
 
 
