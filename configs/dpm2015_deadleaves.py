@@ -14,21 +14,21 @@ from configs import defaults
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
     c = defaults.get_config()
-    c.train_steps = 6000
+    c.train_steps = 4000
     c.batch_size = 16
     c.data.update(name="dead_leaves", std=0.5796, dequantise=True)
     c.process.num_steps = 1000
     c.schedule.name = "dpm2015"
     c.network.name = "multiscale"
-    c.network.multiscale.update(conv_layers=4, features=32, scales=3, dense_layers=0, upper_layers=2, upper_features=64)
+    c.network.multiscale.update(conv_layers=4, features=24, scales=3, dense_layers=0, upper_layers=2, upper_features=48)
     c.prediction.update(target="dpm2015_code", variance="dpm2015_code")
     c.loss.name = "K"
     c.times.name = "low_discrepancy"
-    c.optimizer.update(learning_rate=1e-3, warmup_steps=200)
-    c.ema.decays = (0.998,)
-    c.sampler.update(clip_x0=False, grid="to_first", denoise=False)
+    c.optimizer.update(learning_rate=2e-3, warmup_steps=200, grad_clip=0.0)
+    c.ema.decays = (0.995,)
+    c.sampler.update(clip_x0=False, grid="to_first", denoise=False, tile=16)
     c.bound.clip_x0 = False
     c.checkpoint.every = 2000
     c.report.update(samples_every=0)
-    c.eval.update(every=1000, max_examples=128, num_samples=0)
+    c.eval.update(every=1000, max_examples=64, num_samples=0)
     return defaults.variant(c, variant)

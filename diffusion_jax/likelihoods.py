@@ -160,7 +160,7 @@ def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """
     config, experiment = run.config, run.experiment
     process, path = experiment.process, experiment.schedule(None)
-    rows = build.chain_rows(config, process, experiment.schedule)(None)
+    rows = build.K_rows(config, process, experiment.schedule)(None)
     into = build.into_range(config)
     term = objective_bound.K_term(process, experiment.reverse)
     terms = variational.make_terms(experiment.predict, process, experiment.schedule, term, rows)

@@ -243,6 +243,17 @@ def test_a_learned_schedule_is_fixed_only_when_it_is_frozen():
     assert abs(np.asarray(experiment.sampler.rows(shift).x0_scale) - rows.x0_scale).max() > 0.01
 
 
+def test_K_ends_one_step_before_t_0_whatever_noise_is_left_there():
+    """A schedule with noise at t = 0 has T rows for K as any other, and its first level is 1/T."""
+    for name in ("linear", "linear_logsnr"):
+        c = config(schedule__name=name, loss__name="K", process__num_steps=4)
+        experiment = build.build(c)
+        rows = build.K_rows(c, experiment.process, experiment.schedule)(None)
+        np.testing.assert_allclose(rows.at.t, [1, 0.75, 0.5, 0.25])
+        np.testing.assert_allclose(rows.to.t, [0.75, 0.5, 0.25, 0])
+    assert np.isfinite(rows.to.log_sigma).all()
+
+
 BITS = {"data__levels": 2, "process__name": "binomial", "schedule__name": "harmonic", "loss__name": "K"}
 BITS |= {"prediction__target": "x0", "prediction__variance": "fixed_small"}
 REFUSED_OF_2015 = [

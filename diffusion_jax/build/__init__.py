@@ -23,6 +23,7 @@ from diffusion_jax.build.objectives import OF_A_CHAIN, TARGETS, decoder, loss_te
 from diffusion_jax.build.paths import (
     LEARNED_SCHEDULES,
     SCHEDULES,
+    K_rows,
     at_first,
     chain_rows,
     grid_rows,
@@ -57,6 +58,7 @@ __all__ = [
     "SCHEDULES",
     "TARGETS",
     "Experiment",
+    "K_rows",
     "asks_for_class",
     "at_first",
     "build",

@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax.build.choices import BOUND_LOSSES, LEARNED, NEED_CHAIN, choose, options
-from diffusion_jax.build.paths import LEARNED_SCHEDULES, at_first, chain_rows, schedule
+from diffusion_jax.build.paths import LEARNED_SCHEDULES, K_rows, at_first, chain_rows, schedule
 from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, time_sampling
 from diffusion_jax.process.base import Process, Schedule, in_float64
 
@@ -69,9 +69,9 @@ def loss_terms(
             own["likelihood"] = {"schedule": path(None)}
         weight = losses.WEIGHTS[name](**options(config.loss), **own.get(name, {}))
         return {"mse": (1.0, losses.weighted_mse(path, target, weight, config.loss.reduction))}
-    rows = chain_rows(config, process, path)
     if name == "K":
-        return {"K": (1.0, losses.K(process, kernel, path, rows, steps))}
+        return {"K": (1.0, losses.K(process, kernel, path, K_rows(config, process, path), steps))}
+    rows = chain_rows(config, process, path)
     vlb = losses.vlb(vlb_term(config, process, kernel), rows, steps, stop_mean=name == "hybrid")
     if name == "vlb" and config.schedule.name in LEARNED_SCHEDULES:
         noisy = bool(np.isfinite(in_float64(at_first(config), np.zeros(()))[1]))

@@ -87,6 +87,12 @@ def chain_rows(
     return grid_rows(config, process, path, loop.uniform_times(num_steps or chain, chain), denoise=True)
 
 
+def K_rows(config: ConfigDict, process: Process, path: Callable[[Any], Schedule]) -> Callable[[Any], Any]:
+    """`rows(params)`: the T steps of the chain down to t = 0, whether or not there is noise left, for K stops before."""
+    steps = config.process.num_steps
+    return grid_rows(config, process, path, loop.uniform_times(steps, steps), denoise=False)
+
+
 def grid_rows(
     config: ConfigDict,
     process: Process,

@@ -72,7 +72,7 @@ def K_term(process: Process, reverse: Reverse) -> StepTerm:
 
 
 def K_ends(process: Process, schedule: Schedule, rows: Any, x0: Array) -> Array:
-    """H_q(x_T | x_0) - H_q(x_1 | x_0) - H_p(x_T) in nats [B]; rows: the steps of the chain, from T down to 0."""
+    """H_q(x_T | x_0) - H_q(x_1 | x_0) - H_p(x_T) in nats [B]; rows: the T steps of the chain, down to t = 0."""
     first, last = (jax.tree.map(lambda field, i=i: jnp.full(len(x0), field[i], x0.dtype), rows) for i in (0, -1))
     at = [process.entropies(row, x0).at for row in (first, last)]
     return at[0] - at[1] - process.prior_entropy(schedule, x0)
