@@ -1,9 +1,16 @@
-"""Dead leaves, 32 x 32, by the convolutions of Sohl-Dickstein et al. 2015.
+"""Dead leaves, 32 x 32, by multi-scale convolutions as in Sohl-Dickstein et al. 2015, at a size for two CPU cores.
 
 Run:    python -m diffusion_jax.main train --config=configs/dpm2015_deadleaves.py --workdir=runs/deadleaves
         python -m diffusion_jax.main evaluate --workdir=runs/deadleaves --likelihood=K
-Expect: TODO
-Time:   TODO
+Expect: K = 0.514 ± 0.041 bits/pixel, 2.561 above the null model, on 64 held-out images (measured; the paper reports
+        1.489 and 3.536, and 1.244 of an MCGSM); more steps raise it
+Time:   536 s to train, 155 s to evaluate (measured on two CPU cores that were busy with other work)
+
+The paper does not say how its images were made; ours have hard edges, radii from 2 to 32 pixels and 256 uniform levels,
+dequantised, so the two rows of figures are not of the same data. At the paper's size, for a GPU (not measured here):
+--config.network.multiscale.conv_layers=6 --config.network.multiscale.features=100 --config.network.multiscale.\
+dense_layers=2 --config.network.multiscale.upper_layers=4 --config.network.multiscale.upper_features=100 \
+--config.batch_size=128 --config.train_steps=500000 --config.optimizer.learning_rate=1e-3
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,9 @@
 
 Run:    python -m diffusion_jax.main train --config=configs/dpm2015_swissroll.py --workdir=runs/swissroll
         python -m diffusion_jax.main evaluate --workdir=runs/swissroll --likelihood=K
-Expect: TODO
-Time:   TODO
+Expect: K = -1.395 ± 0.015 bits, 2.700 above the null model, 0.185 below -H of the data, which is -1.210 (measured; the
+        paper reports 2.35 and 6.45 on a roll whose noise it does not give)
+Time:   257 s to train, 127 s to evaluate (measured on two CPU cores that were busy with other work)
 """
 
 from ml_collections import ConfigDict

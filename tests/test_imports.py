@@ -14,7 +14,7 @@ MAY_IMPORT = {name: [name] for name in NOTHING} | {
     "sampling": ["sampling", "objective", "process"],
     "evaluation": ["evaluation", "sampling", "objective", "process"],
 }
-MAY_IMPORT["build"] = [*NOTHING, *MAY_IMPORT]
+MAY_IMPORT["build"] = ["build", *NOTHING, *MAY_IMPORT]
 
 
 def imports(path):

@@ -88,7 +88,7 @@ def chain_rows(
 
 
 def K_rows(config: ConfigDict, process: Process, path: Callable[[Any], Schedule]) -> Callable[[Any], Any]:
-    """`rows(params)`: the T steps of the chain down to t = 0, noise left or not, since K stops before it."""
+    """`rows(params)`: the T steps of the chain down to t = 0, with noise there or without, for K stops before."""
     steps = config.process.num_steps
     return grid_rows(config, process, path, loop.uniform_times(steps, steps), denoise=False)
 
