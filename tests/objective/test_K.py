@@ -40,7 +40,7 @@ def K_of_unit_gaussians(schedule, target, kernel, shape=None, steps=T):
     def silent(params, x, told, label, keys):
         return jnp.zeros((len(x), 2))
 
-    predict = prediction.predictor(silent, lambda params: schedule, target, lambda at: at.t, True, shape)
+    predict = prediction.predictor(silent, lambda params: schedule, target, lambda at: at.t, True, shape=shape)
     term = bound.K_term(process, kernel(process))
 
     def of_step(here):
@@ -81,7 +81,7 @@ def test_the_mean_of_the_paper_in_the_same_setting(x64):
     expected += 0.5 * np.log((1 - alpha_bar[-1]) / (1 - alpha_bar[1]))
     # K_ends has the entropies of x_T and x_1 given x0 in it: with NULL that is all
     found = K_of_unit_gaussians(
-        schedule, prediction.dpm2015(1000), reverse.dpm2015_paper, prediction.attracted(1000), steps=1000
+        schedule, prediction.dpm2015(1000), reverse.dpm2015_paper, shape=prediction.attracted(1000), steps=1000
     )
     assert found == pytest.approx(expected, abs=1e-9)
     assert found - NULL == pytest.approx(-0.765, abs=1e-3)  # reported of the public code's rates
