@@ -40,7 +40,7 @@ def K_of_unit_gaussians(schedule, target, kernel, shape=None, steps=T):
     def silent(params, x, told, label, keys):
         return jnp.zeros((len(x), 2))
 
-    predict = prediction.predictor(silent, lambda params: schedule, target, lambda at: at.t, True, shape)
+    predict = prediction.predictor(silent, lambda params: schedule, target, lambda at: at.t, True, shape=shape)
     term = bound.K_term(process, kernel(process))
 
     def of_step(here):
