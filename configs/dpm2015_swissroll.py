@@ -5,6 +5,10 @@ Run:    python -m diffusion_jax.main train --config=configs/dpm2015_swissroll.py
 Expect: K = -1.395 ± 0.015 bits, 2.700 above the null model, 0.185 below -H of the data, which is -1.210 (measured; the
         paper reports 2.35 and 6.45 on a roll whose noise it does not give)
 Time:   257 s to train, 127 s to evaluate (measured on two CPU cores that were busy with other work)
+
+With more steps of fixed rates the bound comes close to what is possible, configs/dpm2015_swissroll.py:fine, T = 300:
+K = -1.262 ± 0.010 bits, 0.052 below -H of the data, 0.041 below -H(x_1); 546 s to train, 63 s to evaluate (measured on
+the same cores).
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +17,7 @@ from configs import defaults
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The recipe; variant "tiny" is for tests."""
+    """The recipe; variant "fine" has 300 steps, "tiny" is for tests."""
     c = defaults.get_config()
     c.train_steps = 12_000
     c.batch_size = 512
@@ -34,4 +38,14 @@ def get_config(variant: str = "") -> ConfigDict:
     c.checkpoint.every = 4000
     c.report.update(samples_every=12_000, num_samples=2000)
     c.eval.update(every=4000, max_examples=20_000, num_samples=0)
+    if variant == "fine":
+        c.update(train_steps=15_000, batch_size=1024)
+        c.process.num_steps = 300
+        c.schedule.name = "linear_logsnr"
+        c.schedule.linear_logsnr.update(gamma_min=-10.5, gamma_max=6.0)
+        c.network.mlp.width = 128
+        c.optimizer.learning_rate = 2e-3
+        c.ema.decays = (0.9995,)
+        c.report.samples_every = 15_000
+        variant = ""
     return defaults.variant(c, variant)
