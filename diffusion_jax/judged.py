@@ -148,6 +148,7 @@ def own_reference(run: trained.Run, network: FeatureNetwork) -> reference.Refere
         if network.compiled and expected.items() <= stored.provenance.items():
             return stored
     found = reference.measure(run.config, "train", network)
+    path.parent.mkdir(parents=True, exist_ok=True)
     reference.write(path, found)
     return found
 

@@ -166,12 +166,12 @@ def test_refused_in_one_line(changes, message):
 
 
 def test_a_process_without_a_score_has_ancestral_sampling_only(monkeypatch):
-    monkeypatch.setitem(build.PROCESSES, "binomial", gaussian)
-    build.build(config(process__name="binomial"))
+    monkeypatch.setitem(build.PROCESSES, "scoreless", gaussian)
+    build.build(config(process__name="scoreless"))
     predictor = {"sampler__predictor_corrector__predictor": "ancestral"}
     for name in set(build.METHODS) - {"ancestral"}:
         with pytest.raises(ValueError, match=f"sampler.name='{name}' needs the score of a Gaussian process"):
-            build.build(config(process__name="binomial", sampler__name=name, **predictor))
+            build.build(config(process__name="scoreless", sampler__name=name, **predictor))
 
 
 CALLS = {"ode_heun": 2, "edm": 2, "predictor_corrector": 2, "annealed_langevin": 100}

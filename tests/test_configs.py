@@ -59,7 +59,7 @@ def test_tiny_variant_is_tiny(name):
     if config.data.name in ("heartbeat", "dead_leaves"):
         config = build.resolve(config, build.source(config, "train"))
     if not config.data.shape:
-        config.data.update(shape=(2,) if config.network.name == "mlp" else (8, 8, 3), levels=256, classes=0)
+        config.data.update(shape=(2,) if config.network.name == "mlp" else (8, 8, 3), levels=256, classes=10)
     assert count(build.parameters(config, build.build(config).network)) <= 100_000
     assert (config.process.num_steps or config.sampler.num_steps) == 4 and config.data.shape[:-1] in ((), (8, 8))
 

@@ -203,7 +203,7 @@ def classifier(config: ConfigDict) -> Experiment:
         guided=none,
         reverse=none,
         times=time_sampler(config),
-        loss=_in_model_range(losses.cross_entropy(log_probs, process, path), config.data.levels),
+        loss=_in_model_range(losses.cross_entropy(log_probs, process, path), into_range(config)),
         optimizer=optimizer(config.optimizer),
         sampler=loop.Sampler(none, none, none, none, none, none),
     )
