@@ -2,10 +2,17 @@
 
 Run:    python -m diffusion_jax.main sweep --sweep=configs/sweeps/dpm2015_rates.py --workdir=runs/dpm2015_rates
         python -m diffusion_jax.main compare runs/dpm2015_rates
-Expect: nothing was measured yet
-Time:   twelve runs of some minutes on two CPU cores (estimated from configs/dpm2015_swissroll.py; not measured)
+Expect: K in bits of two dimensions, three seeds, 6,000 steps (measured); none gets beyond -1.246:
 
-All cells start from the same rates: "fixed" stays there, "learned" moves each step's, "bumps" moves ten bumps in time.
+    fixed           -2.177 ± 0.030
+    fixed_as_code   -3.254 ± 0.003
+    learned         -1.466 ± 0.003
+    bumps           -1.375 ± 0.011
+
+Time:   718 s for the twelve runs on two CPU cores (measured)
+
+"fixed" stays where the learned rates start, "learned" moves each step's, "bumps" moves ten bumps in time, and
+"fixed_as_code" has the first rate of the public code, 0.001 + 1/T, which is more noise than the roll has itself.
 """
 
 from typing import Any
