@@ -120,7 +120,8 @@ axes[0, 0].set_ylabel("the model's entropy: 0 lower bound, 1 upper")
 if "swissroll" in runs:
     run = runs["swissroll"]
     config, experiment, T = run.config, run.experiment, run.config.process.num_steps
-    x0 = build.source(config, "heldout").read(np.arange(2000))[0]
+    heldout = build.source(config, "heldout")
+    x0 = heldout.read(np.arange(min(2000, heldout.size)))[0]
     schedule, sampler = experiment.schedule(None), experiment.sampler
     noise = normal(jax.random.split(jax.random.key(0), len(x0)), (2,))
     rows = sampler.rows(None)
@@ -173,8 +174,8 @@ if "swissroll" in runs and config.schedule.name == "learned_betas":
     plt.show()
 
 # %% [markdown]
-# Is it worth it? The same recipe with the rates fixed, free, and as ten bumps in time, everything else equal; fixed_as_code
-# has the larger first rate of the public code:
+# Is it worth it? The same recipe with the rates fixed, free, and as ten bumps in time, everything else equal;
+# fixed_as_code has the larger first rate of the public code:
 
 # %%
 directory = RUNS / "dpm2015_rates"
