@@ -17,7 +17,7 @@ TENSORFLOW = [
 JUPYTEXT = "jupytext>=1.17"
 NOTEBOOKS = ["jupyterlab>=4.4", "nbclient>=0.10", JUPYTEXT]
 CHECKS = ["ruff>=0.14", "mypy>=1.18", "pre-commit>=4.3"]
-DEV = ["pytest>=9.0", "pytest-xdist>=3.8", "hypothesis>=6.140", JUPYTEXT, *CHECKS]
+DEV = ["pytest>=9.0", "pytest-xdist>=3.8", "hypothesis>=6.140", "ipython>=9.0", JUPYTEXT, *CHECKS]
 
 setuptools.setup(
     name="diffusion_jax",

@@ -32,7 +32,7 @@ def parse(argv: list[str], stored: Mapping[str, Any] | None = None) -> flags.Fla
         args["runs"].value, rest = rest, []
     if rest:
         raise ValueError(f"{rest[0]!r} is not a flag; flags are written --name=value")
-    if "config" in args and args["config"].value is None:
+    if "config" in args and not early_flags(argv, "config").config:
         raise ValueError("--config is missing; for example --config=configs/digits.py")
     return args
 

@@ -86,8 +86,11 @@ def test_recipe_trains_two_steps_and_samples(name, images, tmp_path, capsys, mon
     monkeypatch.chdir(ROOT)
     workdir = str(tmp_path / "run")
     flags = [f"--config=configs/{name}.py:tiny", f"--workdir={workdir}", "--config.report.tensorboard=False"]
-    if recipe(name).data.name in ("folder", "tfds"):  # sets that nobody can ship: images of the test in their place
+    data = recipe(name).data
+    if data.name in ("folder", "tfds"):  # sets that nobody can ship: images of the test in their place
+        channels = data.shape[-1] if data.shape else 3
         flags += [f"--config.data.folder.path={images}", "--config.data.name=folder", "--config.data.workers=0"]
+        flags += [f"--config.data.folder.channels={channels}"]
         flags += ["--config.data.folder.heldout_fraction=0.4", "--config.data.classes=0"]
     assert main.run(["main", "train", *flags]) == 0
     trained = json_line(capsys)
@@ -111,6 +114,6 @@ def test_recipe_trains_two_steps_and_samples(name, images, tmp_path, capsys, mon
     elif config.data.name == "toy2d":
         assert samples.dtype == np.float32 and samples.shape == (5, 2)
     else:
-        grey = config.data.name in ("digits", "dead_leaves")
-        assert samples.dtype == np.uint8 and samples.shape == (5, 8, 8, 1 if grey else 3)
+        channels = config.data.shape[-1] if config.data.shape else 1 if data.name in ("digits", "dead_leaves") else 3
+        assert samples.dtype == np.uint8 and samples.shape == (5, 8, 8, channels)
         assert samples.max() < (17 if config.data.name == "digits" else 256)

@@ -275,7 +275,7 @@ def test_a_file_that_is_no_sweep_is_told(content, message, tmp_path, capsys):
         (["compare"], "--workdir is missing"),
         (["compare", "{tmp}"], "{tmp} is not the workdir of a sweep"),
         (["compare", "{tmp}/none"], "is not the workdir of a sweep"),
-        (["compare", "{tmp}", "{tmp}"], "is not a flag"),
+        (["compare", "--workdir={tmp}", "{tmp}"], "is not a flag"),
     ],
 )
 def test_bad_input_is_one_line(argv, message, tmp_path, capsys, commands):
