@@ -55,9 +55,13 @@ def predictor_corrector(
     return method._replace(step=step, score=True)
 
 
-def annealed_langevin(snr: float = 0.05**0.5, steps: int = 100, norms: str = "expected") -> Method:
+def annealed_langevin(
+    snr: float = 0.05**0.5, steps: int = 100, norms: str = "expected", at_start: bool = False
+) -> Method:
     """No predictor: `steps` of Langevin dynamics at each level in turn; a step that ends without noise takes x0.
 
+    at_start: also at t = 1, before the first step, which a draw from the prior does not need unless the noise there is
+    too little to hide the data, as with NCSN's.
     The defaults are NCSN's: e = 1e-5 sigma²/0.01² at 100 steps a level (its alpha_i is 2 e). Source: Song and Ermon
     2019, algorithm 1; the last step: Jolicoeur-Martineau et al. 2021. `steps` network calls, one at the last step.
     Raises ValueError for options that are not known.
@@ -70,7 +74,7 @@ def annealed_langevin(snr: float = 0.05**0.5, steps: int = 100, norms: str = "ex
         return jax.lax.cond(
             jnp.isneginf(row.to.log_sigma[0]),
             lambda: predict(x, row.at).x0,
-            lambda: _langevin(predict, row, x, keys, snr, steps, norms),
+            lambda: _langevin(predict, row, x, keys, snr, steps, norms, at_start),
         ), memory
 
     return Method(step)
@@ -83,18 +87,22 @@ def _check(name: str, snr: float, steps: int, norms: str) -> None:
         raise ValueError(f"sampler.{name}: snr={snr} must be above 0 and steps={steps} at least 1")
 
 
-def _langevin(predict: BoundPredict, row: Any, x: Array, keys: Array, snr: float, steps: int, norms: str) -> Array:
-    """`steps` of Langevin dynamics at the level where the row ends."""
-    sigma = row.to.sigma
-    factor = 2 * snr**2 * jnp.exp(-2 * row.log_alpha_ratio) * sigma**2
+def _langevin(
+    predict: BoundPredict, row: Any, x: Array, keys: Array, snr: float, steps: int, norms: str, at_start: bool = False
+) -> Array:
+    """`steps` of Langevin dynamics at the level where the row ends; at_start: if it starts at t = 1, there first."""
 
     def norm(values: Array) -> Array:
         return jnp.sqrt(jnp.square(values).reshape(len(values), -1).sum(1))
 
+    before = jnp.where(row.at.t[0] == 1, steps, 0) if at_start else 0
+
     def one(i: Array, x: Array) -> Array:
-        eps = predict(x, row.to).eps
+        here = jax.tree.map(lambda at, to: jnp.where(i < before, at, to), row.at, row.to) if at_start else row.to
+        factor = 2 * snr**2 * jnp.exp(-2 * row.log_alpha_ratio) * here.sigma**2
+        eps = predict(x, here).eps
         noise = normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x.shape[1:], x.dtype)
         size = factor * (norm(noise) / norm(eps)) ** 2 if norms == "example" else factor
-        return x - expand(size / sigma, x) * eps + expand(jnp.sqrt(2 * size), x) * noise
+        return x - expand(size / here.sigma, x) * eps + expand(jnp.sqrt(2 * size), x) * noise
 
-    return jax.lax.fori_loop(0, steps, one, x)
+    return jax.lax.fori_loop(0, steps + before, one, x)
