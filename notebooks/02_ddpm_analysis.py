@@ -212,7 +212,7 @@ def tiles(axis, images, levels, columns, title="", rows=()):
 
 def starts(run, number):
     """t where each of `number` parts of the sampler's grid begins, the levels of the pictures of `main show`."""
-    return [float(part.at.t[0]) for part in progressive.parts(run.experiment.sampler.rows(run.params), number)]
+    return [float(part.at.t[0]) for part in progressive.parts(run.experiment.sampler.rows(None), number)]
 
 
 def sent_at(run, t):
