@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.schedule.geometric.update(sigma_min=0.02, sigma_max=2.0)
     c.network.name = "ncsn"
     c.prediction.target = "score"
-    c.loss.reduction = "half_sum"
+    c.loss.update(name="snr", reduction="half_sum")  # of the error of eps, sigma times that of the score
     c.optimizer.update(learning_rate=1e-3, warmup_steps=0, grad_clip=0.0)
     c.ema.decays = ()
     c.bound.clip_x0 = False

@@ -25,6 +25,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.schedule.geometric.sigma_max = 100.0
     c.network.name = "ncsnv2"
     c.prediction.target = "eps"
+    c.loss.name = "simple"  # which for this target is the same
     c.optimizer.learning_rate = 1e-4
     c.ema.decays = (0.999,)
     c.sampler.denoise = True

@@ -74,10 +74,8 @@ def get_config() -> ConfigDict:
     c.schedule.edm = ConfigDict({"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0})
 
     c.network = ConfigDict()
-    c.network.name = (
-        "unet"  # unet, ncsnpp (NCSN++ and DDPM++), ncsn, ncsnv2, vdm, mlp; of 2015: rbf, sequence_mlp, multiscale;
-    )
-    # encoder, with loss.name=cross_entropy
+    c.network.name = "unet"  # unet, ncsnpp (NCSN++ and DDPM++), ncsn, ncsnv2 (both of a chain), vdm, mlp;
+    # of 2015: rbf, sequence_mlp, multiscale; encoder, with loss.name=cross_entropy
     c.network.conditional = False  # tell the network the class label
     c.network.label_dropout = 0.0  # share of the examples whose label it is not told, for classifier-free guidance
     c.network.told = "step"  # what it is told about time: step (k - 1), time (999 t), logsnr, log_sigma
@@ -100,9 +98,9 @@ def get_config() -> ConfigDict:
     c.network.ncsnpp.fourier_scale = 16.0
     c.network.ncsnpp.taps = (1, 1)  # of the filter that resamples; NCSN++ has (1, 3, 3, 1)
     c.network.ncsnpp.progressive_input = False  # show the noisy image to every level on the way down (NCSN++)
-    for name in ("ncsn", "ncsnv2"):
-        c.network[name] = ConfigDict({"channels": 128, "multipliers": (1, 2, 2, 2), "dilations": (1, 1, 2, 4)})
-        c.network[name].dtype = "float32"
+    c.network.ncsn = ConfigDict({"channels": 128, "multipliers": (1, 2, 2, 2), "dtype": "float32"})
+    c.network.ncsn.dilations = (1, 1, 2, 4)  # one per stage; a stage after the first with 1 halves the height
+    c.network.ncsnv2 = ConfigDict(c.network.ncsn.to_dict())
     c.network.vdm = ConfigDict({"channels": 128, "blocks": 32, "fourier": (6, 7), "dropout": 0.0, "dtype": "float32"})
     c.network.rbf = ConfigDict({"units": 16, "bumps": 0, "dtype": "float32"})  # bumps in time; 0: own weights per step
     c.network.sequence_mlp = ConfigDict({"width": 50, "depth": 3, "bumps": 0, "dtype": "float32"})
