@@ -113,7 +113,10 @@ REFUSED = [
     ({"schedule__name": "vp", "schedule__vp__beta_min": -5.0}, r"schedule.vp=.* gives no schedule: the ratio of noise"),
     ({"schedule__name": "linear_logsnr", "schedule__linear_logsnr__gamma_min": 9.0}, r"rise with t"),
     ({"schedule__name": "warmup", "schedule__warmup__fraction": 2.0}, r"schedule.warmup=.* gives no schedule"),
-    ({"schedule__name": "geometric", "schedule__geometric__sigma_min": 0.0}, r"schedule.geometric=.* gives no schedule"),
+    (
+        {"schedule__name": "geometric", "schedule__geometric__sigma_min": 0.0},
+        r"schedule.geometric=.* gives no schedule",
+    ),
     (
         {"schedule__name": "geometric", "schedule__geometric__sigma_max": 0.001},
         r"schedule.geometric=.* gives no schedule: the ratio of noise",

@@ -20,8 +20,8 @@ class NCSN(nn.Module):
 
     num_steps: levels of noise that the norms tell apart, between which they interpolate; 0 is NCSNv2, which is told
     none, and differs besides in norms (only in the stages), pooling (largest, not mean) and the noise level, by which
-    the caller divides its output. multipliers: of the channels, one per stage; dilations: of its convolutions, likewise;
-    a later stage halves the height where its dilation is 1. dtype, remat: as in `UNet`.
+    the caller divides its output. multipliers: of the channels, one per stage; dilations: of its convolutions; a later
+    stage halves the height where its dilation is 1. dtype, remat: as in `UNet`.
     Raises ValueError when traced if the options or the shapes do not fit.
     Source: Song and Ermon 2019, appendix A; 2020, appendix B; the public code of both.
     """
@@ -39,7 +39,7 @@ class NCSN(nn.Module):
     def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
         dtype = self._check(x, time, label, keys)
         lift = nn.remat if self.remat else (lambda module: module)
-        told, levels = (time if self.num_steps else None), self.num_steps
+        told, levels = (shares(time, self.num_steps) if self.num_steps else None), self.num_steps
         widths = [self.channels * multiplier for multiplier in self.multipliers]
         h = conv(widths[0], dtype, "conv_in")(x)
         stages = []
@@ -59,10 +59,10 @@ class NCSN(nn.Module):
         """The compute dtype, if the options are sound and fit x; ValueError otherwise."""
         dtype = layers.check_options("ncsn", self.dtype, 0, self.num_classes, out_channels=self.out_channels)
         layers.check_shapes("ncsn", x, "BHWC", time, label, keys)
-        if len(self.dilations) != len(self.multipliers) or min(self.dilations, default=0) < 1:
+        if len(self.dilations) != len(self.multipliers) or min((*self.multipliers, *self.dilations), default=0) < 1:
             raise ValueError(
-                f"ncsn: dilations must be integers >= 1, one for each of multipliers={self.multipliers}, got "
-                f"{self.dilations}"
+                f"ncsn: multipliers and dilations must be integers >= 1, one of each for every stage, got "
+                f"{self.multipliers} and {self.dilations}"
             )
         if self.num_steps < 0:
             raise ValueError(f"ncsn: num_steps must be 0 (the level is not told) or more, got {self.num_steps}")
@@ -78,14 +78,15 @@ class InstanceNormPlus(nn.Module):
     """gamma (norm(x) + alpha norm(means of channels)) + beta: instance norm, and back in what it takes away.
 
     The first norm is over (H, W), the second over the channels of an example. With `levels`, gamma, alpha and beta are
-    rows, one for each level. x [B,H,W,C], time [B] in levels or None. Source: Song and Ermon 2019, appendix A.1.
+    rows, one for each level. x [B,H,W,C], told: shares [B,levels] of the levels, or None. Source: Song and Ermon 2019,
+    appendix A.1.
     """
 
     levels: int
     dtype: DType
 
     @nn.compact
-    def __call__(self, x: Array, time: Array | None) -> Array:
+    def __call__(self, x: Array, told: Array | None) -> Array:
         accurate = layers.at_least_float32(self.dtype)
         value = x.astype(accurate)
         means = value.mean((1, 2), keepdims=True)
@@ -97,7 +98,7 @@ class InstanceNormPlus(nn.Module):
         def scale(name: str, init: nn.initializers.Initializer) -> Array:
             shape = ((self.levels,) if self.levels else ()) + x.shape[-1:]
             rows = self.param(name, init, shape, jnp.float32).astype(accurate)
-            return rows if time is None else at_level(rows, time)[:, None, None]
+            return rows if told is None else jnp.matmul(told.astype(accurate), rows, precision="highest")[:, None, None]
 
         gamma, alpha = (scale(name, near_one) for name in ("gamma", "alpha"))
         beta = scale("beta", nn.initializers.zeros)
@@ -118,10 +119,10 @@ class Block(nn.Module):
     dtype: DType
 
     @nn.compact
-    def __call__(self, x: Array, time: Array | None) -> Array:
-        h = nn.elu(InstanceNormPlus(self.levels, self.dtype, name="norm1")(x, time))
+    def __call__(self, x: Array, told: Array | None) -> Array:
+        h = nn.elu(InstanceNormPlus(self.levels, self.dtype, name="norm1")(x, told))
         h = conv(x.shape[-1] if self.narrower else self.channels, self.dtype, "conv1", self.dilation)(h)
-        h = nn.elu(InstanceNormPlus(self.levels, self.dtype, name="norm2")(h, time))
+        h = nn.elu(InstanceNormPlus(self.levels, self.dtype, name="norm2")(h, told))
         h = conv(self.channels, self.dtype, "conv2", self.dilation)(h)
         if self.narrower and self.dilation == 1:
             h, x = (nn.avg_pool(value, (2, 2), (2, 2)) for value in (h, x))
@@ -143,32 +144,32 @@ class Refine(nn.Module):
     dtype: DType
 
     @nn.compact
-    def __call__(self, stages: list[Array], time: Array | None) -> Array:
-        found = [self.adapt(stage, time, 2, f"adapt_{i}") for i, stage in enumerate(stages)]
+    def __call__(self, stages: list[Array], told: Array | None) -> Array:
+        found = [self.adapt(stage, told, 2, f"adapt_{i}") for i, stage in enumerate(stages)]
         if len(found) > 1:
-            found = [self.norm(stage, time, f"fuse_norm_{i}") for i, stage in enumerate(found)]
+            found = [self.norm(stage, told, f"fuse_norm_{i}") for i, stage in enumerate(found)]
             found = [conv(self.channels, self.dtype, f"fuse_conv_{i}")(stage) for i, stage in enumerate(found)]
         h = nn.elu(sum((stretched(stage, found[0].shape[1:3]) for stage in found[1:]), found[0]))
         pooled, pool = h, nn.avg_pool if self.levels else nn.max_pool
         for i in range(2):
-            pooled = pool(self.norm(pooled, time, f"pool_norm_{i}"), (5, 5), padding="SAME")
+            pooled = pool(self.norm(pooled, told, f"pool_norm_{i}"), (5, 5), padding="SAME")
             pooled = conv(self.channels, self.dtype, f"pool_conv_{i}", bias=False)(pooled)
             h += pooled
-        return self.adapt(h, time, self.blocks, "output")
+        return self.adapt(h, told, self.blocks, "output")
 
-    def adapt(self, x: Array, time: Array | None, blocks: int, name: str) -> Array:
+    def adapt(self, x: Array, told: Array | None, blocks: int, name: str) -> Array:
         """Residual blocks of two convolutions, each behind its norm and non-linearity."""
         for i in range(blocks):
             h = x
             for j in range(2):
-                h = nn.elu(self.norm(h, time, f"{name}_{i}_norm_{j}"))
+                h = nn.elu(self.norm(h, told, f"{name}_{i}_norm_{j}"))
                 h = conv(x.shape[-1], self.dtype, f"{name}_{i}_conv_{j}", bias=False)(h)
             x = x + h
         return x
 
-    def norm(self, x: Array, time: Array | None, name: str) -> Array:
+    def norm(self, x: Array, told: Array | None, name: str) -> Array:
         """x itself where the level is not told."""
-        return InstanceNormPlus(self.levels, self.dtype, name=name)(x, time) if self.levels else x
+        return InstanceNormPlus(self.levels, self.dtype, name=name)(x, told) if self.levels else x
 
 
 def conv(features: int, dtype: DType, name: str, dilation: int = 1, bias: bool = True) -> nn.Conv:
@@ -178,13 +179,9 @@ def conv(features: int, dtype: DType, name: str, dilation: int = 1, bias: bool =
     )
 
 
-def at_level(rows: Array, time: Array) -> Array:
-    """The rows [T,C] at time [B] in 0 … T - 1, [B,C]: linear between them, the nearest beyond."""
-    last = len(rows) - 1
-    time = jnp.clip(time, 0, last).astype(rows.dtype)
-    before = jnp.floor(time).astype(jnp.int32)
-    share = (time - before)[:, None]
-    return (1 - share) * rows[before] + share * rows[jnp.minimum(before + 1, last)]
+def shares(time: Array, levels: int) -> Array:
+    """The shares [B,levels] of each level at time [B] in 0 … levels - 1: those next to it, the nearest beyond."""
+    return jnp.maximum(1 - jnp.abs(jnp.clip(time, 0, levels - 1)[:, None] - jnp.arange(levels)), 0)
 
 
 def stretched(x: Array, size: tuple[int, int]) -> Array:

@@ -71,11 +71,15 @@ def annealed_langevin(
     def step(
         predict: BoundPredict, reverse: Reverse | None, row: Any, x: Array, memory: Any, keys: Array
     ) -> tuple[Array, Any]:
-        return jax.lax.cond(
-            jnp.isneginf(row.to.log_sigma[0]),
-            lambda: predict(x, row.at).x0,
-            lambda: _langevin(predict, row, x, keys, snr, steps, norms, at_start),
-        ), memory
+        last = jnp.isneginf(row.to.log_sigma[0])
+        here_first = jnp.where(last, 1, jnp.where(at_start & (row.at.t[0] == 1), steps, 0))
+
+        def one(i: Array, x: Array) -> Array:  # the network stands once in the program, whatever it is asked for
+            here = jax.tree.map(lambda at, to: jnp.where(i < here_first, at, to), row.at, row.to)
+            found = predict(x, here)
+            return jnp.where(last, found.x0, _move(found.eps, here.sigma, row, x, keys, i, snr, norms))
+
+        return jax.lax.fori_loop(0, jnp.where(last, 1, here_first + steps), one, x), memory
 
     return Method(step)
 
@@ -87,22 +91,23 @@ def _check(name: str, snr: float, steps: int, norms: str) -> None:
         raise ValueError(f"sampler.{name}: snr={snr} must be above 0 and steps={steps} at least 1")
 
 
-def _langevin(
-    predict: BoundPredict, row: Any, x: Array, keys: Array, snr: float, steps: int, norms: str, at_start: bool = False
-) -> Array:
-    """`steps` of Langevin dynamics at the level where the row ends; at_start: if it starts at t = 1, there first."""
+def _langevin(predict: BoundPredict, row: Any, x: Array, keys: Array, snr: float, steps: int, norms: str) -> Array:
+    """`steps` of Langevin dynamics at the level where the row ends."""
+
+    def one(i: Array, x: Array) -> Array:
+        return _move(predict(x, row.to).eps, row.to.sigma, row, x, keys, i, snr, norms)
+
+    return jax.lax.fori_loop(0, steps, one, x)
+
+
+def _move(eps: Array, sigma: Array, row: Any, x: Array, keys: Array, i: Array, snr: float, norms: str) -> Array:
+    """x after step number i of Langevin dynamics at a level with noise sigma."""
 
     def norm(values: Array) -> Array:
         return jnp.sqrt(jnp.square(values).reshape(len(values), -1).sum(1))
 
-    before = jnp.where(row.at.t[0] == 1, steps, 0) if at_start else 0
-
-    def one(i: Array, x: Array) -> Array:
-        here = jax.tree.map(lambda at, to: jnp.where(i < before, at, to), row.at, row.to) if at_start else row.to
-        factor = 2 * snr**2 * jnp.exp(-2 * row.log_alpha_ratio) * here.sigma**2
-        eps = predict(x, here).eps
-        noise = normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x.shape[1:], x.dtype)
-        size = factor * (norm(noise) / norm(eps)) ** 2 if norms == "example" else factor
-        return x - expand(size / here.sigma, x) * eps + expand(jnp.sqrt(2 * size), x) * noise
-
-    return jax.lax.fori_loop(0, steps + before, one, x)
+    noise = normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x.shape[1:], x.dtype)
+    size = 2 * snr**2 * jnp.exp(-2 * row.log_alpha_ratio) * sigma**2
+    if norms == "example":
+        size = size * (norm(noise) / norm(eps)) ** 2
+    return x - expand(size / sigma, x) * eps + expand(jnp.sqrt(2 * size), x) * noise

@@ -88,7 +88,7 @@ def test_equals_the_public_code(name, x64):
 
 def test_rows_of_a_norm_are_those_of_the_level_and_between_levels_lie_between():
     rows = jnp.array([[0.0, 5.0], [2.0, 1.0], [3.0, 1.0]])
-    got = ncsn.at_level(rows, jnp.array([0, 1, 2, 0.25, 1.5, -1, 7]))
+    got = ncsn.shares(jnp.array([0, 1, 2, 0.25, 1.5, -1, 7]), 3) @ rows
     np.testing.assert_allclose(got, [[0, 5], [2, 1], [3, 1], [0.5, 4], [2.5, 1], [0, 5], [3, 1]])
 
 
@@ -104,7 +104,9 @@ def test_stretching_keeps_corners_and_lines():
 @pytest.mark.parametrize(
     ("options", "shape", "message"),
     [
-        ({"dilations": (1, 1)}, (32, 32, 3), r"dilations must be integers >= 1, one for each of multipliers=\(1, 2, 2"),
+        ({"dilations": (1, 1)}, (32, 32, 3), r"multipliers and dilations must be .* got \(1, 2, 2, 2\) and \(1, 1\)"),
+        ({"multipliers": (1, 2, 0, 2)}, (32, 32, 3), r"multipliers and dilations must be integers >= 1, one of each"),
+        ({"multipliers": (), "dilations": ()}, (32, 32, 3), "multipliers and dilations must be integers >= 1"),
         ({"num_steps": -1}, (32, 32, 3), r"num_steps must be 0 \(the level is not told\) or more, got -1"),
         ({"channels": 3}, (32, 32, 3), "channels must be even and at least 4, got 3"),
         ({}, (8, 9, 3), "width 9 cannot be halved 1 times"),

@@ -51,7 +51,7 @@ def test_levels_of_ncsn():
     published = [1, 0.59948, 0.35938, 0.21544, 0.12915, 0.07743, 0.04642, 0.02783, 0.01668, 0.01, 0]
     np.testing.assert_allclose(np.exp(log_sigma)[::-1], published, atol=5e-6)
     np.testing.assert_array_equal(log_alpha, 0)
-    with pytest.raises(ValueError, match="process.num_steps=1: levels from sigma_min to sigma_max are at least 2"):
+    with pytest.raises(ValueError, match=r"process.num_steps=1: levels from sigma_min to sigma_max are at least 2"):
         schedules.geometric(1)
 
 
