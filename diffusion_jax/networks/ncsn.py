@@ -184,7 +184,7 @@ def shares(time: Array, levels: int) -> Array:
     return jnp.maximum(1 - jnp.abs(jnp.clip(time, 0, levels - 1)[:, None] - jnp.arange(levels)), 0)
 
 
-def stretched(x: Array, size: tuple[int, int]) -> Array:
+def stretched(x: Array, size: tuple[int, ...]) -> Array:
     """x [B,h,w,C] at [B,*size,C], linear between pixels, the corners on the corners."""
     for axis, (old, new) in enumerate(zip(x.shape[1:3], size, strict=True), start=1):
         if old != new:
