@@ -235,18 +235,15 @@ def variant(config: ConfigDict, name: str, **others: dict[str, Any]) -> ConfigDi
     config.update_from_flattened_dict(others.get(name, {}))
     if name == "tiny":
         continuous = not config.process.num_steps
-        height_of_attention = 4 if config.network.unet.attention else 0
-        config.network.unet.update(channels=8, multipliers=(1, 2), blocks=1)
-        config.network.unet.attention = (height_of_attention,) if height_of_attention else ()
-        config.network.encoder.update(channels=8, multipliers=(1, 2), blocks=1, attention=())
+        # One level: a test of a recipe is of what surrounds the network, and pays for compiling it.
+        config.network.unet.update(channels=8, multipliers=(1,), blocks=1, attention=())
+        config.network.encoder.update(channels=8, multipliers=(1,), blocks=1, attention=())
         config.network.mlp.update(width=16, depth=1)
         config.network.ncsnpp.update(channels=8, multipliers=(1,), blocks=1, attention=())
         config.network.vdm.update(channels=8, blocks=1)
-        for name in ("ncsn", "ncsnv2"):
-            config.network[name].update(channels=8, multipliers=(1,), dilations=(1,))
+        config.network.ncsn.update(channels=8, multipliers=(1,), dilations=(1,))
+        config.network.ncsnv2.update(config.network.ncsn)
         config.sampler.annealed_langevin.steps = 2
-        if continuous:  # one level: a test of these recipes is of what surrounds the network, and pays for compiling it
-            config.network.unet.update(multipliers=(1,), attention=())
         config.process.num_steps = 0 if continuous else 4
         config.sampler.update(num_steps=4 if continuous else 0, times=(), tile=4)
         config.network.multiscale.update(conv_layers=1, features=8, scales=2, dense_width=8, upper_features=8, bumps=2)

@@ -36,4 +36,5 @@ part format ruff format --check
 part types mypy
 # A test that fails runs once more, and the summary counts it: virtual machines were seen that corrupt vector
 # registers when threads switch, so that NumPy alone computes a wrong cosine there now and then.
-part tests python -m pytest -n 2 --reruns 1 "$@"
+# loadfile: what a file's tests share is made once.
+part tests python -m pytest -n 2 --dist loadfile --reruns 1 "$@"

@@ -231,7 +231,7 @@ def test_grids_of_a_chain_end_at_its_first_level_and_then_without_noise():
 
 
 NOT_FOR_THE_NETWORK = [
-    ({"data__shape": (9, 8, 1)}, r"height 9"),
+    ({"data__shape": (9, 8, 1), "network__unet__multipliers": (1, 2)}, r"height 9"),
     ({"network__unet__attention": (3,)}, r"attention at height 3 never occurs"),
     ({"network__unet__dtype": "float8"}, r"float8"),
     ({"network__unet__dropout": 1.5}, r"dropout"),

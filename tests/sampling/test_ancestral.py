@@ -42,7 +42,7 @@ def test_mean_and_covariance_are_those_of_the_data(name, data, variance):
     mixture = getattr(oracles, data)
     chain = name in schedules.CHAINS
     schedule = schedules.CHAINS[name](STEPS) if chain else schedules.CONTINUOUS[name]()
-    n = 10_000
+    n = 4000
     x = draw(schedule, oracles.exact(mixture), variance, n, chain=STEPS if chain else 0)
     mean_error = np.sqrt(np.diag(mixture.covariance) / n)
     assert np.all(np.abs(x.mean(0) - mixture.mean) < 4.5 * mean_error + 0.01)

@@ -92,7 +92,8 @@ def test_another_config_in_the_same_workdir_is_refused_by_name(uninterrupted):
 
 def test_what_may_differ_on_resume(uninterrupted, tmp_path):
     """Longer, in another layout, with other reports: it goes on."""
-    config = recipe()
+    config = recipe("toy2d")
+    config.loss.name, config.prediction.variance, config.times.name = "simple", "fixed_large", "uniform"
     config.update(train_steps=3)
     loop.train(config, str(tmp_path))
     config.update(train_steps=4, parallel="pmap", accumulate_steps=2, remat=True)

@@ -20,7 +20,6 @@ def config(**changes):
     c = recipe.get_config("tiny")
     c.eval.update(quality_every=1, quality_samples=50, features="pixels", every=2, **changes)
     c.report.update(samples_every=0, tensorboard=False)
-    c.network.unet.update(multipliers=(1,), attention=())
     c.sampler.tile = 16
     c.data.update(shape=(8, 8, 1), levels=17, classes=10)
     return c
