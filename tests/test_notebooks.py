@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -16,8 +17,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def a_run_and_a_sweep(tmp_path, show=True):
-    """A tiny run, evaluated and perhaps shown, and a sweep with made up figures: the folders of 02_ddpm_analysis."""
+def a_run_and_a_sweep(tmp_path):
+    """A tiny run, evaluated and shown, and a sweep with made up figures: the folders of 02_ddpm_analysis."""
     run = f"--workdir={tmp_path / 'tiny'}"
     quiet = ["--config.report.tensorboard=False", "--config.report.samples_every=0"]
     commands = [
@@ -25,7 +26,7 @@ def a_run_and_a_sweep(tmp_path, show=True):
         ["evaluate", run, "--likelihood=vlb", "--num_samples=0"],
         ["show", run, "--num_samples=2"],
     ]
-    for argv in commands if show else commands[:-1]:
+    for argv in commands:
         assert main.run(["main", *argv]) == 0
     cells = {
         "mean_vlb_fixed": ("finished", 5.0, 500.0),
@@ -118,16 +119,24 @@ def executed(path, tmp_path, needs):
     )
 
 
+@pytest.fixture(scope="module")
+def read(tmp_path_factory):
+    """The environment of a notebook by its name."""
+    return {name: make(tmp_path_factory.mktemp(name)) for name, make in NEEDS.items()}
+
+
 @every_notebook
-def test_twin_runs(path, tmp_path):
-    run = executed(path, tmp_path, NEEDS[path.stem](tmp_path) if path.stem in NEEDS else {})
+def test_twin_runs(path, tmp_path, read):
+    run = executed(path, tmp_path, read.get(path.stem, {}))
     assert run.returncode == 0, run.stderr
     for said in SAID.get(path.stem, ()):
         assert said in run.stdout
 
 
-def test_the_analysis_says_what_is_missing_and_compares_with_the_paper(tmp_path):
-    needs = a_run_and_a_sweep(tmp_path, show=False)
+def test_the_analysis_says_what_is_missing_and_compares_with_the_paper(tmp_path, read):
+    needs = read["02_ddpm_analysis"]
+    shutil.copytree(needs["RUN"], tmp_path / "tiny", ignore=shutil.ignore_patterns("progressive*"))
+    needs = needs | {"RUN": str(tmp_path / "tiny")}
     missing = {"LIKELIHOOD_RUN": str(tmp_path / "a"), "SWEEPS": os.pathsep.join([str(tmp_path / "b"), needs["SWEEPS"]])}
     run = executed(ROOT / "notebooks/02_ddpm_analysis.py", tmp_path, needs | missing)
     assert run.returncode == 0, run.stderr

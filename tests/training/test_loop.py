@@ -107,6 +107,7 @@ def test_resume_in_a_process_of_its_own(name, tmp_path):
     command = [sys.executable, "-m", "diffusion_jax.main", "train", f"--config=configs/{name}.py:tiny"]
     for steps in (1, 2):
         flags = [f"--workdir={tmp_path}", f"--config.train_steps={steps}", "--config.report.tensorboard=False"]
+        flags += ["--config.eval.every=0", "--config.report.samples_every=0"]
         done = subprocess.run(command + flags, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert f"resuming {tmp_path} at step 1" in done.stderr
