@@ -51,6 +51,7 @@ def get_config() -> ConfigDict:
 
     c.schedule = ConfigDict()
     c.schedule.name = "linear"  # linear, quad, const, warmup, harmonic, dpm2015, sigmoid, cosine (chains)
+    # geometric (a chain of levels of noise, alpha = 1, NCSN)
     # or, in closed form: vp, subvp, linear_logsnr, ve, edm
     # or with parameters, for loss.name=K, vlb or vdm: learned_betas (of a chain), learned_gamma, learned_gamma_net
     c.schedule.dpm2015 = ConfigDict({"first_beta": 1e-3})
@@ -65,6 +66,7 @@ def get_config() -> ConfigDict:
     c.schedule.warmup = ConfigDict({"beta_start": 1e-4, "beta_end": 0.02, "fraction": 0.1})
     c.schedule.sigmoid = ConfigDict({"beta_start": 1e-4, "beta_end": 0.02})
     c.schedule.cosine = ConfigDict({"offset": 0.008, "max_beta": 0.999})
+    c.schedule.geometric = ConfigDict({"sigma_min": 0.01, "sigma_max": 50.0})  # at the first level and the last
     c.schedule.vp = ConfigDict({"beta_min": 0.1, "beta_max": 20.0})
     c.schedule.subvp = ConfigDict({"beta_min": 0.1, "beta_max": 20.0})
     c.schedule.linear_logsnr = ConfigDict({"gamma_min": -13.3, "gamma_max": 5.0})  # of log(sigma²/alpha²)
@@ -72,8 +74,8 @@ def get_config() -> ConfigDict:
     c.schedule.edm = ConfigDict({"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0})
 
     c.network = ConfigDict()
-    c.network.name = "unet"  # unet, ncsnpp (NCSN++ and DDPM++), vdm, mlp; of 2015: rbf, sequence_mlp, multiscale;
-    # encoder, with loss.name=cross_entropy
+    c.network.name = "unet"  # unet, ncsnpp (NCSN++ and DDPM++), ncsn, ncsnv2 (both of a chain), vdm, mlp;
+    # of 2015: rbf, sequence_mlp, multiscale; encoder, with loss.name=cross_entropy
     c.network.conditional = False  # tell the network the class label
     c.network.label_dropout = 0.0  # share of the examples whose label it is not told, for classifier-free guidance
     c.network.told = "step"  # what it is told about time: step (k - 1), time (999 t), logsnr, log_sigma
@@ -96,6 +98,9 @@ def get_config() -> ConfigDict:
     c.network.ncsnpp.fourier_scale = 16.0
     c.network.ncsnpp.taps = (1, 1)  # of the filter that resamples; NCSN++ has (1, 3, 3, 1)
     c.network.ncsnpp.progressive_input = False  # show the noisy image to every level on the way down (NCSN++)
+    c.network.ncsn = ConfigDict({"channels": 128, "multipliers": (1, 2, 2, 2), "dtype": "float32"})
+    c.network.ncsn.dilations = (1, 1, 2, 4)  # one per stage; a stage after the first with 1 halves the height
+    c.network.ncsnv2 = ConfigDict(c.network.ncsn.to_dict())
     c.network.vdm = ConfigDict({"channels": 128, "blocks": 32, "fourier": (6, 7), "dropout": 0.0, "dtype": "float32"})
     c.network.rbf = ConfigDict({"units": 16, "bumps": 0, "dtype": "float32"})  # bumps in time; 0: own weights per step
     c.network.sequence_mlp = ConfigDict({"width": 50, "depth": 3, "bumps": 0, "dtype": "float32"})
@@ -166,7 +171,7 @@ def get_config() -> ConfigDict:
     c.sampler.ddim = ConfigDict({"eta": 0.0})
     c.sampler.predictor_corrector = ConfigDict({"predictor": "reverse_diffusion", "snr": 0.16, "steps": 1})
     c.sampler.predictor_corrector.norms = "example"  # or expected
-    c.sampler.annealed_langevin = ConfigDict({"snr": 0.05**0.5, "steps": 100, "norms": "expected"})
+    c.sampler.annealed_langevin = ConfigDict({"snr": 0.05**0.5, "steps": 100, "norms": "expected", "at_start": False})
     c.sampler.edm = ConfigDict({"churn": 0.0, "s_min": 0.0, "s_max": 1e9, "s_noise": 1.0})
     c.sampler.dpmpp_3m = ConfigDict({"second_difference": "whole"})  # half: as the public codes have it
     c.sampler.dpmpp_2m_sde = ConfigDict({"eta": 1.0})
@@ -236,6 +241,9 @@ def variant(config: ConfigDict, name: str, **others: dict[str, Any]) -> ConfigDi
         config.network.mlp.update(width=16, depth=1)
         config.network.ncsnpp.update(channels=8, multipliers=(1,), blocks=1, attention=())
         config.network.vdm.update(channels=8, blocks=1)
+        config.network.ncsn.update(channels=8, multipliers=(1,), dilations=(1,))
+        config.network.ncsnv2.update(config.network.ncsn)
+        config.sampler.annealed_langevin.steps = 2
         config.process.num_steps = 0 if continuous else 4
         config.sampler.update(num_steps=4 if continuous else 0, times=(), tile=4)
         config.network.multiscale.update(conv_layers=1, features=8, scales=2, dense_width=8, upper_features=8, bumps=2)

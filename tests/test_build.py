@@ -1,5 +1,7 @@
 """The wiring: what a config may say, and the one line in which it is refused."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,6 +113,34 @@ REFUSED = [
     ({"schedule__name": "vp", "schedule__vp__beta_min": -5.0}, r"schedule.vp=.* gives no schedule: the ratio of noise"),
     ({"schedule__name": "linear_logsnr", "schedule__linear_logsnr__gamma_min": 9.0}, r"rise with t"),
     ({"schedule__name": "warmup", "schedule__warmup__fraction": 2.0}, r"schedule.warmup=.* gives no schedule"),
+    (
+        {"schedule__name": "geometric", "schedule__geometric__sigma_min": 0.0},
+        r"schedule.geometric=.* gives no schedule",
+    ),
+    (
+        {"schedule__name": "geometric", "schedule__geometric__sigma_max": 0.001},
+        r"schedule.geometric=.* gives no schedule: the ratio of noise",
+    ),
+    ({"schedule__name": "geometric", "process__num_steps": 1}, r"process.num_steps=1: levels .* are at least 2"),
+    (CONTINUOUS | {"schedule__name": "geometric"}, r"schedule.name='geometric' needs a chain"),
+    (
+        {"network__name": "ncsn", "network__told": "logsnr"},
+        r"network.name='ncsn' has parameters for each step: set network.told=step",
+    ),
+    (
+        {"network__name": "ncsnv2", "network__conditional": True},
+        r"network.name='ncsnv2' takes no labels: set network.conditional=False",
+    ),
+    ({"network__ncsn__dilations": (1, 0.5)}, r"network.ncsn.dilations=\(1, 0.5\): 0.5 is not a whole number"),
+    (
+        {
+            "schedule__name": "geometric",
+            "prediction__target": "dpm2015_paper",
+            "prediction__variance": "dpm2015_paper",
+            "loss__name": "K",
+        },
+        r"prediction.target='dpm2015_paper' needs a variance-preserving schedule, not 'geometric'",
+    ),
     ({"times__importance__window": 0}, r"times.importance.window=0 must be at least 1"),
     ({"times__importance__uniform_share": 5.0}, r"times.importance.uniform_share=5.0 is not in \[0, 1\)"),
     ({"times__min_t": 3.0}, r"times.min_t=3.0 is not in \[0, 1\)"),
@@ -261,6 +291,7 @@ REFUSED_OF_2015 = [
     (BITS | {"prediction__target": "eps"}, r"needs prediction.target=x0, not eps"),
     (BITS | {"schedule__name": "vp"}, r"with schedule.name='vp': bits take the rates of a fixed chain"),
     (BITS | {"schedule__name": "learned_betas"}, r"no gradient goes through a drawn bit"),
+    (BITS | {"schedule__name": "geometric"}, r"with schedule.name='geometric': bits take the rates of a fixed chain"),
     (BITS | {"loss__name": "simple"}, r"with loss.name='simple': use loss.name=K or vlb"),
     (BITS | {"process__num_steps": 1}, r"loss.name='K' has T - 1 terms: process.num_steps=1 must be at least 2"),
     (
@@ -279,6 +310,18 @@ REFUSED_OF_2015 = [
 @pytest.mark.parametrize(("changes", "message"), REFUSED_OF_2015)
 def test_what_2015_does_not_allow_is_refused_in_one_line(changes, message):
     test_refused_in_one_line(changes, message)
+
+
+@pytest.mark.parametrize(("name", "calls"), [("ncsn", 10 * 100), ("ncsnv2", 232 * 5 + 1)])
+def test_the_recipes_of_scores_weigh_all_levels_alike_and_visit_them_all(name, calls):
+    """sigma²/2 |score + noise/sigma|² (Song and Ermon 2019, eq. 5, 6) of a score that is 0 is D/2 on average."""
+    c = importlib.import_module(f"configs.cifar10_{name}").get_config()
+    assert build.count_calls(c, {"net": {}}) == calls
+    loss = build.build(c, apply=lambda variables, x, *told: jnp.zeros_like(x)).loss
+    rows = {"x0": jnp.full((8, 32, 32, 3), 128, jnp.uint8), "label": jnp.zeros(8, jnp.int32), "index": jnp.arange(8)}
+    t = jnp.array([1, 1, 2, 2, 5, 5, 10, 10]) / c.process.num_steps
+    found, _ = loss({"net": {}}, rows, t, jax.random.split(jax.random.key(1), 8))
+    np.testing.assert_allclose(found, 32 * 32 * 3 / 2, rtol=4.5 * (2 / (32 * 32 * 3)) ** 0.5)
 
 
 @pytest.mark.parametrize("target", build.TARGETS)

@@ -30,6 +30,8 @@ PARAMETERS = {
     "cifar10_edm": 55_733_891 - 9 * 128,  # no label of the augmentation
     "cifar10_edm:ve_cond": 56_400_643 - 9 * 256,
     "cifar10_vdm": 30_578_181,
+    "cifar10_ncsn": 30_117_635,
+    "cifar10_ncsnv2": 29_694_083,
 }
 WHOLE = ("digits", "toy2d", "dpm2015_heartbeat")
 """Those that also draw pictures and evaluate along the way, which costs the compiler's time: one per kind of data."""

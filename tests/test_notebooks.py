@@ -8,9 +8,10 @@ import subprocess
 import sys
 
 import jupytext
+import numpy as np
 import pytest
 
-from diffusion_jax import main
+from diffusion_jax import main, scales
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -67,8 +68,36 @@ def runs_of_2015(tmp_path):
     return {"RUNS": str(tmp_path)}
 
 
+def a_frontier_and_scales(tmp_path):
+    """Made up figures of one run each, a second one that has none, and little to compute: for 04_score_view."""
+    folder = tmp_path / "judged" / "evaluation" / "2-0.9"
+    (folder / "frontier").mkdir(parents=True)
+    for sampler in ("ancestral", "dpmpp_2m"):
+        for calls, value in ((5, 90.0), (50, 40.0)):
+            figures = {"sampler": sampler, "grid": "uniform", "network_calls": calls, "num_samples": 100}
+            figures |= {"frechet_pixels": value, "frechet_low": value - 5, "frechet_high": value + 5}
+            np.savez(folder / "frontier" / f"{sampler}_{calls}.npz", figures=json.dumps(figures))
+    (folder / "figures.json").write_text(json.dumps({"frechet_pixels_heldout": 36.0}))
+    rows = ["0,0.1,1.0,0.8,40,50,100", "2,0.99,0.6,0.9,60,100,100"]
+    (folder / "guidance.csv").write_text("\n".join([",".join(scales.COLUMNS), *rows]) + "\n")
+    folders = os.pathsep.join([str(tmp_path / "judged"), str(tmp_path / "bare")])
+    return {"FRONTIERS": folders, "GUIDED": folders, "STEPS": "40", "POINTS": "240"}
+
+
 # name -> function(tmp_path) -> environment variables, for a notebook that reads something: a tiny run, made there
-NEEDS = {"02_ddpm_analysis": a_run_and_a_sweep, "03_sohl_dickstein_2015": runs_of_2015}
+NEEDS = {
+    "02_ddpm_analysis": a_run_and_a_sweep,
+    "03_sohl_dickstein_2015": runs_of_2015,
+    "04_score_view": a_frontier_and_scales,
+}
+SAID = {
+    "04_score_view": (
+        "judged: the lowest distance is 40; the fewest calls whose interval reaches it are 50, of ancestral on uniform",
+        "bare: no frontier to read",
+        "w = 2: agreement 99.0%, diversity 0.60, Fréchet distance of pixels 60, 100 calls",
+        "bare: no guidance to read",
+    )
+}
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -100,6 +129,8 @@ def read(tmp_path_factory):
 def test_twin_runs(path, tmp_path, read):
     run = executed(path, tmp_path, read.get(path.stem, {}))
     assert run.returncode == 0, run.stderr
+    for said in SAID.get(path.stem, ()):
+        assert said in run.stdout
 
 
 def test_the_analysis_says_what_is_missing_and_compares_with_the_paper(tmp_path, read):

@@ -33,7 +33,7 @@ def check_process(config: ConfigDict) -> None:
                 raise ValueError(
                     f"process.name='binomial' is for bits, and needs {key}={value}, not {config[section][field]}"
                 )
-        if name not in schedules.CHAINS:
+        if name not in schedules.CHAINS or name == "geometric":
             raise ValueError(
                 f"process.name='binomial' with schedule.name={name!r}: bits take the rates of a fixed chain, "
                 "schedule.name=harmonic for example (no gradient goes through a drawn bit)"
@@ -45,7 +45,7 @@ def check_process(config: ConfigDict) -> None:
             f"prediction.target='dpm2015_paper' has the variance in its mean: set prediction.variance=dpm2015_paper, "
             f"not {variance}, or prediction.target=dpm2015_code"
         )
-    if target in ("dpm2015_paper", "dpm2015_code") and name in ("ve", "edm", "subvp"):
+    if target in ("dpm2015_paper", "dpm2015_code") and name in ("ve", "edm", "subvp", "geometric"):
         raise ValueError(f"prediction.target={target!r} needs a variance-preserving schedule, not {name!r}")
 
 
@@ -90,6 +90,11 @@ def check(config: ConfigDict) -> None:
         **{f"network.unet.{key}": config.network.unet[key] for key in ("multipliers", "attention", "fourier")},
         **{f"network.ncsnpp.{key}": config.network.ncsnpp[key] for key in ("multipliers", "attention", "taps")},
         "network.vdm.fourier": config.network.vdm.fourier,
+        **{
+            f"network.{name}.{key}": config.network[name][key]
+            for name in ("ncsn", "ncsnv2")
+            for key in ("multipliers", "dilations")
+        },
     }.items():
         for value in values:
             if not isinstance(value, int):

@@ -10,6 +10,7 @@ from diffusion_jax.build.choices import NEED_CHAIN, choose, options
 from diffusion_jax.networks.encoder import Encoder
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.multiscale import MultiScale
+from diffusion_jax.networks.ncsn import NCSN
 from diffusion_jax.networks.ncsnpp import NCSNpp
 from diffusion_jax.networks.rbf import RBF
 from diffusion_jax.networks.sequence_mlp import SequenceMLP
@@ -20,6 +21,8 @@ from diffusion_jax.objective import prediction
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "unet": UNet,
     "ncsnpp": NCSNpp,
+    "ncsn": NCSN,
+    "ncsnv2": NCSN,
     "vdm": VDMUNet,
     "mlp": MLP,
     "rbf": RBF,
@@ -29,8 +32,11 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-BY_STEP = ("rbf", "sequence_mlp", "multiscale")
-"""Networks that read out step by step, and so have to know how many there are."""
+BY_STEP = ("rbf", "sequence_mlp", "multiscale", "ncsn")
+"""Networks with parameters for each step, which so have to know how many there are."""
+
+
+WITHOUT_LABELS = (*BY_STEP, "ncsnv2")
 
 
 TELLINGS: dict[str, Callable[..., prediction.Telling]] = {
@@ -53,10 +59,10 @@ def network(config: ConfigDict, out_channels: int) -> Any:
     if name in BY_STEP:
         network_options["num_steps"] = config.process.num_steps
         if config.network.told != "step":
-            raise ValueError(f"network.name={name!r} reads out by the step: set network.told=step")
-        if config.network.conditional:
-            raise ValueError(f"network.name={name!r} takes no labels: set network.conditional=False")
-    elif name != "mlp":
+            raise ValueError(f"network.name={name!r} has parameters for each step: set network.told=step")
+    if name in WITHOUT_LABELS and config.network.conditional:
+        raise ValueError(f"network.name={name!r} takes no labels: set network.conditional=False")
+    if name not in ("mlp", "rbf", "sequence_mlp", "multiscale"):
         network_options["remat"] = config.remat
     return choose("network.name", name, NETWORKS)(
         out_channels=out_channels,

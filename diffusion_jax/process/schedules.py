@@ -2,7 +2,8 @@
 
 Two kinds. A *chain* is a table of num_steps betas, x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) noise, k = 1..T, read
 at t = k/T; between the steps log alpha is interpolated linearly (beta is a constant rate there), so a chain is also a
-schedule in continuous time. The others (vp, subvp, linear_logsnr, ve, edm) are closed forms of t.
+schedule in continuous time; geometric is a chain that adds noise and keeps the signal. The others (vp, subvp,
+linear_logsnr, ve, edm) are closed forms of t.
 """
 
 from collections.abc import Callable
@@ -158,6 +159,23 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> 
     return lambda t: (jnp.zeros_like(t), rho * jnp.log(low + t * (high - low)))
 
 
+def geometric(num_steps: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
+    """Levels of noise alone, alpha = 1, a constant factor apart: sigma_min at k = 1, sigma_max at k = T, 0 at k = 0.
+
+    Between levels log sigma is interpolated linearly, below the first one sigma. Source: Song and Ermon 2019, section
+    3. Raises ValueError for fewer than two levels.
+    """
+    if num_steps < 2:
+        raise ValueError(f"process.num_steps={num_steps}: levels from sigma_min to sigma_max are at least 2")
+    low, factor = np.log(sigma_min), np.log(sigma_max / sigma_min) / (num_steps - 1)
+
+    def schedule(t: Array) -> tuple[Array, Array]:
+        k = t * num_steps
+        return jnp.zeros_like(t), low + factor * jnp.maximum(k - 1, 0) + jnp.log(jnp.minimum(k, 1))
+
+    return schedule
+
+
 CHAINS: dict[str, Callable[..., Schedule]] = {
     "linear": linear,
     "quad": quad,
@@ -167,6 +185,7 @@ CHAINS: dict[str, Callable[..., Schedule]] = {
     "dpm2015": dpm2015,
     "sigmoid": sigmoid,
     "cosine": cosine,
+    "geometric": geometric,
 }
 """Schedules made of a table: their first argument is the number of steps."""
 

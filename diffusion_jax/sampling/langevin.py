@@ -55,9 +55,13 @@ def predictor_corrector(
     return method._replace(step=step, score=True)
 
 
-def annealed_langevin(snr: float = 0.05**0.5, steps: int = 100, norms: str = "expected") -> Method:
+def annealed_langevin(
+    snr: float = 0.05**0.5, steps: int = 100, norms: str = "expected", at_start: bool = False
+) -> Method:
     """No predictor: `steps` of Langevin dynamics at each level in turn; a step that ends without noise takes x0.
 
+    at_start: also at t = 1, before the first step, which a draw from the prior does not need unless the noise there is
+    too little to hide the data, as with NCSN's.
     The defaults are NCSN's: e = 1e-5 sigma²/0.01² at 100 steps a level (its alpha_i is 2 e). Source: Song and Ermon
     2019, algorithm 1; the last step: Jolicoeur-Martineau et al. 2021. `steps` network calls, one at the last step.
     Raises ValueError for options that are not known.
@@ -67,11 +71,15 @@ def annealed_langevin(snr: float = 0.05**0.5, steps: int = 100, norms: str = "ex
     def step(
         predict: BoundPredict, reverse: Reverse | None, row: Any, x: Array, memory: Any, keys: Array
     ) -> tuple[Array, Any]:
-        return jax.lax.cond(
-            jnp.isneginf(row.to.log_sigma[0]),
-            lambda: predict(x, row.at).x0,
-            lambda: _langevin(predict, row, x, keys, snr, steps, norms),
-        ), memory
+        last = jnp.isneginf(row.to.log_sigma[0])
+        here_first = jnp.where(last, 1, jnp.where(at_start & (row.at.t[0] == 1), steps, 0))
+
+        def one(i: Array, x: Array) -> Array:  # the network stands once in the program, whatever it is asked for
+            here = jax.tree.map(lambda at, to: jnp.where(i < here_first, at, to), row.at, row.to)
+            found = predict(x, here)
+            return jnp.where(last, found.x0, _move(found.eps, here.sigma, row, x, keys, i, snr, norms))
+
+        return jax.lax.fori_loop(0, jnp.where(last, 1, here_first + steps), one, x), memory
 
     return Method(step)
 
@@ -85,16 +93,21 @@ def _check(name: str, snr: float, steps: int, norms: str) -> None:
 
 def _langevin(predict: BoundPredict, row: Any, x: Array, keys: Array, snr: float, steps: int, norms: str) -> Array:
     """`steps` of Langevin dynamics at the level where the row ends."""
-    sigma = row.to.sigma
-    factor = 2 * snr**2 * jnp.exp(-2 * row.log_alpha_ratio) * sigma**2
+
+    def one(i: Array, x: Array) -> Array:
+        return _move(predict(x, row.to).eps, row.to.sigma, row, x, keys, i, snr, norms)
+
+    return jax.lax.fori_loop(0, steps, one, x)
+
+
+def _move(eps: Array, sigma: Array, row: Any, x: Array, keys: Array, i: Array, snr: float, norms: str) -> Array:
+    """x after step number i of Langevin dynamics at a level with noise sigma."""
 
     def norm(values: Array) -> Array:
         return jnp.sqrt(jnp.square(values).reshape(len(values), -1).sum(1))
 
-    def one(i: Array, x: Array) -> Array:
-        eps = predict(x, row.to).eps
-        noise = normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x.shape[1:], x.dtype)
-        size = factor * (norm(noise) / norm(eps)) ** 2 if norms == "example" else factor
-        return x - expand(size / sigma, x) * eps + expand(jnp.sqrt(2 * size), x) * noise
-
-    return jax.lax.fori_loop(0, steps, one, x)
+    noise = normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x.shape[1:], x.dtype)
+    size = 2 * snr**2 * jnp.exp(-2 * row.log_alpha_ratio) * sigma**2
+    if norms == "example":
+        size = size * (norm(noise) / norm(eps)) ** 2
+    return x - expand(size / sigma, x) * eps + expand(jnp.sqrt(2 * size), x) * noise

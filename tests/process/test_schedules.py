@@ -46,6 +46,15 @@ def test_ends_of_the_sdes():
         np.testing.assert_allclose(ends, [low, high], rtol=1e-12)
 
 
+def test_levels_of_ncsn():
+    log_alpha, log_sigma = in_float64(schedules.geometric(10, 0.01, 1.0), np.arange(11) / 10)
+    published = [1, 0.59948, 0.35938, 0.21544, 0.12915, 0.07743, 0.04642, 0.02783, 0.01668, 0.01, 0]
+    np.testing.assert_allclose(np.exp(log_sigma)[::-1], published, atol=5e-6)
+    np.testing.assert_array_equal(log_alpha, 0)
+    with pytest.raises(ValueError, match=r"process.num_steps=1: levels from sigma_min to sigma_max are at least 2"):
+        schedules.geometric(1)
+
+
 def test_edm_grid_is_that_of_karras():
     sigma = np.exp(in_float64(level, schedules.edm(), np.linspace(1, 0, 18)).log_sigma)
     i, rho = np.arange(18), 7
@@ -75,7 +84,7 @@ def test_logsnr_falls_and_variance_is_what_the_schedule_promises(name):
     logsnr = 2 * (path.log_alpha - path.log_sigma)
     assert np.all(np.diff(logsnr) < 0)
     variance = np.exp(2 * path.log_alpha) + np.exp(2 * path.log_sigma)
-    if name not in ("ve", "edm", "subvp"):
+    if name not in ("ve", "edm", "subvp", "geometric"):
         np.testing.assert_allclose(variance, 1, rtol=1e-12)
 
 

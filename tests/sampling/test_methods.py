@@ -234,6 +234,24 @@ def test_langevin_steps_have_the_ratio_of_norms_asked_for(x64):
     np.testing.assert_allclose(moved, e * score + jnp.sqrt(2 * e) * noise, rtol=1e-10)
 
 
+def test_annealed_langevin_dynamics_visit_every_level_from_the_first_one_on_if_asked(x64):
+    """On N(m, c), where n steps of size e = 2 snr² sigma² at a level map mean and variance affinely; down to k = 1."""
+    m, c, snr, steps, count = 3.0, 0.25, 0.3, 4, 8000
+    schedule, sigmas = schedules.geometric(5, 0.1, 1.0), np.geomspace(1.0, 0.1, 5)
+    rows = loop.rows(PROCESS, schedule, loop.to_first_times(5, 5))
+    exact = oracles.exact(oracles.Mixture(np.ones(1), np.full((1, 1), m), np.full((1, 1, 1), c)))
+    keys_x, keys = jax.random.split(jax.random.key(0), (2, count))
+    x = PROCESS.prior(schedule, keys_x, (1,)).astype(jnp.float64)
+    drawn = walk(langevin.annealed_langevin(snr, steps, at_start=True), rows, x, keys, exact)
+    mean, variance = 0.0, 1 + sigmas[0] ** 2
+    for sigma in np.repeat(sigmas, steps):
+        e = 2 * snr**2 * sigma**2
+        shrink = 1 - e / (c + sigma**2)
+        mean, variance = m + shrink * (mean - m), shrink**2 * variance + 2 * e
+    assert abs(np.mean(drawn) - mean) < 4.5 * (variance / count) ** 0.5
+    assert abs(np.var(drawn) / variance - 1) < 4.5 * (2 / count) ** 0.5
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

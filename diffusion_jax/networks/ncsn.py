@@ -1,0 +1,205 @@
+"""NCSN of Song and Ermon 2019 and NCSNv2 of Song and Ermon 2020: a RefineNet whose norms keep the means of channels.
+
+A stack of residual blocks goes down to half the height and sees further from there on by dilation; on the way back up
+each stage is refined by the one below it. NCSN is told the noise level through its norms alone, NCSNv2 not at all.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax.networks import layers
+from diffusion_jax.networks.layers import Array, DType
+
+NORM_EPSILON = 1e-5
+
+
+class NCSN(nn.Module):
+    """x [B,H,W,C], time [B] in 0 … num_steps - 1 -> [B,H,W,out_channels]; label and keys ignored.
+
+    num_steps: levels of noise that the norms tell apart, between which they interpolate; 0 is NCSNv2, which is told
+    none, and differs besides in norms (only in the stages), pooling (largest, not mean) and the noise level, by which
+    the caller divides its output. multipliers: of the channels, one per stage; dilations: of its convolutions; a later
+    stage halves the height where its dilation is 1. dtype, remat: as in `UNet`.
+    Raises ValueError when traced if the options or the shapes do not fit.
+    Source: Song and Ermon 2019, appendix A; 2020, appendix B; the public code of both.
+    """
+
+    out_channels: int
+    num_steps: int = 0
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    dilations: tuple[int, ...] = (1, 1, 2, 4)
+    num_classes: int = 0
+    dtype: str = "float32"
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
+        dtype = self._check(x, time, label, keys)
+        lift = nn.remat if self.remat else (lambda module: module)
+        told, levels = (shares(time, self.num_steps) if self.num_steps else None), self.num_steps
+        widths = [self.channels * multiplier for multiplier in self.multipliers]
+        h = conv(widths[0], dtype, "conv_in")(x)
+        stages = []
+        for i, (width, dilation) in enumerate(zip(widths, self.dilations, strict=True)):
+            for j in range(2):
+                block = lift(Block)(width, dilation, i > 0 and j == 0, levels, dtype, name=f"stage_{i}_block_{j}")
+                h = block(h, told)
+            stages.append(h)
+        refined: list[Array] = []
+        for i in reversed(range(len(widths))):
+            refine = lift(Refine)(widths[max(i - 1, 0)], 3 if i == 0 else 1, levels, dtype, name=f"refine_{i}")
+            refined = [refine([stages[i], *refined], told)]
+        h = nn.elu(InstanceNormPlus(levels, dtype, name="norm_out")(refined[0], told))
+        return conv(self.out_channels, layers.at_least_float32(dtype), "conv_out")(h)
+
+    def _check(self, x: Array, time: Array, label: Array | None, keys: Array | None) -> DType:
+        """The compute dtype, if the options are sound and fit x; ValueError otherwise."""
+        dtype = layers.check_options("ncsn", self.dtype, 0, self.num_classes, out_channels=self.out_channels)
+        layers.check_shapes("ncsn", x, "BHWC", time, label, keys)
+        if len(self.dilations) != len(self.multipliers) or min((*self.multipliers, *self.dilations), default=0) < 1:
+            raise ValueError(
+                f"ncsn: multipliers and dilations must be integers >= 1, one of each for every stage, got "
+                f"{self.multipliers} and {self.dilations}"
+            )
+        if self.num_steps < 0:
+            raise ValueError(f"ncsn: num_steps must be 0 (the level is not told) or more, got {self.num_steps}")
+        layers.check_levels("ncsn", x, self.channels, self.multipliers[:1], ())
+        halvings = sum(dilation == 1 for dilation in self.dilations[1:])
+        for name, size in (("height", x.shape[1]), ("width", x.shape[2])):
+            if size % 2**halvings:
+                raise ValueError(f"ncsn: {name} {size} cannot be halved {halvings} times, as dilations of 1 ask for")
+        return dtype
+
+
+class InstanceNormPlus(nn.Module):
+    """gamma (norm(x) + alpha norm(means of channels)) + beta: instance norm, and back in what it takes away.
+
+    The first norm is over (H, W), the second over the channels of an example. With `levels`, gamma, alpha and beta are
+    rows, one for each level. x [B,H,W,C], told: shares [B,levels] of the levels, or None. Source: Song and Ermon 2019,
+    appendix A.1.
+    """
+
+    levels: int
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, x: Array, told: Array | None) -> Array:
+        accurate = layers.at_least_float32(self.dtype)
+        value = x.astype(accurate)
+        means = value.mean((1, 2), keepdims=True)
+        value = (value - means) * jax.lax.rsqrt(value.var((1, 2), keepdims=True) + NORM_EPSILON)
+        spread = (means - means.mean(-1, keepdims=True)) * jax.lax.rsqrt(
+            means.var(-1, ddof=1, keepdims=True) + NORM_EPSILON
+        )
+
+        def scale(name: str, init: nn.initializers.Initializer) -> Array:
+            shape = ((self.levels,) if self.levels else ()) + x.shape[-1:]
+            rows = self.param(name, init, shape, jnp.float32).astype(accurate)
+            return rows if told is None else jnp.matmul(told.astype(accurate), rows, precision="highest")[:, None, None]
+
+        gamma, alpha = (scale(name, near_one) for name in ("gamma", "alpha"))
+        beta = scale("beta", nn.initializers.zeros)
+        return (gamma * (value + alpha * spread) + beta).astype(self.dtype)
+
+
+class Block(nn.Module):
+    """S(x) + R(conv(elu(norm(conv(elu(norm(x))))))), with `channels` outputs.
+
+    Where `narrower`, R is the mean of 2x2 pixels and S the same with a 1x1 convolution behind it; but with a dilation
+    above 1 the height stays, and S is a convolution of that dilation. Otherwise both do nothing.
+    """
+
+    channels: int
+    dilation: int
+    narrower: bool
+    levels: int
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, x: Array, told: Array | None) -> Array:
+        h = nn.elu(InstanceNormPlus(self.levels, self.dtype, name="norm1")(x, told))
+        h = conv(x.shape[-1] if self.narrower else self.channels, self.dtype, "conv1", self.dilation)(h)
+        h = nn.elu(InstanceNormPlus(self.levels, self.dtype, name="norm2")(h, told))
+        h = conv(self.channels, self.dtype, "conv2", self.dilation)(h)
+        if self.narrower and self.dilation == 1:
+            h, x = (nn.avg_pool(value, (2, 2), (2, 2)) for value in (h, x))
+            x = layers.dense(self.channels, self.dtype, "shortcut", torch_uniform)(x)
+        elif self.narrower:
+            x = conv(self.channels, self.dtype, "shortcut", self.dilation)(x)
+        return x + h
+
+
+class Refine(nn.Module):
+    """Stages [B,h,w,c], the first the highest, to one of its height: adapted, summed, pooled over, adapted again.
+
+    Source: Lin et al. 2017 (RefineNet), section 3.2.
+    """
+
+    channels: int
+    blocks: int
+    levels: int
+    dtype: DType
+
+    @nn.compact
+    def __call__(self, stages: list[Array], told: Array | None) -> Array:
+        found = [self.adapt(stage, told, 2, f"adapt_{i}") for i, stage in enumerate(stages)]
+        if len(found) > 1:
+            found = [self.norm(stage, told, f"fuse_norm_{i}") for i, stage in enumerate(found)]
+            found = [conv(self.channels, self.dtype, f"fuse_conv_{i}")(stage) for i, stage in enumerate(found)]
+        h = nn.elu(sum((stretched(stage, found[0].shape[1:3]) for stage in found[1:]), found[0]))
+        pooled, pool = h, nn.avg_pool if self.levels else nn.max_pool
+        for i in range(2):
+            pooled = pool(self.norm(pooled, told, f"pool_norm_{i}"), (5, 5), padding="SAME")
+            pooled = conv(self.channels, self.dtype, f"pool_conv_{i}", bias=False)(pooled)
+            h += pooled
+        return self.adapt(h, told, self.blocks, "output")
+
+    def adapt(self, x: Array, told: Array | None, blocks: int, name: str) -> Array:
+        """Residual blocks of two convolutions, each behind its norm and non-linearity."""
+        for i in range(blocks):
+            h = x
+            for j in range(2):
+                h = nn.elu(self.norm(h, told, f"{name}_{i}_norm_{j}"))
+                h = conv(x.shape[-1], self.dtype, f"{name}_{i}_conv_{j}", bias=False)(h)
+            x = x + h
+        return x
+
+    def norm(self, x: Array, told: Array | None, name: str) -> Array:
+        """x itself where the level is not told."""
+        return InstanceNormPlus(self.levels, self.dtype, name=name)(x, told) if self.levels else x
+
+
+def conv(features: int, dtype: DType, name: str, dilation: int = 1, bias: bool = True) -> nn.Conv:
+    """A 3x3 convolution."""
+    return nn.Conv(
+        features, (3, 3), kernel_dilation=dilation, use_bias=bias, kernel_init=torch_uniform, dtype=dtype, name=name
+    )
+
+
+def shares(time: Array, levels: int) -> Array:
+    """The shares [B,levels] of each level at time [B] in 0 … levels - 1: those next to it, the nearest beyond."""
+    return jnp.maximum(1 - jnp.abs(jnp.clip(time, 0, levels - 1)[:, None] - jnp.arange(levels)), 0)
+
+
+def stretched(x: Array, size: tuple[int, ...]) -> Array:
+    """x [B,h,w,C] at [B,*size,C], linear between pixels, the corners on the corners."""
+    for axis, (old, new) in enumerate(zip(x.shape[1:3], size, strict=True), start=1):
+        if old != new:
+            place = np.arange(new) * ((old - 1) / max(new - 1, 1))
+            weight = np.maximum(1 - np.abs(place[:, None] - np.arange(old)), 0)
+            x = jnp.moveaxis(jnp.tensordot(x, jnp.asarray(weight, x.dtype), ((axis,), (1,))), -1, axis)
+    return x
+
+
+def near_one(key: Array, shape: tuple[int, ...], dtype: DType) -> Array:
+    """N(1, 0.02²)."""
+    return 1 + 0.02 * jax.random.normal(key, shape, dtype)
+
+
+def torch_uniform(key: Array, shape: tuple[int, ...], dtype: DType) -> Array:
+    """Uniform within 1/sqrt(fan_in) of 0, as PyTorch has it by default; drawn flat, see `layers.glorot`."""
+    bound = float(np.prod(shape[:-1])) ** -0.5
+    return jax.random.uniform(key, (int(np.prod(shape)),), dtype, -bound, bound).reshape(shape)

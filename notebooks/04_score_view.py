@@ -1,0 +1,517 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: -jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 4. The score-based view
+#
+# The same models once more, as Song and Ermon 2019 and Song et al. 2021 see them: noise turns the data into a family
+# of densities $p_t$, a network learns the *score* $\nabla_x \log p_t(x)$ of each, and samples follow a differential
+# equation in which the score is all that is unknown. In the plane one can look at a whole field of scores, and for a
+# mixture of Gaussians the truth has a closed form, so that whatever is learned or approximated stands beside it.
+#
+# Sections 1 to 3 train a small perceptron and need nothing else. Sections 4 and 5 end with what was measured on
+# images, and read it from runs, if there are any:
+#
+#     python -m diffusion_jax.main train    --config=configs/digits.py --workdir=runs/digits
+#     python -m diffusion_jax.main frontier --workdir=runs/digits --samplers=ancestral,ddim,dpmpp_2m:logsnr \
+#         --steps=5,10,15,25,50,100
+#     python -m diffusion_jax.main train    --config=configs/digits_cond.py --workdir=runs/digits_cond
+#     python -m diffusion_jax.main evaluate --workdir=runs/digits_cond --scales=0,1,2,4,8 --sampler.num_steps=100
+#
+# The environment variables `FRONTIERS` and `GUIDED` name other folders, several with a colon between them; `STEPS` and
+# `POINTS` set how long the perceptron is trained and how many samples are drawn.
+
+# %%
+import csv
+import functools
+import itertools
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from matplotlib.ticker import NullLocator
+
+import diffusion_jax
+from diffusion_jax import build, frontier
+from diffusion_jax.data.embedded import RING_MEANS, RING_STD, toy2d
+from diffusion_jax.networks.mlp import MLP
+from diffusion_jax.objective import losses, prediction, reverse, time_sampling
+from diffusion_jax.objective.prediction import Prediction
+from diffusion_jax.process import schedules
+from diffusion_jax.process.base import expand, level
+from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.sampling import grids, guidance, loop
+from diffusion_jax.training.state import create
+from diffusion_jax.training.step import make_train_step
+
+plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
+ROOT = pathlib.Path(diffusion_jax.__file__).parent.parent
+STEPS, POINTS = (int(os.environ.get(name, default)) for name, default in (("STEPS", "6000"), ("POINTS", "6000")))
+
+process, schedule = gaussian(), schedules.vp()
+source = toy2d("train")
+data = source.read(np.arange(source.size))[0]
+
+# %% [markdown]
+# ## 1. One field for each level of noise
+#
+# The data are eight small Gaussians on a ring, $p_0 = \frac18 \sum_k \mathcal N(m_k, c^2 I)$. Under
+# $x_t = \alpha x_0 + \sigma \epsilon$ they become $p_t = \frac18 \sum_k \mathcal N(\alpha m_k, (\alpha^2c^2 +
+# \sigma^2) I)$. Score, noise and clean point are three words for one thing (Tweedie's formula; Vincent 2011),
+#
+# $$\nabla_x \log p_t(x) = -\frac{\mathbb E[\epsilon \mid x_t = x]}{\sigma}
+# = \frac{\alpha\, \mathbb E[x_0 \mid x_t = x] - x}{\sigma^2},$$
+#
+# so that a network that was trained to predict the noise, by nothing but squared errors, has learned the score.
+
+
+# %%
+def exact(means, std):
+    """(predict, log_density) for x0 ~ mean over k of N(means[k], std² I); a label k >= 0 leaves component k alone."""
+
+    def log_joint(x, at, label=None):
+        offset = x[:, None] - expand(at.alpha, x)[..., None] * means  # [B, K, 2]
+        variance = (at.alpha**2 * std**2 + at.sigma**2)[..., None]
+        logs = -0.5 * jnp.sum(offset**2, -1) / variance - jnp.log(2 * np.pi * variance * len(means))
+        if label is None:
+            return logs
+        told = label[:, None]
+        return jnp.where((told < 0) | (told == jnp.arange(len(means))), logs, -jnp.inf)
+
+    def predict(params, x, at, label=None, keys=None):
+        alpha, sigma = expand(at.alpha, x), expand(at.sigma, x)
+        centre = jax.nn.softmax(log_joint(x, at, label)) @ means
+        x0 = centre + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x - alpha * centre)
+        return Prediction(x0, (x - alpha * x0) / sigma, None)
+
+    return predict, log_joint
+
+
+true, log_joint = exact(RING_MEANS, RING_STD)
+network = MLP(out_channels=2, width=64)
+learned = prediction.predictor(network.apply, lambda params: schedule, prediction.eps(), prediction.tell_logsnr())
+
+
+def train(steps, batch_size=256, seed=0):
+    """Parameters of the network after so many steps on the ring, and its losses."""
+    terms = {"simple": (1.0, losses.weighted_mse(lambda params: schedule, prediction.eps(), losses.simple()))}
+    loss = losses.weighted_sum(learned, process, lambda params: schedule, terms)
+    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+    step = make_train_step(loss, time_sampling.log_normal(schedule, 1e-3), optimizer, batch_size)
+    key_init, key_data, key_steps = jax.random.split(jax.random.key(seed), 3)
+    params = {"net": network.init(key_init, jnp.zeros((1, 2)), jnp.zeros(1))["params"]}
+
+    def body(state, rows):
+        batch = {"x0": jnp.asarray(data)[rows], "label": jnp.zeros(batch_size, int), "index": jnp.arange(batch_size)}
+        state, metrics = step(state, batch, key_steps)
+        return state, metrics["loss"]
+
+    rows = jax.random.randint(key_data, (steps, batch_size), 0, len(data))
+    state, found = jax.jit(lambda state: jax.lax.scan(body, state, rows))(create(params, optimizer, (0.999,)))
+    return state.ema["0.999"], np.asarray(found)
+
+
+params, history = train(STEPS)
+first, last = (part.mean() for part in np.split(history, [len(history) // 20, -(len(history) // 20)])[::2])
+print(f"{STEPS:,} steps on {len(data):,} points: loss {first:.3f} at first, {last:.3f} at last")
+
+# %%
+NOISE = [2.0, 0.5, 0.15]  # sigma/alpha of the levels to look at
+axis_of = np.linspace(-2.4, 2.4, 121)
+places = np.stack(np.meshgrid(axis_of, axis_of), -1).reshape(-1, 2).astype(np.float32)
+arrows = np.stack(np.meshgrid(axis_of[6::9], axis_of[6::9]), -1).reshape(-1, 2).astype(np.float32)
+at_noise = grids.time_of(schedule, jnp.asarray([-2 * np.log(noise) for noise in NOISE]))
+score_of = jax.jit(lambda params, x, at: -learned(params, x, at).eps / expand(at.sigma, x))
+true_score_of = jax.jit(lambda x, at: -true(None, x, at).eps / expand(at.sigma, x))
+
+figure, axes = plt.subplots(2, 3, figsize=(10.5, 7), sharex=True, sharey=True)
+for column, (noise, t) in enumerate(zip(NOISE, at_noise, strict=True)):
+    at = level(schedule, jnp.full(len(places), t))
+    density = np.exp(jax.nn.logsumexp(log_joint(places, at), axis=1)).reshape(len(axis_of), -1)
+    here = level(schedule, jnp.full(len(arrows), t))
+    for row, (name, field) in enumerate(
+        {"true": true_score_of(arrows, here), "learned": score_of(params, arrows, here)}.items()
+    ):
+        field = np.asarray(field)
+        length = np.linalg.norm(field, axis=1, keepdims=True)
+        axis = axes[row, column]
+        axis.contourf(axis_of, axis_of, density, levels=12, cmap="Blues")
+        axis.quiver(*arrows.T, *(field / np.sqrt(length * length.mean())).T, angles="xy", scale=22, width=0.005)
+        axis.set(title=f"{name}, sigma/alpha = {noise:g} (t = {t:.2f})", aspect="equal")
+        axis.grid(False)
+
+# %% [markdown]
+# Density in blue, scores as arrows (their lengths as square roots). With much noise there is one hill, and every
+# arrow leads to its top; with less the eight spots come apart, and each draws what is nearest. The learned arrows agree
+# with the true ones where there is density, which is where the network saw examples. Elsewhere nothing has told it,
+# and nothing needs to: a sample that starts at the prior meets at each level what that level's density holds.
+#
+# How far off is it, on points of $p_t$ itself and on points spread over the whole square?
+
+# %%
+levels = np.linspace(0.02, 1, 25)
+key = jax.random.key(1)
+noise, sample = jax.random.normal(key, (4000, 2)), data[:4000]
+square = jax.random.uniform(jax.random.key(2), (4000, 2), minval=-2.4, maxval=2.4)
+
+
+@jax.jit
+def errors(t):
+    """Relative error of the learned score, root mean square, on points of p_t and on points of the square."""
+    at = level(schedule, jnp.full(len(sample), t))
+
+    def error(x):
+        truth = true_score_of(x, at)
+        return jnp.sqrt(jnp.sum((score_of(params, x, at) - truth) ** 2) / jnp.sum(truth**2))
+
+    return error(process.corrupt(at, sample, noise)), error(square)
+
+
+found = np.array([errors(t) for t in levels])
+figure, axis = plt.subplots(figsize=(6.5, 3))
+axis.plot(levels, found[:, 0], "o-", label="on points of p_t")
+axis.plot(levels, found[:, 1], "s--", label="on the whole square")
+axis.set(xlabel="t", ylabel="relative error of the score", ylim=(0, None))
+axis.legend()
+for t in (0.02, 0.1, 0.6):
+    i = np.argmin(np.abs(levels - t))
+    print(f"t = {levels[i]:.2f}: relative error {found[i, 0]:.1%} where the data are, {found[i, 1]:.1%} anywhere")
+
+# %% [markdown]
+# At little noise the network is right where the data are and wrong between them. Towards $t = 1$ it is less exact
+# again, since the training looked at those levels seldom (log-normal times of Karras et al. 2022); there the density is
+# the prior's, and little is decided.
+
+# %% [markdown]
+# ## 2. Why a ladder of noise
+#
+# A score is enough to sample with: Langevin dynamics, $x \leftarrow x + e \nabla \log p(x) + \sqrt{2e}\,\epsilon$,
+# have $p$ for their limit. But where spots are apart the way between them leads through nearly no density, and the
+# limit is far: at the lowest level a point stays with the spot it came upon first, whatever that spot's weight.
+# Song and Ermon 2019 therefore start at a level where there is one hill, and lower the noise step by step. Both walks
+# below take the same number of steps with the *exact* score of a mixture whose left spot holds one eighth.
+
+# %%
+two_sided = np.array([[-1.0, 0.0]] + [[1.0, 0.0]] * 7)  # equal weights, so seven in one place are seven eighths
+uneven, _ = exact(two_sided, 0.1)
+kernel = reverse.fixed_small(process)
+per_level, few = 60, POINTS // 4
+start = jax.random.uniform(jax.random.key(3), (few, 2), minval=-2, maxval=2)
+keys = jax.random.split(jax.random.key(4), few)
+method = build.METHODS["annealed_langevin"](snr=0.25, steps=per_level, at_start=True)
+noises = schedules.geometric(10, 0.05, 2.0)
+figure, axes = plt.subplots(1, 3, figsize=(11, 2.6), sharex=True, sharey=True)
+whole = loop.rows(process, noises, loop.to_first_times(10, 10))
+lowest = jax.tree.map(lambda field: np.repeat(field[-1:], len(whole.at.t), 0), whole)
+lowest = lowest._replace(at=lowest.to)
+truth = two_sided[np.arange(few) % 8] + 0.1 * np.asarray(jax.random.normal(jax.random.key(5), (few, 2)))
+walked = jax.jit(lambda x, rows: loop.sample(method.step, functools.partial(uneven, None), kernel, rows, x, keys)[0])
+for axis, (name, points) in zip(
+    axes,
+    {
+        "the data": truth,
+        "Langevin, lowest level alone": walked(start, lowest),
+        "Langevin, a ladder of ten levels": walked(start, whole),
+    }.items(),
+    strict=True,
+):
+    points = np.asarray(points)
+    axis.plot(*points.T, ".", markersize=2)
+    axis.set(
+        title=f"{name}\n{np.mean(points[:, 0] < 0):.1%} on the left", xlim=(-2, 2), ylim=(-0.8, 0.8), aspect="equal"
+    )
+
+# %% [markdown]
+# Started anywhere in the square, half of the points go to the left spot and stay there; down the ladder they divide
+# nearly as the data do, the more nearly the longer they stay at each level.
+# `configs/cifar10_ncsn.py` and `cifar10_ncsnv2.py` are this recipe on images.
+
+# %% [markdown]
+# ## 3. A stochastic and a deterministic way back
+#
+# With infinitely many levels the ladder becomes a diffusion, $dx = f x\,dt + g\,dw$, and two equations lead back
+# through the same densities $p_t$ (Song et al. 2021, eq. 6 and 13),
+#
+# $$dx = \big(f x - g^2\,\nabla \log p_t(x)\big)\,dt + g\,d\bar w, \qquad\qquad
+# dx = \big(f x - \tfrac12 g^2\,\nabla \log p_t(x)\big)\,dt,$$
+#
+# one that draws noise at every moment, and one that draws none. Both are walked here with the learned score, from the
+# *same* starting points. Below, the first coordinate against time, over the density that it should have.
+
+
+# %%
+def walker(method, predict):
+    """`walk(rows, x, keys, chunk=1)`: x at first and after every `chunk` rows, [1 + len(rows)/chunk, B, 2]."""
+    on = jax.jit(
+        lambda x, memory, keys, rows, first: loop.sample(method.step, predict, kernel, rows, x, keys, memory, first)
+    )
+
+    def walk(rows, x, keys, chunk=1):
+        memory, path = method.memory(x), [np.asarray(x)]
+        for first in range(0, len(rows.at.t), chunk):
+            part = jax.tree.map(lambda field, first=first: field[first : first + chunk], rows)
+            x, memory = on(x, memory, keys, part, first)
+            path.append(np.asarray(x))
+        return np.stack(path)
+
+    return walk
+
+
+number, shown = POINTS // 4, 8
+keys_x, keys = jax.random.split(jax.random.key(6), (2, number))
+x = process.prior(schedule, keys_x, (2,))
+times = grids.quadratic(schedule, 100, 1e-3)
+rows = loop.rows(process, schedule, times)
+ways = {"reverse SDE": "euler_maruyama", "probability-flow ODE": "ode_heun"}
+paths = {
+    name: walker(build.METHODS[way](), functools.partial(learned, params))(rows, x, keys) for name, way in ways.items()
+}
+
+figure, axes = plt.subplots(2, 2, figsize=(10, 8.5))
+wide = np.linspace(-3, 3, 241)
+at = level(schedule, jnp.asarray(times))
+width = np.sqrt(at.alpha**2 * RING_STD**2 + at.sigma**2)
+offset = wide[:, None, None] - at.alpha[:, None] * RING_MEANS[:, 0]  # [place, time, spot]
+density = np.exp(-0.5 * (offset / width[:, None]) ** 2).sum(-1)
+for column, (name, path) in enumerate(paths.items()):
+    axes[0, column].plot(*path[-1].T, ".", color="0.8", markersize=2, zorder=0)
+    for i in range(shown):
+        axes[1, column].plot(times, path[:, i, 0], color=f"C{i}", linewidth=1.1)
+        if name == "probability-flow ODE" or i in (3, 5, 6):  # all eight paths of the SDE are a tangle
+            axes[0, column].plot(*path[:, i].T, color=f"C{i}", linewidth=0.9)
+            axes[0, column].plot(*path[0, i], "o", color=f"C{i}", markersize=7, markeredgewidth=2, markerfacecolor="w")
+            axes[0, column].plot(*path[-1, i], "o", color=f"C{i}", markersize=8)
+    axes[0, column].set(title=f"{name}, from rings to dots", xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
+    axes[1, column].pcolormesh(times, wide, density / density.max(0), cmap="Greys", vmax=1.6, shading="nearest")
+    axes[1, column].set(xlabel="t", ylabel="first coordinate", xlim=(1, 0), ylim=(-3, 3))
+    axes[1, column].grid(False)
+for name, path in paths.items():
+    distance = np.linalg.norm(path[-1][:, None] - RING_MEANS, axis=-1)
+    share = np.bincount(distance.argmin(1), minlength=8) / number
+    spread = np.sqrt(np.mean(distance.min(1) ** 2) / 2)
+    print(
+        f"{name}: shares of the spots {share.min():.3f} to {share.max():.3f} (1/8 each, ± "
+        f"{np.sqrt(7 / 64 / number):.3f}), width of a spot {spread:.3f} ({RING_STD})"
+    )
+ends = [np.linalg.norm(path[-1][:, None] - RING_MEANS, axis=-1).argmin(1) for path in paths.values()]
+same = np.mean(ends[0] == ends[1])
+print(f"points that both ways take to the same spot: {same:.0%}")
+
+# %% [markdown]
+# The two clouds at the end have the same density, but not the same points. The ODE takes each start to one place along
+# a smooth path, on which it can be taken back, which gives likelihoods and encodings. The SDE forgets where it came
+# from: that both end in the same spot is as rare as chance has it, one in eight.
+
+# %% [markdown]
+# ## 4. Quality against network calls
+#
+# A smooth path can be followed in few steps. How few? With the exact score the solvers' errors are the only ones, and
+# the ODE has a true solution for each start, which 1,000 steps of Heun's method give to many digits. For the methods
+# that draw noise there is no such point; what both have is the density of their samples, whose distance from the data
+# is the *sliced Wasserstein distance* here: sorted projections on 32 directions, compared.
+
+# %%
+COUNTS = 5, 10, 20, 40, 80
+WITHOUT_NOISE = ("ddim", "ode_heun", "dpmpp_2m", "dpmpp_3m")
+WITH_NOISE = ("ancestral", "euler_maruyama", "dpmpp_2m_sde")
+number = POINTS
+keys_x, keys = jax.random.split(jax.random.key(7), (2, number))
+x = process.prior(schedule, keys_x, (2,))
+truth = functools.partial(true, None)
+
+
+@functools.cache
+def rows_of(steps):
+    """Rows of a grid even in log SNR, of which the last one ends without noise."""
+    return loop.rows(process, schedule, np.append(grids.logsnr(schedule, steps - 1, 1e-3), 0.0))
+
+
+angles = np.linspace(0, np.pi, 32, endpoint=False)
+directions = np.stack([np.cos(angles), np.sin(angles)])
+
+
+def distance(a, b):
+    """Sliced Wasserstein-2 distance of two samples of the same size."""
+    return np.sqrt(np.mean((np.sort(a @ directions, 0) - np.sort(b @ directions, 0)) ** 2))
+
+
+ring = [toy2d("heldout", seed=seed).read(np.arange(number))[0] for seed in range(6)]
+floor = [distance(a, b) for a, b in itertools.combinations(ring, 2)]
+fine = walker(build.METHODS["ode_heun"](), truth)(rows_of(1000), x, keys, 1000)[-1]
+results = {}
+for name in WITHOUT_NOISE + WITH_NOISE:
+    walk = walker(build.METHODS[name](), truth)
+    for steps in COUNTS:
+        end = walk(rows_of(steps), x, keys, 5)[-1]
+        calls = 2 * steps - 1 if name == "ode_heun" else steps  # two at each step but the last
+        results.setdefault(name, []).append(
+            (calls, np.sqrt(np.mean((end - fine) ** 2)), np.mean([distance(end, real) for real in ring]))
+        )
+
+figure, axes = plt.subplots(1, 2, figsize=(11, 4))
+for i, (name, found) in enumerate(results.items()):
+    calls, error, away = np.transpose(found)
+    style = {"marker": "osD^vP*X"[i], "color": f"C{i}", "label": name, "markersize": 5}
+    if name in WITHOUT_NOISE:
+        axes[0].loglog(calls, error, **style)
+    axes[1].loglog(calls, away, linestyle="-" if name in WITHOUT_NOISE else "--", **style)
+axes[1].axhspan(min(floor), max(floor), color="k", alpha=0.12, label="data against data")
+axes[0].set(title="error of the solution, root mean square")
+axes[1].set(title=f"distance to the data, {number:,} samples")
+axes[1].yaxis.set_minor_formatter("{x:g}")
+for axis in axes:
+    axis.set(
+        xlabel="network calls for one sample", xticks=[5, 10, 20, 40, 80, 160], xticklabels=[5, 10, 20, 40, 80, 160]
+    )
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.legend(fontsize="small")
+for name in WITHOUT_NOISE:
+    calls, error, _ = np.transpose(results[name])
+    print(f"{name:12} error falls as calls^{np.polyfit(np.log(calls[-3:]), np.log(error[-3:]), 1)[0]:.1f}")
+
+# %% [markdown]
+# On the left each solver's order shows as a slope, and the third-order one wins where precision is asked for. On the
+# right most of that precision is worth nothing: once a sample's error is smaller than what so many points can tell of a
+# density (grey: sets of data against each other), further calls do not show. A method of second order gets there first;
+# those that draw noise get there too, and vary about it with what they draw, as sets of data do.
+#
+# With a trained network on images there is no truth to compare with, and the network's own error is a floor that no
+# solver can go below. `main frontier` draws the same picture there.
+
+
+# %%
+def places_of(variable, default):
+    """The folders that an environment variable names; relative ones start at the root of the repository."""
+    return [ROOT / path for path in os.environ.get(variable, default).split(os.pathsep)]
+
+
+def newest(run, name):
+    """The newest file or folder of this name among a run's evaluations; None if there is none."""
+    return max(run.glob(f"evaluation/*/{name}"), key=os.path.getmtime, default=None)
+
+
+for run in places_of("FRONTIERS", "runs/digits"):
+    folder = newest(run, "frontier")
+    if folder is None:
+        print(f"{run.name}: no frontier to read; make it by `main frontier`, see above, or go on without")
+        continue
+    cells = frontier.read(folder)
+    figures = folder.parent / "figures.json"
+    held_back = json.loads(figures.read_text()).get("frechet_pixels_heldout") if figures.exists() else None
+    curves = {}
+    for cell in cells:
+        curves.setdefault(f"{cell['sampler']}, {cell['grid']}", []).append(cell)
+    figure, axis = plt.subplots(figsize=(7.5, 3.8))
+    for i, (label, curve) in enumerate(curves.items()):
+        calls, value, low, high = np.transpose(
+            [
+                [cell[key] for key in ("network_calls", "frechet_pixels", "frechet_low", "frechet_high")]
+                for cell in curve
+            ]
+        )
+        marker = "osD^vP*X"[i % 8]
+        axis.errorbar(calls, value, [value - low, high - value], marker=marker, markersize=5, capsize=3, label=label)
+    if held_back:
+        axis.axhline(held_back, color="k", linestyle=":", label="held-out data")
+    axis.set(xscale="log", yscale="log", xlabel="network calls for one sample", ylabel="Fréchet distance of pixels")
+    axis.set_title(f"{run.name}, {cells[0]['num_samples']:,} samples each; bars: 95 %")
+    figure.legend(loc="outside right upper", fontsize="small")
+    best = min(cell["frechet_pixels"] for cell in cells)
+    near = min((cell for cell in cells if cell["frechet_low"] <= best), key=lambda cell: cell["network_calls"])
+    print(
+        f"{run.name}: the lowest distance is {best:.4g}; the fewest calls whose interval reaches it are "
+        f"{near['network_calls']}, of {near['sampler']} on {near['grid']}"
+    )
+
+# %% [markdown]
+# ## 5. Guidance
+#
+# A model that is told the class $y$, and also that there is none, has two scores. Their difference is the score of a
+# classifier, $\nabla \log p_t(y \mid x)$, by Bayes' rule, and classifier-free guidance (Ho and Salimans 2022) takes $w$
+# times that step from the one to the other:
+#
+# $$\nabla \log p_t(x) + w\,\big(\nabla \log p_t(x \mid y) - \nabla \log p_t(x)\big).$$
+#
+# $w = 1$ is the class as it is. Beyond, samples are drawn to where the class is *certain*, which is not where its
+# density is. Three overlapping classes and their exact scores show what that buys and what it costs.
+
+# %%
+triangle = 1.1 * np.stack(
+    [np.cos(np.pi * (0.5 + np.arange(3) * 2 / 3)), np.sin(np.pi * (0.5 + np.arange(3) * 2 / 3))], -1
+)
+OVERLAP = 0.6
+told, log_class = exact(triangle, OVERLAP)
+scales = [0.0, 1.0, 2.0, 4.0]
+number = POINTS // 4
+label = jnp.arange(number) % 3
+keys_x, keys = jax.random.split(jax.random.key(8), (2, number))
+x = process.prior(schedule, keys_x, (2,))
+rows = rows_of(40)
+clean = level(schedule, jnp.zeros(number))
+dpmpp_2m = build.METHODS["dpmpp_2m"]()
+figure, axes = plt.subplots(1, len(scales), figsize=(12, 3.2), sharex=True, sharey=True)
+exact_rows = []
+for axis, scale in zip(axes, scales, strict=True):
+    guided = guidance.classifier_free(told, scale)
+    walk = walker(dpmpp_2m, lambda x, at, guided=guided: guided(None, x, at, label, None))
+    end = walk(rows, x, keys, len(rows.at.t))[-1]
+    agreement = np.mean(np.argmax(log_class(end, clean), 1) == label)
+    within = np.mean([np.sqrt(np.trace(np.cov(end[label == k].T)) / 2) for k in range(3)]) / OVERLAP
+    exact_rows.append((scale, agreement, within))
+    axis.scatter(*end.T, s=2, c=[f"C{k}" for k in np.asarray(label)])
+    axis.set(title=f"w = {scale:g}", aspect="equal", xlim=(-3.5, 3.5), ylim=(-3.2, 3.8))
+    print(f"w = {scale:g}: {agreement:.0%} in the region of their class, spread {within:.2f} of the class's own")
+
+# %% [markdown]
+# At $w = 0$ the class is ignored. At $w = 1$ the classes overlap as they do in the data. With growing $w$ each keeps
+# away from the others, beyond its own centre, and shrinks. The same on digits, where an SVM says which class a sample
+# is of, and diversity is the spread within a class relative to that of the data:
+
+# %%
+curves = {"three classes, exact score": np.transpose(exact_rows)}
+for run in places_of("GUIDED", "runs/digits_cond"):
+    file = newest(run, "guidance.csv")
+    if file is None:
+        print(f"{run.name}: no guidance to read; make it by `main evaluate --scales`, see above, or go on without")
+        continue
+    with file.open() as lines:
+        found = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+    curves[run.name] = np.transpose([(row["scale"], row["svm_agreement"], row["class_diversity"]) for row in found])
+    print(f"{run.name}, {found[0]['num_samples']:,.0f} samples at each scale")
+    for row in found:
+        print(
+            f"  w = {row['scale']:g}: agreement {row['svm_agreement']:.1%}, diversity {row['class_diversity']:.2f}, "
+            f"Fréchet distance of pixels {row['frechet_pixels']:.4g}, {row['network_calls']:.0f} calls"
+        )
+figure, axes = plt.subplots(1, 2, figsize=(10, 3.4))
+for i, (name, (scale, agreement, diversity)) in enumerate(curves.items()):
+    axes[0].plot(scale, agreement, "o-", color=f"C{i}", label=f"{name}: agreement")
+    axes[0].plot(scale, diversity, "s--", color=f"C{i}", label=f"{name}: diversity")
+    axes[1].plot(diversity, agreement, "o-", color=f"C{i}", label=name)
+    for w, place in zip(scale, zip(diversity, agreement, strict=True), strict=True):
+        axes[1].annotate(f"{w:g}", place, textcoords="offset points", xytext=(5, -9), fontsize="x-small")
+axes[0].set(xlabel="guidance scale w", ylim=(0, None))
+axes[1].set(xlabel="diversity within a class (1: as the data)", ylabel="agreement with the class asked for")
+for axis in axes:
+    axis.legend(fontsize="small")
+
+# %% [markdown]
+# Agreement is bought with diversity, and most of it at small $w$: past the bend of the curve on the right only
+# diversity is spent.
