@@ -249,12 +249,12 @@ if "deadleaves" in runs:
     shape = tuple(runs["deadleaves"].config.data.shape)
     hole, drawn = degradation.missing(shape, "box", share=0.25), {}
     for rule in ("constant", "renoise"):
-        arrays, errors = restoring.restore(runs["deadleaves"], hole, rule, number=8)
+        arrays, errors = restoring.restore(runs["deadleaves"], hole, rule, number=6)
         drawn = {"original": arrays["original"], "known": arrays["degraded"]} | drawn | {rule: arrays["restored"]}
         print(f"{rule:9} RMSE {errors['rmse']:6.2f}, left at the mean {errors['rmse_degraded']:6.2f}")
-    figure, axes = plt.subplots(len(drawn), 1, figsize=(8, 1.15 * len(drawn)))
+    figure, axes = plt.subplots(len(drawn), 1, figsize=(5, 0.95 * len(drawn)))
     for axis, (name, images) in zip(axes, drawn.items(), strict=True):
-        axis.imshow(grid(images, 256, columns=8), cmap="gray", vmin=0, vmax=255)
+        axis.imshow(grid(images, 256, columns=6), cmap="gray", vmin=0, vmax=255)
         axis.set(xticks=[], yticks=[])
         axis.set_ylabel(name, rotation=0, ha="right", va="center")
         axis.grid(False)
