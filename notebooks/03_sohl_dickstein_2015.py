@@ -240,8 +240,9 @@ if "deadleaves" in runs:
 # $r(x)$, the likelihood of what is known. `constant` is the paper's inpainting: the known pixels are pinned at all
 # levels of noise, so around the hole the model sees clean pixels where it has learned to expect noisy ones. `renoise`
 # (later work) draws them with the noise of each step instead. RMSE of the missing pixels, of 255, against what was
-# there; leaving them at the mean of the range is the figure to beat. A sample is not the mean of all that would fit, so
-# no sampler gets it down to nothing.
+# there. A sample is not the mean of all that would fit: two independent draws of a picture are further from one another
+# than either is from their mean, so the mean of the range has the smaller error, and a model that fills in plausible
+# leaves is judged by the eye. Ours, after nine minutes of training, draws texture that takes up the edges, not discs.
 
 # %%
 if "deadleaves" in runs:
