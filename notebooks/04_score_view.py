@@ -389,8 +389,8 @@ for name in WITHOUT_NOISE:
 # %% [markdown]
 # On the left each solver's order shows as a slope, and the third-order one wins where precision is asked for. On the
 # right most of that precision is worth nothing: once a sample's error is smaller than what so many points can tell of a
-# density (grey: sets of data against each other), further calls do not show. A method of second order gets there first;
-# those that draw noise get there too, and vary about it with what they draw, as sets of data do.
+# density (grey: sets of data against each other), further calls do not show, and at twenty calls every method is there.
+# Those that draw noise go on varying within it with what they draw, as sets of data do.
 #
 # With a trained network on images there is no truth to compare with, and the network's own error is a floor that no
 # solver can go below. `main frontier` draws the same picture there.
