@@ -226,7 +226,7 @@ if "deadleaves" in runs:
     run = runs["deadleaves"]
     real = build.source(run.config, "heldout").read(np.arange(16))[0]
     seeds, samples = trained.draw(run, 16)
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4.6))
+    figure, axes = plt.subplots(1, 2, figsize=(6.5, 3.4))
     for axis, images, title in zip(axes, (real, samples), ("data", "samples"), strict=True):
         axis.imshow(grid(images, 256, columns=4), cmap="gray", vmin=0, vmax=255)
         axis.set(title=title, xticks=[], yticks=[])
