@@ -131,7 +131,10 @@ REFUSED = [
         {"network__name": "ncsnv2", "network__conditional": True},
         r"network.name='ncsnv2' takes no labels: set network.conditional=False",
     ),
-    ({"network__ncsn__dilations": (1, 0.5)}, r"network.ncsn.dilations=\(1, 0.5\): 0.5 is not a whole number"),
+    (
+        {"network__name": "ncsn", "network__ncsn__dilations": (1, 0.5)},
+        r"network.ncsn.dilations=\(1, 0.5\): 0.5 is not a whole number",
+    ),
     (
         {
             "schedule__name": "geometric",
@@ -169,8 +172,14 @@ REFUSED = [
     ({"loss__reduction": "halfsum"}, r"loss.reduction='halfsum' is not known \(did you mean 'half_sum'\?\)"),
     ({"prediction__input": "unit"}, r"prediction.input='unit' is not known; use one of as_it_is, unit_variance"),
     ({"prediction__sigma_data": 0.0}, r"prediction.sigma_data=0.0 must be above 0"),
-    ({"network__ncsnpp__taps": (1.0, 1.0)}, r"network.ncsnpp.taps=\(1.0, 1.0\): 1.0 is not a whole number"),
-    ({"network__vdm__fourier": ("a",)}, r"network.vdm.fourier=\('a',\): 'a' is not a whole number"),
+    (
+        {"network__name": "ncsnpp", "network__ncsnpp__taps": (1.0, 1.0)},
+        r"network.ncsnpp.taps=\(1.0, 1.0\): 1.0 is not a whole number",
+    ),
+    (
+        {"network__name": "vdm", "network__vdm__fourier": ("a",)},
+        r"network.vdm.fourier=\('a',\): 'a' is not a whole number",
+    ),
     ({"times__name": "log_normal"}, r"times.name='log_normal' is for continuous time, but process.num_steps=4"),
     ({"loss__name": "vdm"}, r"loss.name='vdm' is the bound in continuous time, but process.num_steps=4; set it to 0"),
     (

@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from diffusion_jax.build.choices import options
 from diffusion_jax.process import schedules
 
 
@@ -87,13 +88,10 @@ def check(config: ConfigDict) -> None:
     for name, values in {
         "sampler.steps": config.sampler.steps,
         "bound.paths": config.bound.paths,
-        **{f"network.unet.{key}": config.network.unet[key] for key in ("multipliers", "attention", "fourier")},
-        **{f"network.ncsnpp.{key}": config.network.ncsnpp[key] for key in ("multipliers", "attention", "taps")},
-        "network.vdm.fourier": config.network.vdm.fourier,
         **{
-            f"network.{name}.{key}": config.network[name][key]
-            for name in ("ncsn", "ncsnv2")
-            for key in ("multipliers", "dilations")
+            f"network.{config.network.name}.{key}": value
+            for key, value in options(config.network).items()
+            if isinstance(value, tuple | list)
         },
     }.items():
         for value in values:
