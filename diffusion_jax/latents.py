@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax import build, trained
-from diffusion_jax.data.scaling import from_model, to_model
+from diffusion_jax.data.scaling import to_model
 from diffusion_jax.process.base import Array, level
 from diffusion_jax.sampling import ddim, flow, loop
 from diffusion_jax.trained import Run
@@ -33,7 +33,7 @@ def encode(run: Run, x: np.ndarray, label: np.ndarray, by: str = "ode") -> tuple
     Raises ValueError for another `by` or a model that cannot, FloatingPointError where the ODE is not solved.
     """
     up, _ = _ways(run, by)
-    return _carry(run, up, np.asarray(to_model(x, run.config.data.levels)), label)
+    return _carry(run, up, _in_range(run, x), label)
 
 
 def decode(run: Run, latents: np.ndarray, label: np.ndarray, by: str = "ode") -> tuple[np.ndarray, float]:
@@ -54,24 +54,30 @@ def report(run: Run, number: int, out: pathlib.Path, by: str = "ode") -> dict[st
     x, label = heldout.read(np.arange(heldout.size))
     found, calls = encode(run, x, label, by)
     back, calls_back = decode(run, found, label, by)
-    decoded = np.asarray(from_model(back, levels))
+    decoded = np.asarray(build.out_of_range(run.config)(back))
     arrays: dict[str, Any] = {"examples": x, "labels": label, "latents": found, "decoded": decoded}
     with open(out, "wb") as file:
         np.savez(file, **arrays)
     picture, shown = out.with_suffix(".png"), slice(0, 16)
     title = f"held-out examples, and what comes back from their noise by {by}"
     pictures.table(picture, np.stack([x[shown], decoded[shown]]), levels, ["examples", "decoded"], title)
-    error = np.sqrt(np.mean((back - np.asarray(to_model(x, levels))) ** 2)) * 127.5
+    error = np.sqrt(np.mean((back - _in_range(run, x)) ** 2)) * 127.5 * run.config.data.std
     figures = {"rmse": float(error), "latents_std": float(found.std()), "network_calls": calls}
     paths = {"latents": str(out), "picture": str(picture)}
     return {**paths, "num_samples": len(x), "by": by, **figures, "network_calls_back": calls_back}
+
+
+def _in_range(run: Run, x: np.ndarray) -> np.ndarray:
+    """x [N,*D] of the data in the range of the model, with no noise of dequantisation."""
+    data = run.config.data
+    return np.asarray(to_model(x, data.levels, data.mean, data.std))
 
 
 def _ways(run: Run, by: str) -> tuple[Callable[..., Carried], Callable[..., Carried]]:
     """`up(params, x0, label)` and `down(params, x_1, label)`."""
     config, experiment, options = run.config, run.experiment, run.config.ode
     build.choose("--by", by, dict.fromkeys(WAYS))
-    if config.process.name != "gaussian" or config.prediction.target == "posterior_mean":
+    if config.process.name != "gaussian" or config.prediction.target in build.OF_A_CHAIN:
         raise ValueError(
             f"encoding needs the score of a Gaussian process at every level, which process.name={config.process.name!r}"
             f" with prediction.target={config.prediction.target!r} does not have"

@@ -55,6 +55,7 @@ Way = Callable[[Run], Callable[[], Found]]
 
 def vlb(run: Run) -> Callable[[], Found]:
     """`trained.report_bound`, one network call for each step of the chain."""
+    needs_plain_range("vlb", run)
     build.decoder(run.config)
     build.chain_rows(run.config, run.experiment.process, run.experiment.schedule, run.config.bound.num_steps)
 
@@ -99,8 +100,9 @@ def ode(run: Run) -> Callable[[], Found]:
     config, experiment = run.config, run.experiment
     options = config.ode
     needs_gaussian("ode", run)
-    if config.prediction.target == "posterior_mean":
-        raise ValueError("--likelihood=ode looks between the levels, where prediction.target='posterior_mean' cannot")
+    if config.prediction.target in build.OF_A_CHAIN:
+        aim = config.prediction.target
+        raise ValueError(f"--likelihood=ode looks between the levels, where prediction.target={aim!r} cannot")
     flow.check(options.rtol, options.atol, options.max_calls, "ode")
     build.choose("ode.trace", options.trace, ode_likelihood.PROBES)
     law = build.choose("ode.law", options.law, ode_likelihood.LAWS)
@@ -305,8 +307,14 @@ def dims(run: Run) -> int:
 
 def needs_gaussian(name: str, run: Run) -> None:
     """Raise ValueError unless the process is Gaussian, and the data in [-1, 1] as they are."""
-    process, data = run.config.process.name, run.config.data
+    process = run.config.process.name
     if process != "gaussian":
         raise ValueError(f"--likelihood={name} is that of a Gaussian process, but process.name={process!r}; use vlb")
+    needs_plain_range(name, run)
+
+
+def needs_plain_range(name: str, run: Run) -> None:
+    """Raise ValueError unless the data are in [-1, 1] as they are."""
+    data = run.config.data
     if data.dequantise or data.mean != 0 or data.std != 1:
         raise ValueError(f"--likelihood={name} is for data in [-1, 1], which data.mean, std or dequantise leave; use K")

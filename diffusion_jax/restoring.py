@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax import build, trained
-from diffusion_jax.data.scaling import from_model, to_model
+from diffusion_jax.data.scaling import to_model
 from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array, level, normal
 from diffusion_jax.sampling import degradation, posterior
@@ -46,7 +46,8 @@ def restore(
     rule: of `posterior.RULES`. noise: its standard deviation in what is known, in the range of the model. repeats,
     length: see `posterior.resample`. Returns the arrays degraded, restored and original [N,*D] in the levels of the
     data, mask, seeds and labels; and the RMSE of what was not known (with noise: of everything), in 255ths of the
-    range: `rmse`, and `rmse_degraded` of the degraded examples, where 0 stands for what is missing. Raises ValueError.
+    range: `rmse`, and `rmse_degraded` of the degraded examples, where 0 in the range of the model stands for what is
+    missing. Raises ValueError.
     """
     config = run.config
     restorer = make_restorer(config, run.experiment, degraded, rule, noise, repeats, length)
@@ -57,7 +58,7 @@ def restore(
         raise ValueError(f"--seed={seed} must be at least 0, and seed + num_samples at most 2^32")
     grey, label = heldout.read(np.arange(number))
     seeds = np.arange(seed, seed + number, dtype=np.uint32)
-    x0 = to_model(grey, config.data.levels)
+    x0 = to_model(grey, config.data.levels, config.data.mean, config.data.std)
     drawn = normal(jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 2))(jnp.asarray(seeds)), x0.shape[1:])
     known = degraded.rotate(x0) + noise * drawn
     each = [seeds, np.asarray(known, np.float32), *([label] if build.asks_for_class(config) else [])]
@@ -65,12 +66,14 @@ def restore(
     restored = parallel.in_tiles(parallel.spread(restorer, whole=1), run.params, tuple(each), config.sampler.tile)
     unknown = np.broadcast_to(~degraded.mask if not noise else np.ones_like(degraded.mask), x0.shape)
 
+    scale = 127.5 * config.data.std
+
     def rmse(x: Any) -> float:
-        return float(np.sqrt(np.square(np.asarray(degraded.rotate(x - x0), np.float64)[unknown]).mean()) * 127.5)
+        return float(np.sqrt(np.square(np.asarray(degraded.rotate(x - x0), np.float64)[unknown]).mean()) * scale)
 
     arrays: dict[str, Any] = {"degraded": shown, "restored": restored, "original": x0}
     return (
-        {name: np.asarray(from_model(x, config.data.levels)) for name, x in arrays.items()}
+        {name: np.asarray(build.out_of_range(config)(x)) for name, x in arrays.items()}
         | {"mask": degraded.mask, "seeds": seeds.astype(np.int64), "labels": label},
         {"rmse": rmse(jnp.asarray(restored)), "rmse_degraded": rmse(shown)},
     )
@@ -132,5 +135,5 @@ def moments(config: Any, degraded: Degradation) -> tuple[np.ndarray, np.ndarray]
     """Mean and variance [*D] of each coordinate over the training data, which is at least LEAST_VAR."""
     train = build.source(config, "train")
     x0, _ = train.read(np.arange(min(train.size, config.eval.max_examples)))
-    x = np.asarray(degraded.rotate(to_model(x0, config.data.levels)), np.float64)
+    x = np.asarray(degraded.rotate(to_model(x0, config.data.levels, config.data.mean, config.data.std)), np.float64)
     return x.mean(0), np.maximum(x.var(0), LEAST_VAR)

@@ -268,6 +268,36 @@ def test_every_schedule_builds(name):
         assert np.isfinite(log_alpha).all() and np.isfinite(log_sigma).all()
 
 
+def test_a_grid_even_in_logsnr_waits_until_a_learned_schedule_is_frozen():
+    c = config(schedule__name="learned_gamma", loss__name="K", sampler__name="ddim", sampler__num_steps=5)
+    params = {"schedule": build.init_schedule(c, jax.random.key(0))}
+    c.sampler.grid = "logsnr"
+    with pytest.raises(
+        ValueError, match=r"needs a schedule that is known beforehand, .* and this one once it is trained"
+    ):
+        build.build(c)
+    rows = build.build(c, params).sampler.rows(None)
+    logsnr = (rows.at.log_alpha - rows.at.log_sigma)[:5]  # down to the first level of the chain of four, then to t = 0
+    assert rows.at.t[0] == 1 and rows.at.t[4] == pytest.approx(0.25)
+    np.testing.assert_allclose(np.diff(logsnr, 2), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", build.OF_A_CHAIN)
+def test_what_is_predicted_of_a_step_has_no_meaning_between_levels(target):
+    chain = {
+        "process__num_steps": 100,
+        "sampler__num_steps": 7,
+        "prediction__target": target,
+        "sampler__clip_x0": False,
+    }
+    if target == "dpm2015_paper":
+        chain |= {"prediction__variance": target, "loss__name": "K"}
+    with pytest.raises(ValueError, match=f"'{target}' is that of whole steps of the chain; leave sampler.grid=uniform"):
+        build.build(config(**chain, sampler__grid="quadratic", sampler__name="ddim"))
+    with pytest.raises(ValueError, match=f"'{target}' has no meaning; use ancestral"):
+        build.build(config(**chain, sampler__name="dopri5"))
+
+
 def test_a_learned_schedule_is_fixed_only_when_it_is_frozen():
     c = config(schedule__name="learned_betas", loss__name="K")
     params = {"schedule": {"perturbation": np.array([0.5, -0.2, 0.1])}}

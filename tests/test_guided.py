@@ -14,6 +14,7 @@ TOY = ["--config=configs/toy2d.py:tiny", "--config.report.tensorboard=False", "-
 TOY += ["--config.data.toy2d.size=400", "--config.train_steps=30", "--config.optimizer.learning_rate=0.02"]
 TOY += ["--config.checkpoint.every=15", "--config.eval.every=30"]
 CONDITIONAL = ["--config.network.conditional=True", "--config.network.label_dropout=0.25"]
+SCALED = ["--config.data.mean=0.25", "--config.data.std=0.5"]
 CLASSIFIER = ["--config.loss.name=cross_entropy"]
 
 
@@ -24,9 +25,9 @@ def at_the_root(monkeypatch):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Workdirs by name: a conditional model, one without labels, a classifier."""
+    """Workdirs by name: a conditional model, one without labels (and of data in a range of their own), a classifier."""
     path = tmp_path_factory.mktemp("runs")
-    kinds = {"cond": CONDITIONAL, "plain": [], "cls": CLASSIFIER}
+    kinds = {"cond": CONDITIONAL, "plain": SCALED, "cls": CLASSIFIER}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         for name, flags in kinds.items():
@@ -110,7 +111,7 @@ def test_held_out_examples_are_restored(task, runs, capsys):
     if "--task=inpaint" in task:
         np.testing.assert_array_equal(mask, [True, False])
         np.testing.assert_allclose(restored[:, 0], original[:, 0], atol=1e-5)
-        np.testing.assert_array_equal(degraded[:, 1], 0)
+        np.testing.assert_array_equal(degraded[:, 1], 0.25)  # 0 in the range of the model
     else:
         assert 0.1 < np.abs(degraded - original).mean() < 1
 
@@ -131,6 +132,7 @@ BAD = [
     ("sample", "cls", [], "this run holds a classifier"),
     ("evaluate", "plain", ["--scales=1,2"], "this model is asked for no class"),
     ("evaluate", "cond", ["--scales=1,x"], "--scales='1,x' must be numbers"),
+    ("evaluate", "plain", ["--likelihood=vlb"], "--likelihood=vlb is for data in [-1, 1], which data.mean, std or"),
     ("restore", "plain", ["--task=inpant"], "--task='inpant' is not known (did you mean 'inpaint'?)"),
     ("restore", "plain", ["--task=superres"], "factor=2 must be 2 or more and divide height and width of images"),
     ("restore", "plain", ["--task=colourise"], "C > 1"),

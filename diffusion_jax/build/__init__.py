@@ -54,6 +54,7 @@ __all__ = [
     "LEARNED",
     "LEARNED_SCHEDULES",
     "METHODS",
+    "OF_A_CHAIN",
     "PROCESSES",
     "SCHEDULES",
     "TARGETS",

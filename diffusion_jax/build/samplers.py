@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.build.choices import NEED_CHAIN, choose, options
 from diffusion_jax.build.guidances import asks_for_class
-from diffusion_jax.build.paths import LEARNED_SCHEDULES, at_first, check_single_steps, grid_rows, lowest_time
+from diffusion_jax.build.objectives import OF_A_CHAIN
+from diffusion_jax.build.paths import at_first, check_single_steps, grid_rows, lowest_time
 from diffusion_jax.objective import prediction, reverse
 from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64
 from diffusion_jax.sampling import (
@@ -76,10 +77,10 @@ def sampler(
     chain = config.process.num_steps
     times = solver_times(config, path) if method.walk else sampling_times(config, path)
     whole = chain and np.allclose(times * chain, np.round(times * chain), atol=1e-6)
-    if config.prediction.target == "posterior_mean" and not whole:
+    if config.prediction.target in OF_A_CHAIN and not whole:
         raise ValueError(
-            "prediction.target='posterior_mean' is that of whole steps of the chain; leave sampler.grid=uniform, or "
-            "name sampler.steps"
+            f"prediction.target={config.prediction.target!r} is that of whole steps of the chain; leave "
+            "sampler.grid=uniform, or name sampler.steps"
         )
     if method.signal and not np.exp(in_float64(at_first(config), np.ones(())))[0]:
         raise ValueError(
@@ -144,12 +145,15 @@ def sampling_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.nd
     num_steps = section.num_steps or chain
     if chain and section.grid in CHAIN_GRIDS:
         return CHAIN_GRIDS[section.grid](num_steps, chain)
-    if section.grid in ("logsnr", "karras") and config.schedule.name in LEARNED_SCHEDULES:
-        raise ValueError(
-            f"sampler.grid={section.grid!r} needs a schedule that is known beforehand, but schedule.name="
-            f"{config.schedule.name!r} is learned; use uniform or quadratic"
-        )
-    known = at_first(config) if config.schedule.name in LEARNED_SCHEDULES else path(None)  # which those two never ask
+    try:
+        known = path(None)
+    except ValueError as error:  # learned, and not frozen
+        if section.grid in ("logsnr", "karras"):
+            raise ValueError(
+                f"sampler.grid={section.grid!r} needs a schedule that is known beforehand, but schedule.name="
+                f"{config.schedule.name!r} is learned; use uniform or quadratic, and this one once it is trained"
+            ) from error
+        known = at_first(config)  # which the other grids never ask
     grid = functools.partial(grids.GRIDS[section.grid], known, **dict(section.get(section.grid, {})))
     if not chain:
         return grid(num_steps, section.min_t)
@@ -159,10 +163,10 @@ def sampling_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.nd
 
 def solver_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.ndarray:
     """The grid of a sampler that chooses its own steps: its ends, and between them where it may be cut into parts."""
-    if config.prediction.target == "posterior_mean":
+    if config.prediction.target in OF_A_CHAIN:
         raise ValueError(
             f"sampler.name={config.sampler.name!r} looks between the levels of the chain, where "
-            "prediction.target='posterior_mean' has no meaning; use ancestral"
+            f"prediction.target={config.prediction.target!r} has no meaning; use ancestral"
         )
     if config.process.num_steps:
         return loop.uniform_times(config.process.num_steps, config.process.num_steps)
