@@ -1,6 +1,9 @@
 """Four CPU devices for every test, set before JAX is imported, and a compiler that hurries: most time goes there."""
 
+import atexit
+import gc
 import os
+import shutil
 import tempfile
 
 os.environ["XLA_FLAGS"] = " ".join(
@@ -14,12 +17,16 @@ os.environ["XLA_FLAGS"] = " ".join(
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Programs that several tests share are compiled once, by whichever process comes first.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="diffusion_jax_tests_"))
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="diffusion_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 import pytest
+
+gc.set_threshold(100_000, 20, 50)  # tracing makes many objects and few cycles
 
 
 @pytest.fixture
