@@ -34,7 +34,7 @@ fi
 part lint ruff check
 part format ruff format --check
 part types mypy
-# A test that fails runs once more, and the summary counts it: virtual machines were seen that corrupt vector
-# registers when threads switch, so that NumPy alone computes a wrong cosine there now and then.
+# A test that fails runs again, up to three times and some seconds apart, and the summary counts it: virtual machines
+# were seen on which, for a second or so, NumPy alone computes a wrong cosine or exponential.
 # loadfile: what a file's tests share is made once.
-part tests python -m pytest -n 2 --dist loadfile --reruns 1 "$@"
+part tests python -m pytest -n 2 --dist loadfile --reruns 3 --reruns-delay 8 "$@"
