@@ -5,6 +5,7 @@ import json
 import pathlib
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,7 +35,8 @@ PARAMETERS = {
     "cifar10_ncsnv2": 29_694_083,
 }
 WHOLE = ("digits", "toy2d", "dpm2015_heartbeat")
-"""Those that also draw pictures and evaluate along the way, which costs the compiler's time: one per kind of data."""
+"""Those that also draw pictures, evaluate along the way and run on all devices, which costs the compiler: one per
+kind of data."""
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +90,8 @@ def json_line(capsys):
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_trains_two_steps_and_samples(name, images, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
+    if name not in WHOLE:
+        monkeypatch.setattr(jax, "device_count", lambda: 1)
     workdir = str(tmp_path / "run")
     flags = [f"--config=configs/{name}.py:tiny", f"--workdir={workdir}", "--config.report.tensorboard=False"]
     if name not in WHOLE:

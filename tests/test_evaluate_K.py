@@ -10,6 +10,8 @@ import pytest
 from diffusion_jax import main, trained
 from diffusion_jax.data import entropies
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 

@@ -10,6 +10,8 @@ from PIL import Image
 from diffusion_jax import frontier, main, trained
 from diffusion_jax.training import pictures, reporting
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):

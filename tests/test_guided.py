@@ -9,6 +9,8 @@ import pytest
 
 from diffusion_jax import main, trained
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 ROOT = pathlib.Path(__file__).parent.parent
 TOY = ["--config=configs/toy2d.py:tiny", "--config.report.tensorboard=False", "--config.report.samples_every=0"]
 TOY += ["--config.data.toy2d.size=400", "--config.train_steps=30", "--config.optimizer.learning_rate=0.02"]

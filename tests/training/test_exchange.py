@@ -17,6 +17,8 @@ from diffusion_jax.interop import diffusers, diffusers_folder, diffusers_options
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.training import checkpoints, exchange, loop
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 ROOT = pathlib.Path(__file__).parents[2]
 SAME = functools.partial(np.testing.assert_array_equal, strict=True)
 

@@ -10,6 +10,8 @@ from diffusion_jax.data.embedded import digits
 from diffusion_jax.evaluation import frechet, manifold
 from diffusion_jax.training import checkpoints, loop, quality, reporting
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 
 @pytest.fixture(autouse=True)
 def at_the_root(monkeypatch):
