@@ -63,7 +63,8 @@ def check(config: ConfigDict) -> None:
         "report.sampler_steps": 0, "eval.every": 0, "eval.max_examples": 1, "eval.passes": 1,
         "eval.num_samples": 0, "data.workers": 0, "times.importance.window": 1, "optimizer.eps": 0,
         "loss.min_snr.gamma": 0, "loss.p2.k": 0, "loss.hybrid.factor": 0, "optimizer.weight_decay": 0,
-        "network.label_dropout": 0,
+        "network.label_dropout": 0, "guard.most_skipped": 1, "guard.rollbacks": 0, "eval.quality_every": 0,
+        "eval.quality_samples": 2,
     }  # fmt: skip
     below = {"times.min_t": 1, "optimizer.b1": 1, "optimizer.b2": 1, "times.importance.uniform_share": 1}
 
@@ -97,6 +98,14 @@ def check(config: ConfigDict) -> None:
         for value in values:
             if not isinstance(value, int):
                 raise ValueError(f"{name}={tuple(values)}: {value!r} is not a whole number")
+    for value in config.sampler.times:
+        if not isinstance(value, int | float):
+            raise ValueError(f"sampler.times={tuple(config.sampler.times)}: {value!r} is not a number")
+    if config.checkpoint.best != "heldout_loss" and not config.eval.quality_every:
+        raise ValueError(
+            f"checkpoint.best={config.checkpoint.best!r} is not measured, since eval.quality_every=0; set that, or use "
+            "heldout_loss"
+        )
     for decay in config.ema.decays:
         if not isinstance(decay, float | int) or not 0 <= decay < 1:
             raise ValueError(f"ema.decays: {decay!r} is not a number in [0, 1)")
