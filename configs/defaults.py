@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     c.train_steps = 1000
     c.batch_size = 128  # examples of the global batch, whatever the number of devices
     c.accumulate_steps = 1  # parts in which each device works through its share of the batch
-    c.parallel = "shard_map"  # or "pmap" (one process only): the same numbers
+    c.parallel = "shard_map"  # or "pmap" (one process only), or "fsdp" (state in parts): the same numbers
     c.remat = False  # recompute blocks in the backward pass: less memory, more time
     c.require_accelerator = False  # refuse to run on a CPU
 
@@ -203,6 +203,12 @@ def get_config() -> ConfigDict:
     c.checkpoint.keep = 2  # the newest ones
     c.checkpoint.keep_every = 0  # and one every so many steps for good (0: none)
     c.checkpoint.best = "heldout_loss"  # what --step=best is best by: this, or a figure of eval.quality_metrics
+
+    c.guard = ConfigDict()  # against divergence; an update that is not finite is left out in any case
+    c.guard.most_skipped = 100  # such updates in a row that end a run
+    c.guard.rollbacks = (
+        0  # or, so many times, send it back to the checkpoint before them, with the data in another order
+    )
 
     c.report = ConfigDict()
     c.report.every = 100  # steps between lines of metrics

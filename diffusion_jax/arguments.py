@@ -47,6 +47,7 @@ def with_recipe(argv: list[str]) -> list[str]:
 def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mapping[str, Any] | None) -> None:
     """The flags of a command."""
     flags.DEFINE_bool("debug", False, "show where an error came from", flag_values=args)
+    define_processes(args)
     if command in TAKE_A_CONFIG:
         make_importable(early_flags(argv, "config").config)
         config_flags.DEFINE_config_file("config", None, "the recipe", flag_values=args, sys_argv=argv)
@@ -81,12 +82,39 @@ def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mappin
     if command == "import-inception":
         flags.DEFINE_string("path", None, "the public weights: .safetensors, or the .pb of 2015", flag_values=args)
         flags.DEFINE_string("out", "", "where they go (default: ~/.cache/diffusion_jax)", flag_values=args)
+    if command in (*READ_A_RUN, "train"):
+        flags.DEFINE_bool("verify", True, "compare what is read with its checksums first", flag_values=args)
     if command in READ_A_RUN:
         flags.DEFINE_string("workdir", None, "the workdir of a training run", flag_values=args)
         flags.DEFINE_string("step", "newest", "newest, best (lowest held-out loss) or a number", flag_values=args)
         flags.DEFINE_string("ema", "", "decay of the average to use, or none (default: the first)", flag_values=args)
     if command in ("sample", "restore", "evaluate", "frontier", "encode", "show"):
         define_sampling(command, args, argv, stored)
+
+
+def define_processes(args: flags.FlagValues) -> None:
+    """The flags by which the processes of a run find each other, where neither SLURM nor a TPU tells them."""
+    flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0", flag_values=args)
+    flags.DEFINE_integer("num_processes", None, "how many processes there are", flag_values=args)
+    flags.DEFINE_integer("process_id", None, "which of them this is", flag_values=args)
+    flags.DEFINE_integer("local_devices", 0, "how many devices each must see; 0 asks nothing", flag_values=args)
+
+
+def processes(argv: list[str]) -> dict[str, Any]:
+    """The values of those flags, read before all others: the processes must meet before JAX does anything."""
+    args = flags.FlagValues()
+    define_processes(args)
+    try:
+        args(argv, known_only=True)
+    except flags.Error as error:
+        raise ValueError(one_line(error)) from error
+    names = ("coordinator_address", "num_processes", "process_id", "local_devices")
+    return {name: args[name].value for name in names}
+
+
+def unverified(argv: list[str]) -> bool:
+    """Whether --verify=false is among the flags, which concerns the reading of others."""
+    return "--noverify" in argv or early_flags(argv, "verify").verify.lower() in ("false", "f", "0", "no", "n")
 
 
 def define_sampling(command: str, args: flags.FlagValues, argv: list[str], stored: Mapping[str, Any] | None) -> None:

@@ -19,7 +19,7 @@ from etils import epath
 from diffusion_jax import build, reference, trained
 from diffusion_jax.evaluation import bootstrap, figures, neighbours
 from diffusion_jax.networks.features import FeatureNetwork
-from diffusion_jax.training import loop, pictures, reporting
+from diffusion_jax.training import loop, parallel, pictures, reporting
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +75,12 @@ def shards(run: trained.Run, seeds: np.ndarray) -> Iterator[tuple[np.ndarray, np
     for first in range(0, len(to_draw), per_call):
         rows = to_draw[first : first + per_call]
         samples = draw(run.params, seeds[rows])
-        buffer = io.BytesIO()
-        np.savez(buffer, seeds=seeds[rows], samples=samples)
-        unfinished = directory / f".{seeds[rows[0]]:010d}.npz"
-        unfinished.write_bytes(buffer.getvalue())
-        unfinished.replace(directory / f"{seeds[rows[0]]:010d}-{len(rows)}.npz")
+        if parallel.is_first():
+            buffer = io.BytesIO()
+            np.savez(buffer, seeds=seeds[rows], samples=samples)
+            unfinished = directory / f".{seeds[rows[0]]:010d}.npz"
+            unfinished.write_bytes(buffer.getvalue())
+            unfinished.replace(directory / f"{seeds[rows[0]]:010d}-{len(rows)}.npz")
         yield rows, samples
         done = first + len(rows)
         left = (time.perf_counter() - started) / done * (len(to_draw) - done)
@@ -97,9 +98,11 @@ def samples_directory(run: trained.Run) -> epath.Path:
         "jax": jax.__version__,
     }
     text = json.dumps(depends_on, sort_keys=True, default=list)
-    directory = trained.evaluation_directory(run) / f"samples-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    name = f"samples-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    directory = trained.evaluation_directory(run, shared=True) / name
     directory.mkdir(exist_ok=True)
-    (directory / "sampler.json").write_text(json.dumps(depends_on, indent=1, default=list) + "\n")
+    if parallel.is_first():
+        (directory / "sampler.json").write_text(json.dumps(depends_on, indent=1, default=list) + "\n")
     return directory
 
 

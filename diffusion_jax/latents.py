@@ -128,7 +128,7 @@ def _carry(run: Run, way: Callable[..., Carried], x: np.ndarray, label: np.ndarr
     for first in range(0, len(x), size):
         here = np.resize(np.arange(first, min(first + size, len(x))), size)
         rows = {"x": np.asarray(x, np.float32)[here], "label": np.asarray(label, np.int32)[here]}
-        found.append(jax.device_get(spread(run.params, parallel.put(rows))))
+        found.append(parallel.fetch(spread(run.params, parallel.place(rows))))
     carried, calls, ok = (np.concatenate(parts)[: len(x)] for parts in zip(*found, strict=True))
     if not ok.all():
         options = run.config.ode

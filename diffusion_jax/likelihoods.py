@@ -293,7 +293,7 @@ def each_example(run: Run, function: Callable[..., Any], copies: int, name: str)
         here = np.resize(np.arange(first, min(first + size, total)), size)
         example, copy = (part.astype(np.int32) for part in np.divmod(here, copies))
         rows = {"x0": x[example], "label": np.asarray(label)[example], "example": example, "copy": copy}
-        found.append(jax.device_get(spread(run.params, key, parallel.put(rows))))
+        found.append(parallel.fetch(spread(run.params, key, parallel.place(rows))))
         done = min(first + size, total)
         left = (time.perf_counter() - started) / done * (total - done)
         log.info("%s: %d of %d, %s left", name, done, total, reporting.duration(left))

@@ -18,26 +18,34 @@
     import-inception  --path=FILE                                    the public weights of the FID's network
 
 Logs and progress go to standard error. The last line on standard output is one JSON object with the results. What is
-wrong with the input is one line on standard error, and the exit code is 2; --debug shows where it came from.
+wrong with the input is one line on standard error, and the exit code is 2; --debug shows where it came from. A training
+that SIGTERM ended is saved, its exit code is 75, and the same command goes on with it. train, sample and evaluate also
+run as several processes: under SLURM, on TPU pods, or with --coordinator_address, --num_processes and --process_id.
 """
 
+import contextlib
+import importlib.util
 import json
 import logging
 import os
 import pathlib
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import flags
 
-from diffusion_jax.arguments import one_line, parse, required
+from diffusion_jax import arguments
+from diffusion_jax.arguments import one_line, required
 
 log = logging.getLogger("diffusion_jax")
 """Modules of this project log below it; everything else stays quiet unless it warns."""
 
 Results = dict[str, Any]
+IN_SEVERAL_PROCESSES = ("train", "sample", "evaluate")
+PREEMPTED = 75
+"""EX_TEMPFAIL of sysexits.h: try again."""
 PICTURED = 16
 """Columns in the picture that `restore` makes."""
 
@@ -46,7 +54,11 @@ def train(args: flags.FlagValues) -> Results:
     """Train a config in a workdir."""
     from diffusion_jax.training import loop
 
-    return loop.train(args.config, required(args, "workdir"))
+    try:
+        return loop.train(args.config, required(args, "workdir"))
+    except loop.Preempted as notice:
+        log.warning("%s", notice)
+        return {"workdir": args.workdir, "preempted": True}
 
 
 def describe(args: flags.FlagValues) -> Results:
@@ -70,7 +82,7 @@ def sample(args: flags.FlagValues) -> Results:
     """Draw samples from a workdir into a .npz, with a picture beside it."""
     from diffusion_jax import trained
     from diffusion_jax.data.scaling import to_rgb
-    from diffusion_jax.training import pictures
+    from diffusion_jax.training import parallel, pictures
 
     out = pathlib.Path(args.out)
     if out.suffix != ".npz":
@@ -87,9 +99,10 @@ def sample(args: flags.FlagValues) -> Results:
         arrays = {"arr_0": to_rgb(samples, run.config.data.levels)}
     elif (labels := trained.labels(run, seeds, args.label)) is not None:
         arrays["labels"] = labels
-    save_npz(out, arrays)
     picture = out.with_suffix(".png")
-    pictures.save_png(picture, samples[: args.pictured], run.config.data.levels)
+    if parallel.is_first():
+        save_npz(out, arrays)
+        pictures.save_png(picture, samples[: args.pictured], run.config.data.levels)
     calls = trained.network_calls(run)
     log.info("%s: %d network calls a sample", run.config.sampler.name, calls)
     where = {"samples": str(out), "picture": str(picture)}
@@ -334,8 +347,9 @@ def run(argv: list[str]) -> int:
         print(f"error: {argv[1]!r} is not a command; use one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        args = parse(argv)
-        results = COMMANDS[argv[1]](args)
+        first = join(argv)
+        with unverified() if arguments.unverified(argv) else contextlib.nullcontext():
+            results = COMMANDS[argv[1]](arguments.parse(argv))
     except (ValueError, OSError, FloatingPointError, zipfile.BadZipFile) as error:
         if "--debug" in argv:
             raise
@@ -343,8 +357,38 @@ def run(argv: list[str]) -> int:
         return 2
     from diffusion_jax.training import reporting
 
-    print(json.dumps(reporting.plain(results), allow_nan=False))
-    return 0
+    if first:
+        print(json.dumps(reporting.plain(results), allow_nan=False))
+    return PREEMPTED if results.get("preempted") else 0
+
+
+@contextlib.contextmanager
+def unverified() -> Iterator[None]:
+    """Within it checkpoints are read without a look at their checksums."""
+    from diffusion_jax.training import checkpoints
+
+    token = checkpoints.VERIFY.set(False)
+    try:
+        yield
+    finally:
+        checkpoints.VERIFY.reset(token)
+
+
+def join(argv: list[str]) -> bool:
+    """Meet the other processes of this run, if it has any; whether this is the first of them."""
+    told = arguments.processes(argv)
+    if not any(told.values()) and "SLURM_STEP_ID" not in os.environ and importlib.util.find_spec("libtpu") is None:
+        return True
+    from diffusion_jax.training import parallel
+
+    parallel.initialise(**told)
+    import jax
+
+    if jax.process_count() > 1 and argv[1] not in IN_SEVERAL_PROCESSES:
+        raise ValueError(f"{argv[1]} runs in one process; those that run in several: {', '.join(IN_SEVERAL_PROCESSES)}")
+    if not parallel.is_first():
+        log.setLevel(logging.WARNING)
+    return parallel.is_first()
 
 
 if __name__ == "__main__":

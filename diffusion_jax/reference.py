@@ -82,7 +82,8 @@ def extract(network: FeatureNetwork, levels: int, batches: Iterable[np.ndarray],
         padded = x[np.arange(per_call) % len(x)] if network.compiled else x
         for kept, rows in zip(found, apply(params, padded), strict=True):
             if rows is not None:
-                kept.append(np.asarray(rows, np.float32)[: len(x)])
+                made = parallel.fetch(rows) if network.compiled else rows
+                kept.append(np.asarray(made, np.float32)[: len(x)])
         if not np.isfinite(found[0][-1]).all():
             bad = done + int(np.argmin(np.isfinite(found[0][-1]).all(1)))
             raise ValueError(f"{what}: features={network.name} of example {bad} are not finite; look at that example")

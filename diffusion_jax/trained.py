@@ -5,9 +5,11 @@ seeds, samples = trained.draw(run, 64)
 figures, terms, curves = trained.variational_bound(run)
 """
 
+import functools
 import io
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -193,7 +195,7 @@ def of_every_example(run: Run, on_data: Callable[..., Any], heldout: Source, til
     for j, batch in enumerate(pipeline.in_order(heldout, size, workers=run.config.data.workers)):
         real = batch.pop("mask") > 0
         batch["index"] = batch["index"] + np.int32(j * size)
-        terms = jax.device_get(terms_of(run.params, key, parallel.put(batch)))
+        terms = parallel.fetch(terms_of(run.params, key, parallel.place(batch)))
         found.append(jax.tree.map(lambda values, real=real: values[real], terms))
         done, now = min(heldout.size, (j + 1) * size), time.perf_counter()
         if now - told > 5 or done == heldout.size:
@@ -301,11 +303,14 @@ def first_examples(source: Source, most: int) -> Source:
     return source._replace(size=min(source.size, most))
 
 
-def evaluation_directory(run: Run) -> epath.Path:
+def evaluation_directory(run: Run, shared: bool = False) -> epath.Path:
     """Where the results of evaluating a checkpoint go, made if need be: workdir/evaluation/<step>-<ema>.
 
-    Raises PermissionError where it cannot be made: ask for it before the work.
+    Of several processes only the first writes there, the others where it is thrown away; shared: the place itself, to
+    read from. Raises PermissionError where it cannot be made: ask for it before the work.
     """
+    if not shared and not parallel.is_first():
+        return epath.Path(_thrown_away().name)
     directory = epath.Path(run.workdir).expanduser() / "evaluation" / f"{run.step}-{run.ema}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -314,3 +319,8 @@ def evaluation_directory(run: Run) -> epath.Path:
             f"{directory} cannot be made ({error.strerror}); copy the workdir to evaluate it"
         ) from error
     return directory
+
+
+@functools.cache
+def _thrown_away() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="diffusion_jax_")

@@ -10,10 +10,13 @@ and, at most, a temporary directory that the next `open_manager` removes. Readin
 """
 
 import contextlib
+import contextvars
+import fcntl
 import importlib.metadata
 import json
 import logging
 import math
+import os
 import platform
 import uuid
 import zlib
@@ -35,9 +38,12 @@ Run: TypeAlias = ocp.CheckpointManager | epath.PathLike
 """The run that is read: its workdir, or its open manager."""
 
 MANIFEST = "manifest.json"
+LOCK = ".lock"
+VERIFY = contextvars.ContextVar("verify", default=True)
+"""Whether what is read is compared with its checksums first."""
 MAY_DIFFER = (
     *("train_steps", "parallel", "accumulate_steps", "remat", "require_accelerator"),
-    *("data.workers", "checkpoint", "report", "eval"),
+    *("data.workers", "checkpoint", "guard", "report", "eval"),
 )
 """Config keys, or sections, that a run may change when it resumes: none of them changes what a step computes."""
 
@@ -81,15 +87,16 @@ def save(
     config: Mapping[str, Any],
     heldout_loss: float | None = None,
     aim: float | None = None,
+    rollbacks: int = 0,
 ) -> None:
     """Save a state in the background; the arrays are copied before this returns, so they may be donated at once.
 
     config: a nested dict of plain values. heldout_loss: the loss of this very state, if it was measured; one that is
     not finite counts as not measured. aim: what "best" minimises instead where config.checkpoint.best names another
-    figure. A step that is there already, or earlier than the newest, is left as it is. Errors of the previous save in
-    the background are raised here.
+    figure. rollbacks: how often the run was sent back to an earlier checkpoint. A step that is there already, or
+    earlier than the newest, is left as it is. Errors of the previous save in the background are raised here.
     """
-    described = {"config": json.loads(json.dumps(config)), "versions": _versions()}
+    described = {"config": json.loads(json.dumps(config)), "versions": _versions(), "rollbacks": rollbacks}
     if heldout_loss is not None:
         heldout_loss = float(heldout_loss) if math.isfinite(heldout_loss) else None
     other_aim = config.get("checkpoint", {}).get("best", "heldout_loss") != "heldout_loss"
@@ -98,6 +105,41 @@ def save(
         args=ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(described)),
         metrics={"heldout_loss": heldout_loss} | ({"aim": aim} if other_aim else {}),
     )
+
+
+def forget_after(manager: ocp.CheckpointManager, step: int) -> None:
+    """Delete the checkpoints later than a step."""
+    manager.wait_until_finished()
+    for later in [k for k in manager.all_steps() if k > step]:
+        manager.delete(later)
+
+
+@contextlib.contextmanager
+def lock(workdir: epath.PathLike) -> Iterator[None]:
+    """Keep other trainings out of a workdir. The kernel drops the lock when the process ends, however it ends.
+
+    Raises ValueError, naming the holder, where another has it. A workdir that is a URL is not locked.
+    """
+    if "://" in str(workdir):
+        yield
+        return
+    directory = _directory(workdir)
+    _check_writable(directory)
+    with open(directory.parent / LOCK, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"workdir {workdir} is being trained by {file.read().strip() or 'another process'}; wait for it or end "
+                "it, or choose another --workdir"
+            ) from None
+        except OSError as error:  # a file system that has no locks
+            log.warning("%s cannot be locked (%s): see to it yourself that nothing else trains there", workdir, error)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
 
 
 # Reading.
@@ -195,6 +237,11 @@ def read_config(run: Run, step: int | str = "newest") -> dict[str, Any]:
 def read_versions(run: Run, step: int | str = "newest") -> dict[str, str]:
     """The versions of this package and of those below it that wrote a checkpoint. Raises as `read_config` does."""
     return _json(_checked(run, step, "config") / "config")["versions"]
+
+
+def read_rollbacks(run: Run, step: int | str = "newest") -> int:
+    """How often the run of a checkpoint was sent back to an earlier one. Raises as `read_config` does."""
+    return _json(_checked(run, step, "config") / "config").get("rollbacks", 0)
 
 
 def check_resume(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -324,22 +371,34 @@ def _checked(run: Run, step: int | str, item: str) -> epath.Path:
 
 def _verified(directory: epath.Path, item: str) -> epath.Path:
     """A step's directory again, or ValueError unless the files of an item are those of the manifest."""
-    advice = f"use another step; kept are {_listed(steps(directory.parent.parent))}"
+    if not VERIFY.get():
+        return directory
+    wrong = _damage(directory, item)
+    if wrong:
+        others = [k for k in steps(directory.parent.parent) if str(k) != directory.name]
+        sound = next((k for k in reversed(others) if not _damage(directory.parent / str(k), item)), None)
+        advice = "no other checkpoint is sound"
+        if sound is not None:
+            advice = (
+                f"step {sound} is sound: read it by --step={sound}, or move {directory} away to train on from there"
+            )
+        raise ValueError(f"{directory} is damaged: {wrong}; {advice}")
+    return directory
+
+
+def _damage(directory: epath.Path, item: str) -> str:
+    """What is wrong with the files of an item of a checkpoint; "" if nothing is."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text())
         expected = {path: value for path, value in manifest.items() if path.split("/")[0] == item}
     except FileNotFoundError:
         log.warning("%s has no %s: reading it unchecked", directory, MANIFEST)
-        return directory
+        return ""
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{directory} is damaged: {MANIFEST} cannot be read ({error}); {advice}") from error
+        return f"{MANIFEST} cannot be read ({error})"
     actual = {str(path.relative_to(directory)): _checksum(path) for path in _files(directory / item)}
     wrong = sorted(path for path in actual.keys() | expected.keys() if actual.get(path) != expected.get(path))
-    if wrong:
-        raise ValueError(
-            f"{directory} is damaged: {wrong[0]} is not as it was written ({len(wrong)} such files); {advice}"
-        )
-    return directory
+    return f"{wrong[0]} is not as it was written ({len(wrong)} such files)" if wrong else ""
 
 
 def _tuples(value: Any) -> Any:

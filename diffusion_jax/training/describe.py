@@ -43,6 +43,7 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
     figures: dict[str, Any] = {
         "parameters": count(shapes.params),
         "state_bytes": size(shapes),
+        "state_bytes_per_device": parallel.device_bytes(shapes, config.parallel),
         "activation_bytes": activations(experiment, shapes.params, batch, config.accumulate_steps),
         "train_step_flops": float((counted.cost_analysis() or {}).get("flops", math.nan)),
         "data_shape": list(config.data.shape),
@@ -94,6 +95,7 @@ def text(config: ConfigDict, params: Any, figures: dict[str, Any]) -> str:
         f"parameters   {figures['parameters']:,}",
         f"train step   {figures['train_step_flops'] / 1e9:,.1f} GFLOP for {figures['batch_per_device']} examples",
         f"state        {mib['state_bytes']:,.0f} MiB (arithmetic: parameters, averages, optimiser)",
+        f"on a device  {figures['state_bytes_per_device'] / 2**20:,.0f} MiB of it, with parallel={config.parallel}",
         f"activations  {mib['activation_bytes']:,.0f} MiB (arithmetic: what is stored for the backward pass, unfused)",
     ]
     if "compiled_bytes" in figures:

@@ -1,8 +1,9 @@
 """The training loop, to be read from top to bottom: check, resume, then step, report, evaluate, draw, save."""
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -18,16 +19,27 @@ from diffusion_jax.training import checkpoints, parallel, pictures, quality, rep
 
 log = logging.getLogger(__name__)
 
-MOST_SKIPPED = 100
-"""Updates in a row that are not finite, after which a run gives up."""
+ORDERS_APART = 1_000_003
+"""The seed of the data grows by so much each time a run is sent back to an earlier checkpoint."""
+
+
+class Preempted(Exception):
+    """SIGTERM came; the run is saved, and the same command goes on with it."""
 
 
 def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     """Train until config.train_steps, from the newest checkpoint of the workdir if there is one.
 
     Returns {"workdir", "step", "loss", …}, the last measured ones. Raises ValueError or OSError, before anything
-    compiles, where the config does not fit its data, the devices or the run that the workdir already holds.
+    compiles, where the config does not fit its data, the devices or the run that the workdir already holds, or where
+    another process trains in it; FloatingPointError where training diverges; Preempted after a SIGTERM, when the run is
+    saved.
     """
+    with contextlib.ExitStack() as stack:
+        return _train(config, workdir, stack)
+
+
+def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dict[str, Any]:
     # Everything that can be wrong is found here.
     train_source = build.source(config, "train")
     config = build.resolve(config, train_source)
@@ -45,15 +57,19 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
         if kept[-1] >= config.train_steps:
             log.info("%s is finished: step %d of %d", workdir, kept[-1], config.train_steps)
             return {"workdir": workdir, "step": kept[-1], "loss": reporting.last(workdir, "loss"), "finished": True}
+    if parallel.is_first():
+        stack.enter_context(checkpoints.lock(workdir))
     manager = checkpoints.open_manager(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
+    preempted = stack.enter_context(parallel.preemption())
+    stack.callback(manager.close)
 
     # The state, and the compiled functions.
     log.info("%s", reporting.banner(shapes.params, jax.devices(), workdir))
     if kept:
         log.info("resuming %s at step %d", workdir, kept[-1])
-        train_state = checkpoints.restore(manager, parallel.abstract(shapes))
+        train_state = checkpoints.restore(manager, parallel.abstract(shapes, config.parallel))
     else:
-        train_state = parallel.replicated(state.initial(config, experiment, key_init))
+        train_state = start(config, experiment, key_init, shapes)
     train_step = parallel.parallelise(
         step.make_train_step(
             experiment.loss,
@@ -64,68 +80,108 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
             config.ema.ramp,
         ),
         config.parallel,
+        shapes,
     )
     evaluate = heldout_loss(config, experiment, heldout, key_eval) if heldout else None
 
     # The run.
-    first = int(train_state.step)
-    data = config.data
-    rows = pipeline.batches(train_source, config.seed, first, config.batch_size, data.flip, workers=data.workers)
-    batches = pipeline.prefetch(rows, parallel.put)
+    n = first = int(train_state.step)
+    rollbacks = checkpoints.read_rollbacks(workdir) if kept else 0
+    batches = stream(config, train_source, n, rollbacks)
+    stack.callback(lambda: batches.close())
     reporter = reporting.open_reporter(workdir, config.report.tensorboard)
+    stack.callback(reporter.close)
     results: dict[str, Any] = {}
     window: list[dict[str, jax.Array]] = []
     started = time.perf_counter()
-    try:
-        for n in range(first + 1, config.train_steps + 1):
-            train_state, metrics = train_step(train_state, next(batches), key_train)
-            window.append(metrics)
-            last = n == config.train_steps
+    while n < config.train_steps:
+        n += 1
+        train_state, metrics = train_step(train_state, next(batches), after(key_train, rollbacks))
+        window.append(metrics)
+        last = n == config.train_steps
 
-            if last or n == first + 1 or n % config.report.every == 0:
-                means = summary(jax.device_get(window))
-                if n > first + 1:  # the first step has compiled
-                    seconds = (time.perf_counter() - started) / len(window)
-                    means["images_per_second"] = config.batch_size / seconds
-                    log.info("%s", progress(n, config, seconds, means["loss"]))
-                reporter.scalars(n, means)
-                if means["skipped"] > 0:
-                    log.warning("%d updates so far were not finite and have been skipped", means["skipped"])
-                results |= {"loss": means["loss"]}
-                window, started = [], time.perf_counter()
-                if train_state.skipped[1] >= MOST_SKIPPED:
-                    raise FloatingPointError(
-                        f"{workdir}: the {MOST_SKIPPED} updates up to step {n} were not finite; lower "
-                        "optimizer.learning_rate, or choose another loss, in another --workdir"
-                    )
+        if last or n == first + 1 or n % config.report.every == 0:
+            means = summary(jax.device_get(window))
+            if n > first + 1:  # the first step has compiled
+                seconds = (time.perf_counter() - started) / len(window)
+                means["images_per_second"] = config.batch_size / seconds
+                log.info("%s", progress(n, config, seconds, means["loss"]))
+            reporter.scalars(n, means)
+            if means["skipped"] > 0:
+                log.warning("%d updates so far were not finite and have been skipped", means["skipped"])
+            results |= {"loss": means["loss"]}
+            window, started = [], time.perf_counter()
+            if train_state.skipped[1] >= config.guard.most_skipped:
+                before = n - int(train_state.skipped[1])
+                good = max((k for k in checkpoints.steps(workdir) if k <= before), default=None)
+                where = divergence(n, before, good, evaluate(averaged(train_state, config)) if evaluate else {})
+                if good is None or rollbacks >= config.guard.rollbacks:
+                    raise FloatingPointError(f"{workdir}: {where}")
+                rollbacks += 1
+                log.warning("%s; going back to step %d, with the data in another order", where, good)
+                checkpoints.forget_after(manager, good)
+                train_state = checkpoints.restore(manager, parallel.abstract(shapes, config.parallel), good)
+                batches.close()
+                n, batches = good, stream(config, train_source, good, rollbacks)
+                continue
 
-            paused = time.perf_counter()
-            measured = aim = None
-            if evaluate and (last or n % config.eval.every == 0):
-                losses = evaluate(averaged(train_state, config))
-                measured = losses["heldout_loss"]
-                reporter.scalars(n, losses)
-                log.info("step %d: held-out loss %.5f", n, measured)
-                results |= {"heldout_loss": measured}
-            if judge and (last or n % config.eval.quality_every == 0):
-                found = judge(averaged(train_state, config))
-                reporter.scalars(n, found)
-                log.info("step %d: %s", n, ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
-                results |= found
-                if config.checkpoint.best != "heldout_loss":
-                    aim = quality.aim(config.checkpoint.best, found)
-            if draw and (last or is_drawn(n, config.report.samples_every)):
-                reporter.images(n, "samples", draw(averaged(train_state, config)), config.data.levels)
-            if last or n % config.checkpoint.every == 0:
-                checkpoints.save(manager, n, train_state, config.to_dict(), measured, aim)
-                if jax.process_index() == 0:
-                    draw_losses(workdir)
-            started += time.perf_counter() - paused
-    finally:
-        batches.close()
-        manager.close()
-        reporter.close()
+        stop = preempted(n)
+        paused = time.perf_counter()
+        measured = aim = None
+        if evaluate and (last or n % config.eval.every == 0):
+            losses = evaluate(averaged(train_state, config))
+            measured = losses["heldout_loss"]
+            reporter.scalars(n, losses)
+            log.info("step %d: held-out loss %.5f", n, measured)
+            results |= {"heldout_loss": measured}
+        if judge and (last or n % config.eval.quality_every == 0):
+            found = judge(averaged(train_state, config))
+            reporter.scalars(n, found)
+            log.info("step %d: %s", n, ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+            results |= found
+            if config.checkpoint.best != "heldout_loss":
+                aim = quality.aim(config.checkpoint.best, found)
+        if draw and (last or is_drawn(n, config.report.samples_every)):
+            reporter.images(n, "samples", draw(averaged(train_state, config)), config.data.levels)
+        if last or stop or n % config.checkpoint.every == 0:
+            checkpoints.save(manager, n, train_state, config.to_dict(), measured, aim, rollbacks)
+            if parallel.is_first():
+                draw_losses(workdir)
+        started += time.perf_counter() - paused
+        if stop and not last:
+            raise Preempted(f"SIGTERM: {workdir} is saved at step {n}; the same command goes on with it")
     return {"workdir": workdir, "step": config.train_steps, **results}
+
+
+def start(config: ConfigDict, experiment: build.Experiment, key: jax.Array, shapes: Any) -> state.TrainState:
+    """The state before the first step, made where it will live."""
+    make = jax.jit(
+        lambda key: state.initial(config, experiment, key),
+        out_shardings=parallel.shardings(shapes, config.parallel),
+    )
+    return make(key)
+
+
+def stream(config: ConfigDict, source: Source, first: int, rollbacks: int) -> Generator[Any, None, None]:
+    """The batches from step `first` on, on the devices; of each, this process reads its rows."""
+    seed, data, rows = config.seed + ORDERS_APART * rollbacks, config.data, parallel.rows(config.batch_size)
+    made = pipeline.batches(source, seed, first, config.batch_size, data.flip, rows, data.workers)
+    return pipeline.prefetch(made, parallel.put)
+
+
+def after(key: jax.Array, rollbacks: int) -> jax.Array:
+    """The key of training: another one each time the run was sent back."""
+    return jax.random.fold_in(key, rollbacks) if rollbacks else key
+
+
+def divergence(n: int, before: int, good: int | None, losses: dict[str, float]) -> str:
+    """What is known when `before` was the last step with a finite update, and `good` the last checkpoint until then."""
+    bins = ", ".join(f"{value:.4g}" for name, value in sorted(losses.items()) if "_bin_" in name)
+    return (
+        f"the {n - before} updates of steps {before + 1} to {n} were not finite; held-out loss by tenths of t, as it "
+        f"stands: {bins or 'not measured'}; last good checkpoint: {'none' if good is None else f'step {good}'}. Lower "
+        "optimizer.learning_rate or choose another loss, in another --workdir, or allow guard.rollbacks"
+    )
 
 
 def keys(config: ConfigDict) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -231,7 +287,7 @@ def heldout_loss(
             batches = pipeline.in_order(examples, config.batch_size, workers=config.data.workers)
             for j, rows in enumerate(batches):
                 key_j = jax.random.fold_in(jax.random.fold_in(key, i), j)
-                sums = eval_step(params, key_j, parallel.put(pipeline.pad(rows, jax.device_count())))
+                sums = eval_step(params, key_j, parallel.place(pipeline.pad(rows, jax.device_count())))
                 total = sums if total is None else jax.tree.map(np.add, total, sums)
         assert total is not None
         loss, count = (np.asarray(total[name], np.float64) for name in ("loss", "count"))

@@ -54,7 +54,8 @@ def make_train_step(
     def accumulated(params: Any, *share: Any) -> tuple[Any, Array]:
         if accumulate_steps == 1:
             return gradients(params, *share)
-        parts = jax.tree.map(lambda x: x.reshape(accumulate_steps, -1, *x.shape[1:]), share)
+        # Row i goes to part i mod accumulate_steps, so that rows spread over devices are so in every part.
+        parts = jax.tree.map(lambda x: x.reshape(-1, accumulate_steps, *x.shape[1:]).swapaxes(0, 1), share)
         shapes, _ = jax.eval_shape(gradients, params, *jax.tree.map(lambda x: x[0], parts))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
@@ -63,7 +64,7 @@ def make_train_step(
             return jax.tree.map(jnp.add, total, means), per_example
 
         total, per_example = jax.lax.scan(add, zeros, parts)
-        return jax.tree.map(lambda x: x / accumulate_steps, total), per_example.reshape(-1)
+        return jax.tree.map(lambda x: x / accumulate_steps, total), per_example.T.reshape(-1)
 
     def train_step(
         state: TrainState, batch: Batch, key: Array, axis: str | None = None
