@@ -39,9 +39,8 @@ trap 'kill -KILL "${pids[@]}" 2>/dev/null || true' EXIT # nothing is left behind
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 for ((i = 0; i < n; i++)); do
     command=("$PYTHON" -m diffusion_jax.main "$@" "--coordinator_address=127.0.0.1:$port" "--num_processes=$n" "--process_id=$i")
-    if [ "$share" -gt 0 ]; then # the second variable is for shells inside a SLURM job, where JAX would take one GPU
-        mine=$(IFS=,; echo "${gpus[*]:i*share:share}")
-        command=(env "CUDA_VISIBLE_DEVICES=$mine" "JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((share - 1)))" "${command[@]}")
+    if [ "$share" -gt 0 ]; then
+        command=(env "CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${gpus[*]:i*share:share}")" "${command[@]}")
     fi
     if [ "$i" = 0 ]; then
         "${command[@]}" &
