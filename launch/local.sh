@@ -62,7 +62,7 @@ while [ ${#pids[@]} -gt 0 ]; do
         0) ;;
         75) worst=75 ;;
         *)
-            echo "a process ended with exit code $code; the ${#pids[@]} others are killed" >&2
+            echo "a process ended with exit code $code; the others are killed" >&2
             exit "$code"
             ;;
     esac
