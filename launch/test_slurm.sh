@@ -101,9 +101,14 @@ start() {
         slurmctld && slurmd -N djax1 && slurmd -N djax2
 }
 idle() { [ "$(sinfo -h -o '%D %t' 2>/dev/null)" = "2 idle" ]; }
-start >"$work/start.log" 2>&1 && await 60 "a cluster of two nodes" idle &&
-    [ "$(timeout 60 srun --nodes=2 printenv SLURM_PROCID | sort | paste -sd,)" = 0,1 ] ||
-    { cat "$work"/*.log >&2; skip "SLURM does not work on this machine; its logs are above"; }
+works() {
+    start && await 60 "a cluster of two nodes" idle &&
+        [ "$(timeout 60 srun --nodes=2 printenv SLURM_PROCID | sort | paste -sd,)" = 0,1 ]
+}
+if ! works >"$work/start.log" 2>&1; then
+    tail -n 20 "$work"/*.log >&2
+    skip "SLURM does not work on this machine; its logs are above"
+fi
 
 # Train.
 
