@@ -112,6 +112,7 @@ def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dic
             results |= {"loss": means["loss"]}
             window, started = [], time.perf_counter()
             if train_state.skipped[1] >= config.guard.most_skipped:
+                manager.wait_until_finished()
                 before = n - int(train_state.skipped[1])
                 good = max((k for k in checkpoints.steps(workdir) if k <= before), default=None)
                 where = divergence(n, before, good, evaluate(averaged(train_state, config)) if evaluate else {})

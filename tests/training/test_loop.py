@@ -3,6 +3,7 @@
 import importlib
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax import build
+from diffusion_jax.data import pipeline
 from diffusion_jax.training import checkpoints, loop, parallel, reporting, state
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -124,13 +126,53 @@ def test_summary_leaves_out_the_steps_that_were_not_finite():
     assert np.isnan(loop.summary(window[1:2])["loss"])
 
 
-def test_a_run_whose_updates_are_never_finite_gives_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "MOST_SKIPPED", 2)
+def diverging(monkeypatch, healthy):
+    """toy2d, not finite from step 4 on in those orders of the data for which `healthy(seed)` is false."""
+    made = pipeline.batch
+
+    def batch(source, seed, step, *rest):
+        rows = made(source, seed, step, *rest)
+        return rows if step < 3 or healthy(seed) else rows | {"x0": rows["x0"] * np.nan}
+
+    monkeypatch.setattr(pipeline, "batch", batch)
     config = recipe("toy2d")
-    config.loss.name, config.prediction.variance, config.times.name = "p2", "fixed_large", "uniform"
-    config.loss.p2.gamma = -1e4  # weights beyond float32
-    with pytest.raises(FloatingPointError, match=r"the 2 updates up to step \d were not finite; lower optimizer"):
-        loop.train(config, str(tmp_path))
+    config.loss.name, config.prediction.variance, config.times.name = "simple", "fixed_large", "uniform"
+    config.update(train_steps=8)
+    config.report.every, config.guard.most_skipped = 1, 2
+    return config
+
+
+def test_a_run_whose_updates_are_not_finite_gives_up(tmp_path, monkeypatch):
+    """It says in which steps, how the model stands at each part of t, and from where one could go on."""
+    with pytest.raises(FloatingPointError) as raised:
+        loop.train(diverging(monkeypatch, lambda seed: False), str(tmp_path))
+    said = str(raised.value)
+    assert "the 2 updates of steps 4 to 5 were not finite" in said and "last good checkpoint: step 3" in said
+    assert re.search(r"by tenths of t, as it stands: (\d\S+, )+\d", said) and "guard.rollbacks" in said
+
+
+def test_a_run_goes_back_and_takes_the_data_in_another_order(tmp_path, monkeypatch):
+    """Also after it was killed: the checkpoint knows how often the run went back."""
+    config = diverging(monkeypatch, lambda seed: seed > 0)
+    config.guard.rollbacks = 1
+    assert loop.train(config, str(tmp_path / "a"))["step"] == 8
+    assert checkpoints.steps(tmp_path / "a") == [3, 6, 8] and checkpoints.read_rollbacks(tmp_path / "a") == 1
+    config.train_steps = 6
+    loop.train(config, str(tmp_path / "b"))
+    config.train_steps = 8
+    loop.train(config, str(tmp_path / "b"))
+    for a, b in zip(*(jax.tree.leaves(checkpoints.restore_weights(tmp_path / name)) for name in "ab"), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_workdir_is_trained_by_one_at_a_time(tmp_path):
+    with (
+        checkpoints.lock(tmp_path),
+        pytest.raises(ValueError, match=rf"being trained by process {os.getpid()} on \S+; wait"),
+    ):
+        loop.train(recipe("toy2d"), str(tmp_path))
+    with checkpoints.lock(tmp_path):
+        pass
 
 
 def test_evaluation_takes_any_number_of_devices():

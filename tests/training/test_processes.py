@@ -1,0 +1,222 @@
+"""Several processes, and processes that end before their time: the real thing, in processes of their own."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax import main
+from diffusion_jax.training import checkpoints, parallel, reporting
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+FLAGS = [
+    *("--config=configs/toy2d.py:tiny", "--config.network.mlp.dropout=0.2", "--config.report.tensorboard=False"),
+    *(
+        "--config.report.every=1",
+        "--config.checkpoint.every=25",
+        "--config.checkpoint.keep=5",
+        "--config.batch_size=32",
+    ),
+    *("--config.report.samples_every=0", "--config.eval.every=25", "--config.accumulate_steps=2"),
+]
+
+
+def environment(devices):
+    flags = os.environ["XLA_FLAGS"].replace("device_count=4", f"device_count={devices}")
+    return os.environ | {"XLA_FLAGS": flags}
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "diffusion_jax.main", *arguments]
+
+
+def two_processes(*arguments):
+    """Run a command as two processes of two devices; their standard outputs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    each = [f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2", "--local_devices=2"]
+    with contextlib.ExitStack() as stack:
+        started = []
+        for i in range(2):
+            process = subprocess.Popen(
+                command(*arguments, *each, f"--process_id={i}"),
+                cwd=ROOT,
+                env=environment(2),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            stack.callback(process.kill)
+            started.append(process)
+        ends = [process.communicate(timeout=240) for process in started]
+    assert [process.returncode for process in started] == [0, 0], ends
+    return [
+        [json.loads(line) for line in out.splitlines() if line.startswith("{")] for out, _ in ends
+    ]  # Gloo prints too
+
+
+def losses(workdir):
+    return {record["step"]: record["loss"] for record in reporting.read_metrics(workdir) if "loss" in record}
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """50 steps in one process on four devices."""
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        assert main.run(["main", "train", *FLAGS, f"--workdir={workdir}", "--config.train_steps=50"]) == 0
+    return workdir
+
+
+def test_two_processes_go_on_where_one_stopped_and_the_other_way_round(one_process, tmp_path, monkeypatch, capsys):
+    """50 steps: all in one process; 25 and then 25 in two; 25 in two and then 25 in one, on one device."""
+    want = losses(one_process)
+    to_two, from_two = tmp_path / "to_two", tmp_path / "from_two"
+
+    shutil.copytree(one_process, to_two)
+    shutil.rmtree(to_two / "checkpoints" / "50")
+    (to_two / "metrics.jsonl").unlink()
+    first, second = two_processes("train", *FLAGS, f"--workdir={to_two}", "--config.train_steps=50")
+    assert first[0]["step"] == 50 and not second
+
+    two_processes("train", *FLAGS, f"--workdir={from_two}", "--config.train_steps=25")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert main.run(["main", "train", *FLAGS, f"--workdir={from_two}", "--config.train_steps=50"]) == 0
+
+    assert sorted(losses(to_two)) == list(range(26, 51)) and sorted(losses(from_two)) == list(range(1, 51))
+    for workdir in (to_two, from_two):
+        np.testing.assert_allclose(
+            *zip(*((loss, want[n]) for n, loss in losses(workdir).items()), strict=True), rtol=1e-5
+        )
+    heldout = [
+        next(r["heldout_loss"] for r in reporting.read_metrics(w) if "heldout_loss" in r)
+        for w in (one_process, from_two)
+    ]
+    assert heldout[1] == pytest.approx(heldout[0], rel=1e-5)
+
+
+def test_samples_of_two_processes_are_those_of_one_in_every_byte(one_process, tmp_path):
+    sample = ["sample", f"--workdir={one_process}", "--num_samples=9"]
+    assert main.run(["main", *sample, f"--out={tmp_path / 'one.npz'}"]) == 0
+    first, second = two_processes(*sample, f"--out={tmp_path / 'two.npz'}")
+    assert first[0]["num_samples"] == 9 and not second
+    with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
+        for name in one:
+            np.testing.assert_array_equal(one[name], two[name])
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
+    flags = [*FLAGS, "--config.train_steps=200", "--config.eval.every=0", "--config.checkpoint.every=200"]
+    process = subprocess.Popen(
+        command("train", *flags, f"--workdir={tmp_path / 'ended'}"),
+        cwd=ROOT,
+        env=environment(4),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 120
+    while not (tmp_path / "ended" / "metrics.jsonl").exists() or not losses(tmp_path / "ended"):
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == main.PREEMPTED == 75
+    (step,) = checkpoints.steps(tmp_path / "ended")
+    assert 1 <= step < 200 and json.loads(out)["preempted"]
+    assert f"is saved at step {step}; the same command goes on with it" in err
+
+    monkeypatch.chdir(ROOT)
+    for workdir in (tmp_path / "ended", tmp_path / "whole"):
+        assert main.run(["main", "train", *flags, f"--workdir={workdir}"]) == 0
+    ended, whole = (jax.tree.leaves(checkpoints.restore_weights(tmp_path / name)) for name in ("ended", "whole"))
+    for a, b in zip(ended, whole, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_ten_kills_leave_no_trace():
+    """`python -m tests.kills` with more of them."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kills", "--kills=10", "--every=5"],
+        cwd=ROOT,
+        env=environment(1),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["equal"] and found["failed_starts"] == 0 and found["kills"] >= 5
+
+
+# Who this process is.
+
+
+def slurm(**changes):
+    step = {
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_TASKS": "6",
+        "SLURM_STEP_TASKS_PER_NODE": "2(x3)",
+        "SLURM_PROCID": "3",
+        "SLURM_NODEID": "1",
+        "SLURM_LOCALID": "1",
+    }
+    return parallel.from_slurm(step | changes)
+
+
+def test_a_step_of_slurm_says_who_this_is():
+    assert slurm() == {"num_processes": 6, "process_id": 3, "local_device_ids": []}
+    assert parallel.from_slurm({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}) is None  # no srun
+    assert slurm(SLURM_STEP_NUM_TASKS="1") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x6)", "SLURM_LOCALID": "0", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}, [0, 1, 2, 3]),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x6)", "SLURM_LOCALID": "0", "SLURM_GPUS_ON_NODE": "8"}, list(range(8))),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, [1]),
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2,3"}, [2, 3]),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, [0]),  # bound to its own, which it counts from 0
+        ({"SLURM_STEP_TASKS_PER_NODE": "2,1,3", "SLURM_LOCALID": "0", "CUDA_VISIBLE_DEVICES": "0,1"}, [0, 1]),
+    ],
+)
+def test_the_gpus_of_a_node_are_divided_among_its_tasks(changes, expected):
+    assert slurm(**changes)["local_device_ids"] == expected
+
+
+def test_processes_that_do_not_fit_are_refused(capsys, tmp_path):
+    for flags, said in (
+        (["--num_processes=2"], "--coordinator_address is missing; it goes with --num_processes"),
+        (
+            ["--coordinator_address=127.0.0.1:1", "--num_processes=2", "--process_id=2"],
+            "--process_id=2 must be 0 to 1: --num_processes=2",
+        ),
+        (
+            ["--local_devices=8"],
+            "--local_devices=8, but process 0 sees 4 of 4 devices. Where every task of a SLURM job",
+        ),
+    ):
+        assert main.run(["main", "train", *FLAGS, f"--workdir={tmp_path}", *flags]) == 2
+        assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_of_a_batch_are_divided_among_processes(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert parallel.rows(12) == slice(4, 8)
+    with pytest.raises(ValueError, match="batch_size=8 cannot be divided by 3 processes"):
+        parallel.rows(8)
