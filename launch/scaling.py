@@ -119,7 +119,8 @@ def tables(recipe: str, batch: int, args: argparse.Namespace) -> str:
     lines = [
         f"**{recipe}**, {batch} examples a device: {gradients / 4e6:.1f} M parameters, {gradients / 1e6:.0f} MB of "
         f"gradients, {found.flops / 1e9:,.0f} GFLOP an example. Steps of {ms} ms on the "
-        f"three machines ({whence}). State and checkpoint: {whole / 1e9:.2f} GB, written in {whole / (1e9 * args.storage):.1f} s at {args.storage:g} GB/s.",
+        f"three machines ({whence}). State and checkpoint: {whole / 1e9:.2f} GB, "
+        f"written in {whole / (1e9 * args.storage):.1f} s at {args.storage:g} GB/s.",
         "",
         f"| devices | global batch | MB on the wire | {' | '.join(machine.name for machine in MACHINES)} "
         "| `fsdp`: state a device | `fsdp`: MB on the wire | a restart reads |",

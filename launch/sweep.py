@@ -1,13 +1,14 @@
 """The cells of `main sweep`, several at a time: as an array job of SLURM, as a queue on this machine, or as commands.
 
-    python launch/sweep.py slurm --sweep=FILE[:VARIANT] --workdir=DIR [sbatch options]  # a task for each run
-    python launch/sweep.py queue --sweep=FILE[:VARIANT] --workdir=DIR --jobs=4    # four at a time, a GPU each if there are
-    python launch/sweep.py print --sweep=FILE[:VARIANT] --workdir=DIR             # a command for each run, for your own
-    python launch/sweep.py run CELL/seedK --workdir=DIR                           # such a command
+    python launch/sweep.py slurm --sweep=FILE[:VARIANT] --workdir=DIR [sbatch options]    a task for each run
+    python launch/sweep.py queue --sweep=FILE[:VARIANT] --workdir=DIR --jobs=4            four at a time
+    python launch/sweep.py print --sweep=FILE[:VARIANT] --workdir=DIR                     a command for each run
+    python launch/sweep.py run CELL/seedK --workdir=DIR                                   such a command
 
-What is finished is left out, as `main sweep` does; the folders are the same, and `main compare DIR` tabulates them. A run
-that SIGTERM ends is saved and exits with 75: launch/slurm.sbatch puts it back into the queue, and elsewhere the same
-command goes on with it. The exit code of queue is 1 where a run failed.
+What is finished is left out, as `main sweep` does; the folders are the same; `main compare DIR` tabulates them. Where
+there are NVIDIA GPUs each run of a queue has one to itself. A run that SIGTERM ends is saved and exits with 75:
+launch/slurm.sbatch puts it back into the queue, and elsewhere the same command goes on with it. The exit code of queue
+is 1 where a run failed.
 """
 
 import argparse
@@ -66,13 +67,20 @@ def command(directory: pathlib.Path, name: str) -> list[str]:
 
 
 def run(directory: pathlib.Path, name: str | None) -> int:
-    """Train and evaluate one run of a sweep that has begun; it resumes. SIGTERM is for the commands it runs."""
+    """Train and evaluate one run of a sweep that has begun; it resumes. SIGTERM goes to the commands that it runs."""
     flags: dict[str, Any] = sweep.stored(directory)["runs"]
     name = name or list(flags)[int(os.environ.get("SLURM_ARRAY_TASK_ID", "-1"))]
     if name not in flags:
         raise ValueError(f"{name} is not a run of {directory / sweep.GRID}; the first of them is {next(iter(flags))}")
     told = []
-    signal.signal(signal.SIGTERM, lambda *_: told.append(True))
+
+    def end(*_: Any) -> None:
+        if not told and os.getpgrp() == os.getpid():  # the processes of this group are those that it runs
+            told.append(True)
+            os.killpg(os.getpgrp(), signal.SIGTERM)
+        told.append(True)
+
+    signal.signal(signal.SIGTERM, end)
     cell = sweep.Run(name, tuple(flags[name]["train"]), tuple(flags[name]["evaluate"]))
     place = directory / name
     before = sweep.stored(place, sweep.RESULT) if (place / sweep.RESULT).exists() else {}
@@ -96,7 +104,7 @@ def submit(directory: pathlib.Path, left: list[tuple[int, str]], options: list[s
 def work_off(directory: pathlib.Path, names: list[str], jobs: int) -> int:
     """Run all, `jobs` at a time, each on a GPU of its own if there are GPUs; SIGTERM and Ctrl-C end all, saved."""
     gpus: queue.Queue[str] = queue.Queue()
-    for gpu in (visible_gpus() or [""])[:jobs] if visible_gpus() else [""] * jobs:
+    for gpu in (visible_gpus() or [""] * jobs)[:jobs]:
         gpus.put(gpu)
     running: set[subprocess.Popen[bytes]] = set()
     told = []
@@ -107,12 +115,14 @@ def work_off(directory: pathlib.Path, names: list[str], jobs: int) -> int:
             os.killpg(process.pid, signal.SIGTERM)  # the commands below it as well
 
     def one(name: str) -> int:
-        gpu = gpus.get()
         if told:
             return PREEMPTED
+        gpu = gpus.get()
         env = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
         process = subprocess.Popen(command(directory, name), env=env, start_new_session=True)
         running.add(process)
+        if told:  # in between
+            os.killpg(process.pid, signal.SIGTERM)
         code = process.wait()
         running.discard(process)
         gpus.put(gpu)
