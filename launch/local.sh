@@ -38,7 +38,8 @@ pids=()
 trap 'kill -KILL "${pids[@]}" 2>/dev/null || true' EXIT # nothing is left behind, whatever happens
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 for ((i = 0; i < n; i++)); do
-    command=("$PYTHON" -m diffusion_jax.main "$@" "--coordinator_address=127.0.0.1:$port" "--num_processes=$n" "--process_id=$i")
+    command=("$PYTHON" -m diffusion_jax.main "$@")
+    command+=("--coordinator_address=127.0.0.1:$port" "--num_processes=$n" "--process_id=$i")
     if [ "$share" -gt 0 ]; then
         command=(env "CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${gpus[*]:i*share:share}")" "${command[@]}")
     fi
