@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--sweep", help="the file that lists the grid, and :VARIANT of it")
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--jobs", default=1, type=int, help="queue: runs at a time")
-    args, rest = parser.parse_known_args()
+    args, rest = parser.parse_known_intermixed_args()
     if rest and args.way != "slurm":
         parser.error(f"{rest[0]} is not known; {args.way} takes no further options")
     if args.way == "run":

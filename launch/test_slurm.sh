@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # A real SLURM of two nodes on this machine trains through launch/slurm.sbatch: once undisturbed, once told to end by
-# scancel --signal=TERM and then by scontrol requeue. It must come back by itself both times, and end with the same bits.
+# scancel --signal=TERM and then by scontrol requeue. It must come back by itself both times and end with the same bits.
+# Beside it a stand-in runs into its time limit, comes back, and is ended by scancel for good.
 #
 #     bash launch/test_slurm.sh
 #
 # Needs root, and installs Debian's slurmctld, slurmd, slurm-client and munge where they are missing; where that cannot
-# be, it says so and counts as passed. All of it lives in a temporary folder, but for a line in /etc/hosts while it runs.
+# be, it says so and counts as passed. All lives in a temporary folder, but for a line in /etc/hosts while it runs.
 # VENV (.venv): the virtual environment that launch/test.sh makes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -78,8 +79,8 @@ SlurmctldPidFile=$work/slurmctld.pid
 SlurmdPidFile=$work/%n.pid
 SlurmctldLogFile=$work/slurmctld.log
 SlurmdLogFile=$work/%n.log
-NodeName=djax1 NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[1]} CPUs=1
-NodeName=djax2 NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[2]} CPUs=1
+NodeName=djax1 NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[1]} CPUs=2
+NodeName=djax2 NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[2]} CPUs=2
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 END
 mkdir "$work"/{state,djax1,djax2}
@@ -120,11 +121,25 @@ is() { [ "$(field "$1" "$2")" = "$3" ]; }
 trained() { grep -q " step $2/" "$work/$1.log" 2>/dev/null; }
 ended() { [[ $(field "$1" JobState) =~ ^(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL)$ ]]; }
 
+cat >"$work/standin.py" <<'END'
+import signal, sys, time
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+print("listening", flush=True)
+time.sleep(600)
+END
+listening() { [ "$(grep -c listening "$work/standin.log" 2>/dev/null)" = "$1" ]; }
+
 begin=$SECONDS
+standin=$(sbatch --parsable --time=2 --signal=TERM@100 --output="$work/standin.log" launch/slurm.sbatch "$work/standin.py")
 job=$(submit undisturbed)
+await 200 "the return of a job at its time limit" is "$standin" Restarts 1
+await 100 "its second start" listening 2
+scancel "$standin"
 await 400 "the end of the undisturbed job" ended "$job"
 is "$job" JobState COMPLETED
-echo "test_slurm: an undisturbed job on two nodes, $((SECONDS - begin)) s"
+await 60 "the end of a job by scancel" is "$standin" JobState CANCELLED
+echo "test_slurm: an undisturbed job on two nodes, $((SECONDS - begin)) s; one at its time limit came back"
 
 job=$(submit disturbed)
 await 300 "step 60" trained disturbed 60
@@ -137,7 +152,8 @@ scontrol requeue "$job"
 await 200 "the second return to the queue" is "$job" Restarts 2
 await 400 "the end of the disturbed job" ended "$job"
 is "$job" JobState COMPLETED
-grep -E 'SIGTERM|resuming|goes back|step 400/' "$work/disturbed.log"
+is "$standin" JobState CANCELLED # still
+grep -E '[0-9] SIGTERM|resuming|goes back|step 400/' "$work/disturbed.log"
 
 "$PYTHON" - "$work/undisturbed" "$work/disturbed" <<'END'
 import sys
