@@ -85,7 +85,7 @@ def local(tmp_path):
             wait) ;;
             *) exit 0 ;;
         esac
-        sleep 30 >/dev/null 2>&1 & wait $!""",
+        sleep 30 >/dev/null 2>&1 63>&- & wait $!""",
     )
     stand_in(tmp_path / "nvidia-smi", "seq 0 3")
     env = os.environ | {"PYTHON": str(python), "PATH": f"{tmp_path}:{os.environ['PATH']}", "JAX_PLATFORMS": ""}
@@ -262,7 +262,7 @@ def test_sweep_submits_an_array_and_queues(begun, tmp_path, monkeypatch):
 def test_sweep_queue_ends_all_with_sigterm(tmp_path, monkeypatch):
     module = script("sweep")
     waits = stand_in(
-        tmp_path / "waits", f"trap 'exit 75' TERM; touch {tmp_path}/$1; sleep 30 >/dev/null 2>&1 & wait $!"
+        tmp_path / "waits", f"trap 'exit 75' TERM; touch {tmp_path}/$1; sleep 30 >/dev/null 2>&1 63>&- & wait $!"
     )
     monkeypatch.setattr(module, "command", lambda _, name: [str(waits), name])
     monkeypatch.setattr(module, "visible_gpus", list)
