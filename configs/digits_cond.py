@@ -2,9 +2,9 @@
 
 Run:    python -m diffusion_jax.main train --config=configs/digits_cond.py --workdir=runs/digits_cond
         python -m diffusion_jax.main sample --workdir=runs/digits_cond --label=3 --guidance.scale=2
-Expect: held-out loss 0.073 (measured). 256 samples of 50 steps: at guidance scales 1, 2, 4 the SVM takes 98, 100, 100 %
-        of them for the class asked for, at 0.86, 0.66, 0.51 of the diversity of the data within a class (measured)
-Time:   2,500 steps like those of digits.py (13 minutes, measured on 2 CPU cores busy with other work)
+Expect: held-out loss 0.073 (measured). 1,000 samples of 100 steps: at guidance scales 1, 2, 4 the SVM takes
+        97.7, 100, 100 % of them for the class asked for, at 0.84, 0.64, 0.51 of the diversity of a class (measured)
+Time:   2,500 steps like those of digits.py (6 minutes on one of two CPU cores, the other busy; measured)
 
     python -m diffusion_jax.main evaluate --workdir=runs/digits_cond --scales=0,1,2,4 --sampler.num_steps=100
 """

@@ -1,8 +1,9 @@
 """The sub-VP diffusion on the embedded digits: Song et al. 2021, as configs/digits_vp.py but for the schedule.
 
 Run:    python -m diffusion_jax.main train --config=configs/digits_subvp.py --workdir=runs/digits_subvp
-Expect: a picture like that of configs/digits.py (its figures were not measured)
-Time:   1,500 steps of the network of configs/digits.py (not measured)
+Expect: held-out loss 0.137; of 1,000 samples the SVM is 0.976 times as sure as of real digits, and the rarest class has
+        7.9 %; Fréchet distance of the pixels 37.0, held-out digits 36.0 (measured)
+Time:   4 minutes on one of two CPU cores, the other busy (measured)
 
 Less noise than VP at every t, which makes for better likelihoods.
 """

@@ -30,6 +30,7 @@ import logging
 import os
 import pathlib
 import sys
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -348,7 +349,10 @@ def run(argv: list[str]) -> int:
         return 2
     try:
         first = join(argv)
-        with unverified() if arguments.unverified(argv) else contextlib.nullcontext():
+        with (
+            quiet_threads("--debug" not in argv),
+            unverified() if arguments.unverified(argv) else contextlib.nullcontext(),
+        ):
             results = COMMANDS[argv[1]](arguments.parse(argv))
     except (ValueError, OSError, FloatingPointError, zipfile.BadZipFile) as error:
         if "--debug" in argv:
@@ -360,6 +364,21 @@ def run(argv: list[str]) -> int:
     if first:
         print(json.dumps(reporting.plain(results), allow_nan=False))
     return PREEMPTED if results.get("preempted") else 0
+
+
+@contextlib.contextmanager
+def quiet_threads(quiet: bool) -> Iterator[None]:
+    """Within it no thread prints what it failed of: what fails in Orbax's is raised in ours as well, and told once."""
+    hook, futures = threading.excepthook, logging.getLogger("concurrent.futures")
+    level = futures.level
+    if quiet:
+        threading.excepthook = lambda args: None
+        futures.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
+        futures.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The training loop, to be read from top to bottom: check, resume, then step, report, evaluate, draw, save."""
 
 import contextlib
+import errno
 import logging
 import time
 from collections.abc import Callable, Generator
@@ -35,8 +36,24 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
     another process trains in it; FloatingPointError where training diverges; Preempted after a SIGTERM, when the run is
     saved.
     """
-    with contextlib.ExitStack() as stack:
-        return _train(config, workdir, stack)
+    try:
+        with contextlib.ExitStack() as stack:
+            return _train(config, workdir, stack)
+    except (OSError, ValueError) as error:
+        if not no_space(error):
+            raise
+        kept = checkpoints.steps(workdir)
+        where = f"step {kept[-1]}" if kept else "the start"
+        raise OSError(
+            f"workdir {workdir}: no space is left on the disk; free some, or lower checkpoint.keep, and the same "
+            f"command goes on from {where}"
+        ) from error
+
+
+def no_space(error: OSError | ValueError) -> bool:
+    """Whether a disk, or somebody's share of it, is full, as the system says it or TensorStore (RESOURCE_EXHAUSTED)."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or ("RESOURCE_EXHAUSTED" in str(error) and "writ" in str(error))
 
 
 def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dict[str, Any]:

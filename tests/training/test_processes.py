@@ -161,6 +161,38 @@ def test_ten_kills_leave_no_trace():
     assert found["equal"] and found["failed_starts"] == 0 and found["kills"] >= 5
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 400 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("only root may mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_told_in_one_line_and_damages_nothing(small_disk):
+    flags = [*FLAGS, "--config.train_steps=100", "--config.eval.every=0", "--config.checkpoint.every=5"]
+    flags += ["--config.checkpoint.keep=50"]
+    done = subprocess.run(
+        command("train", *flags, f"--workdir={small_disk / 'run'}"),
+        cwd=ROOT,
+        env=environment(1),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    kept = checkpoints.steps(small_disk / "run")
+    told = "no space is left on the disk; free some, or lower checkpoint.keep, and the same command goes on from step"
+    assert f"{told} {kept[-1]}" in done.stderr.splitlines()[-1]  # above it TensorStore prints what it cannot deliver
+    for step in kept:
+        checkpoints.restore_weights(small_disk / "run", step)
+
+
 # Who this process is.
 
 
