@@ -24,8 +24,9 @@ skip() { echo "test_slurm: skipped: $1"; exit 0; }
 
 if ! command -v munged slurmctld slurmd srun sbatch >/dev/null; then
     command -v apt-get >/dev/null || skip "SLURM is not installed, and there is no apt-get"
-    install() { apt-get update -qq && apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge; }
-    DEBIAN_FRONTEND=noninteractive install >/dev/null 2>&1 || skip "apt-get cannot install slurmctld, slurmd and munge"
+    install=(apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge)
+    export DEBIAN_FRONTEND=noninteractive
+    (apt-get update -qq && "${install[@]}") >/dev/null 2>&1 || skip "apt-get cannot install slurmctld, slurmd and munge"
 fi
 
 # Set up, and take down whatever happens.
@@ -131,7 +132,8 @@ END
 listening() { [ "$(grep -c listening "$work/standin.log" 2>/dev/null)" = "$1" ]; }
 
 begin=$SECONDS
-standin=$(sbatch --parsable --time=2 --signal=TERM@100 --output="$work/standin.log" launch/slurm.sbatch "$work/standin.py")
+limits=(--time=2 --signal=TERM@100)
+standin=$(sbatch --parsable "${limits[@]}" --output="$work/standin.log" launch/slurm.sbatch "$work/standin.py")
 job=$(submit undisturbed)
 await 200 "the return of a job at its time limit" is "$standin" Restarts 1
 await 100 "its second start" listening 2
