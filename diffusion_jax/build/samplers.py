@@ -77,10 +77,11 @@ def sampler(
     chain = config.process.num_steps
     times = solver_times(config, path) if method.walk else sampling_times(config, path)
     whole = chain and np.allclose(times * chain, np.round(times * chain), atol=1e-6)
-    if config.prediction.target in OF_A_CHAIN and not whole:
+    between = not whole or chosen.get("churn")  # noise added on the way leaves the levels
+    if config.prediction.target in OF_A_CHAIN and between:
         raise ValueError(
             f"prediction.target={config.prediction.target!r} is that of whole steps of the chain; leave "
-            "sampler.grid=uniform, or name sampler.steps"
+            "sampler.grid=uniform, or name sampler.steps, without churn"
         )
     if method.signal and not np.exp(in_float64(at_first(config), np.ones(())))[0]:
         raise ValueError(
