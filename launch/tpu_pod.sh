@@ -3,18 +3,19 @@
 #
 #     export NAME=digits ZONE=us-central2-b TYPE=v4-32 VERSION=tpu-ubuntu2204-base
 #     bash launch/tpu_pod.sh create                       # the slice, this repository on every host, and its packages
-#     bash launch/tpu_pod.sh run train --config=configs/digits.py --workdir=gs://BUCKET/digits
+#     bash launch/tpu_pod.sh shell 'sudo mkdir -p /runs && sudo mount -t nfs HOST:/SHARE /runs'
+#     bash launch/tpu_pod.sh run train --config=configs/digits.py --workdir=/runs/digits
 #     bash launch/tpu_pod.sh stop                         # SIGTERM: saved, exit code 75; the same run goes on with it
 #     bash launch/tpu_pod.sh delete
 #
-# --dry-run before the word prints the gcloud commands instead. gcloud must be logged in and know the project; the
-# workdir is on Cloud Storage, since hosts share no disk. The processes find each other by the metadata of the slice.
-# A slice that was pre-empted is gone, with a checkpoint of the last checkpoint.every steps left: delete, create, run.
-# SPOT=1 asks for cheaper slices that may be.
+# --dry-run before the word prints the gcloud commands instead. gcloud must be logged in and know the project. The hosts
+# share no disk: the workdir has to be on one that all mount, such as Filestore. The processes find each other by the
+# metadata of the slice. SPOT=1 asks for a cheaper slice that may be taken away; then delete, create, mount and run again,
+# and training goes on from the last checkpoint.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-usage() { sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+usage() { sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 
 dry=
 if [ "${1:-}" = --dry-run ]; then dry=1 && shift; fi
@@ -51,6 +52,7 @@ case $word in
         [ $# -gt 0 ] || usage
         everywhere "cd diffusion_jax && .venv/bin/python -m diffusion_jax.main $(printf '%q ' "$@")"
         ;;
+    shell) everywhere "$*" ;;
     stop) everywhere 'pkill -TERM -f "[d]iffusion_jax.main"' ;;
     delete) tpu delete "$NAME" --quiet ;;
     *) usage ;;

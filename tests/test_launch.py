@@ -161,6 +161,7 @@ def test_tpu_pod_prints_what_it_would_do():
     for words, what in (
         (["create"], "tpu-vm create n --accelerator-type=v4-32 --version=v --zone=z"),
         (["run", "train", "--config=c"], "diffusion_jax.main\\ train\\ --config=c"),
+        (["shell", "df /runs"], "--worker=all --command=df\\ /runs"),
         (["stop"], "pkill\\ -TERM"),
         (["delete"], "tpu-vm delete n"),
     ):
