@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A real SLURM of two nodes on this machine trains through launch/slurm.sbatch: once undisturbed, once told to end by
 # scancel --signal=TERM and then by scontrol requeue. It must come back by itself both times and end with the same bits.
-# Beside it a stand-in runs into its time limit, comes back, and is ended by scancel for good.
+# Beside it a stand-in runs into its time limit and comes back; another is ended by scancel, for good.
 #
 #     bash launch/test_slurm.sh
 #
@@ -80,8 +80,8 @@ SlurmctldPidFile=$work/slurmctld.pid
 SlurmdPidFile=$work/%n.pid
 SlurmctldLogFile=$work/slurmctld.log
 SlurmdLogFile=$work/%n.log
-NodeName=djax1 NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[1]} CPUs=2
-NodeName=djax2 NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[2]} CPUs=2
+NodeName=djax1 NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[1]} CPUs=4
+NodeName=djax2 NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[2]} CPUs=4
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 END
 mkdir "$work"/{state,djax1,djax2}
@@ -119,6 +119,9 @@ submit() { # NAME: prints the job's number
 }
 field() { scontrol show job "$1" | grep -oP "\b$2=\K\S+"; }
 is() { [ "$(field "$1" "$2")" = "$3" ]; }
+must() { # JOB STATE
+    is "$1" JobState "$2" || { echo "test_slurm: job $1 is $(field "$1" JobState), not $2" >&2; return 1; }
+}
 trained() { grep -q " step $2/" "$work/$1.log" 2>/dev/null; }
 ended() { [[ $(field "$1" JobState) =~ ^(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL)$ ]]; }
 
@@ -129,18 +132,21 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
 print("listening", flush=True)
 time.sleep(600)
 END
-listening() { [ "$(grep -c listening "$work/standin.log" 2>/dev/null)" = "$1" ]; }
+stand_in() { # NAME OPTIONS…: prints the job's number
+    sbatch --parsable --output="$work/$1.log" "${@:2}" launch/slurm.sbatch "$work/standin.py"
+}
+listening() { grep -q listening "$work/$1.log" 2>/dev/null; }
 
 begin=$SECONDS
-limits=(--time=2 --signal=TERM@100)
-standin=$(sbatch --parsable "${limits[@]}" --output="$work/standin.log" launch/slurm.sbatch "$work/standin.py")
+limited=$(stand_in limited --time=2 --signal=TERM@100)
+cancelled=$(stand_in cancelled)
 job=$(submit undisturbed)
-await 200 "the return of a job at its time limit" is "$standin" Restarts 1
-await 100 "its second start" listening 2
-scancel "$standin"
+await 100 "the start of a stand-in" listening cancelled
+scancel "$cancelled"
+await 200 "the return of a job at its time limit" is "$limited" Restarts 1
+scancel "$limited"
 await 400 "the end of the undisturbed job" ended "$job"
-is "$job" JobState COMPLETED
-await 60 "the end of a job by scancel" is "$standin" JobState CANCELLED
+must "$job" COMPLETED
 echo "test_slurm: an undisturbed job on two nodes, $((SECONDS - begin)) s; one at its time limit came back"
 
 job=$(submit disturbed)
@@ -153,8 +159,8 @@ echo "test_slurm: scontrol requeue"
 scontrol requeue "$job"
 await 200 "the second return to the queue" is "$job" Restarts 2
 await 400 "the end of the disturbed job" ended "$job"
-is "$job" JobState COMPLETED
-is "$standin" JobState CANCELLED # still
+must "$job" COMPLETED
+must "$cancelled" CANCELLED # it has not come back
 grep -E '[0-9] SIGTERM|resuming|goes back|step 400/' "$work/disturbed.log"
 
 "$PYTHON" - "$work/undisturbed" "$work/disturbed" <<'END'
