@@ -294,7 +294,7 @@ def test_what_is_predicted_of_a_step_has_no_meaning_between_levels(target):
         chain |= {"prediction__variance": target, "loss__name": "K"}
     with pytest.raises(ValueError, match=f"'{target}' is that of whole steps of the chain; leave sampler.grid=uniform"):
         build.build(config(**chain, sampler__grid="quadratic", sampler__name="ddim"))
-    with pytest.raises(ValueError, match="or name sampler.steps, without churn"):
+    with pytest.raises(ValueError, match=r"or name sampler\.steps, without churn"):
         build.build(config(**chain, sampler__name="edm", sampler__edm__churn=10.0))
     with pytest.raises(ValueError, match=f"'{target}' has no meaning; use ancestral"):
         build.build(config(**chain, sampler__name="dopri5"))

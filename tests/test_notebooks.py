@@ -120,7 +120,7 @@ def executed(path, tmp_path, needs):
 
 
 @pytest.fixture(scope="module")
-def read(tmp_path_factory):
+def read(tmp_path_factory, one_device):
     """The environment of a notebook by its name."""
     return {name: make(tmp_path_factory.mktemp(name)) for name, make in NEEDS.items()}
 

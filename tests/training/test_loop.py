@@ -92,7 +92,7 @@ def test_another_config_in_the_same_workdir_is_refused_by_name(uninterrupted):
         loop.train(config, workdir)
 
 
-def test_what_may_differ_on_resume(uninterrupted, tmp_path):
+def test_what_may_differ_on_resume(uninterrupted, tmp_path, monkeypatch):
     """Longer, in another layout, with other reports: it goes on."""
     config = recipe("toy2d")
     config.loss.name, config.prediction.variance, config.times.name = "simple", "fixed_large", "uniform"
@@ -101,6 +101,11 @@ def test_what_may_differ_on_resume(uninterrupted, tmp_path):
     config.update(train_steps=4, parallel="pmap", accumulate_steps=2, remat=True)
     config.report.every, config.checkpoint.keep = 2, 1
     assert loop.train(config, str(tmp_path))["step"] == 4
+    config.update(train_steps=5, parallel="fsdp")
+    monkeypatch.setattr(parallel, "LEAST_SHARDED", 16)
+    assert loop.train(config, str(tmp_path))["step"] == 5
+    config.update(train_steps=6, parallel="shard_map")
+    assert loop.train(config, str(tmp_path))["step"] == 6
 
 
 @pytest.mark.parametrize("name", ["digits", "toy2d"])
