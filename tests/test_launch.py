@@ -78,8 +78,8 @@ def local(tmp_path):
         tmp_path / "python",
         f"""[ "$1" = -c ] && exec {sys.executable} "$@"
         shift 2
-        echo "$CUDA_VISIBLE_DEVICES $*"
         trap 'exit 75' TERM
+        echo "$CUDA_VISIBLE_DEVICES $*"
         case $1 in
             die) [[ $* != *process_id=1 ]] || exit 3 ;;
             wait) ;;
