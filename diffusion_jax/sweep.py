@@ -186,16 +186,7 @@ def sweep(file: str, workdir: str) -> dict[str, Any]:
     A run that is done is passed over, one that failed is tried again, one that was interrupted resumes. Raises
     ValueError or OSError, before anything runs, for what is wrong with the file, a cell or the workdir.
     """
-    directory = pathlib.Path(workdir).expanduser()
-    described = load(file)
-    runs = grid(described)
-    check_stored(directory, runs)
-    jax.config.update("jax_platforms", "cpu")  # only checks run in this process: the accelerator is for the cells
-    check(described)
-    directory.mkdir(parents=True, exist_ok=True)
-    flags = {run.name: {"train": run.train, "evaluate": run.evaluate} for run in runs}
-    write(directory / GRID, {"sweep": file, "version": __version__, "note": described.get("note", ""), "runs": flags})
-
+    directory, runs = begin(file, workdir)
     env = environment(directory)
     counts = {"finished": 0, "diverged": 0, "failed": 0}
     spent: list[float] = []
@@ -219,6 +210,20 @@ def sweep(file: str, workdir: str) -> dict[str, Any]:
     finally:
         signal.signal(signal.SIGTERM, previous)
     return {"workdir": str(directory), "runs": len(runs), **counts}
+
+
+def begin(file: str, workdir: str) -> tuple[pathlib.Path, list[Run]]:
+    """Check a sweep and its workdir, and write sweep.json; returns (the workdir, all runs). Raises as `sweep` does."""
+    directory = pathlib.Path(workdir).expanduser()
+    described = load(file)
+    runs = grid(described)
+    check_stored(directory, runs)
+    jax.config.update("jax_platforms", "cpu")  # only checks run in this process: the accelerator is for the cells
+    check(described)
+    directory.mkdir(parents=True, exist_ok=True)
+    flags = {run.name: {"train": run.train, "evaluate": run.evaluate} for run in runs}
+    write(directory / GRID, {"sweep": file, "version": __version__, "note": described.get("note", ""), "runs": flags})
+    return directory, runs
 
 
 def environment(directory: pathlib.Path) -> dict[str, str]:

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it, from the root of the repository: makes the virtual environment $1 if there is none.
 # PYTHON (python3): the interpreter that makes it, 3.11 or newer.
 PYTHON=${PYTHON:-python3}

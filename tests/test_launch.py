@@ -1,0 +1,287 @@
+"""The launchers do as launch/README.md says, with stand-ins for what they start; launch/test_slurm.sh has SLURM."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import pytest
+import yaml
+from jax import ShapeDtypeStruct
+
+from diffusion_jax import sweep
+from diffusion_jax.training import parallel
+
+ROOT = pathlib.Path(__file__).parent.parent
+LAUNCH = ROOT / "launch"
+GRID = {
+    "config": str(ROOT / "configs/toy2d.py") + ":tiny",
+    "seeds": (0, 1),
+    "cells": {"eps": {"prediction.target": "eps"}},
+}
+
+
+def script(name):
+    """A Python file of launch/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"launch_{name}", LAUNCH / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def stand_in(path, text):
+    """An executable file in Bash."""
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+# scaling.py
+
+
+def test_readme_shows_what_scaling_prints():
+    assert script("scaling").main([]) in (LAUNCH / "README.md").read_text()
+
+
+def test_scaling_knows_what_fsdp_divides():
+    scaling = script("scaling")
+    shapes = [(64, 64), (31, 64), (31, 33), (4, 4), (1024,), ()]
+    tree = [ShapeDtypeStruct(shape, "float32") for shape in shapes]
+    n = jax.device_count()
+    part = scaling.divided(tree, n)
+    assert scaling.size(tree) - part + part / n == parallel.device_bytes(tree, "fsdp")
+
+
+def test_scaling_of_an_exchange():
+    scaling = script("scaling")
+    machine = scaling.Machine("m", 1e12, 100.0, 50.0, 2)
+    assert scaling.wire(4, 1000) == 1500
+    assert scaling.exchange(2, 1000, machine, 0.5, 0.25) == 1000 / 50 + 0.5  # inside a node
+    assert scaling.exchange(4, 1000, machine, 0.5, 0.25) == 1500 / 25 + 1.0  # between nodes
+    assert scaling.efficiency(3.0, 1.0) == (0.75, 1.0)
+    assert scaling.efficiency(3.0, 5.0) == (0.375, 0.5)
+
+
+# local.sh
+
+
+@pytest.fixture
+def local(tmp_path):
+    """`local(*arguments)`: launch/local.sh started with a stand-in for Python, on a machine with GPUs 0 to 3."""
+    python = stand_in(
+        tmp_path / "python",
+        f"""[ "$1" = -c ] && exec {sys.executable} "$@"
+        shift 2
+        trap 'exit 75' TERM
+        echo "$CUDA_VISIBLE_DEVICES $*"
+        case $1 in
+            die) [[ $* != *process_id=1 ]] || exit 3 ;;
+            wait) ;;
+            *) exit 0 ;;
+        esac
+        sleep 30 >/dev/null 2>&1 63>&- & wait $!""",
+    )
+    stand_in(tmp_path / "nvidia-smi", "seq 0 3")
+    env = os.environ | {"PYTHON": str(python), "PATH": f"{tmp_path}:{os.environ['PATH']}", "JAX_PLATFORMS": ""}
+    env.pop("CUDA_VISIBLE_DEVICES", None)
+    options = {"env": env, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return lambda *arguments: subprocess.Popen(["bash", str(LAUNCH / "local.sh"), *arguments], **options)
+
+
+def test_local_tells_each_process_its_place_and_gpus(local):
+    process = local("-n", "2", "train", "--workdir=a b")
+    out, err = process.communicate()
+    assert process.returncode == 0
+    (first,), (second,) = out.splitlines(), err.splitlines()
+    gpus, command, *flags = first.split(" ", 2)
+    assert (gpus, command) == ("0,1", "train")
+    assert flags[0].startswith("--workdir=a b --coordinator_address=127.0.0.1:")
+    assert first.endswith(" --num_processes=2 --process_id=0")
+    assert second == "[1] " + first.replace("0,1 train", "2,3 train").replace("process_id=0", "process_id=1")
+
+
+def test_local_kills_the_others_when_one_dies(local):
+    process = local("-n", "4", "--", "die")
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert "a process ended with exit code 3; the others are killed" in err
+
+
+def test_local_passes_sigterm_on(local):
+    process = local("-n", "2", "wait")
+    assert "--process_id=0" in process.stdout.readline() and "--process_id=1" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 75
+
+
+def test_local_refuses(local):
+    for arguments, what in ((("train",), "usage"), (("-n", "3", "train"), "4 GPUs cannot be divided among -n 3")):
+        process = local(*arguments)
+        assert what in process.communicate()[1] and process.returncode == 2
+
+
+# slurm.sbatch
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "requeued"),
+    [
+        (0, "RUNNING", False),
+        (2, "RUNNING", False),
+        (75, "RUNNING", True),
+        (143, "RUNNING", True),
+        (75, "COMPLETING", False),
+    ],
+)
+def test_slurm_requeues_what_was_saved_unless_it_was_cancelled(tmp_path, code, state, requeued):
+    stand_in(tmp_path / "srun", f'echo "srun $*"; exit {code}')
+    stand_in(tmp_path / "squeue", f"echo {state}")
+    stand_in(tmp_path / "scontrol", 'echo "scontrol $*"')
+    env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "PYTHON": "py"}
+    done = subprocess.run(
+        ["bash", LAUNCH / "slurm.sbatch", "train", "--x=a b"], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == code
+    assert "py -m diffusion_jax.main train --x=a b" in done.stdout
+    assert ("scontrol requeue 7" in done.stdout) == requeued
+
+
+# tpu_pod.sh and k8s_jobset.yaml
+
+
+def test_tpu_pod_prints_what_it_would_do():
+    env = os.environ | {"NAME": "n", "ZONE": "z", "TYPE": "v4-32", "VERSION": "v"}
+    for words, what in (
+        (["create"], "tpu-vm create n --accelerator-type=v4-32 --version=v --zone=z"),
+        (["run", "train", "--config=c"], "diffusion_jax.main\\ train\\ --config=c"),
+        (["shell", "df /runs"], "--worker=all --command=df\\ /runs"),
+        (["stop"], "pkill\\ -TERM"),
+        (["delete"], "tpu-vm delete n"),
+    ):
+        argv = ["bash", LAUNCH / "tpu_pod.sh", "--dry-run", *words]
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=True, cwd=ROOT)
+        assert what in done.stdout
+        assert all(line.startswith("gcloud compute tpus tpu-vm ") for line in done.stdout.splitlines())
+
+
+def test_jobset_agrees_with_itself():
+    jobset = yaml.safe_load((LAUNCH / "k8s_jobset.yaml").read_text())
+    spec = jobset["spec"]
+    (job,) = spec["replicatedJobs"]
+    inner = job["template"]["spec"]
+    (container,) = inner["template"]["spec"]["containers"]
+    env = {each["name"]: each["value"] for each in container["env"]}
+    assert inner["completions"] == inner["parallelism"] == int(env["NUM_PROCESSES"])
+    first = f"{jobset['metadata']['name']}-{job['name']}-0-0.{spec['network']['subdomain']}"
+    assert env["COORDINATOR_ADDRESS"] == f"{first}:{container['ports'][0]['containerPort']}"
+    assert f"--local_devices={container['resources']['limits']['nvidia.com/gpu']}" in container["command"]
+    on_exit = inner["podFailurePolicy"]["rules"][0]
+    assert on_exit["action"] == "FailJob" and on_exit["onExitCodes"]["values"] == [75]
+    assert on_exit["onExitCodes"]["containerName"] == container["name"]
+    (rule,) = spec["failurePolicy"]["rules"]
+    assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
+    assert rule["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+
+
+# sweep.py
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch, capsys):
+    """`begun(way, *flags) -> (exit code, standard output)` of launch/sweep.py, for GRID in tmp_path/runs."""
+    (tmp_path / "grid.py").write_text(f"def get_sweep(variant=''):\n    return {GRID!r}\n")
+    module = script("sweep")
+
+    def begin(way, *flags):
+        argv = ["sweep.py", way, f"--workdir={tmp_path / 'runs'}", *flags]
+        monkeypatch.setattr(sys, "argv", argv + ([] if way == "run" else [f"--sweep={tmp_path / 'grid.py'}"]))
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            return module.main(), capsys.readouterr().out
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    return begin
+
+
+def result(status):
+    return {"status": status, "reason": "", "figures": {}}
+
+
+def test_sweep_prints_what_is_left_and_runs_it(begun, tmp_path, monkeypatch):
+    code, out = begun("print")
+    assert code == 0 and [line.split()[2:4] for line in out.splitlines()] == [
+        ["run", "eps/seed0"],
+        ["run", "eps/seed1"],
+    ]
+    carried = []
+
+    def carry_out(cell, place, *_):
+        carried.append(cell)
+        place.mkdir(parents=True)
+        return result("finished")
+
+    monkeypatch.setattr(sweep, "carry_out", carry_out)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    assert begun("run")[0] == 0
+    (cell,) = carried
+    assert cell.name == "eps/seed1" and "--config.seed=1" in cell.train
+    assert json.loads((tmp_path / "runs/eps/seed1/result.json").read_text())["status"] == "finished"
+    assert len(begun("print")[1].splitlines()) == 1
+    with pytest.raises(ValueError, match=r"other is not a run of .*the first of them is eps/seed0"):
+        begun("run", "other")
+
+
+def test_sweep_run_that_sigterm_ended_is_to_be_tried_again(begun, tmp_path, monkeypatch):
+    def carry_out(*_):
+        signal.raise_signal(signal.SIGTERM)
+        return result("failed")
+
+    begun("print")
+    monkeypatch.setattr(os, "killpg", lambda *_: None)
+    monkeypatch.setattr(sweep, "carry_out", carry_out)
+    assert begun("run", "eps/seed0")[0] == 75
+    assert not (tmp_path / "runs/eps/seed0/result.json").exists()
+
+
+def test_sweep_submits_an_array_and_queues(begun, tmp_path, monkeypatch):
+    stand_in(tmp_path / "sbatch", f'echo "$PYTHON $*" >{tmp_path}/submitted')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert begun("slurm", "--gpus-per-node=1")[0] == 0
+    submitted = (tmp_path / "submitted").read_text()
+    assert submitted.startswith(f"{sys.executable} --array=0,1 ") and " --gpus-per-node=1 " in submitted
+    assert submitted.endswith(f"launch/slurm.sbatch {LAUNCH}/sweep.py run --workdir={tmp_path / 'runs'}\n")
+
+
+def test_sweep_queue_ends_all_with_sigterm(tmp_path, monkeypatch):
+    module = script("sweep")
+    waits = stand_in(
+        tmp_path / "waits", f"trap 'exit 75' TERM; touch {tmp_path}/$1; sleep 30 >/dev/null 2>&1 63>&- & wait $!"
+    )
+    monkeypatch.setattr(module, "command", lambda _, name: [str(waits), name])
+    monkeypatch.setattr(module, "visible_gpus", list)
+
+    def end():
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "b").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if (tmp_path / "b").exists():  # the queue listens
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    thread = threading.Thread(target=end)
+    thread.start()
+    try:
+        assert module.work_off(tmp_path, ["a", "b", "c"], 2) == 75
+        assert not (tmp_path / "c").exists()
+    finally:
+        thread.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
