@@ -26,7 +26,7 @@ if ! command -v munged slurmctld slurmd srun sbatch >/dev/null; then
     command -v apt-get >/dev/null || skip "SLURM is not installed, and there is no apt-get"
     install=(apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge)
     export DEBIAN_FRONTEND=noninteractive
-    (apt-get update -qq && "${install[@]}") >/dev/null 2>&1 || skip "apt-get cannot install slurmctld, slurmd and munge"
+    (timeout 120 apt-get update -qq && timeout 300 "${install[@]}") >/dev/null 2>&1 || skip "apt-get cannot install slurmctld, slurmd and munge"
 fi
 
 # Set up, and take down whatever happens.
