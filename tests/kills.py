@@ -59,8 +59,8 @@ def last_state(workdir):
 
 
 def run(kills, every, seed):
-    """The figures of this file's head. A run lasts so long that each start may come two checkpoints further."""
-    moments, steps = random.Random(seed), 2 * every * kills
+    """The figures of this file's head. A run lasts so long that each start may come a checkpoint further."""
+    moments, steps = random.Random(seed), every * (kills + 2)
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = f"{folder}/whole", f"{folder}/killed"
         jax.config.update("jax_compilation_cache_dir", f"{folder}/compiled")
@@ -72,7 +72,7 @@ def run(kills, every, seed):
             time.sleep(0.05)
         first = time.monotonic() - begun
         assert ended(child) == 0
-        each = (time.monotonic() - begun - first) / (2 * kills - 1)
+        each = (time.monotonic() - begun - first) / (kills + 1)
         unfinished = done = failed = 0
         while done < kills:
             child = started(killed, steps, every)
