@@ -58,7 +58,7 @@ def train(args: flags.FlagValues) -> Results:
     try:
         return loop.train(args.config, required(args, "workdir"))
     except loop.Preempted as notice:
-        log.warning("%s", notice)
+        log.info("%s", notice)
         return {"workdir": args.workdir, "preempted": True}
 
 

@@ -24,8 +24,8 @@ from typing import Any
 
 from diffusion_jax import sweep
 from diffusion_jax.arguments import one_line
+from diffusion_jax.main import PREEMPTED
 
-PREEMPTED = 75
 HERE = pathlib.Path(__file__).parent
 DONE = ("finished", "diverged")
 
