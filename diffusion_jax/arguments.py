@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 READ_A_RUN = ("sample", "restore", "evaluate", "frontier", "encode", "show", "export")
-TAKE_A_CONFIG = ("train", "describe", "prepare", "import", "stats")
+TAKE_A_CONFIG = ("train", "describe", "benchmark", "prepare", "import", "stats")
 
 
 def parse(argv: list[str], stored: Mapping[str, Any] | None = None) -> flags.FlagValues:
@@ -55,6 +55,9 @@ def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mappin
         flags.DEFINE_string("workdir", None, "where checkpoints, metrics and pictures go", flag_values=args)
     if command == "describe":
         flags.DEFINE_bool("compile", False, "also ask the compiler how much memory it needs", flag_values=args)
+    if command == "benchmark":
+        flags.DEFINE_integer("batch_size", 0, "of the global batch; 0: as in the config", flag_values=args)
+        flags.DEFINE_integer("repeats", 10, "timings behind each median", flag_values=args)
     if command == "sweep":
         flags.DEFINE_string("sweep", None, "the file that lists the grid, and :VARIANT of it", flag_values=args)
     if command in ("sweep", "compare"):

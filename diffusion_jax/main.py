@@ -9,6 +9,7 @@
     frontier  --workdir=DIR [--samplers=A,B:GRID] [--steps=5,10]     quality against network calls, as table and picture
     show      --workdir=DIR                                          progressive pictures, interpolation
     describe  --config=FILE [--compile]                              size, FLOPs and memory, without training
+    benchmark --config=FILE [--batch_size=N]                 how fast it trains and samples here, measured
     prepare   --config=FILE                                          make a TensorFlow Datasets set readable
     sweep     --sweep=FILE[:VARIANT] --workdir=DIR                   every cell of a grid; again: what is left of it
     compare   DIR  or  RUN RUN …                                     the figures of a sweep, or of runs, as one table
@@ -31,6 +32,7 @@ import os
 import pathlib
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -43,10 +45,13 @@ from diffusion_jax.arguments import one_line, required
 log = logging.getLogger("diffusion_jax")
 """Modules of this project log below it; everything else stays quiet unless it warns."""
 
+STARTED = time.perf_counter()
 Results = dict[str, Any]
 IN_SEVERAL_PROCESSES = ("train", "sample", "evaluate")
 PREEMPTED = 75
 """EX_TEMPFAIL of sysexits.h: try again."""
+COMPILED = pathlib.Path("~/.cache/diffusion_jax/compiled")
+"""Where JAX keeps what it has compiled, for later commands, unless JAX_COMPILATION_CACHE_DIR names another place."""
 PICTURED = 16
 """Columns in the picture that `restore` makes."""
 
@@ -67,6 +72,17 @@ def describe(args: flags.FlagValues) -> Results:
     from diffusion_jax.training.describe import describe
 
     text, figures = describe(args.config, args.compile)
+    print(text)
+    return figures
+
+
+def benchmark(args: flags.FlagValues) -> Results:
+    """Measure how fast a config trains and samples on this machine."""
+    from diffusion_jax.benchmark import benchmark
+
+    if args.batch_size:
+        args.config.batch_size = args.batch_size
+    text, figures = benchmark(args.config, args.repeats, STARTED)
     print(text)
     return figures
 
@@ -299,6 +315,7 @@ COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
     "frontier": frontier,
     "show": show,
     "describe": describe,
+    "benchmark": benchmark,
     "prepare": prepare,
     "sweep": sweep,
     "compare": compare,
@@ -411,4 +428,5 @@ def join(argv: list[str]) -> bool:
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED.expanduser()))
     sys.exit(run(sys.argv))

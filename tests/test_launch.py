@@ -285,3 +285,52 @@ def test_sweep_queue_ends_all_with_sigterm(tmp_path, monkeypatch):
         thread.join()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+# compare_peers.py
+
+PEER = """
+import json, sys
+options = json.loads(sys.argv[1])
+print("noise on standard output")
+print(json.dumps({"parameters": 7, "first": 0.5, "version": "1"}), flush=True)
+for line in sys.stdin:
+    print(json.dumps({"seconds": int(line) * options["each"].pop(0), "peak_bytes": 3}), flush=True)
+"""
+
+
+def test_ratios_are_of_timings_that_follow_one_another_in_images_a_second(tmp_path):
+    peer = tmp_path / "peer.py"
+    peer.write_text(PEER)
+    command = [sys.executable, str(peer)]
+    common = {"times": 4, "whole": False, "devices": 1}
+    mine, other = {"batch": 8, "each": [1.0, 2.0, 1.0]}, {"batch": 16, "each": [3.0, 4.0, 8.0]}
+    found = script("compare_peers").compare(command, command, common | mine, common | other, repeats=3)
+    assert found["ratios"] == [1.0, 1.5, 4.0] and found["ratio"] == 1.5
+    assert (found["ours_seconds"], found["peer_seconds"]) == (1.0, 4.0)
+    assert found["parameters"] == [7, 7] and found["peak_bytes"] == [3, 3]
+
+
+def test_each_side_takes_the_batch_that_is_best_for_it(tmp_path):
+    peer = tmp_path / "peer.py"
+    peer.write_text(PEER.replace('options["each"].pop(0)', 'options["each"][str(options["batch"])]'))
+    options = {"times": 2, "whole": False, "devices": 1, "each": {"8": 1.0, "16": 1.5}}  # 32 ends with an error
+    compare = script("compare_peers")
+    with pytest.raises(RuntimeError, match="ended with 1"):
+        compare.Side([sys.executable, "-c", "raise SystemExit(1)"], options)
+    assert compare.best_batch([sys.executable, str(peer)], options, [8, 16]) == 16
+    assert compare.best_batch([sys.executable, str(peer)], options, [8]) == 8
+
+
+def test_our_side_does_the_work_it_is_given(monkeypatch):
+    """Train, call and sample the shrunk digits, as a process would, here."""
+    compare = script("compare_peers")
+    monkeypatch.setitem(sys.modules, "configs.tiny_digits", type(sys)("tiny_digits"))
+    from configs import digits
+
+    sys.modules["configs.tiny_digits"].get_config = lambda: digits.get_config("tiny")
+    for work in ("train", "call", "sample"):
+        options = {"work": work, "recipe": "tiny_digits", "batch": 8, "dtype": "float32", "devices": jax.device_count()}
+        run, parameters = compare.ours(options)
+        run(2)
+        assert parameters > 1000

@@ -55,12 +55,13 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
         "devices": [str(device) for device in jax.devices()],
     }
     if compile:
-        memory = jax.jit(train_step, donate_argnums=0).lower(*arguments).compile().memory_analysis()
-        if memory is not None:
-            figures["compiled_bytes"] = int(
-                memory.argument_size_in_bytes + memory.output_size_in_bytes
-                - memory.alias_size_in_bytes + memory.temp_size_in_bytes
-            )  # fmt: skip
+        compiled = (
+            jax.jit(train_step, donate_argnums=0, compiler_options=parallel.compiler_options())
+            .lower(*arguments)
+            .compile()
+        )
+        if (needed := compiled_bytes(compiled)) is not None:
+            figures["compiled_bytes"] = needed
     return text(config, shapes.params, figures), figures
 
 
@@ -72,6 +73,17 @@ def count(tree: Any) -> int:
 def size(tree: Any) -> int:
     """Bytes of all arrays of a tree."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def compiled_bytes(compiled: Any) -> int | None:
+    """Arguments, results and temporaries of a program on one device, as the compiler says; None where it does not."""
+    needed = compiled.memory_analysis()
+    if needed is None:
+        return None
+    return int(
+        needed.argument_size_in_bytes + needed.output_size_in_bytes
+        - needed.alias_size_in_bytes + needed.temp_size_in_bytes
+    )  # fmt: skip
 
 
 def activations(experiment: build.Experiment, params: Any, batch: Any, accumulate_steps: int) -> int:

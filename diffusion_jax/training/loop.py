@@ -87,18 +87,7 @@ def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dic
         train_state = checkpoints.restore(manager, parallel.abstract(shapes, config.parallel))
     else:
         train_state = start(config, experiment, key_init, shapes)
-    train_step = parallel.parallelise(
-        step.make_train_step(
-            experiment.loss,
-            experiment.times,
-            experiment.optimizer,
-            config.batch_size,
-            config.accumulate_steps,
-            config.ema.ramp,
-        ),
-        config.parallel,
-        shapes,
-    )
+    train_step = training_step(config, experiment, shapes)
     evaluate = heldout_loss(config, experiment, heldout, key_eval) if heldout else None
 
     # The run.
@@ -178,6 +167,19 @@ def start(config: ConfigDict, experiment: build.Experiment, key: jax.Array, shap
         out_shardings=parallel.shardings(shapes, config.parallel),
     )
     return make(key)
+
+
+def training_step(config: ConfigDict, experiment: build.Experiment, shapes: Any) -> Callable[..., Any]:
+    """`step(state, batch, key) -> (state, metrics)` on all devices; shapes: those of the state."""
+    made = step.make_train_step(
+        experiment.loss,
+        experiment.times,
+        experiment.optimizer,
+        config.batch_size,
+        config.accumulate_steps,
+        config.ema.ramp,
+    )
+    return parallel.parallelise(made, config.parallel, shapes)
 
 
 def stream(config: ConfigDict, source: Source, first: int, rollbacks: int) -> Generator[Any, None, None]:

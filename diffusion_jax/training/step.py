@@ -73,24 +73,26 @@ def make_train_step(
         t, weight = times.sample(state.history, key_times, batch["index"], batch_size)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_examples, batch["index"])
         (grads, metrics), per_example = accumulated(state.params, batch, t, weight, keys)
-        if axis is not None:
+        if axis is not None and jax.lax.axis_size(axis) > 1:  # on a CPU the mean over one device is a copy
             grads, metrics = jax.lax.pmean((grads, metrics), axis)
 
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(grad_norm)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        done = state.step - state.skipped[0]
-        ema = {
-            name: optax.incremental_update(params, average, 1 - ema_decay(float(name), done, ema_ramp))
-            for name, average in state.ema.items()
-        }
         history = times.update(state.history, *in_order(batch["index"], (t, per_example), axis))
-        params, ema, opt_state, history = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (params, ema, opt_state, history),
-            (state.params, state.ema, state.opt_state, state.history),
-        )
+
+        def updated() -> tuple[Any, ...]:
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            done = state.step - state.skipped[0]
+            ema = {
+                name: optax.incremental_update(params, average, 1 - ema_decay(float(name), done, ema_ramp))
+                for name, average in state.ema.items()
+            }
+            return params, ema, opt_state, history
+
+        # A branch, not a choice between results: that would copy parameters, averages and moments at every step.
+        kept = state.params, state.ema, state.opt_state, state.history
+        params, ema, opt_state, history = jax.lax.cond(finite, updated, lambda: kept)
         skipped = jnp.where(finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
         metrics |= {"grad_norm": grad_norm, "skipped": skipped[0].astype(jnp.float32)}
         changed = {"params": params, "ema": ema, "opt_state": opt_state, "history": history, "skipped": skipped}

@@ -106,6 +106,38 @@ def test_group_norm_has_32_groups_or_as_many_as_hold_4_channels(channels, groups
     np.testing.assert_allclose(got, normalised(x, groups), atol=1e-5)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
+def test_group_norm_and_its_derivatives_are_those_of_flax(dtype, tolerance):
+    random = np.random.RandomState(0)
+    with jax.enable_x64(dtype == "float64"):
+        x, dx, weight = (jnp.asarray(random.normal(0.5, size=(3, 4, 6, 24)), dtype) for _ in range(3))
+        params = {name: jnp.asarray(random.normal(size=24), dtype) for name in ("scale", "bias")}
+        tangent = {name: jnp.asarray(random.normal(size=24), dtype) for name in ("scale", "bias")}
+
+        def everything(layer):
+            def f(params, x):
+                return jnp.sin(layer.apply({"params": params}, x))
+
+            value, forward = jax.jvp(f, (params, x), (tangent, dx))
+            backward = jax.vjp(f, params, x)[1](weight)
+            return value, forward, backward
+
+        ours = jax.jit(lambda: everything(layers.group_norm(24, dtype, "norm")))()
+        theirs = jax.jit(
+            lambda: everything(nn.GroupNorm(6, epsilon=layers.NORM_EPSILON, use_fast_variance=False, dtype=dtype))
+        )()
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_allclose(a, b, atol=tolerance * float(jnp.abs(b).max()), rtol=0)
+
+
+def test_group_norm_under_bfloat16_has_float32_statistics():
+    x = jnp.asarray(100 + np.random.RandomState(0).normal(size=(2, 4, 4, 8)), jnp.bfloat16)
+    params = {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
+    got = layers.group_norm(8, jnp.bfloat16, "norm").apply({"params": params}, x)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(got.astype(np.float32), normalised(np.asarray(x, np.float64), 2), atol=2e-2)
+
+
 def test_group_norm_survives_a_large_mean():
     x = 1000 + jnp.asarray(np.random.RandomState(0).normal(size=(1, 8, 8, 32)), jnp.float32)
     got = layers.group_norm(32, jnp.float32, "norm").apply(

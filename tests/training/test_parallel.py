@@ -57,3 +57,53 @@ def test_tiles_have_one_shape_and_no_sample_depends_on_its_place(number):
 def test_what_the_devices_cannot_do_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         parallel.check(*arguments)
+
+
+@pytest.fixture
+def chosen():
+    """`parallel.compiler_options` with nothing remembered, before and after."""
+    parallel.compiler_options.cache_clear()
+    yield parallel.compiler_options
+    parallel.compiler_options.cache_clear()
+
+
+def test_the_compiler_is_told_only_what_it_knows(chosen, monkeypatch):
+    known = parallel.FASTER["cpu"]
+    try:
+        jax.jit(lambda: 0, compiler_options=known).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        known = None
+    assert chosen() == known
+    for unknown in (
+        {"xla_cpu_of_another_year": "1"},
+        {**parallel.FASTER["cpu"], "xla_cpu_prefer_vector_width": "wide"},
+    ):
+        chosen.cache_clear()
+        monkeypatch.setitem(parallel.FASTER, "cpu", unknown)
+        assert chosen() is None
+        assert parallel.spread(lambda x: 2 * x, whole=0)(np.ones(4)).sum() == 8
+
+
+def test_what_the_user_told_the_compiler_stands(chosen, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT")
+    assert chosen() is None
+
+
+def test_faster_products_and_sums_are_the_plain_ones(chosen, monkeypatch):
+    """A convolution, its two gradients and a sum, with the options and without: to the rounding of float32."""
+    draw = np.random.default_rng(0).standard_normal
+    x, kernel = draw((8, 12, 12, 8)).astype(np.float32), draw((3, 3, 8, 16)).astype(np.float32)
+
+    def work(kernel, x):
+        def loss(kernel, x):
+            y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            return jnp.sum(y**2, axis=(1, 2, 3))
+
+        losses, gradients = loss(kernel, x), jax.grad(lambda *args: loss(*args).sum(), (0, 1))(kernel, x)
+        return losses, jnp.broadcast_to(gradients[0].ravel(), (len(x), gradients[0].size)), gradients[1]
+
+    fast = parallel.spread(work, whole=1)(kernel, x)
+    monkeypatch.setitem(parallel.FASTER, "cpu", None)
+    chosen.cache_clear()
+    for a, b in zip(fast, parallel.spread(work, whole=1)(kernel, x), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6 * np.abs(b).max())

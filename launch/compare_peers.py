@@ -1,0 +1,304 @@
+"""The same work here and in PyTorch, timed in alternation: what launch/compare_peers.sh runs.
+
+    python launch/compare_peers.py --peers_python=.venv-peers/bin/python [--cases=train,call] [--peers=diffusers:eager]
+
+Work, on both sides: `train`, steps of DDPM training (uniform t, L_simple, Adam, clipping by the global norm, one moving
+average) on a batch that is on the device already; `call`, calls of the network; `sample`, ancestral sampling in 1,000
+steps; `whole`, the same as a process, from its start to its end, with whatever was compiled before in the cache.
+
+Each side is a process that makes its work ready and then does it when told to; one rests while the other works. A ratio
+is that of two timings that follow one another, images/s of ours to the peer's: above 1, ours is faster. Printed are the
+medians of --repeats of them with the least and the greatest. Of several batches in a case each side takes its own best.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for configs/
+
+from diffusion_jax import main as command_line
+
+Options = dict[str, Any]
+HERE = pathlib.Path(__file__).parent
+CIFAR, LSUN, DIGITS = "cifar10_ddpm", "lsun_church256", "digits"
+CASES: dict[str, dict[str, Options]] = {
+    "cpu": {
+        "train": {"work": "train", "recipe": CIFAR, "batches": [8], "dtype": "float32", "times": 2},
+        "call": {"work": "call", "recipe": CIFAR, "batches": [8], "dtype": "float32", "times": 5},
+        "call_digits": {"work": "call", "recipe": DIGITS, "batches": [64], "dtype": "float32", "times": 100},
+        "sample": {"work": "sample", "recipe": DIGITS, "batches": [64], "dtype": "float32", "times": 1, "whole": True},
+    },
+    "gpu": {
+        "train": {
+            "work": "train", "recipe": CIFAR, "batches": [128, 256, 512], "dtype": "bfloat16", "times": 20,
+        },
+        "train256": {"work": "train", "recipe": LSUN, "batches": [64], "dtype": "bfloat16", "times": 3},
+        "sample": {"work": "sample", "recipe": CIFAR, "batches": [256], "dtype": "bfloat16", "times": 1},
+    },
+}  # fmt: skip
+PEERS = ("diffusers:eager", "diffusers:compile", "denoising-diffusion-pytorch:eager")
+
+
+# This side.
+
+
+def recipe(o: Options) -> Any:
+    """The config of a case."""
+    from diffusion_jax import build
+
+    config = importlib.import_module(f"configs.{o['recipe']}").get_config()
+    config.batch_size = o["batch"]
+    config.network.unet.dtype = o["dtype"]
+    config.sampler.tile = o["batch"] // o["devices"]
+    return config if config.data.shape else build.resolve(config, build.source(config, "train"))
+
+
+def ours(o: Options) -> tuple[Callable[[int], None], int]:
+    """The work of a case, to be done so many times, and the number of parameters."""
+    import jax
+    import numpy as np
+
+    from diffusion_jax import benchmark, build
+    from diffusion_jax.training import loop, parallel, state
+    from diffusion_jax.training.describe import count
+
+    config = recipe(o)
+    experiment = build.build(config)
+    key, key_train, _ = loop.keys(config)
+    if o["work"] == "train":
+        shapes = jax.eval_shape(lambda: state.initial(config, experiment, key))
+        step = loop.training_step(config, experiment, shapes)
+        held = [loop.start(config, experiment, key, shapes)]
+        images = np.random.default_rng(0).integers(0, config.data.levels, (o["batch"], *config.data.shape), np.uint8)
+        index = np.arange(o["batch"], dtype=np.int32)
+        batch = parallel.put({"x0": images, "label": np.zeros_like(index), "index": index})
+
+        def train() -> None:
+            held[0], _ = step(held[0], batch, key_train)
+
+        return finished(train, lambda: held[0]), count(shapes.params)
+
+    params = build.init(config, experiment.network, key)
+    number = count(params)
+    params = parallel.replicated(params)
+    result = [None]
+    if o["work"] == "call":
+        call, inputs = benchmark.network_call(config, experiment)
+    else:
+        call = parallel.spread(experiment.sampler.sample, whole=1)
+        inputs = (np.arange(o["batch"], dtype=np.uint32),)
+
+    def again() -> None:
+        result[0] = call(params, *inputs)
+
+    return finished(again, lambda: result[0]), number
+
+
+def finished(work: Callable[[], None], result: Callable[[], Any]) -> Callable[[int], None]:
+    """`work` many times, and all of it done."""
+    import jax
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            work()
+        jax.block_until_ready(result())
+
+    return run
+
+
+def serve(o: Options) -> None:
+    """Make the work ready, say so, then do it whenever a line with a number comes, and answer with the seconds."""
+    import jax
+
+    started = time.perf_counter()
+    run, parameters = ours(o)
+    if not o["whole"]:
+        run(1 if o["work"] == "sample" else 2)
+    ready = {"parameters": parameters, "first": time.perf_counter() - started}
+    print(json.dumps({**ready, "version": f"jax {jax.__version__}"}), flush=True)
+    for line in sys.stdin:
+        started = time.perf_counter()
+        run(int(line))
+        seconds = time.perf_counter() - started
+        stats = jax.devices()[0].memory_stats() or {}
+        print(json.dumps({"seconds": seconds, "peak_bytes": stats.get("peak_bytes_in_use")}), flush=True)
+
+
+# Both sides.
+
+
+class Side:
+    """A process that does the work of one side when told to."""
+
+    def __init__(self, command: list[str], options: Options) -> None:
+        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(command_line.COMPILED.expanduser()))
+        if options["devices"] > 1:
+            environment["JAX_NUM_CPU_DEVICES"] = str(options["devices"])
+        self.process = subprocess.Popen(
+            [*command, json.dumps(options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self.ready = self._answer()
+
+    def _answer(self) -> Options:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise RuntimeError(f"{' '.join(self.process.args[:-1])} ended with {self.process.wait()}")  # type: ignore
+
+    def run(self, times: int) -> Options:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{times}\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def whole(command: list[str], options: Options) -> tuple[float, Options]:
+    """Seconds from the start of a process that does the work once to its end, and what it said."""
+    started = time.perf_counter()
+    side = Side(command, options)
+    side.run(1)
+    side.close()
+    return time.perf_counter() - started, side.ready
+
+
+def compare(ours: list[str], theirs: list[str], mine: Options, other: Options, repeats: int) -> Options:
+    """Timings in alternation: seconds of both sides for one time the work, ratios, what they said of themselves."""
+    times, seconds = mine["times"], []
+    if mine["whole"]:
+        whole(ours, mine)  # what it compiles is in the cache from here on
+        for _ in range(repeats):
+            (a, ready), (b, other_ready) = whole(ours, mine), whole(theirs, other)
+            seconds.append((a, b))
+        peaks = (None, None)
+    else:
+        sides = [Side(ours, mine), Side(theirs, other)]
+        ready, other_ready = (side.ready for side in sides)
+        for _ in range(repeats):
+            answers = [side.run(times) for side in sides]
+            seconds.append(tuple(answer["seconds"] / times for answer in answers))
+        peaks = tuple(answer["peak_bytes"] for answer in answers)
+        for side in sides:
+            side.close()
+    ratios = sorted((b / other["batch"]) / (a / mine["batch"]) for a, b in seconds)
+    return {
+        "ours_seconds": median([a for a, _ in seconds]),
+        "peer_seconds": median([b for _, b in seconds]),
+        "ratio": median(ratios),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "batches": [mine["batch"], other["batch"]],
+        "parameters": [ready["parameters"], other_ready["parameters"]],
+        "ready_seconds": [ready["first"], other_ready["first"]],
+        "peak_bytes": list(peaks),
+        "versions": [ready["version"], other_ready["version"]],
+    }
+
+
+def median(values: list[float]) -> float:
+    """The middle one, or the mean of the two."""
+    ordered, n = sorted(values), len(values)
+    return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+
+
+def best_batch(command: list[str], options: Options, batches: list[int]) -> int:
+    """The batch with the most images/s, of those that fit."""
+    found: dict[int, float] = {}
+    for batch in batches if len(batches) > 1 else []:
+        try:
+            side = Side(command, options | {"batch": batch})
+        except RuntimeError as error:  # out of memory
+            print(f"  batch {batch}: {error}", file=sys.stderr)
+            continue
+        found[batch] = batch * options["times"] / side.run(options["times"])["seconds"]
+        side.close()
+        print(f"  batch {batch}: {found[batch]:,.0f} images/s", file=sys.stderr)
+    return max(found, key=lambda batch: found[batch]) if found else batches[0]
+
+
+def shape_options(name: str) -> Options:
+    """What the peers need to know of a recipe's network."""
+    from diffusion_jax.networks.layers import usual_groups
+
+    config = recipe({"recipe": name, "batch": 8, "devices": 1, "dtype": "float32"})
+    net = config.network.unet
+    return {
+        "size": config.data.shape[0], "in_channels": config.data.shape[-1], "channels": net.channels,
+        "multipliers": list(net.multipliers), "blocks": net.blocks, "attention": list(net.attention),
+        "dropout": net.dropout, "groups": net.groups or usual_groups(net.channels),
+    }  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    """Print a line for each case and peer, and at last one JSON object."""
+    if argv[:1] == ["--serve"]:
+        serve(json.loads(argv[1]))
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers_python", required=True, help="an interpreter that has PyTorch, diffusers, …")
+    parser.add_argument("--device", default="", choices=("", *CASES), help="default: a GPU where JAX sees one")
+    names = "; ".join(f"{device}: {', '.join(cases)}" for device, cases in CASES.items())
+    parser.add_argument("--cases", default="", help=f"some of them, by name ({names})")
+    parser.add_argument("--peers", default=",".join(PEERS), help="PEER:MODE, …")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--cpu_devices", type=int, default=1, help="JAX's, of the cores; the threads of PyTorch are all"
+    )
+    args = parser.parse_args(argv)
+    import jax
+
+    device = args.device or ("gpu" if jax.default_backend() == "gpu" else "cpu")
+    cases = {name: CASES[device][name] for name in (args.cases.split(",") if args.cases else CASES[device])}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    print(f"{jax.devices()[0].device_kind}, {cores} cores, Python {platform.python_version()}")
+    print(f"{'case':12s} {'peer':36s} {'ours':>10s} {'peer':>10s}  images/s, ours to the peer's (least to greatest)")
+    results: Options = {}
+    for name, case in cases.items():
+        common = case | {"whole": case.get("whole", False), "batch": case["batches"][0]}
+        mine = common | {"devices": args.cpu_devices if device == "cpu" else jax.device_count()}
+        command, theirs = [sys.executable, __file__, "--serve"], [args.peers_python, str(HERE / "peers.py")]
+        mine["batch"] = best_batch(command, mine, case["batches"])
+        known: dict[str, int] = {}  # a compiled network takes the batch that was best for it eager
+        for peer in args.peers.split(","):
+            whose, mode = peer.split(":")
+            if case["work"] == "sample" and whose != "diffusers":
+                continue
+            other = (
+                common | shape_options(case["recipe"]) | {"peer": whose, "mode": mode, "threads": cores, "warmup": 2}
+            )
+            other |= {"device": "cuda" if device == "gpu" else "cpu", "steps": 1000, "devices": 1}
+            try:
+                if whose not in known:
+                    known[whose] = best_batch(theirs, other, case["batches"])
+                found = compare(command, theirs, mine, other | {"batch": known[whose]}, args.repeats)
+            except RuntimeError as error:
+                print(f"{name:12s} {peer:36s} not measured: {error}", flush=True)
+                continue
+            results[f"{name} {peer}"] = found
+            low, high = found["ratios"][0], found["ratios"][-1]
+            print(
+                f"{name:12s} {peer:36s} {found['ours_seconds']:9.4f}s {found['peer_seconds']:9.4f}s  "
+                f"{found['ratio']:.2f} ({low:.2f} to {high:.2f}), batches {found['batches']}, "
+                f"parameters {found['parameters']}",
+                flush=True,
+            )
+    print(json.dumps(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,111 @@
+"""`main benchmark` measures what it says; no test of it depends on how fast the machine is."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from configs import cifar10_ddpm, digits, lsun_church256, toy2d
+from diffusion_jax import benchmark, build, main
+from diffusion_jax.training.describe import describe
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """The figures of the digits recipe, shrunk, and the table."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "LEAST_SECONDS", 0.01)
+        text, figures = benchmark.benchmark(digits.get_config("tiny"), repeats=3)
+    return figures, text
+
+
+def test_figures_fit_each_other(measured):
+    figures, _ = measured
+    assert figures["images_per_second"] == pytest.approx(8 / figures["loop_step_seconds"])
+    assert figures["share_of_peak"] == pytest.approx(figures["flops_per_second"] / figures["peak_flops_per_second"])
+    assert figures["overhead_share"] < 1 and 0 <= figures["data_wait_share"] < 1
+    for name in ("train_step", "loop_step", "network_call"):
+        low, high = figures[f"{name}_quartiles"]
+        assert 0 < low <= figures[f"{name}_seconds"] <= high
+    assert figures["first_step_seconds"] > figures["train_compile_seconds"] > 0
+    assert figures["sampling_steps_timed"] == figures["sampling_steps"] == figures["network_calls"] == 4
+    assert figures["process_peak_bytes"] > figures["compiled_bytes"] > 0
+    assert json.loads(json.dumps(figures)) == figures
+
+
+def test_flops_are_those_of_describe(measured):
+    config = build.resolve(digits.get_config("tiny"), build.source(digits.get_config("tiny"), "train"))
+    assert measured[0]["train_step_flops"] == describe(config)[1]["train_step_flops"]
+
+
+def test_table_has_a_line_for_each_part(measured):
+    figures, text = measured
+    for part in (
+        "machine",
+        "compile",
+        "train step",
+        "overhead",
+        "data alone",
+        "FLOPs",
+        "network call",
+        "sampling",
+        "memory",
+    ):
+        assert any(line.startswith(part) for line in text.splitlines()), part
+    assert f"{figures['images_per_second']:,.1f} images/s" in text
+
+
+def test_a_walk_that_would_take_long_is_cut_short(measured, monkeypatch):
+    config = digits.get_config("tiny")
+    with config.unlocked():
+        config.process.num_steps = 40
+    config = build.resolve(config, build.source(config, "train"))
+    monkeypatch.setattr(benchmark, "LEAST_SECONDS", 0.001)
+    monkeypatch.setattr(benchmark, "MOST_SECONDS", 0.0)
+    experiment = build.build(config)
+    params = build.init(config, experiment.network, benchmark.jax.random.key(0))
+    figures = benchmark.sampling(config, experiment, params, repeats=2)
+    assert figures["sampling_steps_timed"] == 10 and figures["sampling_steps"] == 40
+    assert figures["sampling_seconds"] > 0 and figures["network_calls"] == 40
+
+
+@pytest.mark.parametrize("recipe", [cifar10_ddpm, lsun_church256])
+def test_random_images_stand_in_for_data_that_are_not_there(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = recipe.get_config("tiny")
+    source, real = benchmark.data(config)
+    assert not real and source.shape == (8, 8, 3) and source.levels == 256
+    x0, label = source.read(np.arange(100))
+    assert x0.dtype == np.uint8 and x0.std() > 60 and set(label) == set(range(max(1, config.data.classes)))
+
+
+def test_vectors_have_no_stand_in():
+    config = toy2d.get_config("tiny")
+    config.data.toy2d.kind = "cube"
+    with pytest.raises(ValueError, match="cube"):
+        benchmark.data(config)
+
+
+def test_command_prints_a_table_and_a_line_of_json(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(benchmark, "LEAST_SECONDS", 0.01)
+    flags = ["--config=configs/digits_classifier.py:tiny", "--batch_size=16", "--repeats=2"]
+    assert main.run(["main", "benchmark", *flags]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    figures = json.loads(last)
+    assert figures["batch_size"] == 16 and "network_call_seconds" not in figures and len(table) == 9
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [(["--repeats=1"], "--repeats=1 must be at least 2"), (["--batch_size=-4"], "batch_size=-4 must be at least 1")],
+)
+def test_bad_flags_are_one_line(flags, complaint, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main.run(["main", "benchmark", "--config=configs/digits.py:tiny", *flags]) == 2
+    assert complaint in capsys.readouterr().err.splitlines()[-1]
