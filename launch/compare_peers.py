@@ -156,13 +156,20 @@ class Side:
                 return json.loads(line)
         raise RuntimeError(f"{' '.join(self.process.args[:-1])} ended with {self.process.wait()}")  # type: ignore
 
+    def warm_run(self, times: int) -> Options:
+        """As `run`, after once that is not timed: what a process has in the caches is gone while it rests."""
+        self.run(1)
+        return self.run(times)
+
     def run(self, times: int) -> Options:
+        """Have the work done so many times: {"seconds", "peak_bytes"}."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{times}\n")
         self.process.stdin.flush()
         return self._answer()
 
     def close(self) -> None:
+        """Let the process end."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
@@ -190,7 +197,7 @@ def compare(ours: list[str], theirs: list[str], mine: Options, other: Options, r
         sides = [Side(ours, mine), Side(theirs, other)]
         ready, other_ready = (side.ready for side in sides)
         for _ in range(repeats):
-            answers = [side.run(times) for side in sides]
+            answers = [side.warm_run(times) for side in sides]
             seconds.append(tuple(answer["seconds"] / times for answer in answers))
         peaks = tuple(answer["peak_bytes"] for answer in answers)
         for side in sides:
