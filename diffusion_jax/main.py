@@ -427,6 +427,15 @@ def join(argv: list[str]) -> bool:
     return parallel.is_first()
 
 
+def keep_compiled() -> None:
+    """Let JAX keep what it compiles in `COMPILED`, unless it was told another place or this one cannot be made."""
+    directory = COMPILED.expanduser()
+    with contextlib.suppress(OSError):
+        directory.mkdir(parents=True, exist_ok=True)
+        if os.access(directory, os.W_OK):
+            os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(directory))
+
+
 if __name__ == "__main__":
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED.expanduser()))
+    keep_compiled()
     sys.exit(run(sys.argv))

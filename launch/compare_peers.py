@@ -141,7 +141,6 @@ class Side:
 
     def __init__(self, command: list[str], options: Options) -> None:
         environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(command_line.COMPILED.expanduser()))
         if options["devices"] > 1:
             environment["JAX_NUM_CPU_DEVICES"] = str(options["devices"])
         self.process = subprocess.Popen(
@@ -154,7 +153,8 @@ class Side:
         for line in self.process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        raise RuntimeError(f"{' '.join(self.process.args[:-1])} ended with {self.process.wait()}")  # type: ignore
+        self.close()
+        raise RuntimeError(f"{' '.join(self.process.args[:-1])} ended with {self.process.returncode}")  # type: ignore
 
     def warm_run(self, times: int) -> Options:
         """As `run`, after once that is not timed: what a process has in the caches is gone while it rests."""
@@ -170,9 +170,8 @@ class Side:
 
     def close(self) -> None:
         """Let the process end."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        with self.process:  # closes its pipes and waits
+            pass
 
 
 def whole(command: list[str], options: Options) -> tuple[float, Options]:
@@ -252,6 +251,7 @@ def shape_options(name: str) -> Options:
 
 def main(argv: list[str]) -> int:
     """Print a line for each case and peer, and at last one JSON object."""
+    command_line.keep_compiled()
     if argv[:1] == ["--serve"]:
         serve(json.loads(argv[1]))
         return 0

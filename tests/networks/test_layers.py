@@ -108,8 +108,8 @@ def test_group_norm_has_32_groups_or_as_many_as_hold_4_channels(channels, groups
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-5)])
 def test_group_norm_and_its_derivatives_are_those_of_flax(dtype, tolerance):
-    random = np.random.RandomState(0)
-    with jax.enable_x64(dtype == "float64"):
+    random, dtype = np.random.RandomState(0), jnp.dtype(dtype)
+    with jax.enable_x64(dtype == jnp.float64):
         x, dx, weight = (jnp.asarray(random.normal(0.5, size=(3, 4, 6, 24)), dtype) for _ in range(3))
         params = {name: jnp.asarray(random.normal(size=24), dtype) for name in ("scale", "bias")}
         tangent = {name: jnp.asarray(random.normal(size=24), dtype) for name in ("scale", "bias")}
