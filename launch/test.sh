@@ -36,5 +36,5 @@ part format ruff format --check
 part types mypy
 # A test that fails runs again, up to three times and some seconds apart, and the summary counts it: virtual machines
 # were seen on which, for a second or so, NumPy alone computes a wrong cosine or exponential.
-# loadfile: what a file's tests share is made once.
-part tests python -m pytest -n 2 --dist loadfile --reruns 3 --reruns-delay 8 "$@"
+# loadfile: what a file's tests share is made once. The order of the files is that of tests/conftest.py.
+part tests python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 3 --reruns-delay 8 "$@"

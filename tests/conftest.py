@@ -42,3 +42,14 @@ def one_device():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "device_count", lambda: 1)
         yield
+
+
+LONGEST = (
+    "test_configs", "test_notebooks", "test_processes", "test_loop", "test_step", "test_exchange", "test_judged",
+    "test_guided", "test_main", "test_sweep",
+)  # fmt: skip
+"""Files that take more than half a minute. They run first, so that at the end no worker waits for the other."""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
