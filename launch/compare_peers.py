@@ -12,6 +12,7 @@ medians of --repeats of them with the least and the greatest. Of several batches
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -41,7 +42,7 @@ CASES: dict[str, dict[str, Options]] = {
         "train": {
             "work": "train", "recipe": CIFAR, "batches": [128, 256, 512], "dtype": "bfloat16", "times": 20,
         },
-        "train256": {"work": "train", "recipe": LSUN, "batches": [64], "dtype": "bfloat16", "times": 3},
+        "train256": {"work": "train", "recipe": LSUN, "batches": [16, 32, 64], "dtype": "bfloat16", "times": 3},
         "sample": {"work": "sample", "recipe": CIFAR, "batches": [256], "dtype": "bfloat16", "times": 1},
     },
 }  # fmt: skip
@@ -58,7 +59,9 @@ def recipe(o: Options) -> Any:
     config = importlib.import_module(f"configs.{o['recipe']}").get_config()
     config.batch_size = o["batch"]
     config.network.unet.dtype = o["dtype"]
-    config.sampler.tile = o["batch"] // o["devices"]
+    config.sampler.tile, rest = divmod(o["batch"], o["devices"])
+    if rest:
+        raise ValueError(f"a batch of {o['batch']} cannot be divided by {o['devices']} devices")
     return config if config.data.shape else build.resolve(config, build.source(config, "train"))
 
 
@@ -100,17 +103,17 @@ def ours(o: Options) -> tuple[Callable[[int], None], int]:
     def again() -> None:
         result[0] = call(params, *inputs)
 
-    return finished(again, lambda: result[0]), number
+    return finished(again, lambda: result[0], fetched=o["work"] == "sample"), number
 
 
-def finished(work: Callable[[], None], result: Callable[[], Any]) -> Callable[[int], None]:
-    """`work` many times, and all of it done."""
+def finished(work: Callable[[], None], result: Callable[[], Any], fetched: bool = False) -> Callable[[int], None]:
+    """`work` many times, and all of it done; fetched: the last result is on the host."""
     import jax
 
     def run(times: int) -> None:
         for _ in range(times):
             work()
-        jax.block_until_ready(result())
+        jax.device_get(result()) if fetched else jax.block_until_ready(result())
 
     return run
 
@@ -120,6 +123,8 @@ def serve(o: Options) -> None:
     import jax
 
     started = time.perf_counter()
+    if jax.default_backend() != o["on"]:
+        raise SystemExit(f"JAX sees no {o['on']}, only {jax.default_backend()}")
     run, parameters = ours(o)
     if not o["whole"]:
         run(1 if o["work"] == "sample" else 2)
@@ -140,7 +145,10 @@ class Side:
     """A process that does the work of one side when told to."""
 
     def __init__(self, command: list[str], options: Options) -> None:
-        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        gpu = options["on"] == "gpu"  # one GPU, and all of its memory to whoever asks for it
+        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": ".95"}
+        environment["JAX_PLATFORMS"] = "cuda,cpu" if gpu else "cpu"
+        environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] if gpu else ""
         if options["devices"] > 1:
             environment["JAX_NUM_CPU_DEVICES"] = str(options["devices"])
         self.process = subprocess.Popen(
@@ -164,8 +172,11 @@ class Side:
     def run(self, times: int) -> Options:
         """Have the work done so many times: {"seconds", "peak_bytes"}."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{times}\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(f"{times}\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            self.process.stdin = None  # what waits in it has nowhere to go
         return self._answer()
 
     def close(self) -> None:
@@ -193,14 +204,16 @@ def compare(ours: list[str], theirs: list[str], mine: Options, other: Options, r
             seconds.append((a, b))
         peaks = (None, None)
     else:
-        sides = [Side(ours, mine), Side(theirs, other)]
-        ready, other_ready = (side.ready for side in sides)
-        for _ in range(repeats):
-            answers = [side.warm_run(times) for side in sides]
-            seconds.append(tuple(answer["seconds"] / times for answer in answers))
+        with contextlib.ExitStack() as stack:
+            sides = []
+            for command, options in ((ours, mine), (theirs, other)):
+                sides.append(Side(command, options))
+                stack.callback(sides[-1].close)
+            ready, other_ready = (side.ready for side in sides)
+            for _ in range(repeats):
+                answers = [side.warm_run(times) for side in sides]
+                seconds.append(tuple(answer["seconds"] / times for answer in answers))
         peaks = tuple(answer["peak_bytes"] for answer in answers)
-        for side in sides:
-            side.close()
     ratios = sorted((b / other["batch"]) / (a / mine["batch"]) for a, b in seconds)
     return {
         "ours_seconds": median([a for a, _ in seconds]),
@@ -227,11 +240,11 @@ def best_batch(command: list[str], options: Options, batches: list[int]) -> int:
     for batch in batches if len(batches) > 1 else []:
         try:
             side = Side(command, options | {"batch": batch})
+            found[batch] = batch * options["times"] / side.run(options["times"])["seconds"]
+            side.close()
         except RuntimeError as error:  # out of memory
             print(f"  batch {batch}: {error}", file=sys.stderr)
             continue
-        found[batch] = batch * options["times"] / side.run(options["times"])["seconds"]
-        side.close()
         print(f"  batch {batch}: {found[batch]:,.0f} images/s", file=sys.stderr)
     return max(found, key=lambda batch: found[batch]) if found else batches[0]
 
@@ -252,6 +265,7 @@ def shape_options(name: str) -> Options:
 def main(argv: list[str]) -> int:
     """Print a line for each case and peer, and at last one JSON object."""
     command_line.keep_compiled()
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     if argv[:1] == ["--serve"]:
         serve(json.loads(argv[1]))
         return 0
@@ -275,10 +289,14 @@ def main(argv: list[str]) -> int:
     print(f"{'case':12s} {'peer':36s} {'ours':>10s} {'peer':>10s}  images/s, ours to the peer's (least to greatest)")
     results: Options = {}
     for name, case in cases.items():
-        common = case | {"whole": case.get("whole", False), "batch": case["batches"][0]}
-        mine = common | {"devices": args.cpu_devices if device == "cpu" else jax.device_count()}
+        common = case | {"on": device, "whole": case.get("whole", False), "batch": case["batches"][0]}
+        mine = common | {"devices": args.cpu_devices if device == "cpu" else 1}
         command, theirs = [sys.executable, __file__, "--serve"], [args.peers_python, str(HERE / "peers.py")]
-        mine["batch"] = best_batch(command, mine, case["batches"])
+        try:
+            mine["batch"] = best_batch(command, mine, case["batches"])
+        except RuntimeError as error:
+            print(f"{name:12s} not measured: {error}", flush=True)
+            continue
         known: dict[str, int] = {}  # a compiled network takes the batch that was best for it eager
         for peer in args.peers.split(","):
             whose, mode = peer.split(":")

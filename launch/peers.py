@@ -20,7 +20,7 @@ Run = Callable[[int], None]
 
 
 def diffusers_unet(o: dict[str, Any]) -> torch.nn.Module:
-    """Ho's U-Net as diffusers has it: the network that ours equals to 2e-14 with the same weights."""
+    """Ho's U-Net as diffusers has it; all norms have `groups` groups, where ours may have more."""
     from diffusers import UNet2DModel
 
     levels = len(o["multipliers"])
@@ -58,7 +58,7 @@ NETWORKS = {"diffusers": diffusers_unet, "denoising-diffusion-pytorch": lucidrai
 
 
 def build(o: dict[str, Any]) -> tuple[torch.nn.Module, Callable[..., torch.Tensor]]:
-    """The network, and `eps(x, t)` as it is best run: channels last, compiled if asked, in autocast for bfloat16."""
+    """The network, and `eps(x, t)`: channels last, by torch.compile as it is if asked, autocast for bfloat16."""
     net = NETWORKS[o["peer"]](o).to(o["device"], memory_format=torch.channels_last)
     called = torch.compile(net) if o["mode"] == "compile" else net
 
@@ -110,14 +110,14 @@ def call(o: dict[str, Any]) -> tuple[Run, torch.nn.Module]:
 
 
 def sample(o: dict[str, Any]) -> tuple[Run, torch.nn.Module]:
-    """Ancestral sampling of a batch: diffusers' DDPMPipeline, or, compiled, its loop with the compiled network."""
+    """Ancestral sampling of a batch, to the host: diffusers' DDPMPipeline, or its loop with the compiled network."""
     from diffusers import DDPMPipeline, DDPMScheduler
 
     net, eps = build(o)
     net.eval()
     scheduler = DDPMScheduler(num_train_timesteps=1000, variance_type="fixed_large")
-    if o["mode"] == "eager" and o["dtype"] == "float32":
-        pipeline = DDPMPipeline(unet=net, scheduler=scheduler)
+    if o["mode"] == "eager":
+        pipeline = DDPMPipeline(unet=net, scheduler=scheduler).to(o["device"], getattr(torch, o["dtype"]))
         pipeline.set_progress_bar_config(disable=True)
         return repeat(lambda: pipeline(o["batch"], num_inference_steps=o["steps"], output_type="np"), o), net
 
@@ -126,7 +126,7 @@ def sample(o: dict[str, Any]) -> tuple[Run, torch.nn.Module]:
         x = images(o)
         scheduler.set_timesteps(o["steps"])
         for t in scheduler.timesteps:
-            x = scheduler.step(eps(x, t.expand(o["batch"]).to(o["device"])), t, x).prev_sample
+            x = scheduler.step(eps(x, torch.full((o["batch"],), int(t), device=o["device"])), t, x).prev_sample
         x.cpu()
 
     return repeat(walk, o), net

@@ -304,7 +304,7 @@ def test_ratios_are_of_timings_that_follow_one_another_in_images_a_second(tmp_pa
     peer = tmp_path / "peer.py"
     peer.write_text(PEER)
     command = [sys.executable, str(peer)]
-    common = {"times": 4, "whole": False, "devices": 1}
+    common = {"times": 4, "whole": False, "devices": 1, "on": "cpu"}
     mine, other = {"batch": 8, "each": [1.0, 2.0, 1.0]}, {"batch": 16, "each": [3.0, 4.0, 8.0]}
     found = script("compare_peers").compare(command, command, common | mine, common | other, repeats=3)
     assert found["ratios"] == [1.0, 1.5, 4.0] and found["ratio"] == 1.5
@@ -315,8 +315,17 @@ def test_ratios_are_of_timings_that_follow_one_another_in_images_a_second(tmp_pa
 def test_each_side_takes_the_batch_that_is_best_for_it(tmp_path):
     peer = tmp_path / "peer.py"
     peer.write_text(PEER.replace('["each"].pop(0)', '["each"][str(options["batch"])]'))
-    options = {"times": 2, "whole": False, "devices": 1, "each": {"8": 1.0, "16": 1.5}}  # 32 ends with an error
+    options = {
+        "times": 2,
+        "whole": False,
+        "devices": 1,
+        "on": "cpu",
+        "each": {"8": 1.0, "16": 1.5},
+    }  # 32 ends with an error
     compare = script("compare_peers")
+    gone = PEER.replace("for line in sys.stdin:", "sys.exit(3)\nfor line in sys.stdin:")  # ready, and then dead
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        compare.compare(*[[sys.executable, "-c", gone]] * 2, options | {"batch": 8}, options | {"batch": 8}, repeats=1)
     with pytest.raises(RuntimeError, match="ended with 1"):
         compare.Side([sys.executable, "-c", "raise SystemExit(1)"], options)
     assert compare.best_batch([sys.executable, str(peer)], options, [8, 16]) == 16
@@ -335,3 +344,5 @@ def test_our_side_does_the_work_it_is_given(monkeypatch):
         run, parameters = compare.ours(options)
         run(2)
         assert parameters > 1000
+    with pytest.raises(ValueError, match="a batch of 9 cannot be divided by 4 devices"):
+        compare.ours(options | {"batch": 9, "devices": 4})

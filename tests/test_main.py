@@ -268,3 +268,19 @@ def test_a_damaged_checkpoint_is_told(workdir, tmp_path, capsys):
     largest.write_bytes(data)
     code, _, errors = run(capsys, "sample", f"--workdir={tmp_path / 'copy'}", f"--out={tmp_path / 'x.npz'}")
     assert code == 2 and "is damaged" in errors[-1]
+
+
+def test_compiled_programs_are_kept_where_nobody_chose_another_place(tmp_path, monkeypatch):
+    name = "JAX_COMPILATION_CACHE_DIR"
+    monkeypatch.setenv(name, "chosen")
+    monkeypatch.setattr(main, "COMPILED", tmp_path / "home" / "compiled")
+    main.keep_compiled()
+    assert os.environ[name] == "chosen" and not (tmp_path / "home").exists()
+    monkeypatch.delenv(name)
+    main.keep_compiled()
+    assert os.environ[name] == str(tmp_path / "home" / "compiled") and (tmp_path / "home" / "compiled").is_dir()
+    monkeypatch.delenv(name)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(main, "COMPILED", tmp_path / "file" / "compiled")
+    main.keep_compiled()
+    assert name not in os.environ

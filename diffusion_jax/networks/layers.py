@@ -70,7 +70,7 @@ class GroupNorm(nn.Module):
     """Each example's channels less their mean over (H, W, channels of a group), over its deviation, times scale + bias.
 
     The variance is the mean squared deviation, not E[x²] - E[x]², which cancels in float32. x [B,H,W,C] -> [B,H,W,C].
-    Source: Wu and He 2018.
+    Raises ValueError when traced if `groups` does not divide the channels. Source: Wu and He 2018.
     """
 
     groups: int
@@ -78,6 +78,8 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        if x.shape[-1] % self.groups:
+            raise ValueError(f"a norm of {self.groups} groups cannot divide {x.shape[-1]} channels; use a divisor")
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         accurate = at_least_float32(self.dtype)

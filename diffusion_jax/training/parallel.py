@@ -211,7 +211,8 @@ def parallelise(train_step: Callable[..., Any], mode: str = "shard_map", state: 
 def spread(function: Callable[..., Any], whole: int, summed: bool = False) -> Callable[..., Any]:
     """Map a function over all devices: its first `whole` arguments go to every device as they are, the rest in shares.
 
-    Outputs are put together in order; or, if `summed`, the function has made them equal on all devices already.
+    Outputs are put together in order; or, if `summed`, the function has made them equal on all devices already. Not to
+    be called within another jit, since it has options of the compiler.
     """
 
     def mapped(*args: Any) -> Any:
@@ -224,7 +225,7 @@ def spread(function: Callable[..., Any], whole: int, summed: bool = False) -> Ca
 
 @functools.cache
 def compiler_options() -> dict[str, str] | None:
-    """`FASTER` for the functions mapped here, and for no other program; not where XLA_FLAGS or this jaxlib say no."""
+    """`FASTER` for functions mapped here (but by pmap, which takes none), not where XLA_FLAGS or this jaxlib say no."""
     options = FASTER.get(jax.default_backend())
     if options is None or any(name in os.environ.get("XLA_FLAGS", "") for name in options):
         return None

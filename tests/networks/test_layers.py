@@ -130,6 +130,11 @@ def test_group_norm_and_its_derivatives_are_those_of_flax(dtype, tolerance):
             np.testing.assert_allclose(a, b, atol=tolerance * float(jnp.abs(b).max()), rtol=0)
 
 
+def test_groups_must_divide_the_channels():
+    with pytest.raises(ValueError, match="a norm of 5 groups cannot divide 24 channels"):
+        layers.group_norm(24, jnp.float32, "norm", groups=5).init(jax.random.key(0), jnp.ones((1, 2, 2, 24)))
+
+
 def test_group_norm_under_bfloat16_has_float32_statistics():
     x = jnp.asarray(100 + np.random.RandomState(0).normal(size=(2, 4, 4, 8)), jnp.bfloat16)
     params = {"scale": jnp.ones(8), "bias": jnp.zeros(8)}
