@@ -152,14 +152,14 @@ class Side:
         if options["devices"] > 1:
             environment["JAX_NUM_CPU_DEVICES"] = str(options["devices"])
         self.process = subprocess.Popen(
-            [*command, json.dumps(options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            [*command, json.dumps(options)], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
         self.ready = self._answer()
 
     def _answer(self) -> Options:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if line.startswith("{"):
+            if line.startswith(b"{"):
                 return json.loads(line)
         self.close()
         raise RuntimeError(f"{' '.join(self.process.args[:-1])} ended with {self.process.returncode}")  # type: ignore
@@ -172,11 +172,8 @@ class Side:
     def run(self, times: int) -> Options:
         """Have the work done so many times: {"seconds", "peak_bytes"}."""
         assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(f"{times}\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            self.process.stdin = None  # what waits in it has nowhere to go
+        with contextlib.suppress(BrokenPipeError):  # it has ended, as its answer will say
+            self.process.stdin.write(f"{times}\n".encode())
         return self._answer()
 
     def close(self) -> None:
