@@ -151,6 +151,7 @@ class Side:
         environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] if gpu else ""
         if options["devices"] > 1:
             environment["JAX_NUM_CPU_DEVICES"] = str(options["devices"])
+        self.command = command
         self.process = subprocess.Popen(
             [*command, json.dumps(options)], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
@@ -162,7 +163,7 @@ class Side:
             if line.startswith(b"{"):
                 return json.loads(line)
         self.close()
-        raise RuntimeError(f"{' '.join(self.process.args[:-1])} ended with {self.process.returncode}")  # type: ignore
+        raise RuntimeError(f"{' '.join(self.command)} ended with {self.process.returncode}")
 
     def warm_run(self, times: int) -> Options:
         """As `run`, after once that is not timed: what a process has in the caches is gone while it rests."""
