@@ -44,7 +44,8 @@ from IPython.display import Markdown, display
 from ml_collections import ConfigDict
 
 import diffusion_jax
-from diffusion_jax import build, comparison, sweep
+from diffusion_jax import build, sweep
+from diffusion_jax.analysis import comparison
 from diffusion_jax.evaluation import likelihood, progressive
 from diffusion_jax.process.base import level
 from diffusion_jax.sampling import loop

@@ -41,7 +41,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import diffusion_jax
-from diffusion_jax import build, restoring, sweep, trained
+from diffusion_jax import build, sweep
+from diffusion_jax.analysis import restoring, trained
 from diffusion_jax.process.base import in_float64, level, normal
 from diffusion_jax.sampling import degradation
 from diffusion_jax.training.pictures import grid

@@ -49,7 +49,8 @@ import optax
 from matplotlib.ticker import NullLocator
 
 import diffusion_jax
-from diffusion_jax import build, frontier
+from diffusion_jax import build
+from diffusion_jax.analysis import frontier
 from diffusion_jax.data.embedded import RING_MEANS, RING_STD, toy2d
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.objective import losses, prediction, reverse, time_sampling

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax import main, trained
+from diffusion_jax import main
+from diffusion_jax.analysis import trained
 
 pytestmark = pytest.mark.usefixtures("one_device")
 

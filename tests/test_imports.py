@@ -6,15 +6,19 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
-NOTHING = ["process", "networks", "data", "training.parallel", "training.checkpoints", "training.pictures"]
+NOTHING = ["process", "networks", "data", "training.parallel", "training.checksums", "training.pictures"]
 MAY_IMPORT = {name: [name] for name in NOTHING} | {
     "training.reporting": ["training.reporting", "training.pictures"],
+    "training.checkpoints": ["training.checkpoints", "training.checksums"],
     "interop": ["interop", "networks", "training.checkpoints"],
     "objective": ["objective", "process"],
     "sampling": ["sampling", "objective", "process"],
     "evaluation": ["evaluation", "sampling", "objective", "process"],
 }
 MAY_IMPORT["build"] = ["build", *NOTHING, *MAY_IMPORT]
+MAY_IMPORT["reference"] = ["reference", *MAY_IMPORT]
+MAY_IMPORT["training"] = ["training", *MAY_IMPORT]
+MAY_IMPORT["analysis"] = ["analysis", "sweep", *MAY_IMPORT]
 
 
 def imports(path):

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax import main, trained
+from diffusion_jax import main
+from diffusion_jax.analysis import trained
 from diffusion_jax.training import checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -11,7 +11,8 @@ import jupytext
 import numpy as np
 import pytest
 
-from diffusion_jax import main, scales
+from diffusion_jax import main
+from diffusion_jax.analysis import scales
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from diffusion_jax import __version__, comparison, main, sweep
+from diffusion_jax import __version__, main, sweep
+from diffusion_jax.analysis import comparison
 from diffusion_jax.training import reporting
 
 ROOT = pathlib.Path(__file__).parent.parent

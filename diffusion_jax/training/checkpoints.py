@@ -10,7 +10,6 @@ and, at most, a temporary directory that the next `open_manager` removes. Readin
 """
 
 import contextlib
-import contextvars
 import fcntl
 import importlib.metadata
 import json
@@ -19,7 +18,6 @@ import math
 import os
 import platform
 import uuid
-import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -31,16 +29,14 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from diffusion_jax import __version__
+from diffusion_jax.training import checksums
 
 log = logging.getLogger(__name__)
 
 Run: TypeAlias = ocp.CheckpointManager | epath.PathLike
 """The run that is read: its workdir, or its open manager."""
 
-MANIFEST = "manifest.json"
 LOCK = ".lock"
-VERIFY = contextvars.ContextVar("verify", default=True)
-"""Whether what is read is compared with its checksums first."""
 MAY_DIFFER = (
     *("train_steps", "parallel", "accumulate_steps", "remat", "require_accelerator"),
     *("data.workers", "checkpoint", "guard", "report", "eval"),
@@ -75,7 +71,7 @@ def open_manager(workdir: epath.PathLike, keep: int = 2, keep_every: int = 0) ->
         best_mode="min",
         cleanup_tmp_directories=True,
         save_root_metadata=False,
-        async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _seal(directory)),
+        async_options=ocp.AsyncOptions(post_finalization_callback=lambda: checksums.seal(directory)),
     )
     return ocp.CheckpointManager(directory, options=options)
 
@@ -328,39 +324,6 @@ def _versions() -> dict[str, str]:
     return {"diffusion_jax": __version__, "python": platform.python_version(), **packages}
 
 
-def _seal(directory: epath.Path) -> None:
-    """Write the manifest of the checkpoint that has just been written but does not have its final name yet.
-
-    Orbax calls this in its background thread on the one process that finishes a save.
-    """
-    for written in directory.iterdir():
-        if written.is_dir() and not (written / MANIFEST).exists():
-            (written / MANIFEST).write_text(json.dumps(_checksums(written), indent=0))
-
-
-def _checksums(directory: epath.Path) -> dict[str, str]:
-    """CRC-32 of each file of the items, by path; Orbax's own notes at the top of the directory are still to change."""
-    items = [item for item in directory.iterdir() if item.is_dir()]
-    return {str(path.relative_to(directory)): _checksum(path) for item in items for path in sorted(_files(item))}
-
-
-def _files(directory: epath.Path) -> Iterator[epath.Path]:
-    """Every file below a directory; none where there is no such directory."""
-    for path in directory.iterdir() if directory.is_dir() else ():
-        if path.is_dir():
-            yield from _files(path)
-        else:
-            yield path
-
-
-def _checksum(path: epath.Path) -> str:
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 24):
-            crc = zlib.crc32(chunk, crc)
-    return f"{crc:08x}"
-
-
 def _checked(run: Run, step: int | str, item: str) -> epath.Path:
     """The directory of a step, an item of which is found as it was written."""
     if isinstance(run, ocp.CheckpointManager):
@@ -371,12 +334,12 @@ def _checked(run: Run, step: int | str, item: str) -> epath.Path:
 
 def _verified(directory: epath.Path, item: str) -> epath.Path:
     """A step's directory again, or ValueError unless the files of an item are those of the manifest."""
-    if not VERIFY.get():
+    if not checksums.VERIFY.get():
         return directory
-    wrong = _damage(directory, item)
+    wrong = checksums.damage(directory, item)
     if wrong:
         others = [k for k in steps(directory.parent.parent) if str(k) != directory.name]
-        sound = next((k for k in reversed(others) if not _damage(directory.parent / str(k), item)), None)
+        sound = next((k for k in reversed(others) if not checksums.damage(directory.parent / str(k), item)), None)
         advice = "no other checkpoint is sound"
         if sound is not None:
             advice = (
@@ -384,21 +347,6 @@ def _verified(directory: epath.Path, item: str) -> epath.Path:
             )
         raise ValueError(f"{directory} is damaged: {wrong}; {advice}")
     return directory
-
-
-def _damage(directory: epath.Path, item: str) -> str:
-    """What is wrong with the files of an item of a checkpoint; "" if nothing is."""
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text())
-        expected = {path: value for path, value in manifest.items() if path.split("/")[0] == item}
-    except FileNotFoundError:
-        log.warning("%s has no %s: reading it unchecked", directory, MANIFEST)
-        return ""
-    except (ValueError, AttributeError) as error:
-        return f"{MANIFEST} cannot be read ({error})"
-    actual = {str(path.relative_to(directory)): _checksum(path) for path in _files(directory / item)}
-    wrong = sorted(path for path in actual.keys() | expected.keys() if actual.get(path) != expected.get(path))
-    return f"{wrong[0]} is not as it was written ({len(wrong)} such files)" if wrong else ""
 
 
 def _tuples(value: Any) -> Any:

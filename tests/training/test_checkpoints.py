@@ -17,7 +17,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from diffusion_jax.training import checkpoints, state
+from diffusion_jax.training import checkpoints, checksums, state
 
 CONFIG = {
     "seed": 0,
@@ -246,7 +246,7 @@ def test_one_flipped_bit_is_noticed(tmp_path):
     save_all(tmp_path, [2.0, 1.0])
     newest = tmp_path / "checkpoints" / "2"
     inner = sorted(p for p in newest.glob("*/**/*") if p.is_file() and p.stat().st_size)
-    files = [newest / checkpoints.MANIFEST, *inner]
+    files = [newest / checksums.MANIFEST, *inner]
     assert len(files) > 8
     rng = np.random.default_rng(0)
     for n in range(120):
@@ -269,7 +269,7 @@ def test_one_flipped_bit_is_noticed(tmp_path):
         ((reads, said),) = told
         advice = r"; step 1 is sound: read it by --step=1, or move \S+ away to train"
         assert re.search(rf"damaged: .*{advice}", said), said
-        assert path.name == checkpoints.MANIFEST or path.relative_to(newest).parts[0] == reads
+        assert path.name == checksums.MANIFEST or path.relative_to(newest).parts[0] == reads
         path.write_bytes(content)
     assert_same(checkpoints.restore(tmp_path, make_state(0.0)), make_state(2.0))
 
@@ -286,14 +286,14 @@ def test_missing_or_short_file(tmp_path, harm):
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"state/d": "0"}'])
 def test_damaged_manifest(tmp_path, content):
     save_all(tmp_path, [2.0, 1.0])
-    (tmp_path / "checkpoints" / "2" / checkpoints.MANIFEST).write_text(content)
+    (tmp_path / "checkpoints" / "2" / checksums.MANIFEST).write_text(content)
     with pytest.raises(ValueError, match="checkpoints/2 is damaged: "):
         checkpoints.restore(tmp_path, make_state(0.0))
 
 
 def test_without_manifest_it_is_read_with_a_warning(tmp_path, caplog):
     save_all(tmp_path, [1.0])
-    (tmp_path / "checkpoints" / "1" / checkpoints.MANIFEST).unlink()
+    (tmp_path / "checkpoints" / "1" / checksums.MANIFEST).unlink()
     assert_same(checkpoints.restore(tmp_path, make_state(0.0)), make_state(1.0))
     assert "reading it unchecked" in caplog.text
 
@@ -303,11 +303,11 @@ def test_killed_while_saving(tmp_path):
     program = """
         import os, signal, sys
         import jax.numpy as jnp
-        from diffusion_jax.training import checkpoints
+        from diffusion_jax.training import checkpoints, checksums
         manager = checkpoints.open_manager(sys.argv[1])
         checkpoints.save(manager, 1, {"x": jnp.ones(3)}, {"a": (1,)})
         manager.wait_until_finished()
-        checkpoints._seal = lambda directory: os.kill(os.getpid(), signal.SIGKILL)
+        checksums.seal = lambda directory: os.kill(os.getpid(), signal.SIGKILL)
         checkpoints.save(manager, 2, {"x": 2 * jnp.ones(3)}, {"a": (1,)})
         manager.wait_until_finished()
     """

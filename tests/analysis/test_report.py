@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from configs import digits as recipe
-from diffusion_jax import comparison, main, report
+from diffusion_jax import main
+from diffusion_jax.analysis import comparison, report
 from diffusion_jax.training import checkpoints, pictures
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -21,7 +21,8 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from diffusion_jax import build, trained
+from diffusion_jax import build
+from diffusion_jax.analysis import trained
 from diffusion_jax.evaluation.frechet import frechet_interval, frechet_pixels
 from diffusion_jax.evaluation.svm import svm_confidence
 from diffusion_jax.training import pictures

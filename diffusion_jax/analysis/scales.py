@@ -8,7 +8,8 @@ from typing import Any
 
 from etils import epath
 
-from diffusion_jax import build, trained
+from diffusion_jax import build
+from diffusion_jax.analysis import judged, trained
 from diffusion_jax.training import pictures
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def report(
     for scale in scales:
         guidance = {**sections.get("guidance", {}), "scale": scale}
         guided = trained.load(run.workdir, run.step, run.ema, **{**sections, "guidance": guidance})
-        found = trained.sample_quality(guided, number, seed)
+        found = judged.quality(guided, number, seed)
         rows.append({"scale": scale, **{name: found[name] for name in COLUMNS[1:]}})
         log.info("guidance: %s", "  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()))
     directory = trained.evaluation_directory(run)

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_jax import report, sweep
+from diffusion_jax import sweep
+from diffusion_jax.analysis import report
 from diffusion_jax.training import checkpoints, reporting
 from diffusion_jax.training.reporting import NOT_FINITE
 

@@ -6,9 +6,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from diffusion_jax import likelihoods, main, trained
+from diffusion_jax import main
+from diffusion_jax.analysis import likelihoods, trained
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

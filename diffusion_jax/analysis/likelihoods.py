@@ -1,6 +1,6 @@
 """How many bits a trained run needs for held-out data, in several ways, side by side: the ways of --likelihood.
 
-    vlb     the variational bound, term by term (trained.py)
+    vlb     the variational bound, term by term (bound.py)
     multi   the bound from K whole paths, which is tighter the larger K
     ode     the likelihood of the probability-flow ODE, by the change of variables
     K       the bound of Sohl-Dickstein et al. 2015, in the units of that paper
@@ -22,7 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from diffusion_jax import build, trained
+from diffusion_jax import build
+from diffusion_jax.analysis import bound, trained
+from diffusion_jax.analysis.trained import Run
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.evaluation import likelihood as variational
 from diffusion_jax.evaluation import nonequilibrium, ode_likelihood, path_bound
@@ -31,7 +33,6 @@ from diffusion_jax.objective import bound as objective_bound
 from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array, level
 from diffusion_jax.sampling import flow
-from diffusion_jax.trained import Run
 from diffusion_jax.training import parallel, pictures, reporting
 
 log = logging.getLogger(__name__)
@@ -54,13 +55,13 @@ Way = Callable[[Run], Callable[[], Found]]
 
 
 def vlb(run: Run) -> Callable[[], Found]:
-    """`trained.report_bound`, one network call for each step of the chain."""
+    """`bound.report_bound`, one network call for each step of the chain."""
     needs_plain_range("vlb", run)
     build.decoder(run.config)
     build.chain_rows(run.config, run.experiment.process, run.experiment.schedule, run.config.bound.num_steps)
 
     def found() -> Found:
-        figures, nats = trained.report_bound(run)
+        figures, nats = bound.report_bound(run)
         return figures, [Line("vlb", to_bits(nats, dims(run)), figures["bound_steps"])]
 
     return found
@@ -176,8 +177,8 @@ def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return terms(params, key, batch | {"x0": x0}).steps, ends(x0), moment
 
     is_gaussian = config.process.name == "gaussian"
-    heldout = trained.heldout_examples(config)
-    kl, at_ends, moments = trained.of_every_example(run, on_data, heldout, config.sampler.tile)
+    heldout = bound.heldout_examples(config)
+    kl, at_ends, moments = bound.of_every_example(run, on_data, heldout, config.sampler.tile)
     shape = tuple(config.data.shape)
     figures = nonequilibrium.summarise(kl, at_ends, shape)
     nats = -figures["K_bits"] * np.log(2) * nonequilibrium.unit(shape)[1]
@@ -274,7 +275,7 @@ def each_example(run: Run, function: Callable[..., Any], copies: int, name: str)
     together in calls of sampler.tile per device.
     """
     config = run.config
-    heldout = trained.heldout_examples(config)
+    heldout = bound.heldout_examples(config)
     x, label = heldout.read(np.arange(heldout.size))
     total, size = heldout.size * copies, config.sampler.tile * jax.device_count()
 

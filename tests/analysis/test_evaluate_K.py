@@ -7,12 +7,13 @@ import pathlib
 import numpy as np
 import pytest
 
-from diffusion_jax import main, trained
+from diffusion_jax import main
+from diffusion_jax.analysis import trained
 from diffusion_jax.data import entropies
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def result(argv, capsys):

@@ -4,11 +4,8 @@ run = trained.load("runs/digits")
 record = judged.judge(run, network, reference, ["fid", "pr"], judged.Options(1500))
 """
 
-import hashlib
-import io
 import json
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,10 +13,13 @@ import jax
 import numpy as np
 from etils import epath
 
-from diffusion_jax import build, reference, trained
+from diffusion_jax import build, reference
+from diffusion_jax.analysis import kept, trained
 from diffusion_jax.evaluation import bootstrap, figures, neighbours
+from diffusion_jax.evaluation.frechet import frechet_pixels
+from diffusion_jax.evaluation.svm import svm_confidence
 from diffusion_jax.networks.features import FeatureNetwork
-from diffusion_jax.training import loop, parallel, pictures, reporting
+from diffusion_jax.training import pictures
 
 log = logging.getLogger(__name__)
 
@@ -41,85 +41,6 @@ class Options(NamedTuple):
     """Of the bootstrap; 0: no intervals."""
     beside_heldout: bool = False
     """Whether to give the figures of held-out data too, and of as many samples."""
-
-
-# The samples.
-
-
-def shards(run: trained.Run, seeds: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows of `seeds`, their samples at rest) in parts: those on disk, then the others as they are drawn and kept.
-
-    They stand in workdir/evaluation/<step>-<ema>/samples-<hash>/, the hash being that of all that a sample depends on
-    beside its seed, so that the same command goes on where it was stopped. Raises ValueError for a damaged file.
-    """
-    directory = samples_directory(run)
-    missing = np.ones(len(seeds), bool)
-    for path in sorted(directory.glob("[0-9]*.npz")):
-        try:
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-                held, samples = file["seeds"], file["samples"]
-            if samples.shape != (len(held), *run.config.data.shape):
-                raise ValueError(f"samples of shape {samples.shape}")
-        except Exception as error:
-            raise ValueError(f"{path} is damaged; delete it, and the same command draws its samples again") from error
-        rows = np.flatnonzero(missing & np.isin(seeds, held))
-        missing[rows] = False
-        if len(rows):
-            place = dict(zip(held.tolist(), range(len(held)), strict=True))
-            yield rows, samples[[place[seed] for seed in seeds[rows].tolist()]]
-
-    to_draw = np.flatnonzero(missing)
-    log.info("samples: %d of %d are kept in %s", len(seeds) - len(to_draw), len(seeds), directory)
-    draw = loop.samples(run.config, run.experiment.sampler, complete=True)
-    per_call, started = run.config.sampler.tile * jax.device_count(), time.perf_counter()
-    for first in range(0, len(to_draw), per_call):
-        rows = to_draw[first : first + per_call]
-        samples = draw(run.params, seeds[rows])
-        if parallel.is_first():
-            buffer = io.BytesIO()
-            np.savez(buffer, seeds=seeds[rows], samples=samples)
-            unfinished = directory / f".{seeds[rows[0]]:010d}.npz"
-            unfinished.write_bytes(buffer.getvalue())
-            unfinished.replace(directory / f"{seeds[rows[0]]:010d}-{len(rows)}.npz")
-        yield rows, samples
-        done = first + len(rows)
-        left = (time.perf_counter() - started) / done * (len(to_draw) - done)
-        log.info("samples: %d of %d drawn, %s left", done, len(to_draw), reporting.duration(left))
-
-
-def samples_directory(run: trained.Run) -> epath.Path:
-    """Where the samples of a run, a sampler, and a kind of device are kept, made if need be."""
-    depends_on = {
-        "step": run.step,
-        "ema": run.ema,
-        **drawn_by(run),
-        "weights": weights(run.params),
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-    }
-    text = json.dumps(depends_on, sort_keys=True, default=list)
-    name = f"samples-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    directory = trained.evaluation_directory(run, shared=True) / name
-    directory.mkdir(exist_ok=True)
-    if parallel.is_first():
-        (directory / "sampler.json").write_text(json.dumps(depends_on, indent=1, default=list) + "\n")
-    return directory
-
-
-def drawn_by(run: trained.Run) -> dict[str, Any]:
-    """The sections of the config that decide how samples are drawn of a trained network."""
-    return {name: run.config[name].to_dict() for name in ("sampler", "guidance") if name in run.config}
-
-
-def weights(params: Any) -> str:
-    """A hash of the weights that samples are drawn with."""
-    found = hashlib.sha256()
-    for path, value in jax.tree_util.tree_leaves_with_path(jax.device_get(params)):
-        found.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(value).tobytes())
-    return found.hexdigest()[:16]
-
-
-# The figures.
 
 
 def prepare(
@@ -164,8 +85,7 @@ def check(
     reference.check(ref, reference.describe(network, tuple(config.data.shape), config.data.levels))
     count, dims = int(ref.provenance["count"]), len(ref.mean)
     number = options.number or count
-    if not 0 <= options.seed <= 2**32 - number:
-        raise ValueError(f"--seed={options.seed} must be at least 0, and seed + num_samples at most 2^32")
+    trained.seeds_from(options.seed, number)
     if number < 4:
         raise ValueError(f"--num_samples={number} is too few to be judged; draw 4 at least")
     unknown = set(options.allowed) - {"few", "sizes"}
@@ -200,7 +120,7 @@ def judge(
     heldout = reference.of_split(run.config, "heldout", network) if needs_heldout else None
     real = figures.Real(ref.mean, ref.cov, ref.features, heldout.features if heldout else None)
 
-    seeds = np.arange(options.seed, options.seed + number)
+    seeds = trained.seeds_from(options.seed, number)
     samples, first = features_of(run, network, seeds)
     found: dict[str, dict[str, float]] = {}
     for name, figure in _all(functions, real, samples).items():
@@ -219,9 +139,9 @@ def judge(
         "figures": found,
         "num_samples": number,
         "seeds": [int(seeds[0]), int(seeds[-1])],
-        **drawn_by(run),
+        **kept.drawn_by(run),
         "network_calls": trained.network_calls(run),
-        "weights": {"step": run.step, "ema": run.ema, "hash": weights(run.params)},
+        "weights": {"step": run.step, "ema": run.ema, "hash": kept.hashed(run.params)},
         "quantisation": quantisation(run.config.data.levels),
         "bootstrap": {"replicates": options.replicates, "interval": 0.95, "reference": "held fixed"},
         "reference": ref.provenance,
@@ -230,7 +150,7 @@ def judge(
         "device": jax.devices()[0].device_kind,
         "versions": reference.versions(),
     }
-    keep(run, f"{network.name} {number} {samples_directory(run).name}", record)
+    keep(run, f"{network.name} {number} {kept.place(run).name}", record)
     return record
 
 
@@ -246,7 +166,7 @@ def features_of(
     first: dict[int, np.ndarray] = {}
 
     def samples() -> Iterator[np.ndarray]:
-        for rows, x in shards(run, seeds):
+        for rows, x in kept.shards(run, seeds):
             order.append(rows)
             first.update((int(row), sample) for row, sample in zip(rows, x, strict=True) if row < 10)
             yield x
@@ -325,3 +245,26 @@ def flat(record: dict[str, Any]) -> dict[str, Any]:
     for name, entry in record["figures"].items():
         found |= {name if part == "value" else f"{name}_{part}": value for part, value in entry.items()}
     return found | ({"marked": record["marked"]} if record["marked"] else {})
+
+
+# Figures of their own: of data with classes that an SVM tells apart, and of data that are known altogether.
+
+
+def quality(run: trained.Run, number: int, seed: int = 0) -> dict[str, float]:
+    """What an SVM fitted on the real training data says of samples, and how far they are from these in pixels."""
+    samples = kept.samples(run, seeds := trained.seeds_from(seed, number))
+    train, heldout = (build.source(run.config, split) for split in ("train", "heldout"))
+    real, held_back = (source.read(np.arange(source.size)) for source in (train, heldout))
+    return {
+        "num_samples": number,
+        "network_calls": trained.network_calls(run),
+        **svm_confidence(real, held_back, samples, trained.labels(run, seeds)),
+        "frechet_pixels": frechet_pixels(real[0], samples),
+        "frechet_pixels_heldout": frechet_pixels(real[0], held_back[0]),
+    }
+
+
+def count(run: trained.Run, number: int, seed: int = 0) -> dict[str, float]:
+    """What can be counted in samples of a data set whose every example is known; nothing for the others."""
+    counted = build.JUDGES.get(run.config.data.name)
+    return counted(kept.samples(run, trained.seeds_from(seed, number))) | {"num_samples": number} if counted else {}

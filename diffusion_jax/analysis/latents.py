@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax import build, trained
+from diffusion_jax import build
+from diffusion_jax.analysis import bound
+from diffusion_jax.analysis.trained import Run
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.process.base import Array, level
 from diffusion_jax.sampling import ddim, flow, loop
-from diffusion_jax.trained import Run
 from diffusion_jax.training import parallel, pictures
 
 Carried = tuple[Array, Array, Array]
@@ -50,7 +51,7 @@ def report(run: Run, number: int, out: pathlib.Path, by: str = "ode") -> dict[st
     if number < 1:
         raise ValueError(f"--num_samples={number} must be at least 1")
     levels = run.config.data.levels
-    heldout = trained.first_examples(build.source(run.config, "heldout"), number)
+    heldout = bound.first_examples(build.source(run.config, "heldout"), number)
     x, label = heldout.read(np.arange(heldout.size))
     found, calls = encode(run, x, label, by)
     back, calls_back = decode(run, found, label, by)

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax import build, trained
+from diffusion_jax import build
+from diffusion_jax.analysis import trained
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array, level, normal

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax import build, judged, main, reference, trained
+from diffusion_jax import build, main, reference
+from diffusion_jax.analysis import judged, kept, trained
 from diffusion_jax.data.embedded import digits
 from diffusion_jax.evaluation import frechet, manifold
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 JUDGE = ["--features=digits", "--bootstrap=10", "--allow=few,sizes"]
 BOTH = ("few", "sizes")
 
@@ -156,6 +157,20 @@ def _samples(workdir):
         with np.load(path) as file:
             found |= {int(seed): x.tobytes() for seed, x in zip(file["seeds"], file["samples"], strict=True)}
     return found
+
+
+def test_kept_samples_are_those_that_are_drawn_and_in_the_order_of_their_seeds(loaded):
+    seeds = np.array([9, 3, 12])
+    kept.samples(loaded, seeds[:1])
+    expected = dict(zip(*trained.draw(loaded, 10, 3), strict=True))
+    np.testing.assert_array_equal(kept.samples(loaded, seeds), [expected[seed] for seed in seeds])
+
+
+def test_all_that_judges_samples_draws_them_once(loaded, stats, monkeypatch):
+    found = judged.quality(loaded, 24, seed=100)
+    monkeypatch.setattr(kept.loop, "samples", lambda *args, **options: pytest.fail)
+    assert judged.quality(loaded, 24, seed=100) == found
+    assert judge(loaded, ["fid"], stats=stats, number=24, seed=100)["fd_digits_24"] > 0
 
 
 def test_a_reference_is_measured_once_where_none_is_named(loaded, workdir):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax import frontier, main, trained
+from diffusion_jax import main
+from diffusion_jax.analysis import frontier, trained
 from diffusion_jax.training import pictures, reporting
 
 pytestmark = pytest.mark.usefixtures("one_device")
