@@ -1,5 +1,6 @@
 """The schedule of a config, fixed, learned or frozen, and the rows of a time grid of it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -53,11 +54,18 @@ def _scheduled(config: ConfigDict) -> Any:
         raise ValueError(f"schedule.name={name!r} needs {NEED_CHAIN}")
     try:
         with np.errstate(all="ignore"):  # what comes of it is checked
-            made = factory(*[steps] if needs_chain else [], **options(config.schedule))
-            if name not in LEARNED_SCHEDULES:
-                check_schedule(made, steps)
+            if name in LEARNED_SCHEDULES:
+                return factory(*[steps] if needs_chain else [], **options(config.schedule))
+            return _fixed(factory, needs_chain, steps, tuple(options(config.schedule).items()))
     except (ArithmeticError, TypeError, ValueError) as error:
         raise ValueError(f"schedule.{name}={options(config.schedule)} gives no schedule: {error}") from error
+
+
+@functools.lru_cache(maxsize=64, typed=True)
+def _fixed(factory: Callable[..., Schedule], needs_chain: bool, steps: int, options: tuple[Any, ...]) -> Schedule:
+    """A fixed schedule, checked; the same function every time, so that what is computed from it can be remembered."""
+    made = factory(*[steps] if needs_chain else [], **dict(options))
+    check_schedule(made, steps)
     return made
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from diffusion_jax.data.source import Source, check_split, from_arrays, reason, split_rows
+from diffusion_jax.data.source import Source, check_split, from_arrays, readable, split_rows
 
 ZIP = b"PK"
 
@@ -107,16 +107,15 @@ def _member(path: str, members: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
 def _readable(what: str) -> Iterator[None]:
     """Turn what NumPy raises for a damaged or pickled file into a ValueError of one line."""
     try:
-        yield
-    except PermissionError:
-        raise
-    except Exception as error:
-        if any(word in str(error) for word in ("Object arrays", "Python objects", "pickle")):
+        with readable(what, "write the file again"):
+            yield
+    except ValueError as error:
+        if any(word in str(error.__cause__) for word in ("Object arrays", "Python objects", "pickle")):
             raise ValueError(
                 f"{what}: holds Python objects, which are never unpickled; save one numeric array, such as np.stack of "
                 "images of one size"
             ) from error
-        raise ValueError(f"{what}: cannot be read ({reason(error)}); write the file again") from error
+        raise
 
 
 def _examples(path: str, x0: np.ndarray, levels: int) -> tuple[np.ndarray, int]:

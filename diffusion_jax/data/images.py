@@ -5,16 +5,16 @@ of 16 bits keep their upper byte (an 8-bit image stored in 16 bits comes back ex
 The orientation that a camera noted is applied. An embedded colour profile is not.
 """
 
-import contextlib
 import io
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from diffusion_jax.data.source import reason
+from diffusion_jax.data.source import Refused, readable
 
 RESIZES = ("none", "center_crop", "stretch")
 FILTERS = {
@@ -106,29 +106,19 @@ def _resized(image: Image.Image, name: str, rule: Rule) -> Image.Image:
     return image.resize((width, height), kernel).crop((left, top, left + rule.width, top + rule.height))
 
 
-class _Refused(ValueError):
-    """A refusal of ours, in its own words, as against what Pillow raises for a damaged file."""
-
-
-@contextlib.contextmanager
-def _readable(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (FileNotFoundError, PermissionError, _Refused):
-        raise
-    except Exception as error:
-        raise ValueError(f"{name}: cannot be read as an image ({reason(error)}); replace it or delete it") from error
+def _readable(name: str) -> AbstractContextManager[None]:
+    return readable(name, "replace it or delete it", " as an image")
 
 
 def _check_mode(name: str, mode: str, frames: int) -> None:
     if frames != 1:
-        raise _Refused(f"{name}: holds {frames} images, of which none can be chosen; save one image a file")
+        raise Refused(f"{name}: holds {frames} images, of which none can be chosen; save one image a file")
     if mode not in MODES:
-        raise _Refused(f"{name}: pixels of kind {mode!r} have no rule; convert it to 8-bit RGB or grey")
+        raise Refused(f"{name}: pixels of kind {mode!r} have no rule; convert it to 8-bit RGB or grey")
 
 
 def _refuse_size(name: str, size: tuple[int, int], rule: Rule) -> None:
-    raise _Refused(
+    raise Refused(
         f"{name}: is {size[1]} x {size[0]} pixels (height x width), not {rule.height} x {rule.width}; "
         "set size to that, or resize to center_crop or stretch"
     )

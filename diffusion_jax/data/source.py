@@ -1,7 +1,8 @@
 """The noun of this folder: a `Source`, one split of a data set, which any place in it can be read from."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -91,3 +92,18 @@ def split_rows(name: str, size: int, split: str, fraction: float) -> np.ndarray:
 def reason(error: Exception) -> str:
     """What an error of another library says, on one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+class Refused(ValueError):
+    """A refusal of ours, in its own words, as against what other libraries raise for damaged files."""
+
+
+@contextlib.contextmanager
+def readable(what: str, advice: str, kind: str = "") -> Iterator[None]:
+    """Within it, whatever a library raises becomes a ValueError of one line: `what` cannot be read, and the advice."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, Refused):
+        raise
+    except Exception as error:
+        raise ValueError(f"{what}: cannot be read{kind} ({reason(error)}); {advice}") from error

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.data import images
-from diffusion_jax.data.source import Source, check_split, from_items, load, reason
+from diffusion_jax.data.source import Source, check_split, from_items, load, readable, reason
 
 FORMAT = "array_record"
 INFO = "dataset_info.json"
+AGAIN = "copy the whole directory, or prepare it again"
 
 
 def tfds(
@@ -45,20 +46,22 @@ def tfds(
     if train == heldout or {train, heldout} & {train.partition("[")[0]} & {heldout.partition("[")[0]}:
         raise ValueError(f"tfds.train={train!r} and tfds.heldout={heldout!r} overlap; name two that share nothing")
     directory = _directory(dataset, data_dir)
-    readable = _readable(directory) if directory else None
-    if not readable:
-        found = f"is prepared, but not as {FORMAT}," if directory else "is not prepared"
+    found = _readable(directory) if directory else None
+    if not found:
+        state = f"is prepared, but not as {FORMAT}," if directory else "is not prepared"
         raise FileNotFoundError(
-            f"tfds.dataset={dataset!r} {found} in {data_dir}; run: python -m diffusion_jax.main prepare "
+            f"tfds.dataset={dataset!r} {state} in {data_dir}; run: python -m diffusion_jax.main prepare "
             f"--config=CONFIG --config.data.name=tfds --config.data.tfds.dataset={dataset} "
             f"--config.data.tfds.data_dir={data_dir}"
         )
     import tensorflow_datasets
 
-    builder = tensorflow_datasets.builder_from_directory(str(readable))
+    with readable(f"{dataset} in {found}", AGAIN):
+        builder = tensorflow_datasets.builder_from_directory(str(found))
+        splits, features = builder.info.splits, builder.info.features
     wanted = {"train": train, "heldout": heldout}[split]
-    _check_files(dataset, builder.info.splits, wanted)
-    image, classes = _features(dataset, builder.info.features, image_key, label_key)
+    _check_files(dataset, splits, wanted)
+    image, classes = _features(dataset, features, image_key, label_key)
     height, width, own_channels = image.shape
     if not size:
         if not (height and width):
@@ -73,12 +76,12 @@ def tfds(
     except Exception as error:
         raise ValueError(f"{dataset}: split {wanted!r} cannot be opened ({reason(error)}); choose another") from error
     name = f"{dataset}/{wanted}"
-    features = tensorflow_datasets.features.FeaturesDict(
-        {key: builder.info.features[key] for key in (image_key, label_key) if key}
+    wanted_features = tensorflow_datasets.features.FeaturesDict(
+        {key: features[key] for key in (image_key, label_key) if key}
     )
     encoded = {image_key: tensorflow_datasets.decode.SkipDecoding()}
-    parse = functools.partial(features.deserialize_example_np, decoders=encoded)
-    item = functools.partial(_item, name, records, parse, image_key, label_key, rule)
+    parse = functools.partial(wanted_features.deserialize_example_np, decoders=encoded)
+    item = functools.partial(_item, name, records, parse, image_key, label_key, classes, rule)
     source = from_items(name, rule.shape, 256, classes, len(records), item)
     return load(source) if in_memory else source
 
@@ -89,13 +92,18 @@ def _item(
     parse: Callable[[bytes], dict[str, Any]],
     image_key: str,
     label_key: str,
+    classes: int,
     rule: images.Rule,
     place: int,
 ) -> tuple[np.ndarray, int]:
     """One example; of its record, which may hold much else, nothing but the image and the label is decoded."""
-    example = parse(records[place])
-    label = int(example[label_key]) if label_key else -1
-    return images.decode(example[image_key], f"{name}, example {place}", rule), label
+    what = f"{name}, example {place}"
+    with readable(what, AGAIN):
+        example = parse(records[place])
+        label = int(example[label_key]) if label_key else -1
+    if not -1 <= label < max(classes, 1):
+        raise ValueError(f"{what}: label {label} is none of the {classes} classes; {AGAIN}")
+    return images.decode(example[image_key], what, rule), label
 
 
 def _features(dataset: str, features: Any, image_key: str, label_key: str) -> tuple[Any, int]:
@@ -123,7 +131,7 @@ def _check_files(dataset: str, splits: Any, wanted: str) -> None:
         )
     for file in splits[name].filepaths:
         if not os.path.exists(file):
-            raise FileNotFoundError(f"{file}: is missing from {dataset}; copy the whole directory, or prepare it again")
+            raise FileNotFoundError(f"{file}: is missing from {dataset}; {AGAIN}")
 
 
 def prepare(dataset: str, data_dir: str) -> str:
@@ -183,7 +191,8 @@ def _readable(directory: pathlib.Path) -> pathlib.Path | None:
 
 
 def _info(directory: pathlib.Path) -> dict[str, Any]:
-    return {"fileFormat": "tfrecord"} | json.loads((directory / INFO).read_text())
+    with readable(str(directory / INFO), AGAIN):
+        return {"fileFormat": "tfrecord", **json.loads((directory / INFO).read_text())}
 
 
 def _convert(directory: pathlib.Path) -> pathlib.Path:
@@ -199,15 +208,15 @@ def _convert(directory: pathlib.Path) -> pathlib.Path:
     for file in directory.iterdir():
         if file.suffix in (".json", ".txt"):
             shutil.copy(file, partial)
-    for split in info["splits"]:
-        lengths = [int(length) for length in split.get("shardLengths", [])]
+    with readable(str(directory / INFO), AGAIN):
+        shards = {split["name"]: [int(length) for length in split.get("shardLengths", [])] for split in info["splits"]}
+        stems = {name: f"{info['name']}-{name}" for name in shards}
+    for name, lengths in shards.items():
         for shard, length in enumerate(lengths):
-            stem, place = f"{info['name']}-{split['name']}", f"{shard:05d}-of-{len(lengths):05d}"
+            stem, place = stems[name], f"{shard:05d}-of-{len(lengths):05d}"
             origin = directory / f"{stem}.tfrecord-{place}"
             if not origin.exists():
-                raise FileNotFoundError(
-                    f"{origin}: is missing; copy the whole directory, or prepare it again elsewhere"
-                )
+                raise FileNotFoundError(f"{origin}: is missing; {AGAIN} elsewhere")
             writer, written = ArrayRecordWriter(str(partial / f"{stem}.{FORMAT}-{place}"), "group_size:1"), 0
             for record in _records(origin):
                 writer.write(record)
@@ -215,6 +224,7 @@ def _convert(directory: pathlib.Path) -> pathlib.Path:
             writer.close()
             if written != length:
                 raise ValueError(f"{origin}: holds {written} examples, not {length}; prepare or copy it again")
+    for split in info["splits"]:
         split["filepathTemplate"] = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
     (partial / INFO).write_text(json.dumps(info | {"fileFormat": FORMAT}, indent=2))
     partial.rename(target)
@@ -223,10 +233,11 @@ def _convert(directory: pathlib.Path) -> pathlib.Path:
 
 def _records(file: pathlib.Path) -> Iterator[bytes]:
     """The records of a TFRecord file: length uint64, its checksum uint32, the bytes, their checksum uint32."""
+    size = file.stat().st_size
     with open(file, "rb") as stream:
         while head := stream.read(12):
-            length = struct.unpack("<QI", head)[0] if len(head) == 12 else 0
-            record, tail = stream.read(length), stream.read(4)
-            if len(head) < 12 or len(record) < length or len(tail) < 4:
+            length = struct.unpack("<QI", head)[0] if len(head) == 12 else size
+            if length + 4 > size - stream.tell():
                 raise ValueError(f"{file}: ends in the middle of an example; prepare or copy it again")
-            yield record
+            yield stream.read(length)
+            stream.read(4)

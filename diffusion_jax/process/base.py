@@ -8,6 +8,7 @@ A schedule is any function from t to (log alpha, log sigma); everything else in 
 In logarithms the ends need no special case: a noiseless t = 0 is log sigma = -inf.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -120,9 +121,36 @@ def in_float64(function: Callable[..., Any], *args: Any) -> Any:
     """Evaluate `function(*args)` in float64 on the host CPU, at once even under a trace; arrays come back as NumPy.
 
     float32 is not enough for the coefficients of a fine time grid: 1000 linear betas recovered from alpha-bar are off
-    by 1e-4. NumPy arrays among `args` keep their float64; the result is cast when it is used.
+    by 1e-4. NumPy arrays among `args` keep their float64; the result is cast when it is used. The latest results are
+    remembered, by the function itself and its arguments: compiling takes longer than all else here.
     """
-    arrays = {i: arg for i, arg in enumerate(args) if isinstance(arg, np.ndarray | np.generic)}
+    fixed = [_Fixed(*_bytes(arg)) if isinstance(arg, np.ndarray | np.generic) else arg for arg in args]
+    try:
+        hash((function, *fixed))
+    except TypeError:  # parameters
+        return _in_float64.__wrapped__(function, *fixed)
+    return _in_float64(function, *fixed)
+
+
+class _Fixed(NamedTuple):
+    """A NumPy array that can be hashed."""
+
+    content: bytes
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def _bytes(array: np.ndarray | np.generic) -> tuple[bytes, str, tuple[int, ...]]:
+    return array.tobytes(), array.dtype.str, array.shape
+
+
+@functools.lru_cache(maxsize=128, typed=True)
+def _in_float64(function: Callable[..., Any], *args: Any) -> Any:
+    arrays = {
+        i: np.frombuffer(arg.content, arg.dtype).reshape(arg.shape)
+        for i, arg in enumerate(args)
+        if isinstance(arg, _Fixed)
+    }
 
     def compiled(arrays: dict[int, Array]) -> Any:
         return function(*(arrays.get(i, arg) for i, arg in enumerate(args)))

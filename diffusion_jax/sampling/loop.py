@@ -21,6 +21,10 @@ Step = Callable[..., tuple[Array, Any]]
 BoundPredict = Callable[[Array, Level], Prediction]
 
 
+def _as_they_are(schedule: Schedule, rows: Any) -> Any:
+    return rows
+
+
 class Method(NamedTuple):
     """A step and what it needs; the factories in this room return one for their options."""
 
@@ -31,7 +35,7 @@ class Method(NamedTuple):
     """Whether it needs the eps of a Gaussian process."""
     memory: Callable[[Array], Any] = lambda x: None
     """`memory(x[B,*D])`: the memory of a walk that begins at x."""
-    prepare: Callable[[Schedule, Any], Any] = lambda schedule, rows: rows
+    prepare: Callable[[Schedule, Any], Any] = _as_they_are
     """`prepare(schedule, rows[N]) -> rows[N]`: what it wants to find in its rows besides, computed with them."""
     signal: bool = False
     """Whether it cannot start where nothing of x0 is left, alpha = 0."""
@@ -102,24 +106,26 @@ def rows(
 
     denoise: where the schedule still has noise at the last time, append a step to sigma = 0, i.e. to the predicted x0.
     """
-    path = to_noiseless(schedule)
-
-    def prepared(times: Array) -> Any:
-        found = process.coefficients(path, times)
-        return method.prepare(path, found) if method else found
-
     if denoise and np.isfinite(in_float64(schedule, times[-1:])[1]).all():
         times = np.append(times, -1.0)
-    return in_float64(prepared, times)
+    return in_float64(_prepared, process, schedule, method.prepare if method else _as_they_are, times)
 
 
 def traced_rows(
     process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False, method: Method | None = None
 ) -> Any:
     """As `rows`, of a learned schedule: traced, differentiable, in the default float. denoise: always append a step."""
+    return _prepared(
+        process,
+        schedule,
+        method.prepare if method else _as_they_are,
+        jnp.asarray(np.append(times, -1.0) if denoise else times),
+    )
+
+
+def _prepared(process: Process, schedule: Schedule, prepare: Callable[[Schedule, Any], Any], times: Array) -> Any:
     path = to_noiseless(schedule)
-    found = process.coefficients(path, jnp.asarray(np.append(times, -1.0) if denoise else times))
-    return method.prepare(path, found) if method else found
+    return prepare(path, process.coefficients(path, times))
 
 
 def to_noiseless(schedule: Schedule) -> Schedule:

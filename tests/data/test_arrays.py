@@ -1,8 +1,10 @@
+import pathlib
 import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from damage import ANYWHERE, DRAWN, damaged, reads_or_refuses
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from diffusion_jax.data.arrays import arrays
@@ -207,20 +209,31 @@ def test_held_out_files_that_do_not_fit(save):
         arrays("heldout", path, label_key="y", heldout=save("more.npz", {"x": IMAGES, "y": LABELS + 3}))
 
 
-@settings(max_examples=60, deadline=None, database=None)
-@given(position=st.integers(0, 399), value=st.integers(0, 255), cut=st.booleans())
+@settings(DRAWN, max_examples=100)
+@given(damage=ANYWHERE)
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
-def test_a_damaged_file_opens_or_is_refused_in_one_line(tmp_path_factory, suffix, position, value, cut):
-    path = tmp_path_factory.getbasetemp() / f"fuzz.{suffix}"
-    np.save(path, IMAGES[:4]) if suffix == "npy" else np.savez(path, images=IMAGES[:4])
-    content = bytearray(path.read_bytes())
-    position = position * len(content) // 400
-    content[position] = value
-    path.unlink()
-    path.write_bytes(content[:position] if cut else content)
-    try:
-        source = arrays("train", str(path), heldout_fraction=0)
-    except ValueError as error:
-        assert str(path) in str(error) and "\n" not in str(error)
-    else:
-        assert everything(source)[0].shape == (source.size, *source.shape)
+def test_a_damaged_file_opens_or_is_refused_in_one_line(save, suffix, damage):
+    path = pathlib.Path(save(f"x.{suffix}", IMAGES[:4] if suffix == "npy" else {"images": IMAGES[:4]}))
+    content = path.read_bytes()
+    path.unlink()  # the array of the example before may still be mapped
+    path.write_bytes(damaged(content, **damage))
+    reads_or_refuses(lambda: arrays("train", str(path), heldout_fraction=0), str(path))
+
+
+@settings(DRAWN, max_examples=200)
+@given(
+    option=st.one_of(
+        st.tuples(st.just("levels"), st.one_of(st.integers(max_value=-1), st.integers(257), st.just(1))),
+        st.tuples(st.just("heldout_fraction"), st.one_of(st.floats(1), st.floats(max_value=-1e-9), st.just(np.nan))),
+        st.tuples(st.just("classes"), st.one_of(st.integers(max_value=2), st.floats())),
+        st.tuples(st.sampled_from(["key", "label_key"]), st.text(min_size=1)),
+        st.tuples(st.sampled_from(["path", "heldout"]), st.text(min_size=1)),
+    )
+)
+def test_options_of_which_nobody_thought_are_refused_by_name(save, option):
+    path = save("x.npz", {"images": IMAGES, "labels": LABELS})
+    name, value = option
+    options = {"path": path, "key": "images", "label_key": "labels", name: value}
+    assume(value not in ("images", "labels", 0))
+    split = "heldout" if name == "heldout" else "train"
+    assert not reads_or_refuses(lambda: arrays(split, **options), name, path)

@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+from damage import ANYWHERE, DRAWN, damaged, reads_or_refuses
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from diffusion_jax.data import images
@@ -130,3 +133,33 @@ def test_images_of_many_sizes_are_cropped_and_resized(tmp_path):
     rule = images.rule("folder", (8, 6), 1, "center_crop", "lanczos")
     for i in range(4):
         np.testing.assert_array_equal(x0[i], images.decode(tmp_path / f"{i}.jpg", "x", rule))
+
+
+@settings(DRAWN, max_examples=100)
+@given(damage=ANYWHERE)
+@pytest.mark.parametrize("format", ["png", "jpg", "webp", "bmp", "tiff"])
+def test_a_damaged_image_is_read_or_refused_in_one_line(tmp_path, format, damage):
+    file = tmp_path / f"x.{format}"
+    Image.fromarray(PIXELS[0]).save(file)
+    file.write_bytes(damaged(file.read_bytes(), **damage))
+    reads_or_refuses(lambda: folder("train", str(tmp_path), size=(6, 4), heldout_fraction=0), str(file))
+
+
+@settings(DRAWN, max_examples=200)
+@given(
+    option=st.one_of(
+        st.tuples(st.just("size"), st.one_of(st.integers(max_value=0), st.floats(), st.text(), st.none())),
+        st.tuples(st.just("size"), st.lists(st.integers(), max_size=4)),
+        st.tuples(st.just("channels"), st.one_of(st.integers(), st.floats(), st.text(), st.none())),
+        st.tuples(st.sampled_from(["resize", "filter"]), st.text()),
+        st.tuples(st.just("heldout_fraction"), st.one_of(st.floats(1), st.floats(max_value=-1e-9), st.just(np.nan))),
+        st.tuples(st.sampled_from(["path", "heldout"]), st.text(min_size=1)),
+    )
+)
+def test_options_of_which_nobody_thought_are_refused_by_name(tmp_path, option):
+    path = fill(tmp_path / "set", ["0.png", "1.png"])
+    name, value = option
+    assume(value not in (1, 3, [6, 4]))
+    options = {"path": path, "size": (6, 4), name: value}
+    split = "heldout" if name == "heldout" else "train"
+    assert not reads_or_refuses(lambda: folder(split, **options), name, path)

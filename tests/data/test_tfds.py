@@ -7,6 +7,9 @@ import sys
 import cloudpickle
 import numpy as np
 import pytest
+from damage import ANYWHERE, DRAWN, damaged, reads_or_refuses
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.tfds import prepare, tfds
@@ -234,3 +237,45 @@ def test_preparing_says_what_to_do_when_it_cannot(prepared, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(ValueError, match=r"preparing cifar10 needs TensorFlow; pip install 'diffusion_jax\[tf\]'"):
         prepare("cifar10", str(tmp_path))
+
+
+@settings(DRAWN, max_examples=60)
+@given(damage=ANYWHERE)
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "tiny_set-train.array_record-00000-of-00001"])
+def test_a_damaged_set_is_read_or_refused_in_one_line(data_dir, tmp_path, name, damage):
+    shutil.copytree(data_dir, tmp_path / "set", dirs_exist_ok=True)
+    (file,) = (tmp_path / "set").rglob(name)
+    file.write_bytes(damaged(file.read_bytes(), **damage))
+    reads_or_refuses(lambda: tfds("train", "tiny_set", str(tmp_path / "set")), "tiny_set")
+
+
+@settings(DRAWN, max_examples=60)
+@given(damage=ANYWHERE)
+@pytest.mark.parametrize("name", ["dataset_info.json", "tiny_set-train.tfrecord-00000-of-00001"])
+def test_a_damaged_set_is_converted_or_refused_in_one_line(prepared, tmp_path, name, damage):
+    shutil.rmtree(tmp_path / "set", ignore_errors=True)
+    shutil.copytree(prepared[0] / "old", tmp_path / "set")
+    (file,) = (tmp_path / "set").rglob(name)
+    file.write_bytes(damaged(file.read_bytes(), **damage))
+
+    def converted():
+        prepare("tiny_set", str(tmp_path / "set"))
+        return tfds("train", "tiny_set", str(tmp_path / "set"))
+
+    reads_or_refuses(converted, "tiny_set")
+
+
+@settings(DRAWN, max_examples=200)
+@given(
+    option=st.one_of(
+        st.tuples(st.just("size"), st.one_of(st.integers(max_value=-1), st.floats(), st.text(min_size=1))),
+        st.tuples(st.just("channels"), st.one_of(st.integers(), st.floats(), st.text(min_size=1))),
+        st.tuples(st.sampled_from(["resize", "filter", "train", "image_key", "label_key"]), st.text(min_size=1)),
+        st.tuples(st.just("dataset"), st.text(min_size=1)),
+    )
+)
+def test_options_of_which_nobody_thought_are_refused_by_name(data_dir, option):
+    name, value = option
+    assume(value not in (0, 1, 3))
+    options = {"dataset": "tiny_set", name: value}
+    assert not reads_or_refuses(lambda: tfds("train", data_dir=data_dir, **options), name, "tiny_set")
