@@ -4,6 +4,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 ANYWHERE = st.fixed_dictionaries({"place": st.floats(0, 0.999), "value": st.integers(0, 255), "cut": st.booleans()})
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1)
 DRAWN = settings(
     deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -36,7 +36,7 @@ def arrays(
         raise ValueError(f"arrays.levels={levels} must be 2 … 256, or 0 for floats as they are")
     if heldout and pathlib.Path(heldout).resolve() == pathlib.Path(path).resolve():
         raise ValueError(f"arrays.heldout: {heldout} is the training file itself; name another, or none")
-    x0, label = _read(path, key, label_key)
+    x0, label = _read("arrays.path", path, key, label_key)
     x0, grey = _examples(path, x0, levels)
     label, classes = _labels(path, label, len(x0), classes)
     if not heldout:
@@ -44,7 +44,7 @@ def arrays(
         return from_arrays(f"{path}/{split}", x0, label, grey, classes, rows)
     if split == "train":
         return from_arrays(path, x0, label, grey, classes)
-    held, held_label = _read(heldout, key, label_key)
+    held, held_label = _read("arrays.heldout", heldout, key, label_key)
     held, held_grey = _examples(heldout, held, levels)
     if (held.shape[1:], held_grey) != (x0.shape[1:], grey):
         raise ValueError(
@@ -55,15 +55,15 @@ def arrays(
     return from_arrays(heldout, held, held_label, grey, classes)
 
 
-def _read(path: str, key: str, label_key: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _read(option: str, path: str, key: str, label_key: str) -> tuple[np.ndarray, np.ndarray | None]:
     """The array of examples of a file and, with a label_key, that of labels, as they stand there."""
     if not path:
-        raise ValueError("arrays.path is empty; set it to a .npz or .npy file")
+        raise ValueError(f"{option} is empty; set it to a .npz or .npy file")
     file = pathlib.Path(path)
     if file.is_dir():
         raise ValueError(f"{path}: is a folder, not a .npz or .npy file; for a folder of images use data.name=folder")
     if not file.exists():
-        raise FileNotFoundError(f"{path}: no such file; set arrays.path to a .npz or .npy file")
+        raise FileNotFoundError(f"{path}: no such file; set {option} to a .npz or .npy file")
     if file.suffix not in (".npy", ".npz"):
         raise ValueError(f"{path}: its name must end in .npz or .npy; save it with np.savez(path, images=…, labels=…)")
     with open(file, "rb") as stream:

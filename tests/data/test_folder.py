@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from damage import ANYWHERE, DRAWN, damaged, reads_or_refuses
+from damage import ANYWHERE, DRAWN, TEXT, damaged, reads_or_refuses
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -148,12 +148,12 @@ def test_a_damaged_image_is_read_or_refused_in_one_line(tmp_path, format, damage
 @settings(DRAWN, max_examples=200)
 @given(
     option=st.one_of(
-        st.tuples(st.just("size"), st.one_of(st.integers(max_value=0), st.floats(), st.text(), st.none())),
+        st.tuples(st.just("size"), st.one_of(st.integers(max_value=0), st.floats(), TEXT, st.none())),
         st.tuples(st.just("size"), st.lists(st.integers(), max_size=4)),
-        st.tuples(st.just("channels"), st.one_of(st.integers(), st.floats(), st.text(), st.none())),
-        st.tuples(st.sampled_from(["resize", "filter"]), st.text()),
+        st.tuples(st.just("channels"), st.one_of(st.integers(), st.floats(), TEXT, st.none())),
+        st.tuples(st.sampled_from(["resize", "filter"]), TEXT),
         st.tuples(st.just("heldout_fraction"), st.one_of(st.floats(1), st.floats(max_value=-1e-9), st.just(np.nan))),
-        st.tuples(st.sampled_from(["path", "heldout"]), st.text(min_size=1)),
+        st.tuples(st.sampled_from(["path", "heldout"]), TEXT),
     )
 )
 def test_options_of_which_nobody_thought_are_refused_by_name(tmp_path, option):

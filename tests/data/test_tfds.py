@@ -7,7 +7,7 @@ import sys
 import cloudpickle
 import numpy as np
 import pytest
-from damage import ANYWHERE, DRAWN, damaged, reads_or_refuses
+from damage import ANYWHERE, DRAWN, TEXT, damaged, reads_or_refuses
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -268,10 +268,10 @@ def test_a_damaged_set_is_converted_or_refused_in_one_line(prepared, tmp_path, n
 @settings(DRAWN, max_examples=200)
 @given(
     option=st.one_of(
-        st.tuples(st.just("size"), st.one_of(st.integers(max_value=-1), st.floats(), st.text(min_size=1))),
-        st.tuples(st.just("channels"), st.one_of(st.integers(), st.floats(), st.text(min_size=1))),
-        st.tuples(st.sampled_from(["resize", "filter", "train", "image_key", "label_key"]), st.text(min_size=1)),
-        st.tuples(st.just("dataset"), st.text(min_size=1)),
+        st.tuples(st.just("size"), st.one_of(st.integers(max_value=-1), st.floats(), TEXT)),
+        st.tuples(st.just("channels"), st.one_of(st.integers(), st.floats(), TEXT)),
+        st.tuples(st.sampled_from(["resize", "filter", "train", "image_key", "label_key"]), TEXT),
+        st.tuples(st.just("dataset"), TEXT),
     )
 )
 def test_options_of_which_nobody_thought_are_refused_by_name(data_dir, option):

@@ -20,7 +20,7 @@ def grid(levels):
 @pytest.mark.parametrize("sigma", [0.003, 0.05, 2.0])
 def test_probabilities_sum_to_one(name, levels, sigma, x64):
     mean = jnp.array([-1.4, -1.0, -0.11, 0.3, 0.999, 2.0])[:, None]
-    nats = decoders.DECODERS[name](levels)(grid(levels)[None, :], mean, jnp.log(sigma**2))
+    nats = jax.jit(decoders.DECODERS[name](levels))(grid(levels)[None, :], mean, jnp.log(sigma**2))
     # the approximation never gives less than 1e-12, nor exactly what it takes from the neighbour
     np.testing.assert_allclose(jnp.exp(-nats).sum(1), 1, rtol=1e-9)
 
@@ -31,7 +31,7 @@ def test_bins_are_masses_of_the_gaussian(x64):
     law = stats.norm(mean, sigma)
     upper, lower = law.cdf(x + half), law.cdf(x - half)
     upper[-1], lower[0] = 1, 0
-    nats = decoders.bins(levels)(jnp.asarray(x), jnp.asarray(mean), jnp.log(sigma**2))
+    nats = jax.jit(decoders.bins(levels))(jnp.asarray(x), jnp.asarray(mean), jnp.log(sigma**2))
     middle = slice(3, -3)  # where SciPy's difference of cdfs has digits left
     np.testing.assert_allclose(nats[middle], -np.log(upper - lower)[middle], rtol=1e-10)
     np.testing.assert_allclose(jnp.exp(-nats), upper - lower, atol=1e-15)
@@ -41,11 +41,12 @@ def test_bins_are_right_in_both_far_tails(x64):
     """1000 standard deviations away all of the mass of a bin lies at its near edge: log phi(a) - log a there."""
     sigma, half = 1e-3, 1 / 255
     level = grid(256)[128]
+    decode = jax.jit(decoders.bins(256))
     for side in (-1, 1):
         mean = level + side * (1.0 + half)
         a = 1.0 / sigma
         expected = 0.5 * a**2 + 0.5 * np.log(2 * np.pi) + np.log(a)
-        nats = decoders.bins(256)(level, mean, jnp.log(sigma**2))
+        nats = decode(level, mean, jnp.log(sigma**2))
         assert float(nats) == pytest.approx(expected, abs=2e-6)
 
 
@@ -54,17 +55,17 @@ def test_bins_are_right_in_both_far_tails(x64):
 def test_float32_agrees_with_float64_and_gradients_are_finite(name, sigma):
     x = grid(256)[jnp.array([0, 1, 100, 128, 254, 255])][:, None]
     mean = jnp.linspace(-1.2, 1.2, 9)[None, :]
-    decode = decoders.DECODERS[name](256)
+    decode = jax.jit(decoders.DECODERS[name](256))
 
     def total(mean, log_var):
         return decode(x, mean, log_var).sum()
 
     log_var = jnp.asarray(np.log(sigma**2), jnp.float32)
-    gradients = jax.grad(total, (0, 1))(mean, log_var)
+    gradients = jax.jit(jax.grad(total, (0, 1)))(mean, log_var)
     assert all(bool(jnp.isfinite(g).all()) for g in gradients)
     narrow = decode(x, mean, log_var)
     with jax.enable_x64(True):
-        wide = decoders.DECODERS[name](256)(*(jnp.asarray(np.asarray(v), jnp.float64) for v in (x, mean, log_var)))
+        wide = decode(*(jnp.asarray(np.asarray(v), jnp.float64) for v in (x, mean, log_var)))
         if name == "bins_tanh":  # in float32 a difference of tanhs is lost below 1e-7 of a mass
             seen = np.asarray(wide) < 7
             np.testing.assert_allclose(np.asarray(narrow)[seen], np.asarray(wide)[seen], atol=2e-3)
@@ -75,7 +76,9 @@ def test_float32_agrees_with_float64_and_gradients_are_finite(name, sigma):
 def test_tanh_approximation_is_close_to_the_exact_one(x64):
     """Of two levels, the lower has the mass Phi(-mean / sigma): 1.79e-4 off at 2.59, and less everywhere else."""
     mean = jnp.linspace(-5, 5, 10_001)
-    exact, approximate = (decoders.DECODERS[n](2)(-jnp.ones_like(mean), mean, 0.0) for n in ("bins", "bins_tanh"))
+    exact, approximate = (
+        jax.jit(decoders.DECODERS[n](2))(-jnp.ones_like(mean), mean, 0.0) for n in ("bins", "bins_tanh")
+    )
     difference = np.abs(np.exp(-exact) - np.exp(-approximate))
     assert difference.max() == pytest.approx(1.789e-4, rel=1e-3)
     assert abs(mean[difference.argmax()]) == pytest.approx(2.592, abs=2e-3)

@@ -20,7 +20,7 @@ BATCH = 16
 
 
 def unet(dropout=0.2):
-    return UNet(out_channels=1, channels=8, multipliers=(1, 1), blocks=1, attention=(), dropout=dropout)
+    return UNet(out_channels=1, channels=8, multipliers=(1,), blocks=1, attention=(), dropout=dropout)
 
 
 def make_loss(network):
