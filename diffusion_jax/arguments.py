@@ -77,9 +77,10 @@ def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mappin
         flags.DEFINE_enum("split", "train", ["train", "heldout"], "which examples", flag_values=args)
         flags.DEFINE_string("out", "stats.npz", "where the statistics go", flag_values=args)
         flags.DEFINE_integer("keep", 10_000, "examples whose features are kept as well", flag_values=args)
-    if command in ("stats", "evaluate"):
+    if command in ("stats", "evaluate", "benchmark"):
+        unless_named = "" if command == "benchmark" else "inception"
         flags.DEFINE_string(
-            "features", "inception", "inception, digits, pixels, or module:function of yours", flag_values=args
+            "features", unless_named, "inception, digits, pixels, or module:function of yours", flag_values=args
         )
         flags.DEFINE_string("inception", "", "weights made by import-inception, elsewhere", flag_values=args)
     if command == "import-inception":

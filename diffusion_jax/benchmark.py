@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from diffusion_jax import build
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source, from_arrays
+from diffusion_jax.networks.features import FeatureNetwork
 from diffusion_jax.process.base import level
 from diffusion_jax.training import loop, parallel, state
 from diffusion_jax.training.describe import compiled_bytes, describe
@@ -35,17 +36,20 @@ MOST_SECONDS = 30.0
 Figures = dict[str, Any]
 
 
-def benchmark(config: ConfigDict, repeats: int = 10, started: float | None = None) -> tuple[str, Figures]:
+def benchmark(
+    config: ConfigDict, repeats: int = 10, started: float | None = None, features: str = "", weights: str = ""
+) -> tuple[str, Figures]:
     """A table for people and the same figures by name; seconds, bytes, FLOP/s and images/s.
 
     repeats: timings behind each median; those of the step alone and of the step in its loop alternate. started: the
-    `time.perf_counter()` when the command began. Raises ValueError where the config does not fit its data or the
-    devices, or if repeats < 2.
+    `time.perf_counter()` when the command began. features, weights: a feature network to time on the data as well, see
+    `build.feature_network`. Raises ValueError where the config does not fit its data or the devices, or if repeats < 2.
     """
     started = time.perf_counter() if started is None else started
     if repeats < 2:
         raise ValueError(f"--repeats={repeats} must be at least 2")
     source, real = data(config)
+    network = feature_network(features, source, weights) if features else None
     config = build.resolve(config, source)
     experiment = build.build(config)
     parallel.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
@@ -58,6 +62,9 @@ def benchmark(config: ConfigDict, repeats: int = 10, started: float | None = Non
     if config.loss.name != "cross_entropy":
         log.info("sampling: compiling")
         figures |= sampling(config, experiment, params, repeats)
+    if network:
+        log.info("features: compiling")
+        figures |= extraction(network, source, repeats)
     figures |= memory()
     return text(figures), figures
 
@@ -196,6 +203,28 @@ def sampling(config: ConfigDict, experiment: build.Experiment, params: Any, repe
     }
 
 
+def feature_network(name: str, source: Source, weights: str) -> FeatureNetwork:
+    """The network, with random weights where the public ones are not on this machine."""
+    try:
+        return build.feature_network(name, source.shape, source.levels, weights=weights)
+    except FileNotFoundError as error:
+        if weights:
+            raise
+        log.info("random weights stand in (%s)", error)
+    return build.feature_network(name, source.shape, source.levels, drawn=True)
+
+
+def extraction(network: FeatureNetwork, source: Source, repeats: int) -> Figures:
+    """Of a call of a feature network as statistics are made: network.tile examples on each device, back on the host."""
+    number = network.tile * (jax.device_count() if network.compiled else 1)
+    x = source.read(np.arange(number) % source.size)[0]
+    apply = parallel.spread(network.apply, whole=1) if network.compiled else network.apply
+    params = parallel.replicated(network.params) if network.compiled else network.params
+    (of_call,), _ = in_turn([lambda times: [jax.device_get(apply(params, x)) for _ in range(times)]], repeats)
+    of_features = {"features": network.name, "features_images_per_second": number / float(np.median(of_call))}
+    return summary("features_call", of_call) | {"features_call_images": number} | of_features
+
+
 def in_turn(works: list[Callable[[int], Any]], repeats: int) -> tuple[list[np.ndarray], int]:
     """Seconds per run of each work [repeats], timed in alternation, and the number of runs in each timing."""
     began = time.perf_counter()
@@ -296,6 +325,12 @@ def text(figures: Figures) -> str:
             f"sampling     {f['sampling_seconds']:,.2f} s{how} for {f['sampling_images']} images in "
             f"{f['network_calls']:,} calls, {100 * f['network_share_of_sampling']:.0f} % of it the network; compile "
             f"{f['sampling_compile_seconds']:.1f} s"
+        )
+    if "features" in f:
+        minutes = 50_000 / f["features_images_per_second"] / 60
+        lines.append(
+            f"features     {seconds('features_call')} for {f['features_call_images']} images through {f['features']}: "
+            f"{f['features_images_per_second']:,.1f} images/s, {minutes:,.0f} minutes for 50,000"
         )
     peaks = {
         "compiler, of the train step": f.get("compiled_bytes"),

@@ -48,7 +48,7 @@ def benchmark(args: flags.FlagValues) -> Results:
 
     if args.batch_size:
         args.config.batch_size = args.batch_size
-    text, figures = benchmark(args.config, args.repeats, STARTED)
+    text, figures = benchmark(args.config, args.repeats, STARTED, args.features, args.inception)
     print(text)
     return figures
 

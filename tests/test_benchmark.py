@@ -11,6 +11,7 @@ import pytest
 
 from configs import cifar10_ddpm, digits, lsun_church256, toy2d
 from diffusion_jax import benchmark, build, main
+from diffusion_jax.interop import feature_networks
 from diffusion_jax.training.describe import describe
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -25,7 +26,7 @@ def measured():
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.chdir(ROOT)
         patch.setattr(benchmark, "LEAST_SECONDS", 0.01)
-        flags = ["--config=configs/digits.py:tiny", "--batch_size=16", "--repeats=3"]
+        flags = ["--config=configs/digits.py:tiny", "--batch_size=16", "--repeats=3", "--features=digits"]
         assert main.run(["main", "benchmark", *flags]) == 0
     *table, last = out.getvalue().splitlines()
     return json.loads(last), table
@@ -43,6 +44,8 @@ def test_figures_fit_each_other(measured):
     assert figures["sampling_steps_timed"] == figures["sampling_steps"] == figures["network_calls"] == 4
     assert figures["process_peak_bytes"] > figures["compiled_bytes"] > 0
     assert figures["batch_size"] == 16
+    each = figures["features_call_seconds"] / figures["features_call_images"]
+    assert figures["features_images_per_second"] == pytest.approx(1 / each)
 
 
 def test_flops_are_those_of_describe(measured):
@@ -54,7 +57,7 @@ def test_flops_are_those_of_describe(measured):
 def test_table_has_a_line_for_each_part(measured):
     figures, table = measured
     parts = ["machine", "batch", "compile", "train step", "in its loop", "overhead", "data alone", "FLOPs"]
-    parts += ["network call", "sampling", "memory"]
+    parts += ["network call", "sampling", "features", "memory"]
     assert [line[: len(part)] for line, part in zip(table, parts, strict=True)] == parts
     assert f"{figures['images_per_second']:,.1f} images/s" in table[4]
 
@@ -71,6 +74,14 @@ def test_a_walk_that_would_take_long_is_cut_short(monkeypatch):
     figures = benchmark.sampling(config, experiment, params, repeats=2)
     assert figures["sampling_steps_timed"] == 2 and figures["sampling_steps"] == 40
     assert figures["sampling_seconds"] > 0 and figures["network_calls"] == 40
+
+
+def test_random_weights_stand_in_for_those_that_are_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_networks, "IMPORTED", tmp_path / "none.npz")
+    source = build.source(digits.get_config(), "train")
+    assert benchmark.feature_network("inception", source, "").weights == "random"
+    with pytest.raises(FileNotFoundError, match=r"features=inception: there is no .*mine\.npz"):
+        benchmark.feature_network("inception", source, str(tmp_path / "mine.npz"))
 
 
 @pytest.mark.parametrize("recipe", [cifar10_ddpm, lsun_church256])

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from diffusion_jax.interop import feature_weights
@@ -19,18 +20,24 @@ IMPORTED = pathlib.Path("~/.cache/diffusion_jax/inception.npz")
 """Where imported weights of Inception are, unless another file is named."""
 
 
-def inception(shape: tuple[int, ...], levels: int, weights: str = "") -> FeatureNetwork:
+def inception(shape: tuple[int, ...], levels: int, weights: str = "", drawn: bool = False) -> FeatureNetwork:
     """The 2,048 features of the FID, of images of any size; grey ones are repeated as red, green and blue.
 
     weights: a file of `import_inception`; "" is IMPORTED. FileNotFoundError, with what to do, where there is none.
+    drawn: random weights in their place, which have the same speed and nothing else.
     """
     if len(shape) != 3 or shape[-1] not in (1, 3):
         raise ValueError(f"features=inception: wants images (H, W, 1 or 3), not {shape}; use pixels, or your own")
+    network, image = Inception(), (1, 8, 8, 3)
     path = pathlib.Path(weights or IMPORTED).expanduser()
-    if not path.is_file():
+    if drawn:
+        rng = np.random.default_rng(0)
+        flat = {at: 0.02 * rng.standard_normal(of, np.float32) for at, of in shapes(network, image).items()}
+        params, digest = traverse_util.unflatten_dict(flat), "random"
+    elif path.is_file():
+        params, digest = feature_weights.read(path, shapes(network, image))
+    else:
         raise FileNotFoundError(f"features=inception: there is no {path}; {public.SOURCES}")
-    network = Inception()
-    params, digest = feature_weights.read(path, shapes(network, (1, 8, 8, 3)))
 
     def apply(params: Any, x: Array) -> Any:
         x = (x + 1) * 127.5
