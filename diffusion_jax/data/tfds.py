@@ -129,7 +129,9 @@ def _check_files(dataset: str, splits: Any, wanted: str) -> None:
         raise ValueError(
             f"{dataset}: has no split {wanted!r}; set tfds.train and tfds.heldout among {', '.join(splits)}"
         )
-    for file in splits[name].filepaths:
+    with readable(f"{dataset}: split {name!r}", AGAIN):
+        files = splits[name].filepaths
+    for file in files:
         if not os.path.exists(file):
             raise FileNotFoundError(f"{file}: is missing from {dataset}; {AGAIN}")
 

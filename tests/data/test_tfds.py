@@ -239,7 +239,7 @@ def test_preparing_says_what_to_do_when_it_cannot(prepared, tmp_path, monkeypatc
         prepare("cifar10", str(tmp_path))
 
 
-@settings(DRAWN, max_examples=60)
+@settings(DRAWN, max_examples=100)
 @given(damage=ANYWHERE)
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "tiny_set-train.array_record-00000-of-00001"])
 def test_a_damaged_set_is_read_or_refused_in_one_line(data_dir, tmp_path, name, damage):
@@ -249,7 +249,7 @@ def test_a_damaged_set_is_read_or_refused_in_one_line(data_dir, tmp_path, name, 
     reads_or_refuses(lambda: tfds("train", "tiny_set", str(tmp_path / "set")), "tiny_set")
 
 
-@settings(DRAWN, max_examples=60)
+@settings(DRAWN, max_examples=100)
 @given(damage=ANYWHERE)
 @pytest.mark.parametrize("name", ["dataset_info.json", "tiny_set-train.tfrecord-00000-of-00001"])
 def test_a_damaged_set_is_converted_or_refused_in_one_line(prepared, tmp_path, name, damage):
