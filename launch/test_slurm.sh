@@ -13,8 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 PYTHON=$PWD/${VENV:-.venv}/bin/python
 case ${VENV:-} in /*) PYTHON=$VENV/bin/python ;; esac
-# Small and float-exact; the all-reduces of a perceptron are few, which is what a step between processes of a CPU costs.
-FLAGS=(--config=configs/toy2d.py:tiny --config.train_steps=400 --config.checkpoint.every=150 --config.report.every=20
+FLAGS=(--config=configs/digits.py:tiny --config.train_steps=240 --config.checkpoint.every=100 --config.report.every=20
     --config.report.samples_every=0 --config.eval.every=0 --config.report.tensorboard=False)
 
 skip() { echo "test_slurm: skipped: $1"; exit 0; }
@@ -154,14 +153,14 @@ await 300 "step 60" trained disturbed 60
 echo "test_slurm: scancel --signal=TERM"
 scancel --signal=TERM "$job"
 await 200 "the first return to the queue" is "$job" Restarts 1
-await 300 "step 220" trained disturbed 220
+await 300 "step 140" trained disturbed 140
 echo "test_slurm: scontrol requeue"
 scontrol requeue "$job"
 await 200 "the second return to the queue" is "$job" Restarts 2
 await 400 "the end of the disturbed job" ended "$job"
 must "$job" COMPLETED
 must "$cancelled" CANCELLED # it has not come back
-grep -E '[0-9] SIGTERM|resuming|goes back|step 400/' "$work/disturbed.log"
+grep -E '[0-9] SIGTERM|resuming|goes back|step 240/' "$work/disturbed.log"
 
 "$PYTHON" - "$work/undisturbed" "$work/disturbed" <<'END'
 import sys
@@ -184,7 +183,7 @@ def arrays(workdir):
 
 (one, steps), (other, steps_of_other) = map(arrays, sys.argv[1:])
 same = len(one) == len(other) and all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in zip(one, other))
-assert steps == steps_of_other == 400, (steps, steps_of_other)
+assert steps == steps_of_other == 240, (steps, steps_of_other)
 print(f"test_slurm: {sum(a.size for a in one):,} numbers of {len(one)} arrays at step {steps} are", end=" ")
 print("the same bits" if same else "NOT the same bits")
 sys.exit(not same)
