@@ -3,13 +3,14 @@
     workdir/checkpoints/<step>/state           the training state, as Orbax writes pytrees
                                config          JSON: the config of the run and the versions that wrote it
                                metrics         JSON: the held-out loss, or null where it was not measured at this step
-                               manifest.json   a checksum of every file of the three
+                               manifest.json   checksum and size of every file of the three
 
 A step's directory gets its name only when all of it is written, so a kill at any moment leaves the earlier checkpoints
 and, at most, a temporary directory that the next `open_manager` removes. Reading writes nothing.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import importlib.metadata
 import json
@@ -27,6 +28,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
+from orbax.checkpoint.future import ChainedFuture
 
 from diffusion_jax import __version__
 from diffusion_jax.training import checksums
@@ -45,6 +47,21 @@ MAY_DIFFER = (
 
 
 # Writing.
+
+
+class _Summed(ocp.StandardCheckpointHandler):
+    """Writes a tree as its parent does; then each process sums its own files, before any says that it is done."""
+
+    async def async_save(self, directory: Any, *args: Any, **options: Any) -> list[Any]:
+        written = await super().async_save(directory, *args, **options) or []
+        place = getattr(directory, "path", directory)  # it may still have to be made
+        return [ChainedFuture(written, lambda: checksums.sum_own(place, jax.process_index()))]
+
+
+@ocp.args.register_with_handler(_Summed, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class _SummedSave(ocp.args.StandardSave):
+    """What Orbax knows the handler above by; nothing is restored by it."""
 
 
 def open_manager(workdir: epath.PathLike, keep: int = 2, keep_every: int = 0) -> ocp.CheckpointManager:
@@ -98,7 +115,7 @@ def save(
     other_aim = config.get("checkpoint", {}).get("best", "heldout_loss") != "heldout_loss"
     manager.save(
         step,
-        args=ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(described)),
+        args=ocp.args.Composite(state=_SummedSave(state), config=ocp.args.JsonSave(described)),
         metrics={"heldout_loss": heldout_loss} | ({"aim": aim} if other_aim else {}),
     )
 

@@ -14,6 +14,8 @@ from etils import epath
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+OWN = "sums.process_"
+"""Beginning of the names of the files in which each process notes what it has written."""
 VERIFY = contextvars.ContextVar("verify", default=True)
 """Whether what is read is compared with its checksums first."""
 
@@ -28,10 +30,21 @@ def seal(directory: epath.Path) -> None:
             (written / MANIFEST).write_text(json.dumps(_checksums(written), indent=0))
 
 
+def sum_own(item: epath.Path, process: int) -> None:
+    """Note the checksums of what this process has written of an item, its arrays, beside them."""
+    own = sorted(_files(item / f"ocdbt.process_{process}"))
+    (item / f"{OWN}{process}").write_text(json.dumps({str(path.relative_to(item)): _checksum(path) for path in own}))
+
+
 def _checksums(directory: epath.Path) -> dict[str, str]:
-    """CRC-32 of each file of the items, by path; Orbax's own notes at the top of the directory are still to change."""
-    items = [item for item in directory.iterdir() if item.is_dir()]
-    return {str(path.relative_to(directory)): _checksum(path) for item in items for path in sorted(_files(item))}
+    """The checksum of each file of the items, by path; Orbax's own notes at the top of the directory are to change."""
+    found = {}
+    for item in (item for item in directory.iterdir() if item.is_dir()):
+        noted = [json.loads(path.read_text()) for path in item.glob(f"{OWN}*")]
+        known = {name: value for of_process in noted for name, value in of_process.items()}
+        for path in sorted(_files(item)):
+            found[str(path.relative_to(directory))] = known.get(str(path.relative_to(item))) or _checksum(path)
+    return found
 
 
 def _files(directory: epath.Path) -> Iterator[epath.Path]:
@@ -44,11 +57,12 @@ def _files(directory: epath.Path) -> Iterator[epath.Path]:
 
 
 def _checksum(path: epath.Path) -> str:
+    """CRC-32 and size."""
     crc = 0
     with path.open("rb") as file:
         while chunk := file.read(1 << 24):
             crc = zlib.crc32(chunk, crc)
-    return f"{crc:08x}"
+    return f"{crc:08x} {path.stat().length}"
 
 
 def damage(directory: epath.Path, item: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax import main
-from diffusion_jax.training import checkpoints, parallel, reporting
+from diffusion_jax.training import checkpoints, checksums, parallel, reporting
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 FLAGS = [
@@ -90,6 +90,9 @@ def test_two_processes_go_on_where_one_stopped_and_the_other_way_round(one_proce
     (to_two / "metrics.jsonl").unlink()
     first, second = two_processes("train", *FLAGS, f"--workdir={to_two}", "--config.train_steps=50")
     assert first[0]["step"] == 50 and not second
+    for i in range(2):  # each has summed its own files
+        noted = json.loads((to_two / "checkpoints" / "50" / "state" / f"{checksums.OWN}{i}").read_text())
+        assert noted and all(name.startswith(f"ocdbt.process_{i}/") for name in noted)
 
     two_processes("train", *FLAGS, f"--workdir={from_two}", "--config.train_steps=25")
     monkeypatch.chdir(ROOT)
