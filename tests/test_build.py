@@ -480,8 +480,8 @@ def test_continuous_training_gives_a_finite_loss(changes):
     loss, metrics = experiment.loss(params, rows, t, jax.random.split(jax.random.key(1), 4))
     assert np.isfinite(loss).all() and np.all(loss > 0) and np.all((t >= 0) & (t <= 1))
     if c.loss.name == "vdm":
-        mean = jax.grad(
-            lambda params: experiment.loss(params, rows, t, jax.random.split(jax.random.key(1), 4))[0].mean()
+        mean = jax.jit(
+            jax.grad(lambda params: experiment.loss(params, rows, t, jax.random.split(jax.random.key(1), 4))[0].mean())
         )
         assert all(value != 0 for value in mean(params)["schedule"].values())
     assert list(metrics) == (["diffusion", "prior", "reconstruction"] if c.loss.name == "vdm" else ["mse"])

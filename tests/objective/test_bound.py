@@ -34,14 +34,14 @@ def expected_terms(rows, kernel, denoise, variance):
     """E over q of each step's term for x0 ~ N(0, variance), D = 1, by exact quadrature (the terms are quadratic)."""
     x0, noise, weights = moments(variance)
     term = bound.step_term(PROCESS, kernel, decoders.density())
-    out = []
-    for i in range(len(rows.at.t)):
-        row = jax.tree.map(lambda field: jnp.full(len(x0), field[i]), rows)  # noqa: B023
-        x = jnp.asarray(x0)[:, None]
+    x = jnp.asarray(x0)[:, None]
+
+    def of_step(row):
+        row = jax.tree.map(lambda field: jnp.full(len(x0), field), row)
         x_t = PROCESS.corrupt(row.at, x, jnp.asarray(noise)[:, None])
-        estimate = denoise(row.at, x_t)
-        out.append(float(weights @ term(row, Prediction(estimate, None, None), x, x_t)))
-    return np.array(out)
+        return weights @ term(row, Prediction(denoise(row.at, x_t), None, None), x, x_t)
+
+    return np.asarray(jax.jit(lambda: jax.lax.map(of_step, jax.tree.map(jnp.asarray, rows)))())
 
 
 def exact(variance):
