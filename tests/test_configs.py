@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax import build, main
+from diffusion_jax import arguments, build, main
+from diffusion_jax.data import pipeline
+from diffusion_jax.training import loop, state
 from diffusion_jax.training.describe import count
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -36,6 +38,8 @@ PARAMETERS = {
 }
 WHOLE = ("digits", "toy2d", "dpm2015_heartbeat")
 """Those that also draw pictures and evaluate along the way, which costs the compiler: one per kind of data."""
+BY_COMMAND = (*WHOLE, "folder", "digits_cond", "digits_classifier", "cifar10_vp_ddpmpp", "cifar10_vdm", "cifar10_ncsn")
+"""Those that the commands train and sample, by way of a workdir: for kinds of networks. The others step and sample."""
 
 
 @pytest.fixture(scope="session")
@@ -86,8 +90,53 @@ def json_line(capsys):
     return json.loads(capsys.readouterr().out.strip().splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_recipe_trains_two_steps_and_samples(name, images, tmp_path, capsys, monkeypatch):
+def reads(name, images):
+    """Flags that put images of the test in the place of sets that nobody can ship."""
+    data = recipe(name).data
+    if data.name not in ("folder", "tfds"):
+        return []
+    channels = data.shape[-1] if data.shape else 3
+    flags = [f"--config.data.folder.path={images}", "--config.data.name=folder", "--config.data.workers=0"]
+    flags += [f"--config.data.folder.channels={channels}"]
+    return [*flags, "--config.data.folder.heldout_fraction=0.4", "--config.data.classes=0"]
+
+
+def check_samples(name, samples):
+    config = recipe(name, "tiny")
+    if config.data.name == "heartbeat":
+        assert samples.dtype == np.uint8 and samples.shape == (5, 20) and samples.max() <= 1
+    elif config.data.name == "toy2d":
+        assert samples.dtype == np.float32 and samples.shape == (5, 2) and np.isfinite(samples).all()
+    else:
+        grey = config.data.name in ("digits", "dead_leaves")
+        channels = config.data.shape[-1] if config.data.shape else 1 if grey else 3
+        assert samples.dtype == np.uint8 and samples.shape == (5, 8, 8, channels)
+        assert samples.max() < (17 if config.data.name == "digits" else 256)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in BY_COMMAND])
+def test_recipe_takes_two_steps_and_samples(name, images, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    argv = ["main", "train", f"--config=configs/{name}.py:tiny", "--workdir=none", *reads(name, images)]
+    config = arguments.parse(argv).config
+    source = build.source(config, "train")
+    config = build.resolve(config, source)
+    experiment = build.build(config)
+    key_init, key, _ = loop.keys(config)
+    shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
+    train_state = loop.start(config, experiment, key_init, shapes)
+    step = loop.training_step(config, experiment, shapes)
+    for n in (0, 1):
+        batch = pipeline.batch(source, config.seed, n, config.batch_size, config.data.flip)
+        train_state, metrics = step(train_state, batch, key)
+        assert np.isfinite(metrics["loss"]) and metrics["skipped"] == 0
+    samples = loop.samples(config, experiment.sampler)(loop.averaged(train_state, config), np.arange(3, 8))
+    check_samples(name, samples)
+
+
+@pytest.mark.parametrize("name", BY_COMMAND)
+def test_commands_train_and_sample_a_recipe(name, images, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     if name != "toy2d":  # all devices once
         monkeypatch.setattr(jax, "device_count", lambda: 1)
@@ -95,12 +144,7 @@ def test_recipe_trains_two_steps_and_samples(name, images, tmp_path, capsys, mon
     flags = [f"--config=configs/{name}.py:tiny", f"--workdir={workdir}", "--config.report.tensorboard=False"]
     if name not in WHOLE:
         flags += ["--config.eval.every=0", "--config.report.samples_every=0", "--config.checkpoint.every=2"]
-    data = recipe(name).data
-    if data.name in ("folder", "tfds"):  # sets that nobody can ship: images of the test in their place
-        channels = data.shape[-1] if data.shape else 3
-        flags += [f"--config.data.folder.path={images}", "--config.data.name=folder", "--config.data.workers=0"]
-        flags += [f"--config.data.folder.channels={channels}"]
-        flags += ["--config.data.folder.heldout_fraction=0.4", "--config.data.classes=0"]
+    flags += reads(name, images)
     assert main.run(["main", "train", *flags]) == 0
     trained = json_line(capsys)
     assert trained["step"] == 2 and trained["workdir"] == workdir and np.isfinite(trained["loss"])
@@ -120,11 +164,4 @@ def test_recipe_trains_two_steps_and_samples(name, images, tmp_path, capsys, mon
         if config.network.conditional:  # of a class drawn for each
             assert file["labels"].min() >= 0 and file["labels"].max() <= 9 and len(np.unique(file["labels"])) > 1
     np.testing.assert_array_equal(seeds, np.arange(3, 8))
-    if config.data.name == "heartbeat":
-        assert samples.dtype == np.uint8 and samples.shape == (5, 20) and samples.max() <= 1
-    elif config.data.name == "toy2d":
-        assert samples.dtype == np.float32 and samples.shape == (5, 2)
-    else:
-        channels = config.data.shape[-1] if config.data.shape else 1 if data.name in ("digits", "dead_leaves") else 3
-        assert samples.dtype == np.uint8 and samples.shape == (5, 8, 8, channels)
-        assert samples.max() < (17 if config.data.name == "digits" else 256)
+    check_samples(name, samples)
