@@ -68,6 +68,7 @@ def shards(run: trained.Run, seeds: np.ndarray) -> Iterator[tuple[np.ndarray, np
         done = first + len(rows)
         left = (time.perf_counter() - started) / done * (len(to_draw) - done)
         log.info("samples: %d of %d drawn, %s left", done, len(to_draw), reporting.duration(left))
+    parallel.wait_for_all("samples are kept")  # whoever looks next, in any process, finds them all
 
 
 def place(run: trained.Run) -> epath.Path:

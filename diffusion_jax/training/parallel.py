@@ -123,6 +123,12 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def wait_for_all(what: str) -> None:
+    """Go on when every process of the run has come here; what: a name for the place."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
 def rows(batch_size: int) -> slice:
     """Which rows of the global batch this process reads. Raises ValueError where they cannot be divided."""
     each, rest = divmod(batch_size, jax.process_count())
