@@ -6,9 +6,10 @@ Work, on both sides: `train`, steps of DDPM training (uniform t, L_simple, Adam,
 average) on a batch that is on the device already; `call`, calls of the network; `sample`, ancestral sampling in 1,000
 steps; `whole`, the same as a process, from its start to its end, with whatever was compiled before in the cache.
 
-Each side is a process that makes its work ready and then does it when told to; one rests while the other works. A ratio
-is that of two timings that follow one another, images/s of ours to the peer's: above 1, ours is faster. Printed are the
-medians of --repeats of them with the least and the greatest. Of several batches in a case each side takes its own best.
+Each side is a process that makes its work ready and then does it when told to; one rests while the other works, or has
+ended before, where the memory of a GPU holds only one of them (`train256`). A ratio is that of two timings, images/s of
+ours to the peer's: above 1, ours is faster. Printed are the medians of --repeats of them with the least and the
+greatest. Of several batches in a case each side takes its own best; --batches names others.
 """
 
 import argparse
@@ -39,10 +40,10 @@ CASES: dict[str, dict[str, Options]] = {
         "sample": {"work": "sample", "recipe": DIGITS, "batches": [64], "dtype": "float32", "times": 1, "whole": True},
     },
     "gpu": {
-        "train": {
-            "work": "train", "recipe": CIFAR, "batches": [128, 256, 512], "dtype": "bfloat16", "times": 20,
+        "train": {"work": "train", "recipe": CIFAR, "batches": [256, 512], "dtype": "bfloat16", "times": 20},
+        "train256": {
+            "work": "train", "recipe": LSUN, "batches": [32, 64], "dtype": "bfloat16", "times": 4, "apart": True,
         },
-        "train256": {"work": "train", "recipe": LSUN, "batches": [16, 32, 64], "dtype": "bfloat16", "times": 3},
         "sample": {"work": "sample", "recipe": CIFAR, "batches": [256], "dtype": "bfloat16", "times": 1},
     },
 }  # fmt: skip
@@ -146,12 +147,13 @@ class Side:
 
     def __init__(self, command: list[str], options: Options) -> None:
         gpu = options["on"] == "gpu"  # one GPU, and all of its memory to whoever asks for it
-        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": ".95"}
+        environment = os.environ | {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".95"}
+        environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = str(options["apart"]).lower()
         environment["JAX_PLATFORMS"] = "cuda,cpu" if gpu else "cpu"
         environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] if gpu else ""
         if options["devices"] > 1:
             environment["JAX_NUM_CPU_DEVICES"] = str(options["devices"])
-        self.command = command
+        self.command, self.on = command, options["on"]
         self.process = subprocess.Popen(
             [*command, json.dumps(options)], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
@@ -165,9 +167,10 @@ class Side:
         self.close()
         raise RuntimeError(f"{' '.join(self.command)} ended with {self.process.returncode}")
 
-    def warm_run(self, times: int) -> Options:
-        """As `run`, after once that is not timed: what a process has in the caches is gone while it rests."""
-        self.run(1)
+    def warm_run(self, times: int, first: bool) -> Options:
+        """As `run`, after once that is not timed: the first time, and where rest costs a process its caches."""
+        if first or self.on == "cpu":
+            self.run(1)
         return self.run(times)
 
     def run(self, times: int) -> Options:
@@ -202,16 +205,21 @@ def compare(ours: list[str], theirs: list[str], mine: Options, other: Options, r
             seconds.append((a, b))
         peaks = (None, None)
     else:
-        with contextlib.ExitStack() as stack:
-            sides = []
-            for command, options in ((ours, mine), (theirs, other)):
-                sides.append(Side(command, options))
-                stack.callback(sides[-1].close)
-            ready, other_ready = (side.ready for side in sides)
-            for _ in range(repeats):
-                answers = [side.warm_run(times) for side in sides]
-                seconds.append(tuple(answer["seconds"] / times for answer in answers))
-        peaks = tuple(answer["peak_bytes"] for answer in answers)
+        answers: tuple[list[Options], list[Options]] = ([], [])
+        readies: list[Options] = []
+        for group in [[0], [1]] if mine["apart"] else [[0, 1]]:
+            with contextlib.ExitStack() as stack:
+                sides = {}
+                for i in group:
+                    sides[i] = Side((ours, theirs)[i], (mine, other)[i])
+                    stack.callback(sides[i].close)
+                    readies.append(sides[i].ready)
+                for repeat in range(repeats):
+                    for i, side in sides.items():
+                        answers[i].append(side.warm_run(times, first=repeat == 0))
+        ready, other_ready = readies
+        seconds = [(a["seconds"] / times, b["seconds"] / times) for a, b in zip(*answers, strict=True)]
+        peaks = tuple(rows[-1]["peak_bytes"] for rows in answers)
     ratios = sorted((b / other["batch"]) / (a / mine["batch"]) for a, b in seconds)
     return {
         "ours_seconds": median([a for a, _ in seconds]),
@@ -273,6 +281,7 @@ def main(argv: list[str]) -> int:
     names = "; ".join(f"{device}: {', '.join(cases)}" for device, cases in CASES.items())
     parser.add_argument("--cases", default="", help=f"some of them, by name ({names})")
     parser.add_argument("--peers", default=",".join(PEERS), help="PEER:MODE, …")
+    parser.add_argument("--batches", default="", help="instead of those of the cases, such as 256,512")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
         "--cpu_devices", type=int, default=1, help="JAX's, of the cores; the threads of PyTorch are all"
@@ -287,7 +296,9 @@ def main(argv: list[str]) -> int:
     print(f"{'case':12s} {'peer':36s} {'ours':>10s} {'peer':>10s}  images/s, ours to the peer's (least to greatest)")
     results: Options = {}
     for name, case in cases.items():
-        common = case | {"on": device, "whole": case.get("whole", False), "batch": case["batches"][0]}
+        if args.batches:
+            case["batches"] = [int(batch) for batch in args.batches.split(",")]
+        common = {"whole": False, "apart": False} | case | {"on": device, "batch": case["batches"][0]}
         mine = common | {"devices": args.cpu_devices if device == "cpu" else 1}
         command, theirs = [sys.executable, __file__, "--serve"], [args.peers_python, str(HERE / "peers.py")]
         try:

@@ -1,6 +1,7 @@
 """The wiring: what a config may say, and the one line in which it is refused."""
 
 import importlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -493,3 +494,11 @@ def test_weight_decay_shrinks_parameters_without_a_gradient():
     params = {"w": jnp.ones(3)}
     updates, _ = optimizer.update({"w": jnp.zeros(3)}, optimizer.init(params), params)
     np.testing.assert_allclose(updates["w"], -0.001, rtol=1e-5)
+
+
+def test_no_device_may_round_what_features_are_made_of():
+    """Convolutions and products of GPUs and TPUs round float32 unless they are told not to."""
+    network = build.feature_network("digits", (8, 8, 1), 17)
+    program = str(jax.make_jaxpr(network.apply)(network.params, jnp.zeros((2, 8, 8, 1), jnp.uint8)))
+    told = set(re.findall(r"precision=(\S+?),? ", program))
+    assert told and all("HIGHEST" in precision for precision in told), told

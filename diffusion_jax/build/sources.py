@@ -97,8 +97,12 @@ def feature_network(name: str, shape: tuple[int, ...], levels: int, **options: A
     """
     if ":" not in name:
         network = choose("features", name, FEATURES)(shape, levels, **(options if name == "inception" else {}))
-        in_range = network.apply
-        return network._replace(apply=lambda params, x: in_range(params, to_model(x, levels)))
+
+        def apply(params: Any, x: Any) -> tuple[Any, Any]:
+            with jax.default_matmul_precision("highest"):  # GPUs and TPUs would round float32 to 11 or 8 bits
+                return network.apply(params, to_model(x, levels))
+
+        return network._replace(apply=apply)
     module, _, function = name.partition(":")
     try:
         own = getattr(importlib.import_module(module), function)

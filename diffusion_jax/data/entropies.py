@@ -52,7 +52,7 @@ def _mixture(x: jax.Array, curve: jax.Array, weight: jax.Array, var: jax.Array) 
 
     def some(x: jax.Array) -> jax.Array:
         distance = jnp.square(x[:, :1] - curve[:, 0]) + jnp.square(x[:, 1:] - curve[:, 1])
-        return jnp.exp(distance / (-2 * var)) @ weight
+        return jnp.matmul(jnp.exp(distance / (-2 * var)), weight, precision="highest")
 
     return jax.lax.map(some, x.reshape(-1, AT_ONCE, 2)).ravel()
 

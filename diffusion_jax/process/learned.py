@@ -41,7 +41,8 @@ def betas(num_steps: int, first_beta: float = 1e-3, bumps: int = 0) -> Learned:
 
     def schedule_of(params: dict[str, Array]) -> Schedule:
         def schedule(t: Array) -> tuple[Array, Array]:
-            perturbation = jnp.asarray(basis, t.dtype) @ jnp.asarray(params["perturbation"], t.dtype)
+            weights = jnp.asarray(params["perturbation"], t.dtype)
+            perturbation = jnp.matmul(jnp.asarray(basis, t.dtype), weights, precision="highest")
             rates = dpm2015_rates(jax.nn.sigmoid(jnp.asarray(offsets, t.dtype) + perturbation))
             steps = jnp.log1p(-jnp.concatenate([jnp.full(1, first_beta, t.dtype), rates])) / 2
             ends = jnp.cumsum(steps)
@@ -109,7 +110,8 @@ def gamma_net(gamma_min: float = -13.3, gamma_max: float = 5.0, width: int = 102
 
             def f(t: Array) -> Array:
                 h = jnp.abs(p["w1"]) * t + p["b1"]
-                return h + jax.nn.sigmoid(jnp.abs(p["w2"]) * h[..., None] + p["b2"]) @ jnp.abs(p["w3"])
+                hidden = jax.nn.sigmoid(jnp.abs(p["w2"]) * h[..., None] + p["b2"])
+                return h + jnp.matmul(hidden, jnp.abs(p["w3"]), precision="highest")
 
             first, last = f(jnp.zeros_like(t)), f(jnp.ones_like(t))
             return p["bias"] + jnp.abs(p["slope"]) * (f(t) - first) / (last - first)

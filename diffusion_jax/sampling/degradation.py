@@ -109,7 +109,11 @@ def colour(shape: tuple[int, ...]) -> Degradation:
         raise ValueError(f"colours can be missing only from images [H,W,C] with C > 1, not from examples of {shape}")
     basis = averaging(shape[-1])
     mask = np.broadcast_to(np.arange(shape[-1]) == 0, shape)
-    return Degradation(mask, lambda x: x @ jnp.asarray(basis, x.dtype).T, lambda y: y @ jnp.asarray(basis, y.dtype))
+    return Degradation(
+        mask,
+        lambda x: jnp.matmul(x, jnp.asarray(basis, x.dtype).T, precision="highest"),
+        lambda y: jnp.matmul(y, jnp.asarray(basis, y.dtype), precision="highest"),
+    )
 
 
 def detail(shape: tuple[int, ...], factor: int = 2) -> Degradation:
@@ -126,7 +130,7 @@ def detail(shape: tuple[int, ...], factor: int = 2) -> Degradation:
     def turn(x: Array, matrix: np.ndarray) -> Array:
         blocks = x.reshape(-1, height // factor, factor, width // factor, factor, channels)
         flat = jnp.moveaxis(blocks, 2, 3).reshape(-1, height // factor, width // factor, factor**2, channels)
-        turned = jnp.einsum("ij,bhwjc->bhwic", jnp.asarray(matrix, x.dtype), flat)
+        turned = jnp.einsum("ij,bhwjc->bhwic", jnp.asarray(matrix, x.dtype), flat, precision="highest")
         blocks = turned.reshape(-1, height // factor, width // factor, factor, factor, channels)
         return jnp.moveaxis(blocks, 3, 2).reshape(x.shape)
 

@@ -138,7 +138,7 @@ def make_eval_step(loss: Loss, num_steps: int, batch_size: int, min_t: float = 0
         if num_steps:  # k / T * BINS is a rounding off for some k
             interval = (jnp.round(t * num_steps).astype(jnp.int32) * BINS - 1) // num_steps
         bins = jax.nn.one_hot(interval, BINS) * batch["mask"][:, None]
-        sums = {"loss": per_example @ bins, "count": bins.sum(0)}
+        sums = {"loss": (per_example[:, None] * bins).sum(0), "count": bins.sum(0)}
         return sums if axis is None else jax.lax.psum(sums, axis)
 
     return eval_step
