@@ -63,14 +63,12 @@ def prepare(args: flags.FlagValues) -> Results:
 
 def sample(args: flags.FlagValues) -> Results:
     """Draw samples from a workdir into a .npz, with a picture beside it."""
+    from diffusion_jax import files
     from diffusion_jax.analysis import trained
     from diffusion_jax.data.scaling import to_rgb
     from diffusion_jax.training import parallel, pictures
 
-    out = pathlib.Path(args.out)
-    if out.suffix != ".npz":
-        raise ValueError(f"--out={args.out} must end in .npz")
-    check_writable(out)
+    out = to_write(args.out)
     if args.pictured < 1:
         raise ValueError(f"--pictured={args.pictured} must be at least 1")
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance)
@@ -84,7 +82,7 @@ def sample(args: flags.FlagValues) -> Results:
         arrays["labels"] = labels
     picture = out.with_suffix(".png")
     if parallel.is_first():
-        save_npz(out, arrays)
+        files.save_npz(out, arrays)
         pictures.save_png(picture, samples[: args.pictured], run.config.data.levels)
     calls = trained.network_calls(run)
     log.info("%s: %d network calls a sample", run.config.sampler.name, calls)
@@ -96,14 +94,11 @@ def restore(args: flags.FlagValues) -> Results:
     """Degrade held-out examples and restore them, into a .npz with a picture beside it."""
     import numpy as np
 
-    from diffusion_jax import build
+    from diffusion_jax import build, files
     from diffusion_jax.analysis import restoring, trained
     from diffusion_jax.training import pictures
 
-    out = pathlib.Path(args.out)
-    if out.suffix != ".npz":
-        raise ValueError(f"--out={args.out} must end in .npz")
-    check_writable(out)
+    out = to_write(args.out)
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance)
     options: dict[str, Results] = {
         "inpaint": {"mask": args.mask, "share": args.share, "seed": args.seed},
@@ -115,7 +110,7 @@ def restore(args: flags.FlagValues) -> Results:
     arrays, figures = restoring.restore(
         run, degraded, args.rule, args.num_samples, args.seed, noise, args.repeats, args.length
     )
-    save_npz(out, arrays)
+    files.save_npz(out, arrays)
     picture, rows = out.with_suffix(".png"), ("degraded", "restored", "original")
     shown = np.stack([arrays[name][:PICTURED] for name in rows])
     title = f"{args.task}, {args.rule}: RMSE {figures['rmse']:.1f} / 255"
@@ -128,10 +123,7 @@ def stats(args: flags.FlagValues) -> Results:
     """Reference statistics of a whole split, with their provenance, into a .npz."""
     from diffusion_jax import build, reference
 
-    out = pathlib.Path(args.out)
-    if out.suffix != ".npz":
-        raise ValueError(f"--out={out} must end in .npz")
-    check_writable(out)
+    out = to_write(args.out)
     if args.keep < 2:
         raise ValueError(f"--keep={args.keep} must be at least 2")
     source = build.source(args.config, args.split)
@@ -196,10 +188,7 @@ def encode(args: flags.FlagValues) -> Results:
     """Carry held-out examples to t = 1 and back, into a .npz, with a picture beside it."""
     from diffusion_jax.analysis import latents, trained
 
-    out = pathlib.Path(args.out)
-    if out.suffix != ".npz":
-        raise ValueError(f"--out={args.out} must end in .npz")
-    check_writable(out)
+    out = to_write(args.out)
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, ode=args.ode)
     return {"step": run.step, **latents.report(run, args.num_samples, out, args.by)}
 
@@ -293,24 +282,15 @@ COMMANDS: dict[str, Callable[[flags.FlagValues], Results]] = {
 }
 
 
-def save_npz(out: pathlib.Path, arrays: dict[str, Any]) -> None:
-    """Write arrays into a .npz file, whole or not at all."""
-    import numpy as np
-
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with open(unfinished, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(unfinished, out)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def check_writable(out: pathlib.Path) -> None:
-    """Raise ValueError or PermissionError, before any work is done, if `out` cannot be written."""
-    if not out.parent.is_dir():
-        raise ValueError(f"--out={out}: the folder {out.parent} does not exist; make it, or choose another")
-    if out.is_dir():
+def to_write(out: str) -> pathlib.Path:
+    """Where a command is to write its .npz. Raises ValueError or PermissionError, before any work, if it cannot."""
+    path = pathlib.Path(out)
+    if path.suffix != ".npz":
+        raise ValueError(f"--out={out} must end in .npz")
+    if not path.parent.is_dir():
+        raise ValueError(f"--out={out}: the folder {path.parent} does not exist; make it, or choose another")
+    if path.is_dir():
         raise ValueError(f"--out={out} is a folder; name a file in it")
-    if not os.access(out.parent, os.W_OK):
-        raise PermissionError(f"--out={out}: {out.parent} cannot be written to; choose another folder")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"--out={out}: {path.parent} cannot be written to; choose another folder")
+    return path

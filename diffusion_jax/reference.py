@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import __version__, build
+from diffusion_jax import __version__, build, files
 from diffusion_jax.data import pipeline
 from diffusion_jax.evaluation.figures import Features
 from diffusion_jax.networks.features import FeatureNetwork
@@ -136,15 +136,7 @@ def measure(config: ConfigDict, split: str, network: FeatureNetwork, keep: int =
 
 def write(path: os.PathLike | str, reference: Reference) -> None:
     """Write a reference into a .npz file, atomically."""
-    path = pathlib.Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    arrays = reference._asdict() | {"provenance": np.array(json.dumps(reference.provenance, default=list))}
-    try:
-        with open(unfinished, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    files.save_npz(path, reference._asdict() | {"provenance": np.array(json.dumps(reference.provenance, default=list))})
 
 
 def read(path: os.PathLike | str) -> Reference:

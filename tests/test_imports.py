@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
-NOTHING = ["process", "networks", "data", "training.parallel", "training.checksums", "training.pictures"]
+NOTHING = ["process", "networks", "data", "training.parallel", "training.checksums", "training.pictures", "files"]
 MAY_IMPORT = {name: [name] for name in NOTHING} | {
     "training.reporting": ["training.reporting", "training.pictures"],
     "training.checkpoints": ["training.checkpoints", "training.checksums"],
-    "interop": ["interop", "networks", "training.checkpoints"],
+    "interop": ["interop", "networks", "training.checkpoints", "files"],
     "objective": ["objective", "process"],
     "sampling": ["sampling", "objective", "process"],
     "evaluation": ["evaluation", "sampling", "objective", "process"],

@@ -4,7 +4,6 @@ run = trained.load("runs/digits")
 figures, terms, curves = bound.variational_bound(run)
 """
 
-import io
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from diffusion_jax import build
+from diffusion_jax import build, files
 from diffusion_jax.analysis import trained
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source
@@ -65,10 +64,7 @@ def report_bound(run: trained.Run) -> tuple[dict[str, Any], np.ndarray]:
     figures, terms, curves = variational_bound(run)
     directory = trained.evaluation_directory(run)
     terms_nats = np.concatenate([terms.prior[:, None], terms.steps], axis=1)
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {"terms_nats": terms_nats, "mse": terms.mse, **curves}
-    np.savez(buffer, **arrays)
-    (directory / "vlb.npz").write_bytes(buffer.getvalue())
+    files.save_npz(directory / "vlb.npz", {"terms_nats": terms_nats, "mse": terms.mse, **curves})
     title = f"{epath.Path(run.workdir).name}: {figures['bits_per_dim']:.3f} bits/dim"
     pictures.bound_terms(directory / "vlb.png", curves, title)
     pictures.rate_distortion(directory / "rate_distortion.png", curves, title)

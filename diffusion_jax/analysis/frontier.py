@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from diffusion_jax import build
+from diffusion_jax import build, files
 from diffusion_jax.analysis import trained
 from diffusion_jax.evaluation.frechet import frechet_interval, frechet_pixels
 from diffusion_jax.evaluation.svm import svm_confidence
@@ -95,7 +94,9 @@ def frontier(
             **(svm_confidence(real, held_back, samples) if config.eval.svm else {}),
             "seconds": seconds,
         }
-        save(directory / f"{one.name}.npz", {"samples": samples, "seeds": seeds, "figures": json.dumps(figures)})
+        files.save_npz(
+            directory / f"{one.name}.npz", {"samples": samples, "seeds": seeds, "figures": json.dumps(figures)}
+        )
         log.info("%s: Fréchet %.4g (%.4g to %.4g)", one.label, figures["frechet_pixels"], low, high)
     found = read(directory)
     title = f"{epath.Path(run.workdir).name}, step {run.step}, ema {run.ema}"
@@ -105,7 +106,9 @@ def frontier(
     (parent / "frontier.md").write_text(text + "\n")
     (parent / "frontier.csv").write_text(table(found))
     columns = list(found[0])
-    save(parent / "frontier.npz", {name: np.array([one.get(name, np.nan) for one in found]) for name in columns})
+    files.save_npz(
+        parent / "frontier.npz", {name: np.array([one.get(name, np.nan) for one in found]) for name in columns}
+    )
     pictures.frontier(parent / "frontier.png", found, title, real_figure)
     log.info("%s", parent / "frontier.md")
     return text, {"cells": len(found), "drawn": len(missing), "table": str(parent / "frontier.md")}
@@ -132,15 +135,6 @@ def read(directory: epath.Path) -> list[dict[str, Any]]:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             found.append(json.loads(str(file["figures"])))
     return sorted(found, key=lambda one: (one["sampler"], one["grid"], one["network_calls"], one["num_samples"]))
-
-
-def save(path: epath.Path, arrays: Mapping[str, Any]) -> None:
-    """Write arrays so that a file by this name is whole."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **dict(arrays))
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(buffer.getvalue())
-    unfinished.replace(path)
 
 
 def markdown(title: str, found: Sequence[Mapping[str, Any]], real_figure: float) -> str:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from diffusion_jax import files
 from diffusion_jax.analysis import trained
 from diffusion_jax.training import loop, parallel, reporting
 
@@ -59,11 +60,8 @@ def shards(run: trained.Run, seeds: np.ndarray) -> Iterator[tuple[np.ndarray, np
         rows = to_draw[first : first + per_call]
         samples = draw(run.params, seeds[rows])
         if parallel.is_first():
-            buffer = io.BytesIO()
-            np.savez(buffer, seeds=seeds[rows], samples=samples)
-            unfinished = directory / f".{seeds[rows[0]]:010d}.npz"
-            unfinished.write_bytes(buffer.getvalue())
-            unfinished.replace(directory / f"{seeds[rows[0]]:010d}-{len(rows)}.npz")
+            path = directory / f"{seeds[rows[0]]:010d}-{len(rows)}.npz"
+            files.save_npz(path, {"seeds": seeds[rows], "samples": samples})
         yield rows, samples
         done = first + len(rows)
         left = (time.perf_counter() - started) / done * (len(to_draw) - done)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax import build
+from diffusion_jax import build, files
 from diffusion_jax.analysis import bound
 from diffusion_jax.analysis.trained import Run
 from diffusion_jax.data.scaling import to_model
@@ -56,9 +56,7 @@ def report(run: Run, number: int, out: pathlib.Path, by: str = "ode") -> dict[st
     found, calls = encode(run, x, label, by)
     back, calls_back = decode(run, found, label, by)
     decoded = np.asarray(build.out_of_range(run.config)(back))
-    arrays: dict[str, Any] = {"examples": x, "labels": label, "latents": found, "decoded": decoded}
-    with open(out, "wb") as file:
-        np.savez(file, **arrays)
+    files.save_npz(out, {"examples": x, "labels": label, "latents": found, "decoded": decoded})
     picture, shown = out.with_suffix(".png"), slice(0, 16)
     title = f"held-out examples, and what comes back from their noise by {by}"
     pictures.table(picture, np.stack([x[shown], decoded[shown]]), levels, ["examples", "decoded"], title)

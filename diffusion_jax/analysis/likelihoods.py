@@ -9,7 +9,6 @@ All look at the same examples, so that their differences can be told better than
 """
 
 import functools
-import io
 import itertools
 import logging
 import math
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from diffusion_jax import build
+from diffusion_jax import build, files
 from diffusion_jax.analysis import bound, trained
 from diffusion_jax.analysis.trained import Run
 from diffusion_jax.data.scaling import to_model
@@ -206,9 +205,7 @@ def nonequilibrium_bound(run: Run) -> Callable[[], Found]:
     def found() -> Found:
         figures, curves = bound_K(run)
         directory = trained.evaluation_directory(run)
-        buffer = io.BytesIO()
-        np.savez(buffer, **curves)  # type: ignore[arg-type]
-        (directory / "K.npz").write_bytes(buffer.getvalue())
+        files.save_npz(directory / "K.npz", curves)
         title = f"{epath.Path(run.workdir).name}: K = {figures['K_bits']:.3f} {figures['K_unit']}"
         pictures.entropy_bounds(directory / "K.png", curves, title, figures["K_unit"])
         log.info("the terms of K: %s", directory)

@@ -1,13 +1,12 @@
 """Pictures of what happens between noise and data in a trained run."""
 
-import io
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax import build
+from diffusion_jax import build, files
 from diffusion_jax.analysis import trained
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.evaluation import progressive
@@ -49,7 +48,5 @@ def report(run: trained.Run, number: int, seed: int = 0) -> dict[str, str]:
     paths = {name: directory / f"{name}.png" for name in arrays}
     for name, (named, title) in labels.items():
         pictures.table(paths[name], arrays[name], config.data.levels, named, title)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    (directory / "progressive.npz").write_bytes(buffer.getvalue())
+    files.save_npz(directory / "progressive.npz", arrays)
     return {name: str(path) for name, path in paths.items()}

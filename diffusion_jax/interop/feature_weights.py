@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from diffusion_jax import files
 from diffusion_jax.interop.fit import check
 
 DIGITS = pathlib.Path(__file__).parent / "digit_features.npz"
@@ -21,13 +22,7 @@ def write(path: os.PathLike | str, params: Mapping[str, Any]) -> None:
     path = pathlib.Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     flat = {"/".join(at): np.asarray(value) for at, value in sorted(traverse_util.flatten_dict(params).items())}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(unfinished, "wb") as file:
-            np.savez(file, **flat)  # type: ignore[arg-type]
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    files.save_npz(path, flat)
 
 
 def read(path: os.PathLike | str, shapes: Mapping[tuple[str, ...], tuple[int, ...]]) -> tuple[dict[str, Any], str]:
