@@ -54,7 +54,7 @@ PEERS = ("diffusers:eager", "diffusers:compile", "denoising-diffusion-pytorch:ea
 
 
 def recipe(o: Options) -> Any:
-    """The config of a case."""
+    """The config of a case; with o["data"], what a checkpoint knows of the data, none are read."""
     from diffusion_jax import build
 
     config = importlib.import_module(f"configs.{o['recipe']}").get_config()
@@ -63,6 +63,8 @@ def recipe(o: Options) -> Any:
     config.sampler.tile, rest = divmod(o["batch"], o["devices"])
     if rest:
         raise ValueError(f"a batch of {o['batch']} cannot be divided by {o['devices']} devices")
+    known = o.get("data", config.data)
+    config.data.update(shape=tuple(known["shape"]), levels=known["levels"], classes=known["classes"])
     return config if config.data.shape else build.resolve(config, build.source(config, "train"))
 
 
@@ -256,12 +258,13 @@ def best_batch(command: list[str], options: Options, batches: list[int]) -> int:
 
 
 def shape_options(name: str) -> Options:
-    """What the peers need to know of a recipe's network."""
+    """What both sides need to know of a recipe's data, and the peers of its network."""
     from diffusion_jax.networks.layers import usual_groups
 
     config = recipe({"recipe": name, "batch": 8, "devices": 1, "dtype": "float32"})
     net = config.network.unet
     return {
+        "data": {name: config.data[name] for name in ("shape", "levels", "classes")},
         "size": config.data.shape[0], "in_channels": config.data.shape[-1], "channels": net.channels,
         "multipliers": list(net.multipliers), "blocks": net.blocks, "attention": list(net.attention),
         "dropout": net.dropout, "groups": net.groups or usual_groups(net.channels),
@@ -299,6 +302,7 @@ def main(argv: list[str]) -> int:
         if args.batches:
             case["batches"] = [int(batch) for batch in args.batches.split(",")]
         common = {"whole": False, "apart": False} | case | {"on": device, "batch": case["batches"][0]}
+        common |= shape_options(case["recipe"])
         mine = common | {"devices": args.cpu_devices if device == "cpu" else 1}
         command, theirs = [sys.executable, __file__, "--serve"], [args.peers_python, str(HERE / "peers.py")]
         try:
@@ -311,10 +315,8 @@ def main(argv: list[str]) -> int:
             whose, mode = peer.split(":")
             if case["work"] == "sample" and whose != "diffusers":
                 continue
-            other = (
-                common | shape_options(case["recipe"]) | {"peer": whose, "mode": mode, "threads": cores, "warmup": 2}
-            )
-            other |= {"device": "cuda" if device == "gpu" else "cpu", "steps": 1000, "devices": 1}
+            other = common | {"peer": whose, "mode": mode, "threads": cores, "warmup": 2, "steps": 1000, "devices": 1}
+            other["device"] = "cuda" if device == "gpu" else "cpu"
             try:
                 if whose not in known:
                     known[whose] = best_batch(theirs, other, case["batches"])

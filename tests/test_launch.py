@@ -304,7 +304,7 @@ def test_ratios_are_of_timings_that_follow_one_another_in_images_a_second(tmp_pa
     peer = tmp_path / "peer.py"
     peer.write_text(PEER)
     command = [sys.executable, str(peer)]
-    common = {"times": 4, "whole": False, "devices": 1, "on": "cpu"}
+    common = {"times": 4, "whole": False, "apart": False, "devices": 1, "on": "cpu"}
     mine, other = {"batch": 8, "each": [1.0, 2.0, 1.0]}, {"batch": 16, "each": [3.0, 4.0, 8.0]}
     found = script("compare_peers").compare(command, command, common | mine, common | other, repeats=3)
     assert found["ratios"] == [1.0, 1.5, 4.0] and found["ratio"] == 1.5
@@ -318,6 +318,7 @@ def test_each_side_takes_the_batch_that_is_best_for_it(tmp_path):
     options = {
         "times": 2,
         "whole": False,
+        "apart": False,
         "devices": 1,
         "on": "cpu",
         "each": {"8": 1.0, "16": 1.5},
