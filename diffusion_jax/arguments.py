@@ -1,6 +1,7 @@
 """The flags of each command, and how they are read: whatever is wrong with them is one ValueError."""
 
 import pathlib
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +24,7 @@ def parse(argv: list[str], stored: Mapping[str, Any] | None = None) -> flags.Fla
         define(argv[1], args, argv, stored)
         rest = args(argv)[2:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(one_line(error)) from error
+        raise ValueError(plainly(error, argv)) from error
     except Exception as error:  # whatever Python the config file holds
         kind = "" if isinstance(error, OSError) else f"{type(error).__name__}: "
         what = f"--config cannot be read: {kind}{one_line(error)}" if "config" in args else one_line(error)
@@ -49,7 +50,10 @@ def define(command: str, args: flags.FlagValues, argv: list[str], stored: Mappin
     flags.DEFINE_bool("debug", False, "show where an error came from", flag_values=args)
     define_processes(args)
     if command in TAKE_A_CONFIG:
-        make_importable(early_flags(argv, "config").config)
+        named = early_flags(argv, "config").config
+        if named and not pathlib.Path(named.partition(":")[0]).is_file():
+            raise ValueError(f"--config={named}: there is no file {named.partition(':')[0]}")
+        make_importable(named)
         config_flags.DEFINE_config_file("config", None, "the recipe", flag_values=args, sys_argv=argv)
     if command in ("train", "import"):
         flags.DEFINE_string("workdir", None, "where checkpoints, metrics and pictures go", flag_values=args)
@@ -127,7 +131,12 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
 
     flags.DEFINE_integer("seed", 0, "seed of the first sample; the next has seed + 1", flag_values=args)
     if command == "evaluate":
-        flags.DEFINE_integer("num_samples", -1, "samples to judge; -1 is eval.num_samples, 0 none", flag_values=args)
+        flags.DEFINE_integer(
+            "num_samples",
+            -1,
+            "samples to judge; -1: eval.num_samples, or of --metrics as many as the reference has",
+            flag_values=args,
+        )
         flags.DEFINE_string("scales", "", "judge samples at these guidance scales, such as 0,1,2,4", flag_values=args)
         flags.DEFINE_string("likelihood", "", "vlb, multi, ode, K, or several of them: vlb,multi", flag_values=args)
         flags.DEFINE_list("metrics", [], "of the samples: fid, kid, is, pr (precision, recall), nn", flag_values=args)
@@ -155,15 +164,41 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
     if stored is None:
         early = early_flags(argv, "workdir", "step")
         stored = checkpoints.read_config(required(early, "workdir"), early.step or "newest")
-    sections = {
+    for section in sections(command):
+        if section not in stored:
+            raise ValueError(f"the config of this workdir, from an earlier version, has no {section!r}; train it again")
+        config_flags.DEFINE_config_dict(section, ConfigDict(stored[section]), flag_values=args, sys_argv=argv)
+
+
+def sections(command: str) -> tuple[str, ...]:
+    """The parts of a run's config that a command may change."""
+    if command not in READ_A_RUN or command == "export":
+        return ()
+    others = {
         "evaluate": ("sampler", "guidance", "bound", "ode"),
         "frontier": ("sampler",),
         "encode": ("sampler", "ode"),
     }
-    for section in sections.get(command, ("sampler", "guidance")):
-        if section not in stored:
-            raise ValueError(f"the config of this workdir, from an earlier version, has no {section!r}; train it again")
-        config_flags.DEFINE_config_dict(section, ConfigDict(stored[section]), flag_values=args, sys_argv=argv)
+    return others.get(command, ("sampler", "guidance"))
+
+
+def usage(command: str) -> str:
+    """The flags of a command, each with what it is and its default."""
+    args = flags.FlagValues()
+    define(command, args, ["main", command], {part: {} for part in sections(command)})
+    general = flags.FlagValues()
+    define_processes(general)
+    lines = []
+    for name in sorted(args, key=lambda name: name in general or name == "debug"):
+        if name not in sections(command):
+            default = args[name].default
+            shown = f" (default: {','.join(default) if isinstance(default, list) else default})"
+            lines.append(f"    --{name:22s}{args[name].help}{shown if default not in (None, '', []) else ''}")
+    groups = {part: f"any key of {part} in configs/defaults.py (default: the run's)" for part in sections(command)}
+    if command in TAKE_A_CONFIG:
+        groups = {"config": "any key of configs/defaults.py (default: the recipe's)"}
+    lines += [f"    --{f'{group}.KEY':22s}{what}" for group, what in groups.items()]
+    return "\n".join(lines)
 
 
 def define_restoring(args: flags.FlagValues) -> None:
@@ -189,10 +224,10 @@ def early_flags(argv: list[str], *names: str) -> flags.FlagValues:
 
 
 def make_importable(config: str) -> None:
-    """Let a recipe in a folder configs/ import its neighbours from wherever the command is given."""
-    folder = pathlib.Path(config.partition(":")[0]).resolve().parent
-    if config and folder.name == "configs" and str(folder.parent) not in sys.path:
-        sys.path.append(str(folder.parent))
+    """Let a file anywhere in a folder configs/ import its neighbours from wherever the command is given."""
+    for folder in pathlib.Path(config.partition(":")[0]).resolve().parents:
+        if config and folder.name == "configs" and str(folder.parent) not in sys.path:
+            sys.path.append(str(folder.parent))
 
 
 def required(args: flags.FlagValues, name: str) -> str:
@@ -201,6 +236,25 @@ def required(args: flags.FlagValues, name: str) -> str:
     if not value:
         raise ValueError(f"--{name} is missing")
     return value
+
+
+def plainly(error: Exception, argv: list[str]) -> str:
+    """What the flag libraries say, on one line and with the flag as it is typed."""
+    cause = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
+    text = str(cause.args[0]) if isinstance(cause, KeyError) and cause.args else str(cause)
+    if "Traceback (most recent call last)" in text:  # of a config's get_config
+        return f"--config cannot be read: {text.strip().splitlines()[-1].removeprefix('ValueError: ')}"
+    text = " ".join(text.split())
+    if isinstance(error, flags.UnrecognizedFlagError):
+        group, _, rest = error.flagname.partition(".")
+        if group == "config" and argv[1] in READ_A_RUN:
+            text += f"; the config of a run stands, but for --sampler.KEY and the like: try --{rest}"
+        elif rest and argv[1] in TAKE_A_CONFIG:
+            text += f"; try --config.{error.flagname}"
+    if key := re.match(r"'(\w+)' (Did you mean .*)", text):
+        typed = next((word.partition("=")[0] for word in argv if f".{key[1]}" in word), "a flag")
+        text = f"{typed}: there is no key {key[1]!r}. {key[2]}"
+    return re.sub(r"Overriding (\w+) is not allowed\.", r"it is a group; write --\1.KEY=VALUE", text)
 
 
 def one_line(error: BaseException) -> str:

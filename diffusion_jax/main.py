@@ -19,13 +19,15 @@
     import-inception  --path=FILE                                    the public weights of the FID's network
 
 Logs and progress go to standard error. The last line on standard output is one JSON object with the results. What is
-wrong with the input is one line on standard error, and the exit code is 2; --debug shows where it came from. A training
+wrong with the input is one line on standard error, and the exit code is 2; --debug shows where it came from. COMMAND
+--help tells the flags of a command. A training
 that SIGTERM ended is saved, its exit code is 75, and the same command goes on with it. train, sample and evaluate also
 run as several processes: under SLURM, on TPU pods, or with --coordinator_address, --num_processes and --process_id.
 """
 
 import contextlib
 import importlib.util
+import inspect
 import json
 import logging
 import os
@@ -60,6 +62,9 @@ def run(argv: list[str]) -> int:
     if argv[1] not in commands.COMMANDS:
         print(f"error: {argv[1]!r} is not a command; use one of {', '.join(commands.COMMANDS)}", file=sys.stderr)
         return 2
+    if {"--help", "-h"} & set(argv[2:]):
+        print(f"{argv[1]}: {inspect.getdoc(commands.COMMANDS[argv[1]])}\n\n{arguments.usage(argv[1])}")
+        return 0
     try:
         first = join(argv)
         with (

@@ -90,7 +90,14 @@ def extract(network: FeatureNetwork, levels: int, batches: Iterable[np.ndarray],
         done += len(x)
         left = (time.perf_counter() - started) / done * (total - done)
         rate = done / (time.perf_counter() - started)
-        log.info("features of %s: %d of %d, %.3g a second, %s left", what, done, total, rate, reporting.duration(left))
+        log.info(
+            "features of %s: %d of %d, %s a second, %s left",
+            what,
+            done,
+            total,
+            f"{rate:,.4g}",
+            reporting.duration(left),
+        )
     return Features(np.concatenate(found[0]), np.concatenate(found[1]) if found[1] else None)
 
 

@@ -68,6 +68,7 @@ def load(file: str) -> dict[str, Any]:
     path, _, variant = file.partition(":")
     if not pathlib.Path(path).is_file():
         raise ValueError(f"--sweep={file}: there is no file {path}")
+    arguments.make_importable(path)
     try:
         names = runpy.run_path(path)
         if "get_sweep" not in names:

@@ -215,6 +215,20 @@ def result(status):
     return {"status": status, "reason": "", "figures": {}}
 
 
+def test_sweep_finds_its_grid_as_a_script(tmp_path):
+    sweep = [
+        "print",
+        "--sweep=configs/sweeps/ddpm_table2.py:digits",
+        f"--workdir={tmp_path / 'sweep'}",
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    said = subprocess.run(
+        [sys.executable, LAUNCH / "sweep.py", *sweep], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.count("launch/sweep.py run ") > 5
+
+
 def test_sweep_prints_what_is_left_and_runs_it(begun, tmp_path, monkeypatch):
     code, out = begun("print")
     assert code == 0 and [line.split()[2:4] for line in out.splitlines()] == [

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax import main
+from diffusion_jax import arguments, commands, main
 from diffusion_jax.analysis import trained
 from diffusion_jax.training import checkpoints
 
@@ -162,6 +162,17 @@ def test_help(capsys):
     assert run(capsys)[0] == 2
 
 
+@pytest.mark.parametrize("command", commands.COMMANDS)
+def test_each_command_tells_its_flags(command, capsys):
+    code, lines, _ = run(capsys, command, "--help")
+    assert code == 0 and lines[0].startswith(f"{command}: ")
+    flags = [line.split()[0] for line in lines[1:] if line.startswith("    --")]
+    assert len(set(flags)) == len(flags) > 5
+    assert ("--sampler.KEY" in flags) == (command in arguments.READ_A_RUN and command != "export")
+    assert ("--config.KEY" in flags) == (command in arguments.TAKE_A_CONFIG)
+    assert all(line.split()[1:] for line in lines[1:] if line.startswith("    --"))
+
+
 # Bad input. {workdir} is the finished run, {tmp} an empty folder.
 
 TRAIN = ["train", "--config=configs/digits.py:tiny", "--workdir={tmp}/new"]
@@ -169,10 +180,14 @@ BAD = [
     (["trian"], "'trian' is not a command; use one of train, sample"),
     (["train", "--workdir={tmp}/new"], "--config is missing"),
     (["train", "--config=configs/digits.py:tiny"], "--workdir is missing"),
-    (["train", "--config=configs/nothing.py", "--workdir={tmp}/new"], "configs/nothing.py"),
+    (["train", "--config=configs/nothing.py", "--workdir={tmp}/new"], ": there is no file configs/nothing.py"),
     (["train", "--config={tmp}/broken.py", "--workdir={tmp}/new"], "--config cannot be read"),
     (["train", "--config=configs/digits.py:tony", "--workdir={tmp}/new"], "config variant 'tony' is not known"),
-    ([*TRAIN, "--config.optimiser.b1=0.5"], "Did you mean \"optimizer\""),
+    ([*TRAIN, "--config.optimiser.b1=0.5"], "--config.optimiser.b1: there is no key 'optimiser'. Did you mean \"opti"),
+    ([*TRAIN, "--sampler.name=ddim"], "flag 'sampler.name'; try --config.sampler.name"),
+    (["sample", "--workdir={workdir}", "--config.sampler.num_steps=3"], "the config of a run stands"),
+    (["sample", "--workdir={workdir}", "--sampler.ddim.etta=1"], "--sampler.ddim.etta: there is no key 'etta'. Did"),
+    (["sample", "--workdir={workdir}", "--sampler=ddim"], "--sampler=ddim: it is a group; write --sampler.KEY=VALUE"),
     ([*TRAIN, "--config.batch_size=many"], "flag --config.batch_size=many"),
     ([*TRAIN, "--config.batch_size=7"], "batch_size=7 cannot be divided by 4 devices"),
     ([*TRAIN, "--config.parallel=pmapp"], "parallel='pmapp' is not known; use one of shard_map, pmap"),
@@ -239,6 +254,7 @@ def test_bad_input_is_one_line(argv, message, workdir, bad_things, capsys):
     complaints = [line for line in errors if line.startswith("error: ")]
     assert code == 2 and not lines and len(complaints) == 1 and errors[-1] == complaints[0]
     assert message.format(**places) in complaints[0]
+    assert not any(noise in complaints[0] for noise in ("Traceback", "^^^", "\\n"))
     assert checkpoints.steps(workdir) == before
     assert not (bad_things / "x.npz").exists() and not list(bad_things.glob(".x.npz*"))
     assert not (bad_things / "new").exists()

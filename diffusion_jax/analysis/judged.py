@@ -93,6 +93,8 @@ def check(
         raise ValueError(f"--allow={unknown.pop()} is not known; use few, sizes")
     if options.replicates and options.replicates < 2:
         raise ValueError(f"--bootstrap={options.replicates} must be at least 2, or 0 for no intervals")
+    if options.beside_heldout and (held := build.source(config, "heldout").size) > number:
+        raise ValueError(f"--heldout: there are {held} held-out examples, but only {number} samples; draw more")
     found = {}
     if min(number, count) < dims:
         found["few"] = f"{min(number, count)} examples for {dims} features, so that their covariance is singular"
@@ -184,10 +186,6 @@ def beside(
     What a perfect model would reach is not 0 or 1 but the first, at the same number of examples.
     """
     count = len(heldout.features)
-    if count > len(samples.features):
-        raise ValueError(
-            f"--heldout: there are {count} held-out examples, but only {len(samples.features)} samples; draw more"
-        )
     others = real._replace(heldout=None)  # how near held-out data are to the training set is no news of the model
     functions = [function for function in functions if function is not figures.memorisation_figure]
     rng = np.random.default_rng(0)

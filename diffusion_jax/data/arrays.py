@@ -33,10 +33,10 @@ def arrays(
     """
     check_split(split)
     if not (levels == 0 or 2 <= levels <= 256):
-        raise ValueError(f"arrays.levels={levels} must be 2 … 256, or 0 for floats as they are")
+        raise ValueError(f"data.arrays.levels={levels} must be 2 … 256, or 0 for floats as they are")
     if heldout and pathlib.Path(heldout).resolve() == pathlib.Path(path).resolve():
-        raise ValueError(f"arrays.heldout: {heldout} is the training file itself; name another, or none")
-    x0, label = _read("arrays.path", path, key, label_key)
+        raise ValueError(f"data.arrays.heldout: {heldout} is the training file itself; name another, or none")
+    x0, label = _read("data.arrays.path", path, key, label_key)
     x0, grey = _examples(path, x0, levels)
     label, classes = _labels(path, label, len(x0), classes)
     if not heldout:
@@ -44,7 +44,7 @@ def arrays(
         return from_arrays(f"{path}/{split}", x0, label, grey, classes, rows)
     if split == "train":
         return from_arrays(path, x0, label, grey, classes)
-    held, held_label = _read("arrays.heldout", heldout, key, label_key)
+    held, held_label = _read("data.arrays.heldout", heldout, key, label_key)
     held, held_grey = _examples(heldout, held, levels)
     if (held.shape[1:], held_grey) != (x0.shape[1:], grey):
         raise ValueError(

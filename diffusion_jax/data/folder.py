@@ -38,7 +38,7 @@ def folder(
     """
     check_split(split)
     rule = images.rule("folder", size, channels, resize, filter)
-    names = _names("folder.path", path)
+    names = _names("data.folder.path", path)
     classes = _classes(path, names) if labels else []
     root = path
     if heldout:

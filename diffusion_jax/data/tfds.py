@@ -50,7 +50,7 @@ def tfds(
     if not found:
         state = f"is prepared, but not as {FORMAT}," if directory else "is not prepared"
         raise FileNotFoundError(
-            f"tfds.dataset={dataset!r} {state} in {data_dir}; run: python -m diffusion_jax.main prepare "
+            f"data.tfds.dataset={dataset!r} {state} in {data_dir}; run: python -m diffusion_jax.main prepare "
             f"--config=CONFIG --config.data.name=tfds --config.data.tfds.dataset={dataset} "
             f"--config.data.tfds.data_dir={data_dir}"
         )
@@ -172,7 +172,7 @@ def _build(dataset: str, data_dir: str) -> pathlib.Path:
 def _directory(dataset: str, data_dir: str) -> pathlib.Path | None:
     """Where a set is below data_dir: name, configuration if it has one, version (the highest unless said)."""
     if not dataset:
-        raise ValueError("tfds.dataset is empty; set it to the name of a set, such as cifar10")
+        raise ValueError("data.tfds.dataset is empty; set it to the name of a set, such as cifar10")
     if not data_dir:
         raise ValueError("tfds.data_dir is empty; set it to the folder that holds prepared sets")
     name, _, version = dataset.partition(":")
@@ -182,7 +182,7 @@ def _directory(dataset: str, data_dir: str) -> pathlib.Path | None:
     best = max(versions, key=lambda found: [int(part) for part in found.split(".")], default=None)
     configs = [found for found in folders if "incomplete" not in found and not re.fullmatch(r"[\d.]+", found)]
     if best is None and configs and "/" not in name:
-        raise ValueError(f"tfds.dataset={dataset!r} has configurations; say one, as {name}/{sorted(configs)[0]}")
+        raise ValueError(f"data.tfds.dataset={dataset!r} has configurations; say one, as {name}/{sorted(configs)[0]}")
     return parent / best if best and (parent / best / INFO).exists() else None
 
 

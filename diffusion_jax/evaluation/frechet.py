@@ -71,12 +71,12 @@ def frechet_interval(
     x = np.asarray(samples, np.float64).reshape(len(samples), -1)
     count = len(x)
     random = np.random.default_rng(seed)
-    figures = []
+    distance, figures = frechet_from(mean1, cov1), []
     for _ in range(draws):
         weight = np.bincount(random.integers(count, size=count), minlength=count)
         mean = weight @ x / count
         cov = ((x - mean) * weight[:, None]).T @ (x - mean) / (count - 1)
-        figures.append(frechet_distance(mean1, cov1, mean, cov))
+        figures.append(distance(mean, cov))
     moved = frechet_pixels(real, samples) - np.mean(figures)
     low, high = np.quantile(figures, [(1 - share) / 2, (1 + share) / 2]) + moved
     return max(0.0, float(low)), float(high)

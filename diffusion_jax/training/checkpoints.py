@@ -43,7 +43,7 @@ MAY_DIFFER = (
     *("train_steps", "parallel", "accumulate_steps", "remat", "require_accelerator"),
     *("data.workers", "checkpoint", "guard", "report", "eval"),
 )
-"""Config keys, or sections, that a run may change when it resumes: none of them changes what a step computes."""
+"""Config keys, or sections, that a run may change when it resumes: a step computes of its batch the same."""
 
 
 # Writing.

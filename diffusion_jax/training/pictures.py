@@ -118,7 +118,8 @@ def table(path: epath.PathLike, samples: np.ndarray, levels: int, rows: Sequence
             samples, levels = _grey(samples), 256
         whole = grid(samples.reshape(-1, *samples.shape[2:]), levels, columns=columns)
         height, width = whole.shape[0] / 100, whole.shape[1] / 100
-        figure = Figure(figsize=(width + 1.2, height + 0.5), dpi=100, layout="constrained")
+        width = max(width + 1.2, 0.07 * len(title))  # room for the title
+        figure = Figure(figsize=(width, height + 0.5), dpi=100, layout="constrained")
         axes = figure.subplots()
         axes.imshow(whole, cmap="gray", vmin=0, vmax=255)
         axes.set_yticks([(i + 0.5) * whole.shape[0] / count for i in range(count)], labels=list(rows), fontsize=8)
@@ -225,7 +226,6 @@ def frontier(path: epath.PathLike, cells: Sequence[Mapping[str, Any]], title: st
     cells: the figures of each, as `frontier.read` gives them. real: the figure of held-out data.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import ScalarFormatter
 
     judged = [cell for cell in cells if "svm_confidence_ratio" in cell]
     figure = Figure(figsize=(12 if judged else 7, 4.5), dpi=110, layout="constrained")
@@ -250,9 +250,13 @@ def frontier(path: epath.PathLike, cells: Sequence[Mapping[str, Any]], title: st
     if judged:
         panels[1].axhline(1, color="k", linestyle="--", linewidth=0.8)
         panels[1].set(ylabel="SVM confidence, ratio to held-out data")
+    apart: list[float] = []  # the numbers of calls, as far as there is room for them
+    for calls in sorted({cell["network_calls"] for cell in cells}):
+        apart += [calls] if not apart or calls >= 1.2 * apart[-1] else []
     for axes in panels:
         axes.set(xscale="log", xlabel="network calls for one sample")
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.set_xticks(apart, labels=[f"{calls:g}" for calls in apart])
+        axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3, which="both")
     panels[0].legend(fontsize=8)
     _save(figure, path)

@@ -159,7 +159,7 @@ def test_labels_that_are_refused(save, labels, options, message):
 def test_files_that_are_not_what_they_should_be(save, tmp_path):
     with pytest.raises(ValueError, match=r"arrays\.path is empty"):
         arrays("train", "")
-    with pytest.raises(FileNotFoundError, match=r"gone\.npz: no such file; set arrays\.path"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.npz: no such file; set data\.arrays\.path"):
         arrays("train", str(tmp_path / "gone.npz"))
     with pytest.raises(ValueError, match=r"is a folder, .*; for a folder of images use data.name=folder"):
         arrays("train", str(tmp_path))

@@ -87,7 +87,7 @@ def test_a_second_folder_is_held_out(tmp_path):
 def test_folders_that_are_not_what_they_should_be(tmp_path):
     with pytest.raises(ValueError, match=r"folder\.path is empty"):
         folder("train", "")
-    with pytest.raises(FileNotFoundError, match=r"gone: no such folder; set folder\.path"):
+    with pytest.raises(FileNotFoundError, match=r"gone: no such folder; set data\.folder\.path"):
         folder("train", str(tmp_path / "gone"))
     with pytest.raises(ValueError, match="no images in it or below; they must end in one of"):
         folder("train", str(tmp_path))

@@ -161,7 +161,7 @@ def test_a_set_that_is_not_prepared_tells_the_command(prepared, tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         tfds("train", "cifar10", str(tmp_path))
     assert str(caught.value) == (
-        f"tfds.dataset='cifar10' is not prepared in {tmp_path}; run: python -m diffusion_jax.main prepare "
+        f"data.tfds.dataset='cifar10' is not prepared in {tmp_path}; run: python -m diffusion_jax.main prepare "
         "--config=CONFIG --config.data.name=tfds "
         f"--config.data.tfds.dataset=cifar10 --config.data.tfds.data_dir={tmp_path}"
     )
