@@ -219,6 +219,7 @@ BAD = [
     (["describe", "--config="], "--config is missing"),
     (["sample", "--out={tmp}/x.npz"], "--workdir is missing"),
     (["sample", "--workdir={tmp}/empty", "--out={tmp}/x.npz"], "holds no checkpoint; train it first"),
+    (["sample", "--workdir={workdir}/checkpoints/2", "--out={tmp}/x.npz"], "say --workdir={workdir} --step=2"),
     (["sample", "--workdir={workdir}", "--step=7", "--out={tmp}/x.npz"], "step 7 is not kept"),
     (["sample", "--workdir={workdir}", "--ema=0.7", "--out={tmp}/x.npz"], "ema='0.7' is not in"),
     (["sample", "--workdir={workdir}", "--sampler.num_step=3", "--out={tmp}/x.npz"], "Did you mean \"num_steps\""),

@@ -1,5 +1,6 @@
 """The table of a sweep: its cells as rows, the mean and standard error over seeds of each figure, and who diverged."""
 
+import contextlib
 import csv
 import io
 import json
@@ -149,7 +150,7 @@ def compare_runs(workdirs: Sequence[str], out: str = "") -> tuple[str, dict[str,
     """
     if out and pathlib.Path(out).suffix not in (".md", ".csv"):
         raise ValueError(f"--out={out} must end in .md or .csv")
-    configs = [dict(report.flat(checkpoints.read_config(workdir))) for workdir in workdirs]
+    configs = [chosen(dict(report.flat(checkpoints.read_config(workdir)))) for workdir in workdirs]
     keys = sorted({key for config in configs for key in config})
     differing = [key for key in keys if len({repr(config.get(key, MISSING)) for config in configs}) > 1]
     rows: dict[str, dict[str, Any]] = {}
@@ -181,6 +182,16 @@ def compare_runs(workdirs: Sequence[str], out: str = "") -> tuple[str, dict[str,
     return text, {"runs": rows}
 
 
+def chosen(config: dict[str, Any]) -> dict[str, Any]:
+    """A flat config without the options of choices that it does not make, such as network.mlp.depth of a U-Net."""
+
+    def made(key: str) -> bool:
+        section, *rest = key.split(".")
+        return len(rest) < 2 or rest[0] in (value for k, value in config.items() if k.startswith(f"{section}."))
+
+    return {key: value for key, value in config.items() if made(key)}
+
+
 def hours(workdir: str) -> float | None:
     """From the first line of metrics.jsonl to the last, pauses included; None where there is none."""
     try:
@@ -191,9 +202,12 @@ def hours(workdir: str) -> float | None:
 
 
 def figures_of(directory: pathlib.Path) -> dict[str, Any]:
-    """The numbers in figures.json of the newest evaluated checkpoint; empty where there is none."""
+    """The numbers in figures.json of the newest evaluated checkpoint; where there is none, the last held-out loss."""
     found = sorted(directory.glob("evaluation/*/figures.json"), key=lambda path: int(path.parent.name.split("-")[0]))
     if not found:
+        with contextlib.suppress(FileNotFoundError):  # of a run that was imported
+            found_loss = reporting.last(directory, "heldout_loss")
+            return {} if found_loss is None else {"heldout_loss": found_loss}
         return {}
     figures = json.loads(found[-1].read_text())
     return {"evaluated": found[-1].parent.name} | {

@@ -317,7 +317,8 @@ def check_options(network: str, dtype: str, dropout: float, num_classes: int, **
 def check_shapes(network: str, x: Array, axes: str, time: Array, label: Array | None, keys: Array | None) -> None:
     """Raises ValueError unless x has the axes named, as in "BHWC", and time, label and keys (where given) are [B]."""
     if x.ndim != len(axes):
-        raise ValueError(f"{network}: x must have axes [{','.join(axes)}], got shape {x.shape}")
+        hint = "; for vectors there is network.name='mlp'" if x.ndim == 2 else ""
+        raise ValueError(f"{network}: x must have axes [{','.join(axes)}], got shape {x.shape}{hint}")
     for name, value in (("time", time), ("label", label), ("keys", keys)):
         if value is not None and value.shape != x.shape[:1]:
             hint = "; keys are typed, as jax.random.split makes them" if name == "keys" else ""

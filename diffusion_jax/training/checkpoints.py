@@ -173,6 +173,11 @@ def find_step(workdir: epath.PathLike, step: int | str = "newest") -> int:
     """
     kept = steps(workdir)
     if not kept:
+        place = epath.Path(workdir)
+        if place.parent.name == "checkpoints" and place.name.isdigit():
+            raise FileNotFoundError(
+                f"{workdir} is a checkpoint; say --workdir={place.parent.parent} --step={place.name}"
+            )
         raise FileNotFoundError(
             f"{workdir} holds no checkpoint; train it first: "
             f"python -m diffusion_jax.main train --config=CONFIG --workdir={workdir}"

@@ -14,7 +14,7 @@ from PIL import Image
 from configs import digits as recipe
 from diffusion_jax import main
 from diffusion_jax.analysis import comparison, report
-from diffusion_jax.training import checkpoints, pictures
+from diffusion_jax.training import checkpoints, pictures, reporting
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -119,3 +119,24 @@ def test_runs_are_compared_where_they_differ(workdir, tmp_path, capsys):
     assert (tmp_path / "table.md").read_text().startswith("| run | step |")
     assert main.run(["main", "compare", str(workdir), "--out=table.txt"]) == 2
     assert "must end in .md or .csv" in capsys.readouterr().err
+
+
+def test_options_of_choices_that_are_not_made_are_no_difference():
+    made = {
+        "network.name": "unet",
+        "network.unet.blocks": 2,
+        "sampler.grid": "karras",
+        "sampler.karras.rho": 7.0,
+        "seed": 0,
+    }
+    assert comparison.chosen(made | {"network.mlp.depth": 3}) == made
+
+
+def test_a_run_that_nobody_evaluated_is_compared_by_its_last_heldout_loss(tmp_path):
+    run = make_run(tmp_path / "run")
+    shutil.rmtree(run / "evaluation")
+    _, found = comparison.compare_runs([str(run)])
+    assert found["runs"][str(run)]["heldout_loss"] == reporting.last(run, "heldout_loss")
+    (run / "metrics.jsonl").unlink()
+    _, found = comparison.compare_runs([str(run)])
+    assert "heldout_loss" not in found["runs"][str(run)]
