@@ -110,28 +110,16 @@ def _normalise_jvp(groups: int, primals: tuple[Array, ...], tangents: tuple[Arra
 
 
 def _standardise(x: Array, groups: int) -> tuple[Array, Array]:
-    """(x less the mean of its group [B,H,W,C], 1 / the deviation of the group [B,1,1,C]).
-
-    x is read once for both moments of each channel, about a value of its own: about 0 they would cancel in float32.
-    """
-    origin = x[:, :1, :1]
-    shifted = x - origin
-    first, second = (jnp.mean(power, axis=(1, 2), keepdims=True) for power in (shifted, jnp.square(shifted)))
-    of_channel = origin + first
-    mean = _over_group(of_channel, groups)
-    variance = _over_group(second - jnp.square(first) + jnp.square(of_channel - mean), groups)
-    return x - mean, jax.lax.rsqrt(jnp.maximum(variance, 0) + NORM_EPSILON)
+    """(x less the mean of its group [B,H,W,C], 1 / the deviation of the group [B,1,1,C])."""
+    centred = x - _group_means(x, groups)
+    return centred, jax.lax.rsqrt(_group_means(jnp.square(centred), groups) + NORM_EPSILON)
 
 
 def _group_means(x: Array, groups: int) -> Array:
-    """x [B,H,W,C] -> [B,1,1,C], the mean of each channel's group."""
-    return _over_group(jnp.mean(x, axis=(1, 2), keepdims=True), groups)
-
-
-def _over_group(x: Array, groups: int) -> Array:
-    """x [B,1,1,C] -> [B,1,1,C], the mean of each channel's group."""
-    parted = x.reshape(*x.shape[:-1], groups, -1)
-    return jnp.broadcast_to(parted.mean(-1, keepdims=True), parted.shape).reshape(x.shape)
+    """x [B,H,W,C] -> [B,1,1,C], the mean of each channel's group: over pixels first, which leaves channels together."""
+    of_channel = jnp.mean(x, axis=(1, 2), keepdims=True)
+    parted = of_channel.reshape(*of_channel.shape[:-1], groups, -1)
+    return jnp.broadcast_to(parted.mean(-1, keepdims=True), parted.shape).reshape(of_channel.shape)
 
 
 def usual_groups(channels: int) -> int:
