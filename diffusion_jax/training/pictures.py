@@ -118,7 +118,7 @@ def table(path: epath.PathLike, samples: np.ndarray, levels: int, rows: Sequence
             samples, levels = _grey(samples), 256
         whole = grid(samples.reshape(-1, *samples.shape[2:]), levels, columns=columns)
         height, width = whole.shape[0] / 100, whole.shape[1] / 100
-        width = max(width + 1.2, 0.07 * len(title))  # room for the title
+        width = max(width + 1.2, 0.085 * len(title))  # room for the title
         figure = Figure(figsize=(width, height + 0.5), dpi=100, layout="constrained")
         axes = figure.subplots()
         axes.imshow(whole, cmap="gray", vmin=0, vmax=255)
