@@ -3,7 +3,7 @@
 Run:    python -m diffusion_jax.main train --config=configs/digits_edm.py --workdir=runs/digits_edm
 Expect: held-out loss 0.499; of 500 samples in 50 ancestral steps the SVM is 0.993 times as sure as of real digits, and
         the rarest class has 8.2 % (measured)
-Time:   195 s on 2 CPU cores with JAX_NUM_CPU_DEVICES=2 (measured, little else running)
+Time:   195 s on 2 CPU cores with JAX_NUM_CPU_DEVICES=2 (measured, with other work at low priority)
 
 The standard deviation of these data is 0.75 where that of photographs is 0.5, and the levels of training move with it.
 """

@@ -3,7 +3,7 @@
 Run:    python -m diffusion_jax.main train --config=configs/digits_subvp.py --workdir=runs/digits_subvp
 Expect: held-out loss 0.137; of 1,000 samples the SVM is 0.976 times as sure as of real digits, and the rarest class has
         7.9 %; Fréchet distance of the pixels 37.0, held-out digits 36.0 (measured)
-Time:   210 s on 2 CPU cores with JAX_NUM_CPU_DEVICES=2 (measured, little else running)
+Time:   210 s on 2 CPU cores with JAX_NUM_CPU_DEVICES=2 (measured, with other work at low priority)
 
 Less noise than VP at every t, which makes for better likelihoods.
 """

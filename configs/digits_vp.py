@@ -3,7 +3,7 @@
 Run:    python -m diffusion_jax.main train --config=configs/digits_vp.py --workdir=runs/digits_vp
 Expect: held-out loss 0.093; of 500 samples in 100 ancestral steps the SVM is 0.986 times as sure as of real digits, and
         the rarest class has 7.4 % (measured); some samples keep a background a shade too light
-Time:   267 s on 2 CPU cores with JAX_NUM_CPU_DEVICES=2 (measured, little else running)
+Time:   267 s on 2 CPU cores with JAX_NUM_CPU_DEVICES=2 (measured, with other work at low priority)
 
 Any sampler draws from it, any likelihood measures it. To train for likelihood: --config.loss.name=likelihood.
 """

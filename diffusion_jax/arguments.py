@@ -134,7 +134,7 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
         flags.DEFINE_integer(
             "num_samples",
             -1,
-            "samples to judge; -1: eval.num_samples, or of --metrics as many as the reference has",
+            "samples to judge, 0 none; -1: eval.num_samples, or for --metrics as many as the reference has",
             flag_values=args,
         )
         flags.DEFINE_string("scales", "", "judge samples at these guidance scales, such as 0,1,2,4", flag_values=args)

@@ -4,7 +4,7 @@
 #
 #     bash launch/compare_peers.sh                       # what suits this machine: the CPU's cases, or the GPU's
 #     bash launch/compare_peers.sh --cases=train,call    # see python launch/compare_peers.py --help
-#     bash launch/compare_peers.sh --cases=train --batches=256 --peers=diffusers:eager,diffusers:compile   # GPU: 7 minutes
+#     bash launch/compare_peers.sh --cases=train --batches=256 --peers=diffusers:eager,diffusers:compile
 #
 # PEERS (.venv-peers): that environment; PEERS_PYTHON: an interpreter that has the peers already, instead of it.
 # TORCH (torch torchvision): what pip is to install, for example another build of them.
