@@ -10,9 +10,10 @@ import pytest
 
 from configs import defaults
 from diffusion_jax import build
-from diffusion_jax.process import schedules
+from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import Level
 from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.sampling import degradation
 from diffusion_jax.training.describe import describe
 
 
@@ -496,9 +497,23 @@ def test_weight_decay_shrinks_parameters_without_a_gradient():
     np.testing.assert_allclose(updates["w"], -0.001, rtol=1e-5)
 
 
-def test_no_device_may_round_what_features_are_made_of():
+FEATURES = build.feature_network("digits", (8, 8, 1), 17)
+EXACT = {
+    "features": (FEATURES.apply, FEATURES.params, jnp.zeros((2, 8, 8, 1), jnp.uint8)),
+    "learned rates": (learned.betas(8, bumps=3).schedule({"perturbation": jnp.zeros(3)}), jnp.ones(2)),
+    "learned gamma": (
+        lambda t: learned.gamma_net().schedule(learned.gamma_net().init(jax.random.key(0)))(t),
+        jnp.ones(2),
+    ),
+    "colours": (degradation.colour((8, 8, 3)).rotate, jnp.ones((2, 8, 8, 3))),
+    "detail": (degradation.detail((8, 8, 3)).rotate, jnp.ones((2, 8, 8, 3))),
+}
+
+
+@pytest.mark.parametrize("what", EXACT)
+def test_no_device_may_round_what_must_be_exact(what):
     """Convolutions and products of GPUs and TPUs round float32 unless they are told not to."""
-    network = build.feature_network("digits", (8, 8, 1), 17)
-    program = str(jax.make_jaxpr(network.apply)(network.params, jnp.zeros((2, 8, 8, 1), jnp.uint8)))
+    function, *inputs = EXACT[what]
+    program = str(jax.make_jaxpr(function)(*inputs))
     told = set(re.findall(r"precision=(\S+?),? ", program))
     assert told and all("HIGHEST" in precision for precision in told), told

@@ -224,6 +224,7 @@ BAD = [
     ({"number": 300, "allowed": ()}, "300 samples are compared with 1500 examples; change --num_samples, or accept"),
     ({"number": 40, "allowed": ("sizes",)}, "40 examples for 64 features"),
     ({"number": 3}, "--num_samples=3 is too few"),
+    ({"number": 64, "allowed": ("sizes",), "beside_heldout": True}, "297 held-out examples, but only 64 samples"),
     ({"seed": -1}, "--seed=-1 must be at least 0"),
     ({"allowed": ("all",)}, "--allow=all is not known; use few, sizes"),
     ({"replicates": 1}, "--bootstrap=1 must be at least 2, or 0"),
