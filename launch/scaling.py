@@ -83,7 +83,7 @@ def model(recipe: str) -> Model:
         "index": jax.ShapeDtypeStruct((1,), jnp.int32),
     }
     forward = jax.jit(lambda params, batch: experiment.loss(params, batch, jnp.full(1, 0.5), key[None])[0])
-    counted = forward.lower(shapes.params, example).cost_analysis()
+    counted = forward.trace(shapes.params, example).lower(lowering_platforms=("tpu",)).cost_analysis()
     return Model(shapes.params, shapes, 3 * float((counted or {}).get("flops", math.nan)))
 
 

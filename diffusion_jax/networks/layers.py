@@ -15,6 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.networks import convolutions
+
 Array = jax.Array
 DType = Any
 
@@ -51,9 +53,14 @@ def conv(
     init: Initializer = GLOROT,
     stride: int = 1,
     padding: str | Sequence[tuple[int, int]] = "SAME",
+    repeated: bool = False,
 ) -> nn.Conv:
-    """A 3x3 convolution with a bias."""
-    return nn.Conv(features, (3, 3), stride, padding, kernel_init=init, dtype=dtype, name=name)
+    """A 3x3 convolution with a bias; repeated: of its input with each pixel repeated 2x2."""
+    fast = convolutions.convolve_repeated if repeated else convolutions.convolve
+    how = fast if (stride, padding) == (1, "SAME") else None
+    return nn.Conv(
+        features, (3, 3), stride, padding, kernel_init=init, dtype=dtype, name=name, conv_general_dilated=how
+    )
 
 
 def dense(features: int, dtype: DType, name: str, init: Initializer = GLOROT) -> nn.Dense:
@@ -278,8 +285,7 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-        return conv(x.shape[-1], self.dtype, "conv")(x)
+        return conv(x.shape[-1], self.dtype, "conv", repeated=True)(x)
 
 
 def check_options(network: str, dtype: str, dropout: float, num_classes: int, **at_least_one: int) -> DType:
