@@ -6,12 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from diffusion_jax import build
 from diffusion_jax.process.base import in_float64, level
-from diffusion_jax.training import parallel, state, step
+from diffusion_jax.training import parallel, reporting, state, step
 
 
 def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, Any]]:
@@ -103,7 +102,7 @@ def text(config: ConfigDict, params: Any, figures: dict[str, Any]) -> str:
     """The figures as people read them."""
     mib = {name: figures[name] / 2**20 for name in ("state_bytes", "activation_bytes")}
     lines = [
-        parameter_overview.get_parameter_overview(params, include_stats=False),
+        reporting.parameter_table(params),
         f"data         {config.data.name}, shape {tuple(figures['data_shape'])}, levels {config.data.levels}",
         f"parameters   {figures['parameters']:,}",
         f"train step   {figures['train_step_flops'] / 1e9:,.1f} GFLOP for {figures['batch_per_device']} examples",

@@ -8,6 +8,7 @@
 Everything is flushed as it is written, and a run that resumes goes on where it left off.
 """
 
+import dataclasses
 import importlib
 import json
 import logging
@@ -160,13 +161,33 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+@dataclasses.dataclass
+class _Row:
+    module: str
+    arrays: int = 0
+    parameters: int = 0
+
+
+def parameter_table(params: Any) -> str:
+    """A row for each module of a network, net/MODULE: how many arrays (or shapes) it has, and elements in all."""
+    rows: dict[str, _Row] = {}
+    for path, leaf in jax.tree.leaves_with_path(params):
+        module = "/".join(str(entry.key) for entry in path[:2])
+        row = rows.setdefault(module, _Row(module))
+        row.arrays += 1
+        row.parameters += math.prod(leaf.shape)
+    rows["total"] = _Row("total", sum(r.arrays for r in rows.values()), sum(r.parameters for r in rows.values()))
+    return parameter_overview.make_table(
+        list(rows.values()), value_formatter=lambda cell: cell if isinstance(cell, str) else f"{cell:,}"
+    )
+
+
 def banner(params: Any, devices: Sequence[Any], workdir: epath.PathLike) -> str:
     """What a run says first: its parameters (arrays or shapes), its devices, where its files go."""
-    table = parameter_overview.get_parameter_overview(params, include_stats=False)
     kinds = sorted({f"{device.platform} ({device.device_kind})" for device in devices})
     local = sum(device.process_index == jax.process_index() for device in devices)
     lines = [
-        table,
+        parameter_table(params),
         f"devices: {len(devices)} x {', '.join(kinds)}; {local} of them here, in process {jax.process_index()} "
         f"of {jax.process_count()}",
         f"workdir: {epath.Path(workdir)}",

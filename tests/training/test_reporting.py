@@ -174,9 +174,20 @@ def test_progress():
 
 
 def test_banner(tmp_path):
-    shapes = {"net": {"dense": {"kernel": jax.ShapeDtypeStruct((3, 4), np.float32)}}}
+    kernel, bias = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((300, 4), (4,)))
+    shapes = {
+        "net": {"block": {"dense": {"kernel": kernel, "bias": bias}}, "out": {"kernel": kernel}},
+        "schedule": bias,
+    }
     text = reporting.banner(shapes, jax.devices(), tmp_path)
-    assert "net/dense/kernel" in text and "(3, 4)" in text and "Total: 12" in text
+    rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in text.splitlines() if "|" in line]
+    assert rows == [
+        ("Module", "Arrays", "Parameters"),
+        ("net/block", "2", "1,204"),
+        ("net/out", "1", "1,200"),
+        ("schedule", "1", "4"),
+        ("total", "4", "2,408"),
+    ]
     assert "devices: 4 x cpu" in text and "4 of them here, in process 0 of 1" in text and str(tmp_path) in text
 
 
