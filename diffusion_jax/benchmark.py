@@ -247,7 +247,7 @@ def summary(name: str, seconds: np.ndarray) -> Figures:
 
 
 def flops(config: ConfigDict, figures: Figures) -> Figures:
-    """FLOPs of a step on one device, as the compiler counts them before it optimises, and what is reached of the peak.
+    """FLOPs of a step on one device, as `describe` counts them, and what is reached of the peak.
 
     The peak is not a data sheet's but what a large matrix product of the same dtype reaches on this device, now.
     """

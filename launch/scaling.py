@@ -31,7 +31,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for configs/
 
 from diffusion_jax import build
 from diffusion_jax.training import parallel, state
-from diffusion_jax.training.describe import size
+from diffusion_jax.training.describe import flops, size
 
 DEVICES = (8, 64, 256, 1024, 4096)
 
@@ -82,9 +82,11 @@ def model(recipe: str) -> Model:
         "label": jax.ShapeDtypeStruct((1,), jnp.int32),
         "index": jax.ShapeDtypeStruct((1,), jnp.int32),
     }
-    forward = jax.jit(lambda params, batch: experiment.loss(params, batch, jnp.full(1, 0.5), key[None])[0])
-    counted = forward.trace(shapes.params, example).lower(lowering_platforms=("tpu",)).cost_analysis()
-    return Model(shapes.params, shapes, 3 * float((counted or {}).get("flops", math.nan)))
+
+    def forward(params: Any, batch: Any) -> Any:
+        return experiment.loss(params, batch, jnp.full(1, 0.5), key[None])[0]
+
+    return Model(shapes.params, shapes, 3 * flops(forward, shapes.params, example))
 
 
 def wire(n: int, gradient_bytes: int) -> float:

@@ -1,80 +1,107 @@
 """3x3 convolutions as the device at hand does them fastest: with fewer products on a CPU, elsewhere as XLA has them.
 
-Arrays are [B, H, W, C], kernels HWIO, strides 1, padding SAME. Both of `convolve` and `convolve_repeated` stand in for
-`jax.lax.conv_general_dilated` in `flax.linen.Conv`; what they compute differs from it by rounding alone.
+Arrays are [B, H, W, C], kernels [3, 3, C, D]. `convolve` and `convolve_repeated` are for the `conv_general_dilated` of
+`flax.linen.Conv`. A fast way differs from the plain one by rounding alone, and is taken only for stride 1, padding SAME
+and at least float32: bfloat16 would round the sums of kernels and of pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 Array = jax.Array
-Convolution = Callable[[Array, Array], Array]
+Padding = str | Sequence[tuple[int, int]]
 
-FEWEST_CHANNELS = 128
-"""With fewer on either side, the sums of `minimal` and of its gradients cost what its products save."""
+LAYOUT = jax.lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC"))
+PLAIN: dict[str, Any] = {
+    "lhs_dilation": (1, 1),
+    "rhs_dilation": (1, 1),
+    "dimension_numbers": LAYOUT,
+    "feature_group_count": 1,
+    "precision": None,
+}
+"""The options of a convolution that has nothing special."""
 
-
-def convolve(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
-    """x [B,H,W,C], kernel [3,3,C,D] -> [B,H,W,D]."""
-    if x.shape[1] % 2 or min(kernel.shape[2:]) < FEWEST_CHANNELS:
-        return direct(x, kernel)
-    return _fastest(x, kernel, direct, minimal)
-
-
-def convolve_repeated(x: Array, kernel: Array, *_: Any, **__: Any) -> Array:
-    """`convolve` of x [B,H,W,C] with each pixel repeated 2x2: [B,2H,2W,D]."""
-    return _fastest(x, kernel, repeated, repeated_in_quarters)
+MIN_CHANNELS = 128
+"""With fewer on either side, the sums of `winograd` and of its gradients cost what its products save."""
 
 
-def _fastest(x: Array, kernel: Array, plain: Convolution, on_cpu: Convolution) -> Array:
-    """`on_cpu` where that is, unless bfloat16 would round its sums; else `plain`.
-
-    What differentiation stores is x and the kernel, whichever it is.
-    """
-    if kernel.dtype == jnp.bfloat16:
-        return plain(x, kernel)
-    chosen = partial(jax.lax.platform_dependent, cpu=on_cpu, default=plain)
-    return jax.checkpoint(chosen, prevent_cse=False)(x, kernel)
+def direct(x: Array, kernel: Array, padding: Padding = "SAME") -> Array:
+    """The convolution as XLA has it: [B,H,W,C] -> [B,H,W,D]."""
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, **PLAIN)
 
 
-def direct(x: Array, kernel: Array, padding: str | Sequence[tuple[int, int]] = "SAME") -> Array:
-    """The convolution as XLA does it."""
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def minimal(x: Array, kernel: Array) -> Array:
+def winograd(x: Array, kernel: Array) -> Array:
     """`direct`, for an even H, with 6 products in place of 9 for each pixel of the result.
 
     Two rows of the result need four of x and three of the kernel: four products of sums of these in place of six.
     Source: Winograd 1980, F(2, 3), one-dimensional; for networks Lavin and Gray 2016.
     """
-    rows = x.shape[1] // 2
+    batch, height, width, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
-    x0, x1, x2, x3 = (jax.lax.slice_in_dim(padded, i, i + 2 * rows - 1, 2, axis=1) for i in range(4))
+    x0, x1, x2, x3 = (jax.lax.slice_in_dim(padded, i, i + height - 1, 2, axis=1) for i in range(4))
     k0, k1, k2 = kernel[:1], kernel[1:2], kernel[2:]
     pairs = ((x0 - x2, k0), (x1 + x2, (k0 + k1 + k2) / 2), (x2 - x1, (k0 - k1 + k2) / 2), (x1 - x3, k2))
     m0, m1, m2, m3 = (direct(of_x, of_kernel, ((0, 0), (1, 1))) for of_x, of_kernel in pairs)
-    return jnp.stack([m0 + m1 + m2, m1 - m2 - m3], axis=2).reshape(*x.shape[:3], -1)
+    return jnp.stack([m0 + m1 + m2, m1 - m2 - m3], axis=2).reshape(batch, height, width, kernel.shape[-1])
+
+
+def doubled(x: Array) -> Array:
+    """Each pixel repeated 2x2: [B,H,W,C] -> [B,2H,2W,C]."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def repeated(x: Array, kernel: Array) -> Array:
-    """The convolution of repeated pixels as its definition says."""
-    return direct(jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2), kernel)
+    """`direct` of `doubled`: [B,H,W,C] -> [B,2H,2W,D]."""
+    return direct(doubled(x), kernel)
 
 
 def repeated_in_quarters(x: Array, kernel: Array) -> Array:
     """`repeated`, with 4 products in place of 9 for each pixel of the result.
 
-    A window over repeated pixels sees two rows and two columns of x only. Those of the result's even rows are the row
+    A window over doubled pixels sees two rows and two columns of x only. Those of the result's even rows are the row
     before and the row itself, with the kernel's rows k0 and k1 + k2; those of odd rows the row itself and the next,
-    with k0 + k1 and k2. Columns alike, so that the result is four convolutions of 2x2, laid in each other.
+    with k0 + k1 and k2. Columns alike, so that the result is four convolutions of 2x2, interleaved.
     """
-    taps = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)
-    kernels = jnp.einsum("atk,bsl,klcd->abtscd", taps, taps, kernel, precision="highest")
-    rows = [jnp.stack([direct(x, kernels[a, b], ((1 - a, a), (1 - b, b))) for b in (0, 1)], axis=3) for a in (0, 1)]
-    return jnp.stack(rows, axis=2).reshape(x.shape[0], 2 * x.shape[1], 2 * x.shape[2], -1)
+    batch, height, width, _ = x.shape
+
+    def halves(kernel: Array, axis: int) -> list[Array]:
+        k0, k1, k2 = (jax.lax.slice_in_dim(kernel, i, i + 1, axis=axis) for i in range(3))
+        return [jnp.concatenate([k0, k1 + k2], axis), jnp.concatenate([k0 + k1, k2], axis)]
+
+    sides = ((1, 0), (0, 1))  # of the padding, for even and odd
+    rows = [
+        jnp.stack([direct(x, quarter, (above, left)) for left, quarter in zip(sides, halves(half, 1), strict=True)], 3)
+        for above, half in zip(sides, halves(kernel, 0), strict=True)
+    ]
+    return jnp.stack(rows, 2).reshape(batch, 2 * height, 2 * width, kernel.shape[-1])
+
+
+# What differentiation stores is x and the kernel, whichever way is taken: the sums of the fast ones are made again.
+_CONVOLVE = jax.checkpoint(partial(jax.lax.platform_dependent, cpu=winograd, default=direct), prevent_cse=False)
+_CONVOLVE_REPEATED = jax.checkpoint(
+    partial(jax.lax.platform_dependent, cpu=repeated_in_quarters, default=repeated), prevent_cse=False
+)
+
+
+def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Padding, **options: Any) -> Array:
+    """`jax.lax.conv_general_dilated`, by `winograd` when lowered for a CPU: with MIN_CHANNELS and an even height."""
+    if _plain(kernel, strides, padding, options) and x.shape[1] % 2 == 0 and min(kernel.shape[2:]) >= MIN_CHANNELS:
+        return _CONVOLVE(x, kernel)
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+def convolve_repeated(x: Array, kernel: Array, strides: Sequence[int], padding: Padding, **options: Any) -> Array:
+    """`jax.lax.conv_general_dilated` of `doubled`, by `repeated_in_quarters` when lowered for a CPU."""
+    if _plain(kernel, strides, padding, options):
+        return _CONVOLVE_REPEATED(x, kernel)
+    return jax.lax.conv_general_dilated(doubled(x), kernel, strides, padding, **options)
+
+
+def _plain(kernel: Array, strides: Sequence[int], padding: Padding, options: dict[str, Any]) -> bool:
+    """Whether the fast ways compute what is asked for."""
+    usual = kernel.shape[:2] == (3, 3) and tuple(strides) == (1, 1) and padding == "SAME" and options == PLAIN
+    return usual and jnp.finfo(kernel.dtype).bits >= 32

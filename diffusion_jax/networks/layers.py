@@ -53,11 +53,9 @@ def conv(
     init: Initializer = GLOROT,
     stride: int = 1,
     padding: str | Sequence[tuple[int, int]] = "SAME",
-    repeated: bool = False,
+    how: Callable[..., Array] = convolutions.convolve,
 ) -> nn.Conv:
-    """A 3x3 convolution with a bias; repeated: of its input with each pixel repeated 2x2."""
-    fast = convolutions.convolve_repeated if repeated else convolutions.convolve
-    how = fast if (stride, padding) == (1, "SAME") else None
+    """A 3x3 convolution with a bias; how: with the arguments of `jax.lax.conv_general_dilated`."""
     return nn.Conv(
         features, (3, 3), stride, padding, kernel_init=init, dtype=dtype, name=name, conv_general_dilated=how
     )
@@ -285,7 +283,7 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return conv(x.shape[-1], self.dtype, "conv", repeated=True)(x)
+        return conv(x.shape[-1], self.dtype, "conv", how=convolutions.convolve_repeated)(x)
 
 
 def check_options(network: str, dtype: str, dropout: float, num_classes: int, **at_least_one: int) -> DType:

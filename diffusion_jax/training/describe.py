@@ -1,6 +1,7 @@
 """What a config amounts to, without training or (unless asked) compiling: sizes, FLOPs, memory, schedule, devices."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
     """A text for people and the same figures by name.
 
     Memory of the state and of the activations is arithmetic on shapes, marked as such; `compile` adds the compiler's
-    own figure. FLOPs are those of the layers' definitions. All is for one device with its share of the global batch.
+    own figure. FLOPs are counted as in `flops`. All is for one device with its share of the global batch.
     """
     if not config.data.shape:
         config = build.resolve(config, build.source(config, "train"))
@@ -37,15 +38,13 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
     )
     at_once = step.make_train_step(experiment.loss, experiment.times, experiment.optimizer, config.batch_size)
     arguments = shapes, batch, jax.eval_shape(lambda: jax.random.key(0))
-    # Of a loop, as accumulation is one, the compiler counts one turn; and on a CPU convolutions take fewer products.
-    counted = jax.jit(at_once).trace(*arguments).lower(lowering_platforms=("tpu",))
     ends = in_float64(level, build.at_first(config), np.array([0.0, 1.0]))
     figures: dict[str, Any] = {
         "parameters": count(shapes.params),
         "state_bytes": size(shapes),
         "state_bytes_per_device": parallel.device_bytes(shapes, config.parallel),
         "activation_bytes": activations(experiment, shapes.params, batch, config.accumulate_steps),
-        "train_step_flops": float((counted.cost_analysis() or {}).get("flops", math.nan)),
+        "train_step_flops": flops(at_once, *arguments),  # of a loop, as accumulation is one, only one turn is counted
         "data_shape": list(config.data.shape),
         "batch_per_device": share,
         "schedule_ends": {
@@ -63,6 +62,15 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
         if (needed := compiled_bytes(compiled)) is not None:
             figures["compiled_bytes"] = needed
     return text(config, shapes.params, figures), figures
+
+
+def flops(function: Callable[..., Any], *arguments: Any) -> float:
+    """FLOPs of a call, as the compiler counts them for a TPU before it optimises: the same figure on every device.
+
+    Random bits are among them. On a CPU fewer are needed, as its convolutions take fewer products.
+    """
+    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("tpu",))
+    return float((lowered.cost_analysis() or {}).get("flops", math.nan))
 
 
 def count(tree: Any) -> int:

@@ -172,13 +172,13 @@ def parameter_table(params: Any) -> str:
     """A row for each module of a network, net/MODULE: how many arrays (or shapes) it has, and elements in all."""
     rows: dict[str, _Row] = {}
     for path, leaf in jax.tree.leaves_with_path(params):
-        module = "/".join(str(entry.key) for entry in path[:2])
+        module = jax.tree_util.keystr(path[:2], simple=True, separator="/")
         row = rows.setdefault(module, _Row(module))
         row.arrays += 1
         row.parameters += math.prod(leaf.shape)
-    rows["total"] = _Row("total", sum(r.arrays for r in rows.values()), sum(r.parameters for r in rows.values()))
+    total = _Row("total", sum(row.arrays for row in rows.values()), sum(row.parameters for row in rows.values()))
     return parameter_overview.make_table(
-        list(rows.values()), value_formatter=lambda cell: cell if isinstance(cell, str) else f"{cell:,}"
+        [*rows.values(), total], value_formatter=lambda cell: cell if isinstance(cell, str) else f"{cell:,}"
     )
 
 

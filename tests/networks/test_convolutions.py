@@ -1,22 +1,24 @@
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
-from diffusion_jax.networks import convolutions
+from diffusion_jax.networks import convolutions, layers
+from diffusion_jax.training import parallel
+
+CHANNELS = convolutions.MIN_CHANNELS
 
 
 def truth(x, kernel):
     """The sum over windows, in float64."""
     padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
     height, width = x.shape[1:3]
-    return sum(
-        padded[:, i : i + height, j : j + width] @ np.asarray(kernel, np.float64)[i, j]
-        for i in range(3)
-        for j in range(3)
-    )
+    windows = [(i, j) for i in range(3) for j in range(3)]
+    return sum(padded[:, i : i + height, j : j + width] @ np.asarray(kernel, np.float64)[i, j] for i, j in windows)
 
 
 def true_repeated(x, kernel):
@@ -28,79 +30,146 @@ def drawn(*shapes, dtype=np.float64):
     return [random.normal(size=shape).astype(dtype) for shape in shapes]
 
 
-WAYS = [
-    (convolutions.direct, truth),
-    (convolutions.minimal, truth),
-    (convolutions.repeated, true_repeated),
-    (convolutions.repeated_in_quarters, true_repeated),
+def plainly(convolve):
+    """As flax asks for a plain convolution."""
+    return lambda x, kernel: convolve(x, kernel, (1, 1), "SAME", **convolutions.PLAIN)
+
+
+def close(got, expected, atol):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=atol), got, expected)
+
+
+SHAPES = [(2, 6, 4), (1, 2, 5), (3, 8, 1), (0, 2, 2)]
+WAYS = [(way, truth, shape) for way in (convolutions.direct, convolutions.winograd) for shape in SHAPES] + [
+    (way, true_repeated, shape)
+    for way in (convolutions.repeated, convolutions.repeated_in_quarters)
+    for shape in [*SHAPES, (2, 1, 1), (2, 3, 4)]
 ]
 CHOICES = [
-    (convolutions.convolve, convolutions.direct, 6 / 9),
-    (convolutions.convolve_repeated, convolutions.repeated, 4 / 9),
+    (plainly(convolutions.convolve), convolutions.direct, 6 / 9),
+    (plainly(convolutions.convolve_repeated), convolutions.repeated, 4 / 9),
 ]
-named = partial(pytest.mark.parametrize, ids=lambda value: getattr(value, "__name__", ""))
+chosen = pytest.mark.parametrize("choice, plain, share", CHOICES, ids=["convolve", "convolve_repeated"])
 
 
-@named("way, true", WAYS)
-@pytest.mark.parametrize("shape", [(2, 6, 4), (1, 2, 5), (3, 8, 1)])
+@pytest.mark.parametrize("way, true, shape", WAYS)
 def test_each_way_is_the_sum_over_windows(way, true, shape):
     x, kernel = drawn((*shape, 5), (3, 3, 5, 7))
     with jax.enable_x64(True):
-        np.testing.assert_allclose(jax.jit(way)(x, kernel), true(x, kernel), atol=1e-13)
-    x, kernel = drawn((*shape, 64), (3, 3, 64, 7), dtype=np.float32)
-    np.testing.assert_allclose(jax.jit(way)(x, kernel), true(x, kernel), atol=1e-4)  # of values of 24
+        close(jax.jit(way)(x, kernel), true(x, kernel), 1e-13)
 
 
-@named("choice, plain, _", CHOICES)
-def test_derivatives_are_those_of_the_plain_convolution(choice, plain, _):
-    n = convolutions.FEWEST_CHANNELS
-    x, kernel, dx, dkernel = drawn((2, 4, 2, n), (3, 3, n, n), (2, 4, 2, n), (3, 3, n, n))
+@pytest.mark.parametrize("way, true, _", [WAYS[len(SHAPES)], WAYS[-1]])
+def test_float32_loses_nothing_to_the_sums(way, true, _):
+    x, kernel = drawn((2, 8, 8, 128), (3, 3, 128, 128), dtype=np.float32)
+    plain = convolutions.direct if true is truth else convolutions.repeated
+    error, usual = (np.std(jax.jit(f)(x, kernel) - true(x, kernel)) for f in (way, plain))
+    assert usual < 3e-5 and error < 1.5 * usual  # of values of 34
 
-    def derivatives(convolve):
+
+@chosen
+def test_derivatives_are_those_of_the_plain_convolution(choice, plain, share):
+    shapes = (2, 4, 2, CHANNELS), (3, 3, CHANNELS, CHANNELS)
+    inputs = drawn(*shapes, *shapes)
+
+    def derivatives(convolve, x, kernel, dx, dkernel):
         def energy(x, kernel):
-            return jnp.sum(jnp.sin(convolve(x, kernel) / n))
+            return jnp.sum(jnp.sin(convolve(x, kernel) / CHANNELS))
 
         forward = jax.jvp(convolve, (x, kernel), (dx, dkernel))
         curvature = jax.jvp(jax.grad(energy), (x, kernel), (dx, dkernel))[1]
         return forward, jax.grad(energy, (0, 1))(x, kernel), curvature
 
     with jax.enable_x64(True):
-        got, expected = (jax.jit(partial(derivatives, convolve))() for convolve in (choice, plain))
-    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-11), got, expected)
+        got, expected = (jax.jit(partial(derivatives, convolve))(*inputs) for convolve in (choice, plain))
+    close(got, expected, 1e-12)
 
 
-def products(convolve, x, kernel, platform):
-    lowered = jax.jit(convolve).trace(x, kernel).lower(lowering_platforms=(platform,))
+def products(function, *inputs, platform):
+    lowered = jax.jit(function).trace(*inputs).lower(lowering_platforms=(platform,))
     return lowered.cost_analysis()["flops"]
 
 
-@named("choice, plain, share", CHOICES)
+def squared(convolve):
+    """The gradients of its squares."""
+    return jax.grad(lambda x, kernel: jnp.sum(jnp.square(convolve(x, kernel))), (0, 1))
+
+
+@chosen
 def test_a_cpu_multiplies_less_and_other_devices_do_as_they_did(choice, plain, share):
-    n = convolutions.FEWEST_CHANNELS
-    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 16, 16, n), (3, 3, n, n)))
-    whole = products(plain, x, kernel, "tpu")
-    assert products(choice, x, kernel, "tpu") == whole == products(plain, x, kernel, "cpu")
-    assert products(choice, x, kernel, "cpu") / whole == pytest.approx(share, rel=0.1)
+    shapes = (2, 16, 16, CHANNELS), (3, 3, CHANNELS, CHANNELS)
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    for of in (lambda convolve: convolve, squared):
+        whole = products(of(plain), *inputs, platform="cpu")
+        for platform in ("tpu", "cuda"):
+            assert products(of(choice), *inputs, platform=platform) == whole
+        assert products(of(choice), *inputs, platform="cpu") / whole == pytest.approx(share, rel=0.1)
 
 
-@named("choice, plain, _", CHOICES)
-def test_bfloat16_is_not_rounded_twice(choice, plain, _):
-    n = convolutions.FEWEST_CHANNELS
-    x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in drawn((1, 4, 4, n), (3, 3, n, n)))
+@pytest.mark.parametrize(
+    "layer, share",
+    [(layers.conv(CHANNELS, jnp.float32, None), 6 / 9), (layers.Upsample(jnp.float32), 4 / 9)],
+    ids=["conv", "Upsample"],
+)
+def test_the_layers_are_convolved_so(layer, share):
+    x = jax.ShapeDtypeStruct((2, 16, 16, CHANNELS), jnp.float32)
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)
+    few, all_of_them = (products(layer.apply, params, x, platform=platform) for platform in ("cpu", "tpu"))
+    assert few / all_of_them == pytest.approx(share, rel=0.1)
+
+
+@chosen
+def test_bfloat16_is_not_rounded_twice(choice, plain, share):
+    x, kernel = (jnp.asarray(a, jnp.bfloat16) for a in drawn((1, 4, 4, CHANNELS), (3, 3, CHANNELS, CHANNELS)))
     np.testing.assert_array_equal(jax.jit(choice)(x, kernel), jax.jit(plain)(x, kernel))
 
 
-def test_odd_heights_and_few_channels_are_convolved_as_they_are():
-    n = convolutions.FEWEST_CHANNELS
-    for shape, kernel in (((2, 3, 4, n), (3, 3, n, n)), ((2, 4, 4, 3), (3, 3, 3, n)), ((2, 4, 4, n), (3, 3, n, 3))):
-        inputs = drawn(shape, kernel, dtype=np.float32)
-        np.testing.assert_array_equal(jax.jit(convolutions.convolve)(*inputs), jax.jit(convolutions.direct)(*inputs))
+@pytest.mark.parametrize(
+    "shape, kernel, options",
+    [
+        ((2, 3, 4, CHANNELS), (3, 3, CHANNELS, CHANNELS), {}),
+        ((2, 4, 4, 3), (3, 3, 3, CHANNELS), {}),
+        ((2, 4, 4, CHANNELS), (3, 3, CHANNELS, 3), {}),
+        ((2, 4, 4, CHANNELS), (1, 1, CHANNELS, CHANNELS), {}),
+        ((2, 4, 4, CHANNELS), (3, 3, CHANNELS, CHANNELS), {"window_strides": (2, 2)}),
+        ((2, 4, 4, CHANNELS), (3, 3, CHANNELS, CHANNELS), {"padding": ((1, 0), (0, 1))}),
+        ((2, 4, 4, CHANNELS), (3, 3, CHANNELS, CHANNELS), {"rhs_dilation": (2, 2)}),
+    ],
+)
+def test_all_else_is_convolved_as_it_is(shape, kernel, options):
+    inputs = drawn(shape, kernel, dtype=np.float32)
+    asked = {"window_strides": (1, 1), "padding": "SAME"} | convolutions.PLAIN | options
+    strides, padding = asked.pop("window_strides"), asked.pop("padding")
+    expected = jax.lax.conv_general_dilated(*inputs, strides, padding, **asked)
+    got = jax.jit(lambda x, kernel: convolutions.convolve(x, kernel, strides, padding, **asked))(*inputs)
+    np.testing.assert_array_equal(got, expected)
 
 
-@named("choice, plain, _", CHOICES)
-def test_no_more_is_stored_for_the_gradient_than_x_and_the_kernel(choice, plain, _):
-    n = convolutions.FEWEST_CHANNELS
-    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 4, 4, n), (3, 3, n, n)))
-    stored = jax.eval_shape(lambda x, kernel: jax.vjp(choice, x, kernel)[1], x, kernel)
-    small = 12  # constants
-    assert {a.shape for a in jax.tree.leaves(stored) if a.size > small} == {x.shape, kernel.shape}
+@chosen
+def test_no_more_is_stored_for_the_gradient_than_x_and_the_kernel(choice, plain, share):
+    shapes = (2, 4, 4, CHANNELS), (3, 3, CHANNELS, CHANNELS)
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    stored = jax.eval_shape(lambda x, kernel: jax.vjp(choice, x, kernel)[1], *inputs)
+    assert {a.shape for a in jax.tree.leaves(stored)} == set(shapes)
+
+
+@chosen
+def test_gradients_by_example_recomputed_and_spread_over_devices(choice, plain, share):
+    x, kernel = drawn((4, 4, 4, CHANNELS), (3, 3, CHANNELS, CHANNELS))
+
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return choice(x, self.param("kernel", lambda key: jnp.asarray(kernel)))
+
+    def gradient(params, x):  # of one example
+        return jax.grad(lambda params: jnp.mean(jnp.sin(nn.remat(Layer)().apply(params, x[None]))))(params)
+
+    with jax.enable_x64(True):
+        params = {"params": {"kernel": jnp.asarray(kernel)}}
+        each = jax.vmap(gradient, (None, 0))
+        specs = {"in_specs": (P(), P(parallel.AXIS)), "out_specs": P(parallel.AXIS)}
+        spread = jax.shard_map(each, mesh=parallel.mesh(), check_vma=False, **specs)
+        got = jax.jit(spread)(params, x)["params"]["kernel"]
+        expected = [jax.grad(lambda k: jnp.mean(jnp.sin(plain(one[None], k))))(kernel) for one in x]  # noqa: B023
+    close(got, np.stack(expected), 1e-13)
