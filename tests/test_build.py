@@ -14,7 +14,6 @@ from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import Level
 from diffusion_jax.process.gaussian import gaussian
 from diffusion_jax.sampling import degradation
-from diffusion_jax.training.describe import describe
 
 
 def config(**changes):
@@ -446,21 +445,6 @@ def test_a_classifier_learns_the_class_of_noisy_examples():
     loss, metrics = experiment.loss(params, rows, jnp.arange(1, 5) / 4, keys)
     np.testing.assert_allclose(loss[:3], np.log(10), atol=1e-3)
     assert loss[3] == 0 and metrics["accuracy"].shape == (4,)
-
-
-def test_describe_counts_without_compiling():
-    text, figures = describe(config())
-    assert figures["parameters"] == sum(
-        x.size for x in jax.tree.leaves(build.parameters(config(), build.build(config()).network))
-    )
-    assert figures["train_step_flops"] > 0 and figures["activation_bytes"] > 0
-    # parameters, one average and Adam's two moments, all float32, and a few counters
-    assert 0 <= figures["state_bytes"] - 4 * 4 * figures["parameters"] < 100
-    assert figures["schedule_ends"]["t=0"] == {"alpha": 1.0, "sigma": 0.0}
-    for word in ("parameters", "GFLOP", "arithmetic", "schedule", "devices"):
-        assert word in text
-    _, compiled = describe(config(), compile=True)
-    assert compiled["compiled_bytes"] > figures["state_bytes"]
 
 
 CONTINUOUS_LOSSES = [

@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import flax.linen as nn
@@ -171,5 +172,19 @@ def test_gradients_by_example_recomputed_and_spread_over_devices(choice, plain, 
         specs = {"in_specs": (P(), P(parallel.AXIS)), "out_specs": P(parallel.AXIS)}
         spread = jax.shard_map(each, mesh=parallel.mesh(), check_vma=False, **specs)
         got = jax.jit(spread)(params, x)["params"]["kernel"]
-        expected = [jax.grad(lambda k: jnp.mean(jnp.sin(plain(one[None], k))))(kernel) for one in x]  # noqa: B023
+        expected = [jax.grad(lambda k, one: jnp.mean(jnp.sin(plain(one[None], k))))(kernel, one) for one in x]
     close(got, np.stack(expected), 1e-13)
+
+
+@chosen
+def test_each_way_is_as_exact_as_is_asked_for(choice, plain, share):
+    shapes = (2, 4, 4, CHANNELS), (3, 3, CHANNELS, CHANNELS)
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+
+    def told():
+        return set(re.findall(r"precision=(\S+)", str(jax.make_jaxpr(choice)(*inputs))))
+
+    usual = told()
+    with jax.default_matmul_precision("highest"):
+        asked = told()
+    assert usual == told() == {"None"} and asked and all("HIGHEST" in precision for precision in asked)
