@@ -28,7 +28,7 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["diffusion_jax", "diffusion_jax.*"]),
-    package_data={"diffusion_jax.interop": ["*.npz"]},
+    package_data={"diffusion_jax.metrics": ["*.npz"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.3",

@@ -35,7 +35,7 @@ def train(args: flags.FlagValues) -> Results:
 
 def describe(args: flags.FlagValues) -> Results:
     """Print what a config amounts to."""
-    from diffusion_jax.training.describe import describe
+    from diffusion_jax.analysis.description import describe
 
     text, figures = describe(args.config, args.compile)
     print(text)
@@ -44,7 +44,7 @@ def describe(args: flags.FlagValues) -> Results:
 
 def benchmark(args: flags.FlagValues) -> Results:
     """Measure how fast a config trains and samples on this machine."""
-    from diffusion_jax.benchmark import benchmark
+    from diffusion_jax.analysis.timing import benchmark
 
     if args.batch_size:
         args.config.batch_size = args.batch_size
@@ -63,10 +63,9 @@ def prepare(args: flags.FlagValues) -> Results:
 
 def sample(args: flags.FlagValues) -> Results:
     """Draw samples from a workdir into a .npz, with a picture beside it."""
-    from diffusion_jax import files
-    from diffusion_jax.analysis import trained
+    from diffusion_jax import devices, files
     from diffusion_jax.data.scaling import to_rgb
-    from diffusion_jax.training import parallel, pictures
+    from diffusion_jax.runs import pictures, trained
 
     out = to_write(args.out)
     if args.pictured < 1:
@@ -81,7 +80,7 @@ def sample(args: flags.FlagValues) -> Results:
     elif (labels := trained.labels(run, seeds, args.label)) is not None:
         arrays["labels"] = labels
     picture = out.with_suffix(".png")
-    if parallel.is_first():
+    if devices.is_first():
         files.save_npz(out, arrays)
         pictures.save_png(picture, samples[: args.pictured], run.config.data.levels)
     calls = trained.network_calls(run)
@@ -94,9 +93,10 @@ def restore(args: flags.FlagValues) -> Results:
     """Degrade held-out examples and restore them, into a .npz with a picture beside it."""
     import numpy as np
 
-    from diffusion_jax import build, files
-    from diffusion_jax.analysis import restoring, trained
-    from diffusion_jax.training import pictures
+    from diffusion_jax import files
+    from diffusion_jax.analysis import restoring
+    from diffusion_jax.experiment import choices
+    from diffusion_jax.runs import pictures, trained
 
     out = to_write(args.out)
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance)
@@ -104,7 +104,7 @@ def restore(args: flags.FlagValues) -> Results:
         "inpaint": {"mask": args.mask, "share": args.share, "seed": args.seed},
         "superres": {"factor": args.factor},
     }
-    task = build.choose("--task", args.task, restoring.TASKS)
+    task = choices.choose("--task", args.task, restoring.TASKS)
     degraded = task(tuple(run.config.data.shape), **options.get(args.task, {}))
     noise = (0.5 if args.task == "denoise" else 0.0) if args.noise is None else args.noise
     arrays, figures = restoring.restore(
@@ -121,13 +121,14 @@ def restore(args: flags.FlagValues) -> Results:
 
 def stats(args: flags.FlagValues) -> Results:
     """Reference statistics of a whole split, with their provenance, into a .npz."""
-    from diffusion_jax import build, reference
+    from diffusion_jax.experiment import sources
+    from diffusion_jax.metrics import reference
 
     out = to_write(args.out)
     if args.keep < 2:
         raise ValueError(f"--keep={args.keep} must be at least 2")
-    source = build.source(args.config, args.split)
-    network = build.feature_network(args.features, source.shape, source.levels, weights=args.inception)
+    source = sources.source(args.config, args.split)
+    network = sources.feature_network(args.features, source.shape, source.levels, weights=args.inception)
     found = reference.measure(args.config, args.split, network, args.keep)
     reference.write(out, found)
     return {"stats": str(out), "kept": len(found.features), **found.provenance}
@@ -135,7 +136,8 @@ def stats(args: flags.FlagValues) -> Results:
 
 def evaluate(args: flags.FlagValues) -> Results:
     """Every figure of a workdir that its config asks for, by name; kept in workdir/evaluation as well."""
-    from diffusion_jax.analysis import judged, likelihoods, scales, trained
+    from diffusion_jax.analysis import likelihoods, sample_metrics, scales
+    from diffusion_jax.runs import trained
 
     if args.num_samples == 1 or args.num_samples < -1:
         raise ValueError(f"--num_samples={args.num_samples} must be 0 (none), 2 or more, or -1 (eval.num_samples)")
@@ -148,8 +150,10 @@ def evaluate(args: flags.FlagValues) -> Results:
     trained.evaluation_directory(run)
     judge: Callable[[], Results] = dict
     if args.metrics:
-        options = judged.Options(max(0, args.num_samples), args.seed, tuple(args.allow), args.bootstrap, args.heldout)
-        judge = judged.prepare(run, args.metrics, args.features, args.inception, args.stats, options)
+        options = sample_metrics.Options(
+            max(0, args.num_samples), args.seed, tuple(args.allow), args.bootstrap, args.heldout
+        )
+        judge = sample_metrics.prepare(run, args.metrics, args.features, args.inception, args.stats, options)
 
     def in_bits(run: trained.Run) -> Results:
         found, table = likelihood()
@@ -163,9 +167,9 @@ def evaluate(args: flags.FlagValues) -> Results:
     if wanted:
         parts.append(lambda run: {"guidance": scales.report(run, wanted, sections, number, args.seed)})
     elif run.config.eval.svm and number:
-        parts.append(lambda run: judged.quality(run, number, args.seed))
+        parts.append(lambda run: sample_metrics.quality(run, number, args.seed))
     if number:
-        parts.append(lambda run: judged.count(run, number, args.seed))
+        parts.append(lambda run: sample_metrics.count(run, number, args.seed))
     parts.append(lambda run: judge())
     figures: Results = {"step": run.step, "ema": run.ema}
     for part in parts:
@@ -178,7 +182,8 @@ def evaluate(args: flags.FlagValues) -> Results:
 
 def show(args: flags.FlagValues) -> Results:
     """Pictures of what happens between noise and data, into workdir/evaluation."""
-    from diffusion_jax.analysis import progression, trained
+    from diffusion_jax.analysis import progression
+    from diffusion_jax.runs import trained
 
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance)
     return {"step": run.step, "ema": run.ema, **progression.report(run, args.num_samples, args.seed)}
@@ -186,7 +191,8 @@ def show(args: flags.FlagValues) -> Results:
 
 def encode(args: flags.FlagValues) -> Results:
     """Carry held-out examples to t = 1 and back, into a .npz, with a picture beside it."""
-    from diffusion_jax.analysis import latents, trained
+    from diffusion_jax.analysis import latents
+    from diffusion_jax.runs import trained
 
     out = to_write(args.out)
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, ode=args.ode)
@@ -195,7 +201,8 @@ def encode(args: flags.FlagValues) -> Results:
 
 def frontier(args: flags.FlagValues) -> Results:
     """Judge samplers in numbers of steps, what of it is not there yet, and print the table."""
-    from diffusion_jax.analysis import frontier, trained
+    from diffusion_jax.analysis import frontier
+    from diffusion_jax.runs import trained
 
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler)
     number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
@@ -210,9 +217,9 @@ def frontier(args: flags.FlagValues) -> Results:
 
 def sweep(args: flags.FlagValues) -> Results:
     """Run a grid of configs, or what is left of it."""
-    from diffusion_jax import sweep
+    from diffusion_jax.analysis import sweeps
 
-    return sweep.sweep(required(args, "sweep"), required(args, "workdir"))
+    return sweeps.sweep(required(args, "sweep"), required(args, "workdir"))
 
 
 def compare(args: flags.FlagValues) -> Results:
@@ -230,14 +237,14 @@ def compare(args: flags.FlagValues) -> Results:
 
 def report(args: flags.FlagValues) -> Results:
     """One HTML page of a run and its evaluations."""
-    from diffusion_jax.analysis import report
+    from diffusion_jax.analysis import html_report
 
-    return report.report(required(args, "workdir"))
+    return html_report.report(required(args, "workdir"))
 
 
 def import_weights(args: flags.FlagValues) -> Results:
     """Make a workdir of weights from elsewhere."""
-    from diffusion_jax.training import exchange
+    from diffusion_jax.interop import exchange
 
     read = {"diffusers": exchange.from_diffusers, "ddpm_tf1": exchange.from_ddpm_tf1}[required(args, "from")]
     return read(args.config, required(args, "path"), required(args, "workdir"))
@@ -245,8 +252,8 @@ def import_weights(args: flags.FlagValues) -> Results:
 
 def export_weights(args: flags.FlagValues) -> Results:
     """Write the weights of a workdir in the format of another project."""
-    from diffusion_jax.analysis import trained
-    from diffusion_jax.training import exchange
+    from diffusion_jax.interop import exchange
+    from diffusion_jax.runs import trained
 
     write = {"diffusers": exchange.to_diffusers}[required(args, "to")]
     path = required(args, "path")
@@ -256,7 +263,7 @@ def export_weights(args: flags.FlagValues) -> Results:
 
 def import_inception(args: flags.FlagValues) -> Results:
     """Make the public weights of the FID's Inception readable."""
-    from diffusion_jax.interop import feature_networks
+    from diffusion_jax.metrics import feature_networks
 
     return feature_networks.import_inception(required(args, "path"), args.out)
 

@@ -77,10 +77,10 @@ def run(argv: list[str]) -> int:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    from diffusion_jax.training import reporting
+    from diffusion_jax.runs import metric_log
 
     if first:
-        print(json.dumps(reporting.plain(results), allow_nan=False))
+        print(json.dumps(metric_log.plain(results), allow_nan=False))
     return PREEMPTED if results.get("preempted") else 0
 
 
@@ -116,16 +116,16 @@ def join(argv: list[str]) -> bool:
     told = arguments.processes(argv)
     if not any(told.values()) and "SLURM_STEP_ID" not in os.environ and importlib.util.find_spec("libtpu") is None:
         return True
-    from diffusion_jax.training import parallel
+    from diffusion_jax import devices
 
-    parallel.initialise(**told)
+    devices.initialise(**told)
     import jax
 
     if jax.process_count() > 1 and argv[1] not in IN_SEVERAL_PROCESSES:
         raise ValueError(f"{argv[1]} runs in one process; those that run in several: {', '.join(IN_SEVERAL_PROCESSES)}")
-    if not parallel.is_first():
+    if not devices.is_first():
         log.setLevel(logging.WARNING)
-    return parallel.is_first()
+    return devices.is_first()
 
 
 def keep_compiled() -> None:

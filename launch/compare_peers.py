@@ -55,7 +55,7 @@ PEERS = ("diffusers:eager", "diffusers:compile", "denoising-diffusion-pytorch:ea
 
 def recipe(o: Options) -> Any:
     """The config of a case; with o["data"], what a checkpoint knows of the data, none are read."""
-    from diffusion_jax import build
+    from diffusion_jax.experiment import sources
 
     config = importlib.import_module(f"configs.{o['recipe']}").get_config()
     config.batch_size = o["batch"]
@@ -65,7 +65,7 @@ def recipe(o: Options) -> Any:
         raise ValueError(f"a batch of {o['batch']} cannot be divided by {o['devices']} devices")
     known = o.get("data", config.data)
     config.data.update(shape=tuple(known["shape"]), levels=known["levels"], classes=known["classes"])
-    return config if config.data.shape else build.resolve(config, build.source(config, "train"))
+    return config if config.data.shape else sources.resolve(config, sources.source(config, "train"))
 
 
 def ours(o: Options) -> tuple[Callable[[int], None], int]:
@@ -73,12 +73,14 @@ def ours(o: Options) -> tuple[Callable[[int], None], int]:
     import jax
     import numpy as np
 
-    from diffusion_jax import benchmark, build
-    from diffusion_jax.training import loop, parallel, state
-    from diffusion_jax.training.describe import count
+    from diffusion_jax import devices
+    from diffusion_jax.analysis import timing
+    from diffusion_jax.analysis.description import count
+    from diffusion_jax.experiment import wiring
+    from diffusion_jax.training import loop, state
 
     config = recipe(o)
-    experiment = build.build(config)
+    experiment = wiring.build(config)
     key, key_train, _ = loop.keys(config)
     if o["work"] == "train":
         shapes = jax.eval_shape(lambda: state.initial(config, experiment, key))
@@ -86,21 +88,21 @@ def ours(o: Options) -> tuple[Callable[[int], None], int]:
         held = [loop.start(config, experiment, key, shapes)]
         images = np.random.default_rng(0).integers(0, config.data.levels, (o["batch"], *config.data.shape), np.uint8)
         index = np.arange(o["batch"], dtype=np.int32)
-        batch = parallel.put({"x0": images, "label": np.zeros_like(index), "index": index})
+        batch = devices.put({"x0": images, "label": np.zeros_like(index), "index": index})
 
         def train() -> None:
             held[0], _ = step(held[0], batch, key_train)
 
         return finished(train, lambda: held[0]), count(shapes.params)
 
-    params = build.init(config, experiment.network, key)
+    params = wiring.init(config, experiment.network, key)
     number = count(params)
-    params = parallel.replicated(params)
+    params = devices.replicated(params)
     result = [None]
     if o["work"] == "call":
-        call, inputs = benchmark.network_call(config, experiment)
+        call, inputs = timing.network_call(config, experiment)
     else:
-        call = parallel.spread(experiment.sampler.sample, whole=1)
+        call = devices.spread(experiment.sampler.sample, whole=1)
         inputs = (np.arange(o["batch"], dtype=np.uint32),)
 
     def again() -> None:

@@ -18,8 +18,8 @@ import optax
 
 from diffusion_jax.data import embedded, pipeline
 from diffusion_jax.data.scaling import to_model
-from diffusion_jax.interop import feature_weights
-from diffusion_jax.networks.digit_features import DigitFeatures
+from diffusion_jax.metrics import feature_weights
+from diffusion_jax.metrics.digit_features import DigitFeatures
 
 SEED, BATCH, STEPS = 0, 128, 600
 NOISE = 0.15

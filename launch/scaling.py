@@ -29,9 +29,10 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for configs/
 
-from diffusion_jax import build
-from diffusion_jax.training import parallel, state
-from diffusion_jax.training.describe import flops, size
+from diffusion_jax import devices
+from diffusion_jax.analysis.description import flops, size
+from diffusion_jax.experiment import wiring
+from diffusion_jax.training import state
 
 DEVICES = (8, 64, 256, 1024, 4096)
 
@@ -74,7 +75,7 @@ class Model(NamedTuple):
 def model(recipe: str) -> Model:
     """What the package says of configs/RECIPE.py, without data and without compiling."""
     config = importlib.import_module(f"configs.{recipe}").get_config()
-    experiment = build.build(config)
+    experiment = wiring.build(config)
     key = jax.random.key(0)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key))
     example = {
@@ -107,7 +108,7 @@ def efficiency(step: float, seconds: float) -> tuple[float, float]:
 
 def divided(tree: Any, n: int) -> int:
     """Bytes of the arrays that `parallel=fsdp` divides among n devices; the rest is whole on each of them."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if math.prod(leaf.shape) >= parallel.LEAST_SHARDED]
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if math.prod(leaf.shape) >= devices.LEAST_SHARDED]
     return size([leaf for leaf in leaves if any(length % n == 0 for length in leaf.shape)])
 
 

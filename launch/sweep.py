@@ -22,7 +22,7 @@ import subprocess
 import sys
 from typing import Any
 
-from diffusion_jax import sweep
+from diffusion_jax.analysis import sweeps
 from diffusion_jax.arguments import one_line
 from diffusion_jax.main import PREEMPTED
 
@@ -44,7 +44,7 @@ def main() -> int:
         return run(pathlib.Path(args.workdir).expanduser(), args.name)
     if not args.sweep or args.jobs < 1:
         parser.error("--sweep is missing" if not args.sweep else f"--jobs={args.jobs} must be at least 1")
-    directory, runs = sweep.begin(args.sweep, args.workdir)
+    directory, runs = sweeps.begin(args.sweep, args.workdir)
     left = [(i, cell.name) for i, cell in enumerate(runs) if status(directory, cell.name) not in DONE]
     print(f"{len(left)} of {len(runs)} runs are left", file=sys.stderr)
     if args.way == "slurm":
@@ -58,7 +58,7 @@ def main() -> int:
 def status(directory: pathlib.Path, name: str) -> str:
     """How a run ended, or "" where it did not."""
     place = directory / name
-    return sweep.stored(place, sweep.RESULT)["status"] if (place / sweep.RESULT).exists() else ""
+    return sweeps.stored(place, sweeps.RESULT)["status"] if (place / sweeps.RESULT).exists() else ""
 
 
 def command(directory: pathlib.Path, name: str) -> list[str]:
@@ -68,10 +68,10 @@ def command(directory: pathlib.Path, name: str) -> list[str]:
 
 def run(directory: pathlib.Path, name: str | None) -> int:
     """Train and evaluate one run of a sweep that has begun; it resumes. SIGTERM goes to the commands that it runs."""
-    flags: dict[str, Any] = sweep.stored(directory)["runs"]
+    flags: dict[str, Any] = sweeps.stored(directory)["runs"]
     name = name or list(flags)[int(os.environ.get("SLURM_ARRAY_TASK_ID", "-1"))]
     if name not in flags:
-        raise ValueError(f"{name} is not a run of {directory / sweep.GRID}; the first of them is {next(iter(flags))}")
+        raise ValueError(f"{name} is not a run of {directory / sweeps.GRID}; the first of them is {next(iter(flags))}")
     told = []
 
     def end(*_: Any) -> None:
@@ -81,13 +81,13 @@ def run(directory: pathlib.Path, name: str | None) -> int:
         told.append(True)
 
     signal.signal(signal.SIGTERM, end)
-    cell = sweep.Run(name, tuple(flags[name]["train"]), tuple(flags[name]["evaluate"]))
+    cell = sweeps.Run(name, tuple(flags[name]["train"]), tuple(flags[name]["evaluate"]))
     place = directory / name
-    before = sweep.stored(place, sweep.RESULT) if (place / sweep.RESULT).exists() else {}
-    result = sweep.carry_out(cell, place, sweep.environment(directory), before)
+    before = sweeps.stored(place, sweeps.RESULT) if (place / sweeps.RESULT).exists() else {}
+    result = sweeps.carry_out(cell, place, sweeps.environment(directory), before)
     if told and result["status"] == "failed":
         return PREEMPTED
-    sweep.write(place / sweep.RESULT, result)
+    sweeps.write(place / sweeps.RESULT, result)
     print(f"{name}: {result['status']} {result['reason']}".rstrip())
     return int(result["status"] == "failed")
 

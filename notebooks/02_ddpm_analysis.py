@@ -44,13 +44,13 @@ from IPython.display import Markdown, display
 from ml_collections import ConfigDict
 
 import diffusion_jax
-from diffusion_jax import build, sweep
-from diffusion_jax.analysis import comparison
-from diffusion_jax.evaluation import likelihood, progressive
+from diffusion_jax.analysis import comparison, sweeps
+from diffusion_jax.experiment import sources, wiring
+from diffusion_jax.likelihood import variational
 from diffusion_jax.process.base import level
-from diffusion_jax.sampling import loop
+from diffusion_jax.runs.pictures import grid
+from diffusion_jax.sampling import loop, progressive
 from diffusion_jax.training import checkpoints
-from diffusion_jax.training.pictures import grid
 
 plt.rcParams.update({"figure.dpi": 96, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
 logging.getLogger("diffusion_jax").setLevel(logging.ERROR)  # remarks that name folders of one machine
@@ -67,7 +67,7 @@ class Evaluated(NamedTuple):
 
     name: str
     config: ConfigDict
-    experiment: build.Experiment
+    experiment: wiring.Experiment
     figures: dict[str, Any]
     bound: dict[str, np.ndarray]
     """vlb.npz; "t" falls, so that steps come in the order in which they are taken, from noise to data."""
@@ -80,7 +80,7 @@ def read(run):
     folder = max((path.parent for path in run.glob("evaluation/*/vlb.npz")), key=os.path.getmtime)
     config = ConfigDict(checkpoints.read_config(str(run), int(folder.name.split("-")[0])))
     arrays = [dict(np.load(path)) if path.exists() else {} for path in (folder / "vlb.npz", folder / "progressive.npz")]
-    return Evaluated(run.name, config, build.build(config), json.loads((folder / "figures.json").read_text()), *arrays)
+    return Evaluated(run.name, config, wiring.build(config), json.loads((folder / "figures.json").read_text()), *arrays)
 
 
 runs = []
@@ -91,10 +91,10 @@ for run in places("RUN", "runs/digits") + places("LIKELIHOOD_RUN", "runs/digits_
         print(f"{run.name}: no bound to read; make it by the commands above, or go on without")
 if not runs:
     raise FileNotFoundError("there is no run to read: make one by the commands above, or name it in RUN")
-sweeps = []
+grids = []
 for directory in places("SWEEPS", f"runs/table2_digits{os.pathsep}runs/table1_digits"):
-    if (directory / sweep.GRID).is_file():
-        sweeps.append(directory)
+    if (directory / sweeps.GRID).is_file():
+        grids.append(directory)
     else:
         print(f"{directory.name}: no sweep to read; make it by the commands above, or go on without")
 
@@ -108,7 +108,7 @@ for run in runs:
 
 config = runs[0].config
 dims = int(np.prod(config.data.shape))
-train, heldout = (build.source(config, split) for split in ("train", "heldout"))
+train, heldout = (sources.source(config, split) for split in ("train", "heldout"))
 images, label = heldout.read(np.arange(len(runs[0].bound["mse"])))
 mean = train.read(np.arange(min(train.size, 10_000)))[0].mean(0)
 of_mean = float(np.sqrt(np.mean((images - mean) ** 2)) * 255 / (config.data.levels - 1))  # RMSE of always guessing it
@@ -343,12 +343,12 @@ def rank_correlation(one, other):
 costs = []
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.2))
 for i, run in enumerate(runs):
-    cost = likelihood.to_bits(run.bound["terms_nats"].astype(np.float64).sum(1), dims)
+    cost = variational.to_bits(run.bound["terms_nats"].astype(np.float64).sum(1), dims)
     costs.append(cost)
     axes[0].hist(cost, bins=30, color=f"C{i}", alpha=0.5, label=run.name)
     for digit in np.unique(label):
         group = cost[label == digit]
-        place, error = digit + 0.2 * (i - 0.5), likelihood.standard_error(group)
+        place, error = digit + 0.2 * (i - 0.5), variational.standard_error(group)
         axes[1].errorbar(place, group.mean(), np.nan_to_num(error), fmt="o", color=f"C{i}", markersize=4, capsize=2)
     between = np.percentile(cost, (0, 5, 50, 95, 100))
     grey = ((images > 0) & (images < config.data.levels - 1)).reshape(len(images), -1).sum(1)
@@ -379,11 +379,11 @@ for axis, run, cost in zip(axes[:, 0], runs, costs, strict=True):
 # %%
 def cells(directory):
     """The grid of a sweep and its rows, as `main compare` reads them."""
-    stored = sweep.stored(directory)
+    stored = sweeps.stored(directory)
     return stored, comparison.read(directory, stored)
 
 
-for directory in sweeps:
+for directory in grids:
     table = comparison.markdown(*cells(directory)).replace(f"{directory}{os.sep}", "")
     display(Markdown("##" + table))
 
@@ -396,7 +396,7 @@ for directory in sweeps:
 FIGURES = "bits_per_dim", "frechet_pixels"
 
 
-for directory in sweeps:
+for directory in grids:
     stored, rows = cells(directory)
     rows = [row for row in rows if all(row.figures.get(name) for name in FIGURES)]
     if not rows:
@@ -454,7 +454,7 @@ def verdict(better, worse):
     return "agrees" if one < other else "contradicts"
 
 
-for directory in sweeps:
+for directory in grids:
     stored, rows = cells(directory)
     ours = {row.cell: row for row in rows}
     paper = PAPERS.get(pathlib.Path(stored["sweep"].split(":")[0]).stem, {})

@@ -41,11 +41,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import diffusion_jax
-from diffusion_jax import build, sweep
-from diffusion_jax.analysis import restoring, trained
+from diffusion_jax.analysis import restoring, sweeps
+from diffusion_jax.experiment import paths, sources
 from diffusion_jax.process.base import in_float64, level, normal
+from diffusion_jax.runs import trained
+from diffusion_jax.runs.pictures import grid
 from diffusion_jax.sampling import degradation
-from diffusion_jax.training.pictures import grid
 
 plt.rcParams.update({"figure.dpi": 96, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
 logging.getLogger("diffusion_jax").setLevel(logging.ERROR)
@@ -122,7 +123,7 @@ axes[0, 0].set_ylabel("the model's entropy: 0 lower bound, 1 upper")
 if "swissroll" in runs:
     run = runs["swissroll"]
     config, experiment, T = run.config, run.experiment, run.config.process.num_steps
-    heldout = build.source(config, "heldout")
+    heldout = sources.source(config, "heldout")
     x0 = heldout.read(np.arange(min(2000, heldout.size)))[0]
     schedule, sampler = experiment.schedule(None), experiment.sampler
     noise = normal(jax.random.split(jax.random.key(0), len(x0)), (2,))
@@ -163,7 +164,7 @@ if "swissroll" in runs and config.schedule.name == "learned_betas":
     k = np.arange(T + 1)
     betas = {
         name: -np.expm1(2 * np.diff(in_float64(path, k / T)[0]))
-        for name, path in (("at first", build.at_first(config)), ("learned", schedule))
+        for name, path in (("at first", paths.at_first(config)), ("learned", schedule))
     }
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
     for name, beta in betas.items():
@@ -182,7 +183,7 @@ if "swissroll" in runs and config.schedule.name == "learned_betas":
 # %%
 directory = RUNS / "dpm2015_rates"
 K = {}
-if (directory / sweep.GRID).is_file():
+if (directory / sweeps.GRID).is_file():
     for path in sorted(directory.glob("*/seed*/result.json")):
         result = json.loads(path.read_text())
         if result["status"] == "finished":
@@ -225,7 +226,7 @@ if "heartbeat" in runs:
 # %%
 if "deadleaves" in runs:
     run = runs["deadleaves"]
-    real = build.source(run.config, "heldout").read(np.arange(16))[0]
+    real = sources.source(run.config, "heldout").read(np.arange(16))[0]
     seeds, samples = trained.draw(run, 16)
     figure, axes = plt.subplots(1, 2, figsize=(6.5, 3.4))
     for axis, images, title in zip(axes, (real, samples), ("data", "samples"), strict=True):

@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from diffusion_jax import main
-from diffusion_jax.training import checkpoints, loop  # noqa: F401, imported before the forks
+from diffusion_jax.training import checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
 

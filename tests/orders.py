@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 
-from diffusion_jax import build
+from diffusion_jax.experiment import samplers
 from diffusion_jax.objective import reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, in_float64, level, normal
@@ -49,7 +49,7 @@ def rows(name, steps, sampler="ddim", **options):
     found = _step_row(
         *(jax.tree.map(lambda field, part=part: field[part], grid) for part in (slice(-1), slice(1, None)))
     )
-    return build.METHODS[sampler](**options).prepare(SCHEDULES[name][0], found)
+    return samplers.METHODS[sampler](**options).prepare(SCHEDULES[name][0], found)
 
 
 _step_row = jax.jit(step_row)
@@ -61,7 +61,7 @@ _step_row = jax.jit(step_row)
 @functools.cache
 def walker(sampler, **options):
     """The method, and its compiled `walk(rows[PART], x, memory, keys) -> (x, memory)` with the exact denoiser."""
-    method = build.METHODS[sampler](**options)
+    method = samplers.METHODS[sampler](**options)
     exact = oracles.exact(oracles.TWO_MODES)
     return method, jax.jit(lambda rows, x, memory, keys: loop.sample(method.step, exact, KERNEL, rows, x, keys, memory))
 
@@ -141,7 +141,7 @@ def affine(step, row, size, memory=None):
 @functools.cache
 def stepper(sampler, **options):
     """A compiled step of a method on Gaussian data: `step(row[N], x, memory, keys)`."""
-    method, exact = build.METHODS[sampler](**options), oracles.exact(oracles.GAUSSIAN)
+    method, exact = samplers.METHODS[sampler](**options), oracles.exact(oracles.GAUSSIAN)
     return method, jax.jit(lambda row, x, memory, keys: method.step(exact, KERNEL, row, x, memory, keys))
 
 
@@ -205,8 +205,8 @@ WITH_NOISE = [
 
 def main():
     print("| sampler | " + " | ".join(SCHEDULES) + " |\n|---|" + "--:|" * len(SCHEDULES))
-    for measure, samplers in ((without_noise, WITHOUT_NOISE), (with_noise, WITH_NOISE)):
-        for sampler, options in samplers:
+    for measure, cases in ((without_noise, WITHOUT_NOISE), (with_noise, WITH_NOISE)):
+        for sampler, options in cases:
             said = "".join(f", {key} {value}" for key, value in options.items())
             errors = [measure(name, sampler, **options) for name in SCHEDULES]
             cells = [f"{order(e):.2f} ({e[0]:.1e} → {e[-1]:.1e})" for e in errors]

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax import arguments, build, main
+from diffusion_jax import arguments, main
+from diffusion_jax.analysis.description import count
 from diffusion_jax.data import pipeline
+from diffusion_jax.experiment import sources, wiring
 from diffusion_jax.training import loop, state
-from diffusion_jax.training.describe import count
 
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "defaults"))
@@ -66,17 +67,17 @@ def test_header_says_how_to_run_and_what_to_expect(name):
 def test_tiny_variant_is_tiny(name):
     config = recipe(name, "tiny")
     if config.data.name in ("heartbeat", "dead_leaves"):
-        config = build.resolve(config, build.source(config, "train"))
+        config = sources.resolve(config, sources.source(config, "train"))
     if not config.data.shape:
         config.data.update(shape=(2,) if config.network.name == "mlp" else (8, 8, 3), levels=256, classes=10)
-    assert count(build.parameters(config, build.build(config).network)) <= 100_000
+    assert count(wiring.parameters(config, wiring.build(config).network)) <= 100_000
     assert (config.process.num_steps or config.sampler.num_steps) == 4 and config.data.shape[:-1] in ((), (8, 8))
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_counts_are_those_of_the_paper(name):
     config = recipe(*name.split(":"))
-    assert count(build.parameters(config, build.build(config).network)) == PARAMETERS[name]
+    assert count(wiring.parameters(config, wiring.build(config).network)) == PARAMETERS[name]
 
 
 def test_unknown_variant_is_refused():
@@ -120,9 +121,9 @@ def test_recipe_takes_two_steps_and_samples(name, images, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     argv = ["main", "train", f"--config=configs/{name}.py:tiny", "--workdir=none", *reads(name, images)]
     config = arguments.parse(argv).config
-    source = build.source(config, "train")
-    config = build.resolve(config, source)
-    experiment = build.build(config)
+    source = sources.source(config, "train")
+    config = sources.resolve(config, source)
+    experiment = wiring.build(config)
     key_init, key, _ = loop.keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
     train_state = loop.start(config, experiment, key_init, shapes)

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from jax import ShapeDtypeStruct
 
-from diffusion_jax import sweep
-from diffusion_jax.training import parallel
+from diffusion_jax import devices
+from diffusion_jax.analysis import sweeps
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
@@ -55,7 +55,7 @@ def test_scaling_knows_what_fsdp_divides():
     tree = [ShapeDtypeStruct(shape, "float32") for shape in shapes]
     n = jax.device_count()
     part = scaling.divided(tree, n)
-    assert scaling.size(tree) - part + part / n == parallel.device_bytes(tree, "fsdp")
+    assert scaling.size(tree) - part + part / n == devices.device_bytes(tree, "fsdp")
 
 
 def test_scaling_of_an_exchange():
@@ -242,7 +242,7 @@ def test_sweep_prints_what_is_left_and_runs_it(begun, tmp_path, monkeypatch):
         place.mkdir(parents=True)
         return result("finished")
 
-    monkeypatch.setattr(sweep, "carry_out", carry_out)
+    monkeypatch.setattr(sweeps, "carry_out", carry_out)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     assert begun("run")[0] == 0
     (cell,) = carried
@@ -260,7 +260,7 @@ def test_sweep_run_that_sigterm_ended_is_to_be_tried_again(begun, tmp_path, monk
 
     begun("print")
     monkeypatch.setattr(os, "killpg", lambda *_: None)
-    monkeypatch.setattr(sweep, "carry_out", carry_out)
+    monkeypatch.setattr(sweeps, "carry_out", carry_out)
     assert begun("run", "eps/seed0")[0] == 75
     assert not (tmp_path / "runs/eps/seed0/result.json").exists()
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from diffusion_jax import arguments, commands, main
-from diffusion_jax.analysis import trained
+from diffusion_jax.runs import trained
 from diffusion_jax.training import checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -115,10 +115,10 @@ def test_evaluate_names_every_figure(workdir, capsys):
 
 
 def test_evaluate_repeats_the_loss_of_the_training_run(workdir, capsys):
-    from diffusion_jax.training import reporting
+    from diffusion_jax.runs import metric_log
 
     _, lines, _ = run(capsys, "evaluate", f"--workdir={workdir}")
-    assert json.loads(lines[-1])["heldout_loss"] == pytest.approx(reporting.last(workdir, "heldout_loss"), rel=1e-5)
+    assert json.loads(lines[-1])["heldout_loss"] == pytest.approx(metric_log.last(workdir, "heldout_loss"), rel=1e-5)
 
 
 def test_evaluate_gives_the_bound_term_by_term(workdir, capsys):

@@ -14,33 +14,33 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from diffusion_jax import build, files
-from diffusion_jax.analysis import trained
+from diffusion_jax import devices, files
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source
-from diffusion_jax.evaluation import likelihood
+from diffusion_jax.experiment import objectives, paths, samplers, sources
+from diffusion_jax.likelihood import variational
 from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array
-from diffusion_jax.training import parallel, pictures, reporting
+from diffusion_jax.runs import metric_log, pictures, trained
 
 log = logging.getLogger(__name__)
 
 
-def variational_bound(run: trained.Run) -> tuple[dict[str, float], likelihood.Terms, dict[str, np.ndarray]]:
+def variational_bound(run: trained.Run) -> tuple[dict[str, float], variational.Terms, dict[str, np.ndarray]]:
     """The bound on held-out data: figures, the terms of every example, and the curves of `evaluation.likelihood`.
 
     As config.bound asks. With grey levels the figures also hold `baseline_bits_per_dim`, of independent pixels.
     """
     config, experiment = run.config, run.experiment
     options = config.bound
-    rows = build.chain_rows(config, experiment.process, experiment.schedule, options.num_steps)(None)
-    predict = clip_x0(experiment.predict) if build.clips(config, options) else experiment.predict
-    step_term = build.vlb_term(config, experiment.process, experiment.reverse)
-    make = likelihood.make_terms(predict, experiment.process, experiment.schedule, step_term, rows)
+    rows = paths.chain_rows(config, experiment.process, experiment.schedule, options.num_steps)(None)
+    predict = clip_x0(experiment.predict) if samplers.clips(config, options) else experiment.predict
+    step_term = objectives.vlb_term(config, experiment.process, experiment.reverse)
+    make = variational.make_terms(predict, experiment.process, experiment.schedule, step_term, rows)
 
-    into = build.into_range(config)
+    into = sources.into_range(config)
 
-    def on_data(params: Any, key: Array, batch: dict[str, Array]) -> likelihood.Terms:
+    def on_data(params: Any, key: Array, batch: dict[str, Array]) -> variational.Terms:
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
         return make(params, key, batch | {"x0": into(batch["x0"], keys)})
 
@@ -48,10 +48,10 @@ def variational_bound(run: trained.Run) -> tuple[dict[str, float], likelihood.Te
     terms = of_every_example(run, on_data, heldout, config.sampler.tile)
 
     dims = int(np.prod(config.data.shape))
-    figures = likelihood.summarise(terms, dims)
+    figures = variational.summarise(terms, dims)
     if config.data.levels:
         figures["baseline_bits_per_dim"] = baseline(config, heldout)
-    return figures, terms, likelihood.curves(terms, np.asarray(rows.at.t), dims)
+    return figures, terms, variational.curves(terms, np.asarray(rows.at.t), dims)
 
 
 def report_bound(run: trained.Run) -> tuple[dict[str, Any], np.ndarray]:
@@ -69,14 +69,14 @@ def report_bound(run: trained.Run) -> tuple[dict[str, Any], np.ndarray]:
     pictures.bound_terms(directory / "vlb.png", curves, title)
     pictures.rate_distortion(directory / "rate_distortion.png", curves, title)
     log.info("the terms of the bound: %s", directory)
-    options = {"decoder": run.config.bound.decoder, "bound_clip_x0": build.clips(run.config, run.config.bound)}
+    options = {"decoder": run.config.bound.decoder, "bound_clip_x0": samplers.clips(run.config, run.config.bound)}
     figures = {**figures, "bound_steps": len(curves["t"]), "bound_examples": len(terms_nats), **options}
     return figures, terms_nats.astype(np.float64).sum(1)
 
 
 def of_every_example(run: trained.Run, on_data: Callable[..., Any], heldout: Source, tile: int) -> Any:
     """`on_data(params, key, batch)`, a tree of [B, …], of every held-out example, `tile` per device at a time."""
-    terms_of = parallel.spread(on_data, whole=2)
+    terms_of = devices.spread(on_data, whole=2)
     key = jax.random.fold_in(jax.random.key(run.config.seed), 1)
     size = tile * jax.device_count()
     found = []
@@ -84,30 +84,30 @@ def of_every_example(run: trained.Run, on_data: Callable[..., Any], heldout: Sou
     for j, batch in enumerate(pipeline.in_order(heldout, size, workers=run.config.data.workers)):
         real = batch.pop("mask") > 0
         batch["index"] = batch["index"] + np.int32(j * size)
-        terms = parallel.fetch(terms_of(run.params, key, parallel.place(batch)))
+        terms = devices.fetch(terms_of(run.params, key, devices.place(batch)))
         found.append(jax.tree.map(lambda values, real=real: values[real], terms))
         done, now = min(heldout.size, (j + 1) * size), time.perf_counter()
         if now - told > 5 or done == heldout.size:
             left = (now - started) / done * (heldout.size - done)
-            log.info("bound: %d of %d examples, %s left", done, heldout.size, reporting.duration(left))
+            log.info("bound: %d of %d examples, %s left", done, heldout.size, metric_log.duration(left))
             told = now
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
 def baseline(config: ConfigDict, heldout: Source) -> float:
     """bits/dim of a histogram per pixel, fitted on as many training examples as an evaluation may look at."""
-    train = first_examples(build.source(config, "train"), config.eval.max_examples)
+    train = first_examples(sources.source(config, "train"), config.eval.max_examples)
 
     def images(source: Source) -> Iterator[np.ndarray]:
         for batch in pipeline.in_order(source, 256, workers=config.data.workers):
             yield batch["x0"][batch["mask"] > 0]
 
-    return likelihood.histogram_bits_per_dim(images(train), images(heldout), config.data.levels)
+    return variational.histogram_bits_per_dim(images(train), images(heldout), config.data.levels)
 
 
 def heldout_examples(config: ConfigDict) -> Source:
     """The held-out examples that a likelihood looks at."""
-    return first_examples(build.source(config, "heldout"), config.bound.num_examples or config.eval.max_examples)
+    return first_examples(sources.source(config, "heldout"), config.bound.num_examples or config.eval.max_examples)
 
 
 def first_examples(source: Source, most: int) -> Source:

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion_jax import sweep
-from diffusion_jax.analysis import report
-from diffusion_jax.training import checkpoints, reporting
-from diffusion_jax.training.reporting import NOT_FINITE
+from diffusion_jax.analysis import html_report, sweeps
+from diffusion_jax.runs import metric_log
+from diffusion_jax.runs.metric_log import NOT_FINITE
+from diffusion_jax.training import checkpoints
 
 COLUMNS = (
     "bits_per_dim", "rate_bits_per_dim", "distortion_bits_per_dim", "rmse", "K_bits", "K_gap_bits", "frechet_pixels",
@@ -40,7 +40,7 @@ def compare(workdir: str) -> tuple[str, dict[str, Any]]:
     Raises ValueError where there is no sweep, or a file of it cannot be read.
     """
     directory = pathlib.Path(workdir).expanduser()
-    grid = sweep.stored(directory)
+    grid = sweeps.stored(directory)
     rows = read(directory, grid)
     text = markdown(grid, rows)
     for name, content in (("compare.md", text + "\n"), ("compare.csv", table(rows))):
@@ -60,10 +60,10 @@ def read(directory: pathlib.Path, grid: dict[str, Any]) -> list[Row]:
     for name in grid["runs"]:
         cell, seed = name.split("/")
         row = rows.setdefault(cell, Row(cell, dict.fromkeys(("finished", "diverged", "failed", "missing"), 0), {}, {}))
-        if not (directory / name / sweep.RESULT).exists():
+        if not (directory / name / sweeps.RESULT).exists():
             row.counts["missing"] += 1
             continue
-        result = sweep.stored(directory / name, sweep.RESULT)
+        result = sweeps.stored(directory / name, sweeps.RESULT)
         row.counts[result["status"]] += 1
         if result["reason"]:
             row.reasons.setdefault(result["status"], []).append(f"{seed}: {result['reason']}")
@@ -150,7 +150,7 @@ def compare_runs(workdirs: Sequence[str], out: str = "") -> tuple[str, dict[str,
     """
     if out and pathlib.Path(out).suffix not in (".md", ".csv"):
         raise ValueError(f"--out={out} must end in .md or .csv")
-    configs = [chosen(dict(report.flat(checkpoints.read_config(workdir)))) for workdir in workdirs]
+    configs = [chosen(dict(html_report.flat(checkpoints.read_config(workdir)))) for workdir in workdirs]
     keys = sorted({key for config in configs for key in config})
     differing = [key for key in keys if len({repr(config.get(key, MISSING)) for config in configs}) > 1]
     rows: dict[str, dict[str, Any]] = {}
@@ -195,7 +195,7 @@ def chosen(config: dict[str, Any]) -> dict[str, Any]:
 def hours(workdir: str) -> float | None:
     """From the first line of metrics.jsonl to the last, pauses included; None where there is none."""
     try:
-        times = [record["time"] for record in reporting.read_metrics(workdir)]
+        times = [record["time"] for record in metric_log.read_metrics(workdir)]
     except FileNotFoundError:
         return None
     return (times[-1] - times[0]) / 3600 if times else None
@@ -206,7 +206,7 @@ def figures_of(directory: pathlib.Path) -> dict[str, Any]:
     found = sorted(directory.glob("evaluation/*/figures.json"), key=lambda path: int(path.parent.name.split("-")[0]))
     if not found:
         with contextlib.suppress(FileNotFoundError):  # of a run that was imported
-            found_loss = reporting.last(directory, "heldout_loss")
+            found_loss = metric_log.last(directory, "heldout_loss")
             return {} if found_loss is None else {"heldout_loss": found_loss}
         return {}
     figures = json.loads(found[-1].read_text())

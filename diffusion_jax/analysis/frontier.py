@@ -20,11 +20,11 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from diffusion_jax import build, files
-from diffusion_jax.analysis import trained
-from diffusion_jax.evaluation.frechet import frechet_interval, frechet_pixels
-from diffusion_jax.evaluation.svm import svm_confidence
-from diffusion_jax.training import pictures
+from diffusion_jax import files
+from diffusion_jax.experiment import choices, sources, wiring
+from diffusion_jax.metrics.frechet import frechet_interval, frechet_pixels
+from diffusion_jax.metrics.svm import svm_confidence
+from diffusion_jax.runs import pictures, trained
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def frontier(
     directory = trained.evaluation_directory(run) / "frontier"
     directory.mkdir(parents=True, exist_ok=True)
     missing = [cell for cell in cells if not (directory / f"{cell.name}.npz").exists()]
-    train, heldout = (build.source(config, split) for split in ("train", "heldout"))
+    train, heldout = (sources.source(config, split) for split in ("train", "heldout"))
     real, held_back = (source.read(np.arange(source.size)) for source in (train, heldout))
     for n, one in enumerate(missing):
         log.info("frontier: %s, %d of %d", one.label, n + 1, len(missing))
@@ -119,13 +119,13 @@ def cell(run: trained.Run, sampler: str, steps: int, number: int, seed: int) -> 
     name, _, grid = sampler.partition(":")
     config = run.config.copy_and_resolve_references()
     config.sampler.update(name=name, num_steps=steps, steps=(), times=(), grid=grid or config.sampler.grid)
-    options = build.options(config.sampler)
+    options = choices.options(config.sampler)
     label = name + "".join(f" {key}={value}" for key, value in options.items())
     said = {key: value for key, value in config.sampler.items() if not isinstance(value, ConfigDict) and key != "tile"}
     said |= {"options": options, "grid": dict(config.sampler.get(config.sampler.grid, {})), "set": (number, seed)}
     code = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
     file = f"{name}_{config.sampler.grid}_{steps}_{code}"
-    return Cell(file, label, run._replace(config=config, experiment=build.build(config, run.params)))
+    return Cell(file, label, run._replace(config=config, experiment=wiring.build(config, run.params)))
 
 
 def read(directory: epath.Path) -> list[dict[str, Any]]:

@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax import build, files
+from diffusion_jax import devices, files
 from diffusion_jax.analysis import bound
-from diffusion_jax.analysis.trained import Run
 from diffusion_jax.data.scaling import to_model
+from diffusion_jax.experiment import choices, objectives, paths, samplers, sources
 from diffusion_jax.process.base import Array, level
+from diffusion_jax.runs import pictures
+from diffusion_jax.runs.trained import Run
 from diffusion_jax.sampling import ddim, flow, loop
-from diffusion_jax.training import parallel, pictures
 
 Carried = tuple[Array, Array, Array]
 """(x[B,*D], calls int[B], ok bool[B])."""
@@ -51,11 +52,11 @@ def report(run: Run, number: int, out: pathlib.Path, by: str = "ode") -> dict[st
     if number < 1:
         raise ValueError(f"--num_samples={number} must be at least 1")
     levels = run.config.data.levels
-    heldout = bound.first_examples(build.source(run.config, "heldout"), number)
+    heldout = bound.first_examples(sources.source(run.config, "heldout"), number)
     x, label = heldout.read(np.arange(heldout.size))
     found, calls = encode(run, x, label, by)
     back, calls_back = decode(run, found, label, by)
-    decoded = np.asarray(build.out_of_range(run.config)(back))
+    decoded = np.asarray(sources.out_of_range(run.config)(back))
     files.save_npz(out, {"examples": x, "labels": label, "latents": found, "decoded": decoded})
     picture, shown = out.with_suffix(".png"), slice(0, 16)
     title = f"held-out examples, and what comes back from their noise by {by}"
@@ -75,18 +76,18 @@ def _in_range(run: Run, x: np.ndarray) -> np.ndarray:
 def _ways(run: Run, by: str) -> tuple[Callable[..., Carried], Callable[..., Carried]]:
     """`up(params, x0, label)` and `down(params, x_1, label)`."""
     config, experiment, options = run.config, run.experiment, run.config.ode
-    build.choose("--by", by, dict.fromkeys(WAYS))
-    if config.process.name != "gaussian" or config.prediction.target in build.OF_A_CHAIN:
+    choices.choose("--by", by, dict.fromkeys(WAYS))
+    if config.process.name != "gaussian" or config.prediction.target in objectives.OF_A_CHAIN:
         raise ValueError(
             f"encoding needs the score of a Gaussian process at every level, which process.name={config.process.name!r}"
             f" with prediction.target={config.prediction.target!r} does not have"
         )
     flow.check(options.rtol, options.atol, options.max_calls, "ode")
-    min_t = build.lowest_time(config, experiment.schedule, options.min_t)
+    min_t = paths.lowest_time(config, experiment.schedule, options.min_t)
     rows: Any = None
     if by == "ddim":
-        times = build.sampling_times(config, experiment.schedule)
-        falling = build.grid_rows(config, experiment.process, experiment.schedule, times, False)(run.params)
+        times = samplers.sampling_times(config, experiment.schedule)
+        falling = paths.grid_rows(config, experiment.process, experiment.schedule, times, False)(run.params)
         rows = flow.upwards(falling)
         if not len(rows.to.t):
             raise ValueError(
@@ -122,12 +123,12 @@ def _ways(run: Run, by: str) -> tuple[Callable[..., Carried], Callable[..., Carr
 def _carry(run: Run, way: Callable[..., Carried], x: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, float]:
     """`way` over any number of rows, in calls of sampler.tile per device."""
     size = run.config.sampler.tile * jax.device_count()
-    spread = parallel.spread(lambda params, rows: way(params, rows["x"], rows["label"]), whole=1)
+    spread = devices.spread(lambda params, rows: way(params, rows["x"], rows["label"]), whole=1)
     found = []
     for first in range(0, len(x), size):
         here = np.resize(np.arange(first, min(first + size, len(x))), size)
         rows = {"x": np.asarray(x, np.float32)[here], "label": np.asarray(label, np.int32)[here]}
-        found.append(parallel.fetch(spread(run.params, parallel.place(rows))))
+        found.append(devices.fetch(spread(run.params, devices.place(rows))))
     carried, calls, ok = (np.concatenate(parts)[: len(x)] for parts in zip(*found, strict=True))
     if not ok.all():
         options = run.config.ode

@@ -21,18 +21,19 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from diffusion_jax import build, files
-from diffusion_jax.analysis import bound, trained
-from diffusion_jax.analysis.trained import Run
+from diffusion_jax import devices, files
+from diffusion_jax.analysis import bound
 from diffusion_jax.data.scaling import to_model
-from diffusion_jax.evaluation import likelihood as variational
-from diffusion_jax.evaluation import nonequilibrium, ode_likelihood, path_bound
-from diffusion_jax.evaluation.likelihood import standard_error, to_bits
+from diffusion_jax.experiment import choices, objectives, paths, samplers, sources
+from diffusion_jax.likelihood import nonequilibrium, ode_likelihood, path_bound
+from diffusion_jax.likelihood import variational as variational
+from diffusion_jax.likelihood.variational import standard_error, to_bits
 from diffusion_jax.objective import bound as objective_bound
 from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array, level
+from diffusion_jax.runs import metric_log, pictures, trained
+from diffusion_jax.runs.trained import Run
 from diffusion_jax.sampling import flow
-from diffusion_jax.training import parallel, pictures, reporting
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,8 @@ Way = Callable[[Run], Callable[[], Found]]
 def vlb(run: Run) -> Callable[[], Found]:
     """`bound.report_bound`, one network call for each step of the chain."""
     needs_plain_range("vlb", run)
-    build.decoder(run.config)
-    build.chain_rows(run.config, run.experiment.process, run.experiment.schedule, run.config.bound.num_steps)
+    objectives.decoder(run.config)
+    paths.chain_rows(run.config, run.experiment.process, run.experiment.schedule, run.config.bound.num_steps)
 
     def found() -> Found:
         figures, nats = bound.report_bound(run)
@@ -73,9 +74,9 @@ def multi(run: Run) -> Callable[[], Found]:
     numbers = tuple(config.bound.paths)
     if not numbers or min(numbers) < 1 or any(more % less for less, more in itertools.pairwise(numbers)):
         raise ValueError(f"bound.paths={numbers}: each must divide the next, as (1, 4, 16) do")
-    rows = build.chain_rows(config, experiment.process, experiment.schedule, config.bound.num_steps)(None)
-    predict = clip_x0(experiment.predict) if build.clips(config, config.bound) else experiment.predict
-    decode = build.decoder(config)
+    rows = paths.chain_rows(config, experiment.process, experiment.schedule, config.bound.num_steps)(None)
+    predict = clip_x0(experiment.predict) if samplers.clips(config, config.bound) else experiment.predict
+    decode = objectives.decoder(config)
     weigh = path_bound.make_path_weights(
         predict, experiment.process, experiment.schedule, experiment.reverse, decode, lambda params: rows
     )
@@ -100,16 +101,16 @@ def ode(run: Run) -> Callable[[], Found]:
     config, experiment = run.config, run.experiment
     options = config.ode
     needs_gaussian("ode", run)
-    if config.prediction.target in build.OF_A_CHAIN:
+    if config.prediction.target in objectives.OF_A_CHAIN:
         aim = config.prediction.target
         raise ValueError(f"--likelihood=ode looks between the levels, where prediction.target={aim!r} cannot")
     flow.check(options.rtol, options.atol, options.max_calls, "ode")
-    build.choose("ode.trace", options.trace, ode_likelihood.PROBES)
-    law = build.choose("ode.law", options.law, ode_likelihood.LAWS)
-    make = build.choose("ode.dequantisation", options.dequantisation, ode_likelihood.DEQUANTISATIONS)
-    decode = build.decoder(config) if options.dequantisation == "process" else None
+    choices.choose("ode.trace", options.trace, ode_likelihood.PROBES)
+    law = choices.choose("ode.law", options.law, ode_likelihood.LAWS)
+    make = choices.choose("ode.dequantisation", options.dequantisation, ode_likelihood.DEQUANTISATIONS)
+    decode = objectives.decoder(config) if options.dequantisation == "process" else None
     dequantise = make(config.data.levels, decode)
-    min_t = build.lowest_time(config, experiment.schedule, options.min_t)
+    min_t = paths.lowest_time(config, experiment.schedule, options.min_t)
     density = ode_likelihood.make_density(
         experiment.predict, experiment.schedule, min_t, options.rtol, options.atol, options.max_calls, options.trace,
         options.probes, law,
@@ -162,8 +163,8 @@ def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """
     config, experiment = run.config, run.experiment
     process, path = experiment.process, experiment.schedule(None)
-    rows = build.K_rows(config, process, experiment.schedule)(None)
-    into = build.into_range(config)
+    rows = paths.K_rows(config, process, experiment.schedule)(None)
+    into = sources.into_range(config)
     term = objective_bound.K_term(process, experiment.reverse)
     terms = variational.make_terms(experiment.predict, process, experiment.schedule, term, rows)
     ends = nonequilibrium.make_ends(process, path, rows)
@@ -190,7 +191,7 @@ def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         figures["K_note"] = (
             f"K bounds the likelihood of x0 only where the {what} is {wanted:g}; here it is {moment:.3f}"
         )
-    figures |= build.known_entropies(config, path)
+    figures |= sources.known_entropies(config, path)
     if "negative_entropy_x0_bits" in figures:
         figures["K_gap_bits"] = figures["negative_entropy_x0_bits"] - figures["K_bits"]
     return figures, nonequilibrium.curves(kl, at_ends, np.asarray(rows.at.t), shape)
@@ -222,7 +223,7 @@ def named(names: str) -> list[str]:
     """The ways in "vlb,multi,ode", each once. Raises ValueError for one that is not known."""
     found = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     for name in found:
-        build.choose("--likelihood", name, WAYS)
+        choices.choose("--likelihood", name, WAYS)
     return found
 
 
@@ -283,7 +284,7 @@ def each_example(run: Run, function: Callable[..., Any], copies: int, name: str)
         keys = jax.vmap(key_of)(rows["example"], rows["copy"])
         return function(params, keys, to_model(rows["x0"], config.data.levels), rows["label"])
 
-    spread = parallel.spread(on_rows, whole=2)
+    spread = devices.spread(on_rows, whole=2)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     found = []
     started = time.perf_counter()
@@ -291,10 +292,10 @@ def each_example(run: Run, function: Callable[..., Any], copies: int, name: str)
         here = np.resize(np.arange(first, min(first + size, total)), size)
         example, copy = (part.astype(np.int32) for part in np.divmod(here, copies))
         rows = {"x0": x[example], "label": np.asarray(label)[example], "example": example, "copy": copy}
-        found.append(parallel.fetch(spread(run.params, key, parallel.place(rows))))
+        found.append(devices.fetch(spread(run.params, key, devices.place(rows))))
         done = min(first + size, total)
         left = (time.perf_counter() - started) / done * (total - done)
-        log.info("%s: %d of %d, %s left", name, done, total, reporting.duration(left))
+        log.info("%s: %d of %d, %s left", name, done, total, metric_log.duration(left))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[:total].reshape(heldout.size, copies), *found)
 
 

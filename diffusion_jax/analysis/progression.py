@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax import build, files
-from diffusion_jax.analysis import trained
+from diffusion_jax import files
 from diffusion_jax.data.scaling import to_model
-from diffusion_jax.evaluation import progressive
-from diffusion_jax.training import pictures
+from diffusion_jax.experiment import sources
+from diffusion_jax.runs import pictures, trained
+from diffusion_jax.sampling import progressive
 
 
 def report(run: trained.Run, number: int, seed: int = 0) -> dict[str, str]:
@@ -21,7 +21,7 @@ def report(run: trained.Run, number: int, seed: int = 0) -> dict[str, str]:
     two held-out examples. progressive.npz holds the arrays by these names, in the levels of the data.
     """
     config, sampler, process = run.config, run.experiment.sampler, run.experiment.process
-    heldout = build.source(config, "heldout")
+    heldout = sources.source(config, "heldout")
     if not 2 <= number <= heldout.size:
         raise ValueError(f"--num_samples={number} must be 2 to {heldout.size}, the number of held-out examples")
     grey, label = heldout.read(np.arange(number))
@@ -34,7 +34,7 @@ def report(run: trained.Run, number: int, seed: int = 0) -> dict[str, str]:
         "shared_latents": progressive.sharing(sampler, params, seed, number),
         "interpolation": progressive.interpolation(sampler, process, params, x0[:2], seed, number),
     }
-    arrays: dict[str, Any] = {name: np.asarray(build.out_of_range(config)(x)) for name, x in found.items()}
+    arrays: dict[str, Any] = {name: np.asarray(sources.out_of_range(config)(x)) for name, x in found.items()}
     directory = trained.evaluation_directory(run)
     rows = sampler.rows(params)
     starts = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(rows, 10)]

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax import build
-from diffusion_jax.analysis import trained
+from diffusion_jax import devices
 from diffusion_jax.data.scaling import to_model
+from diffusion_jax.experiment import choices, guidances, samplers, sources, wiring
 from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array, level, normal
+from diffusion_jax.runs import trained
 from diffusion_jax.sampling import degradation, posterior
 from diffusion_jax.sampling.degradation import Degradation
-from diffusion_jax.training import parallel
 
 TASKS: dict[str, Callable[..., Degradation]] = {
     "denoise": degradation.noise,
@@ -52,7 +52,7 @@ def restore(
     """
     config = run.config
     restorer = make_restorer(config, run.experiment, degraded, rule, noise, repeats, length)
-    heldout = build.source(config, "heldout")
+    heldout = sources.source(config, "heldout")
     if not 1 <= number <= heldout.size:
         raise ValueError(f"--num_samples={number} must lie in 1 … {heldout.size}, the number of held-out examples")
     if not 0 <= seed <= 2**32 - number:
@@ -62,9 +62,9 @@ def restore(
     x0 = to_model(grey, config.data.levels, config.data.mean, config.data.std)
     drawn = normal(jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 2))(jnp.asarray(seeds)), x0.shape[1:])
     known = degraded.rotate(x0) + noise * drawn
-    each = [seeds, np.asarray(known, np.float32), *([label] if build.asks_for_class(config) else [])]
+    each = [seeds, np.asarray(known, np.float32), *([label] if guidances.asks_for_class(config) else [])]
     shown = degraded.show(known)
-    restored = parallel.in_tiles(parallel.spread(restorer, whole=1), run.params, tuple(each), config.sampler.tile)
+    restored = devices.in_tiles(devices.spread(restorer, whole=1), run.params, tuple(each), config.sampler.tile)
     unknown = np.broadcast_to(~degraded.mask if not noise else np.ones_like(degraded.mask), x0.shape)
 
     scale = 127.5 * config.data.std
@@ -74,27 +74,33 @@ def restore(
 
     arrays: dict[str, Any] = {"degraded": shown, "restored": restored, "original": x0}
     return (
-        {name: np.asarray(build.out_of_range(config)(x)) for name, x in arrays.items()}
+        {name: np.asarray(sources.out_of_range(config)(x)) for name, x in arrays.items()}
         | {"mask": degraded.mask, "seeds": seeds.astype(np.int64), "labels": label},
         {"rmse": rmse(jnp.asarray(restored)), "rmse_degraded": rmse(shown)},
     )
 
 
 def make_restorer(
-    config: Any, experiment: build.Experiment, degraded: Degradation, rule: str, noise: float, repeats: int, length: int
+    config: Any,
+    experiment: wiring.Experiment,
+    degraded: Degradation,
+    rule: str,
+    noise: float,
+    repeats: int,
+    length: int,
 ) -> Callable[..., Array]:
     """Build `restorer(params, seeds uint32[B], y[B,*D], label=None) -> x0[B,*D]`, y in the coordinates of `degraded`.
 
     With the sampler and the guidance of the config. Raises ValueError where the choices do not fit.
     """
-    build.choose("--rule", rule, posterior.RULES)
+    choices.choose("--rule", rule, posterior.RULES)
     name = config.sampler.name
-    if not build.choose("sampler.name", name, build.METHODS)(**build.options(config.sampler)).kernel:
-        kernels = [name for name, make in build.METHODS.items() if make().kernel]
+    if not choices.choose("sampler.name", name, samplers.METHODS)(**choices.options(config.sampler)).kernel:
+        kernels = [name for name, make in samplers.METHODS.items() if make().kernel]
         raise ValueError(f"sampler.name={name!r} draws from no kernel that r(x) could change; use {', '.join(kernels)}")
     if config.process.name != "gaussian":
         raise ValueError(f"process.name={config.process.name!r}: only a gaussian process can be restored from")
-    if degraded.rotate is not degraded.back and config.prediction.variance in build.LEARNED:
+    if degraded.rotate is not degraded.back and config.prediction.variance in choices.LEARNED:
         raise ValueError(
             f"prediction.variance={config.prediction.variance!r} is learned pixel by pixel and suits neither colours "
             "nor blocks; use --task=inpaint or denoise"
@@ -109,7 +115,7 @@ def make_restorer(
             " to repeat"
         )
     chosen = posterior.noise_aware(*moments(config, degraded)) if rule == "noise_aware" else posterior.RULES[rule]()
-    predict = clip_x0(experiment.guided) if build.clips(config, config.sampler) else experiment.guided
+    predict = clip_x0(experiment.guided) if samplers.clips(config, config.sampler) else experiment.guided
     if degraded.rotate is not degraded.back:
         predict = degradation.rotated(predict, degraded)
     unclipped = config.copy_and_resolve_references()
@@ -118,7 +124,7 @@ def make_restorer(
     def restorer(params: Any, seeds: Array, y: Array, label: Array | None = None) -> Array:
         observed = posterior.Observed(y, jnp.asarray(degraded.mask), noise)
         kernel = posterior.condition(experiment.reverse, chosen, observed)
-        sampler = build.sampler(unclipped, experiment.process, experiment.schedule, predict, kernel)
+        sampler = samplers.sampler(unclipped, experiment.process, experiment.schedule, predict, kernel)
         x, keys = sampler.start(params, seeds)
         x = posterior.start(chosen, observed, level(experiment.schedule(params), jnp.ones(len(y), y.dtype)), x)
 
@@ -134,7 +140,7 @@ def make_restorer(
 
 def moments(config: Any, degraded: Degradation) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance [*D] of each coordinate over the training data, which is at least LEAST_VAR."""
-    train = build.source(config, "train")
+    train = sources.source(config, "train")
     x0, _ = train.read(np.arange(min(train.size, config.eval.max_examples)))
     x = np.asarray(degraded.rotate(to_model(x0, config.data.levels, config.data.mean, config.data.std)), np.float64)
     return x.mean(0), np.maximum(x.var(0), LEAST_VAR)

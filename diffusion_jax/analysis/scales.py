@@ -8,9 +8,9 @@ from typing import Any
 
 from etils import epath
 
-from diffusion_jax import build
-from diffusion_jax.analysis import judged, trained
-from diffusion_jax.training import pictures
+from diffusion_jax.analysis import sample_metrics
+from diffusion_jax.experiment import guidances
+from diffusion_jax.runs import pictures, trained
 
 log = logging.getLogger(__name__)
 COLUMNS = (
@@ -40,13 +40,13 @@ def report(
     sections: what the run was loaded with, see `trained.load`. Also guidance.csv and guidance.png beside the other
     results, and the table in the log. Raises ValueError for a run without guidance or classes.
     """
-    if not build.asks_for_class(run.config):
+    if not guidances.asks_for_class(run.config):
         raise ValueError("--scales: this model is asked for no class; guide it by one, --guidance.name=classifier")
     rows = []
     for scale in scales:
         guidance = {**sections.get("guidance", {}), "scale": scale}
         guided = trained.load(run.workdir, run.step, run.ema, **{**sections, "guidance": guidance})
-        found = judged.quality(guided, number, seed)
+        found = sample_metrics.quality(guided, number, seed)
         rows.append({"scale": scale, **{name: found[name] for name in COLUMNS[1:]}})
         log.info("guidance: %s", "  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()))
     directory = trained.evaluation_directory(run)

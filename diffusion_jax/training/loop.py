@@ -12,11 +12,14 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from diffusion_jax import build
+from diffusion_jax import devices
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source
+from diffusion_jax.experiment import sources, wiring
+from diffusion_jax.metrics import monitor
+from diffusion_jax.runs import metric_log, pictures
 from diffusion_jax.sampling.loop import Sampler
-from diffusion_jax.training import checkpoints, parallel, pictures, quality, reporting, state, step
+from diffusion_jax.training import checkpoints, state, step
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +61,14 @@ def no_space(error: OSError | ValueError) -> bool:
 
 def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dict[str, Any]:
     # Everything that can be wrong is found here.
-    train_source = build.source(config, "train")
-    config = build.resolve(config, train_source)
-    experiment = build.build(config)
-    parallel.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
+    train_source = sources.source(config, "train")
+    config = sources.resolve(config, train_source)
+    experiment = wiring.build(config)
+    devices.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
     pipeline.check(train_source, config.seed, 0, config.batch_size, config.data.flip)
-    heldout = build.source(config, "heldout") if config.eval.every else None
+    heldout = sources.source(config, "heldout") if config.eval.every else None
     draw = drawing(config) if config.report.samples_every else None
-    judge = quality.judging(config, quick_samples(config)) if config.eval.quality_every else None
+    judge = monitor.judging(config, quick_samples(config)) if config.eval.quality_every else None
     key_init, key_train, key_eval = keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
     kept = checkpoints.steps(workdir)
@@ -73,18 +76,18 @@ def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dic
         checkpoints.check_resume(checkpoints.read_config(workdir), config.to_dict())
         if kept[-1] >= config.train_steps:
             log.info("%s is finished: step %d of %d", workdir, kept[-1], config.train_steps)
-            return {"workdir": workdir, "step": kept[-1], "loss": reporting.last(workdir, "loss"), "finished": True}
-    if parallel.is_first():
+            return {"workdir": workdir, "step": kept[-1], "loss": metric_log.last(workdir, "loss"), "finished": True}
+    if devices.is_first():
         stack.enter_context(checkpoints.lock(workdir))
     manager = checkpoints.open_manager(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
-    preempted = stack.enter_context(parallel.preemption())
+    preempted = stack.enter_context(devices.preemption())
     stack.callback(manager.close)
 
     # The state, and the compiled functions.
-    log.info("%s", reporting.banner(shapes.params, jax.devices(), workdir))
+    log.info("%s", metric_log.banner(shapes.params, jax.devices(), workdir))
     if kept:
         log.info("resuming %s at step %d", workdir, kept[-1])
-        train_state = checkpoints.restore(manager, parallel.abstract(shapes, config.parallel))
+        train_state = checkpoints.restore(manager, devices.abstract(shapes, config.parallel))
     else:
         train_state = start(config, experiment, key_init, shapes)
     train_step = training_step(config, experiment, shapes)
@@ -95,7 +98,7 @@ def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dic
     rollbacks = checkpoints.read_rollbacks(workdir) if kept else 0
     batches = stream(config, train_source, n, rollbacks)
     stack.callback(lambda: batches.close())
-    reporter = reporting.open_reporter(workdir, config.report.tensorboard)
+    reporter = metric_log.open_reporter(workdir, config.report.tensorboard)
     stack.callback(reporter.close)
     results: dict[str, Any] = {}
     window: list[dict[str, jax.Array]] = []
@@ -127,7 +130,7 @@ def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dic
                 rollbacks += 1
                 log.warning("%s; going back to step %d, with the data in another order", where, good)
                 checkpoints.forget_after(manager, good)
-                train_state = checkpoints.restore(manager, parallel.abstract(shapes, config.parallel), good)
+                train_state = checkpoints.restore(manager, devices.abstract(shapes, config.parallel), good)
                 batches.close()
                 n, batches = good, stream(config, train_source, good, rollbacks)
                 continue
@@ -147,12 +150,12 @@ def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dic
             log.info("step %d: %s", n, ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
             results |= found
             if config.checkpoint.best != "heldout_loss":
-                aim = quality.aim(config.checkpoint.best, found)
+                aim = monitor.aim(config.checkpoint.best, found)
         if draw and (last or is_drawn(n, config.report.samples_every)):
             reporter.images(n, "samples", draw(averaged(train_state, config)), config.data.levels)
         if last or stop or n % config.checkpoint.every == 0:
             checkpoints.save(manager, n, train_state, config.to_dict(), measured, aim, rollbacks)
-            if parallel.is_first():
+            if devices.is_first():
                 draw_losses(workdir)
         started += time.perf_counter() - paused
         if stop and not last:
@@ -160,16 +163,16 @@ def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dic
     return {"workdir": workdir, "step": config.train_steps, **results}
 
 
-def start(config: ConfigDict, experiment: build.Experiment, key: jax.Array, shapes: Any) -> state.TrainState:
+def start(config: ConfigDict, experiment: wiring.Experiment, key: jax.Array, shapes: Any) -> state.TrainState:
     """The state before the first step, made where it will live."""
     make = jax.jit(
         lambda key: state.initial(config, experiment, key),
-        out_shardings=parallel.shardings(shapes, config.parallel),
+        out_shardings=devices.shardings(shapes, config.parallel),
     )
     return make(key)
 
 
-def training_step(config: ConfigDict, experiment: build.Experiment, shapes: Any) -> Callable[..., Any]:
+def training_step(config: ConfigDict, experiment: wiring.Experiment, shapes: Any) -> Callable[..., Any]:
     """`step(state, batch, key) -> (state, metrics)` on all devices; shapes: those of the state."""
     made = step.make_train_step(
         experiment.loss,
@@ -179,14 +182,14 @@ def training_step(config: ConfigDict, experiment: build.Experiment, shapes: Any)
         config.accumulate_steps,
         config.ema.ramp,
     )
-    return parallel.parallelise(made, config.parallel, shapes)
+    return devices.parallelise(made, config.parallel, shapes)
 
 
 def stream(config: ConfigDict, source: Source, first: int, rollbacks: int) -> Generator[Any, None, None]:
     """The batches from step `first` on, on the devices; of each, this process reads its rows."""
-    seed, data, rows = config.seed + ORDERS_APART * rollbacks, config.data, parallel.rows(config.batch_size)
+    seed, data, rows = config.seed + ORDERS_APART * rollbacks, config.data, devices.rows(config.batch_size)
     made = pipeline.batches(source, seed, first, config.batch_size, data.flip, rows, data.workers)
-    return pipeline.prefetch(made, parallel.put)
+    return pipeline.prefetch(made, devices.put)
 
 
 def after(key: jax.Array, rollbacks: int) -> jax.Array:
@@ -221,13 +224,13 @@ def summary(window: list[dict[str, Any]]) -> dict[str, float]:
 def draw_losses(workdir: str) -> None:
     """Draw the losses so far into workdir/curves.png."""
     path = epath.Path(workdir).expanduser().resolve()
-    pictures.losses(path / "curves.png", reporting.read_metrics(workdir), path.name)
+    pictures.losses(path / "curves.png", metric_log.read_metrics(workdir), path.name)
 
 
 def progress(n: int, config: ConfigDict, seconds_per_step: float, loss: float) -> str:
     """The line of progress after step n."""
     every, total = config.checkpoint.every, config.train_steps
-    return reporting.progress(
+    return metric_log.progress(
         n,
         total,
         images_per_second=config.batch_size / seconds_per_step,
@@ -255,12 +258,12 @@ def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Cal
     far it is after each of its calls, if it needs several. complete: raise FloatingPointError where an adaptive sampler
     did not keep to its tolerance in the allowed calls.
     """
-    sample = parallel.spread(sampler.sample, whole=1)
+    sample = devices.spread(sampler.sample, whole=1)
 
     def draw(params: Any, seeds: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
-        bar = reporting.progress_bar("samples", len(seeds))
+        bar = metric_log.progress_bar("samples", len(seeds))
         each = (seeds.astype(np.uint32),) if label is None else (seeds.astype(np.uint32), label.astype(np.int32))
-        x = parallel.in_tiles(sample, params, each, config.sampler.tile, bar)
+        x = devices.in_tiles(sample, params, each, config.sampler.tile, bar)
         lost = np.isnan(x.reshape(len(x), -1)).any(1).sum()
         if complete and lost and config.sampler.name == "dopri5":
             options = config.sampler.dopri5
@@ -269,7 +272,7 @@ def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Cal
                 f"atol={options.atol:g} in {options.max_calls} network calls; raise sampler.dopri5.max_calls, or rtol "
                 "and atol"
             )
-        return np.asarray(build.out_of_range(config)(x))
+        return np.asarray(sources.out_of_range(config)(x))
 
     return draw
 
@@ -286,11 +289,11 @@ def quick_samples(config: ConfigDict) -> Callable[[Any, np.ndarray], np.ndarray]
     with quick.unlocked():
         if config.report.sampler_steps:
             quick.sampler.update(num_steps=config.report.sampler_steps, steps=(), times=())
-    return samples(config, build.build(quick).sampler)
+    return samples(config, wiring.build(quick).sampler)
 
 
 def heldout_loss(
-    config: ConfigDict, experiment: build.Experiment, heldout: Source, key: jax.Array
+    config: ConfigDict, experiment: wiring.Experiment, heldout: Source, key: jax.Array
 ) -> Callable[[Any], dict[str, float]]:
     """`evaluate(params) -> {"heldout_loss": mean over times, "heldout_loss_bin_0": …, one per interval of t}`.
 
@@ -299,7 +302,7 @@ def heldout_loss(
     size = min(heldout.size, config.eval.max_examples)
     examples = heldout._replace(size=size)
     measure = step.make_eval_step(experiment.loss, config.process.num_steps, config.batch_size, config.times.min_t)
-    eval_step = parallel.spread(lambda *args: measure(*args, axis=parallel.AXIS), whole=2, summed=True)
+    eval_step = devices.spread(lambda *args: measure(*args, axis=devices.AXIS), whole=2, summed=True)
 
     def evaluate(params: Any) -> dict[str, float]:
         total = None
@@ -307,7 +310,7 @@ def heldout_loss(
             batches = pipeline.in_order(examples, config.batch_size, workers=config.data.workers)
             for j, rows in enumerate(batches):
                 key_j = jax.random.fold_in(jax.random.fold_in(key, i), j)
-                sums = eval_step(params, key_j, parallel.place(pipeline.pad(rows, jax.device_count())))
+                sums = eval_step(params, key_j, devices.place(pipeline.pad(rows, jax.device_count())))
                 total = sums if total is None else jax.tree.map(np.add, total, sums)
         assert total is not None
         loss, count = (np.asarray(total[name], np.float64) for name in ("loss", "count"))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from diffusion_jax import build
+from diffusion_jax.experiment import wiring
 
 
 @flax.struct.dataclass
@@ -42,7 +42,7 @@ def create(
     )
 
 
-def initial(config: ConfigDict, experiment: build.Experiment, key: jax.Array) -> TrainState:
+def initial(config: ConfigDict, experiment: wiring.Experiment, key: jax.Array) -> TrainState:
     """The state in which a run of `config` starts."""
-    params = build.init(config, experiment.network, key)
+    params = wiring.init(config, experiment.network, key)
     return create(params, experiment.optimizer, config.ema.decays, experiment.times.init())

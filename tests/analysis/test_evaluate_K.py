@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from diffusion_jax import main
-from diffusion_jax.analysis import trained
 from diffusion_jax.data import entropies
+from diffusion_jax.runs import trained
 
 pytestmark = pytest.mark.usefixtures("one_device")
 

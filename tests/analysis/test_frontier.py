@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from diffusion_jax import main
-from diffusion_jax.analysis import frontier, trained
-from diffusion_jax.training import pictures, reporting
+from diffusion_jax.analysis import frontier
+from diffusion_jax.runs import metric_log, pictures, trained
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -92,15 +92,15 @@ def test_picture_of_judged_cells(tmp_path):
 
 def test_the_bar_tells_how_far_and_how_long(caplog, monkeypatch):
     now = iter((0.0, 20.0, 40.0))
-    monkeypatch.setattr(reporting.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(metric_log.time, "perf_counter", lambda: next(now))
     logger = logging.getLogger("diffusion_jax")
     monkeypatch.setattr(logger, "handlers", [])  # those that main.run has set
     monkeypatch.setattr(logger, "propagate", True)
     with caplog.at_level(logging.INFO, "diffusion_jax"):
-        report = reporting.progress_bar("samples", 2000, width=10)
+        report = metric_log.progress_bar("samples", 2000, width=10)
         for done in (500, 1000, 2000):
             report(done)
-        reporting.progress_bar("samples", 64)(64)
+        metric_log.progress_bar("samples", 64)(64)
     assert [record.message for record in caplog.records] == [
         "samples [##........] 500/2,000  …",
         "samples [#####.....] 1,000/2,000  40 s left",

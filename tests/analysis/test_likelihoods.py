@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from diffusion_jax import main
-from diffusion_jax.analysis import likelihoods, trained
+from diffusion_jax.analysis import likelihoods
+from diffusion_jax.runs import trained
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from diffusion_jax import devices
 from diffusion_jax.networks import convolutions, layers
-from diffusion_jax.training import parallel
 
 CHANNELS = convolutions.MIN_CHANNELS
 
@@ -169,8 +169,8 @@ def test_gradients_by_example_recomputed_and_spread_over_devices(choice, plain, 
     with jax.enable_x64(True):
         params = {"params": {"kernel": jnp.asarray(kernel)}}
         each = jax.vmap(gradient, (None, 0))
-        specs = {"in_specs": (P(), P(parallel.AXIS)), "out_specs": P(parallel.AXIS)}
-        spread = jax.shard_map(each, mesh=parallel.mesh(), check_vma=False, **specs)
+        specs = {"in_specs": (P(), P(devices.AXIS)), "out_specs": P(devices.AXIS)}
+        spread = jax.shard_map(each, mesh=devices.mesh(), check_vma=False, **specs)
         got = jax.jit(spread)(params, x)["params"]["kernel"]
         expected = [jax.grad(lambda k, one: jnp.mean(jnp.sin(plain(one[None], k))))(kernel, one) for one in x]
     close(got, np.stack(expected), 1e-13)

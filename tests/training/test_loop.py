@@ -11,9 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax import build
+from diffusion_jax import devices
 from diffusion_jax.data import pipeline
-from diffusion_jax.training import checkpoints, loop, parallel, reporting, state
+from diffusion_jax.experiment import sources, wiring
+from diffusion_jax.runs import metric_log
+from diffusion_jax.training import checkpoints, loop, state
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -35,9 +37,9 @@ def recipe(name="toy2d"):
 def stored_state(workdir, step, name="toy2d"):
     config = recipe(name)
     config.update(checkpoints.read_config(workdir, step))
-    experiment = build.build(config)
+    experiment = wiring.build(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, jax.random.key(0)))
-    return jax.device_get(checkpoints.restore(workdir, parallel.abstract(shapes), step))
+    return jax.device_get(checkpoints.restore(workdir, devices.abstract(shapes), step))
 
 
 def assert_equal(got, want):
@@ -71,7 +73,7 @@ def test_resumed_run_equals_the_uninterrupted_one_in_every_bit(uninterrupted, tm
 def test_what_a_run_leaves_behind(uninterrupted):
     workdir, result = uninterrupted
     assert result["step"] == 6 and np.isfinite(result["loss"]) and np.isfinite(result["heldout_loss"])
-    records = {r["step"]: r for r in reporting.read_metrics(workdir)}
+    records = {r["step"]: r for r in metric_log.read_metrics(workdir)}
     assert sorted(records) == [1, 2, 3, 4, 5, 6]
     assert {"loss", "vlb", "grad_norm", "skipped", "images_per_second"} <= set(records[2])
     assert {"heldout_loss", "heldout_loss_bin_9"} <= set(records[6])
@@ -106,7 +108,7 @@ def test_what_may_differ_on_resume(uninterrupted, tmp_path, monkeypatch):
     config.report.every, config.checkpoint.keep = 2, 1
     assert loop.train(config, str(tmp_path))["step"] == 4
     config.update(train_steps=5, parallel="fsdp")
-    monkeypatch.setattr(parallel, "LEAST_SHARDED", 16)
+    monkeypatch.setattr(devices, "LEAST_SHARDED", 16)
     assert loop.train(config, str(tmp_path))["step"] == 5
     config.update(train_steps=6, parallel="shard_map")
     assert loop.train(config, str(tmp_path))["step"] == 6
@@ -197,8 +199,8 @@ def test_evaluation_takes_any_number_of_devices():
     """Batches of 6 on 4 devices: the rows that fill up the last share do not count."""
     config = recipe()
     config.batch_size = 6
-    source = build.source(config, "heldout")
-    config = build.resolve(config, build.source(config, "train"))
-    experiment = build.build(config)
-    params = build.init(config, experiment.network, jax.random.key(0))
+    source = sources.source(config, "heldout")
+    config = sources.resolve(config, sources.source(config, "train"))
+    experiment = wiring.build(config)
+    params = wiring.init(config, experiment.network, jax.random.key(0))
     assert np.isfinite(loop.heldout_loss(config, experiment, source, jax.random.key(1))(params)["heldout_loss"])

@@ -15,8 +15,9 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax import main
-from diffusion_jax.training import checkpoints, checksums, parallel, reporting
+from diffusion_jax import devices, main
+from diffusion_jax.runs import metric_log
+from diffusion_jax.training import checkpoints, checksums
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 FLAGS = [
@@ -67,7 +68,7 @@ def two_processes(*arguments):
 
 
 def losses(workdir):
-    return {record["step"]: record["loss"] for record in reporting.read_metrics(workdir) if "loss" in record}
+    return {record["step"]: record["loss"] for record in metric_log.read_metrics(workdir) if "loss" in record}
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_two_processes_go_on_where_one_stopped_and_the_other_way_round(one_proce
             *zip(*((loss, want[n]) for n, loss in losses(workdir).items()), strict=True), rtol=1e-5
         )
     heldout = [
-        next(r["heldout_loss"] for r in reporting.read_metrics(w) if "heldout_loss" in r)
+        next(r["heldout_loss"] for r in metric_log.read_metrics(w) if "heldout_loss" in r)
         for w in (one_process, from_two)
     ]
     assert heldout[1] == pytest.approx(heldout[0], rel=1e-5)
@@ -208,12 +209,12 @@ def slurm(**changes):
         "SLURM_NODEID": "1",
         "SLURM_LOCALID": "1",
     }
-    return parallel.from_slurm(step | changes)
+    return devices.from_slurm(step | changes)
 
 
 def test_a_step_of_slurm_says_who_this_is():
     assert slurm() == {"num_processes": 6, "process_id": 3, "local_device_ids": []}
-    assert parallel.from_slurm({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}) is None  # no srun
+    assert devices.from_slurm({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}) is None  # no srun
     assert slurm(SLURM_STEP_NUM_TASKS="1") is None
 
 
@@ -252,6 +253,6 @@ def test_processes_that_do_not_fit_are_refused(capsys, tmp_path):
 def test_rows_of_a_batch_are_divided_among_processes(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 3)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    assert parallel.rows(12) == slice(4, 8)
+    assert devices.rows(12) == slice(4, 8)
     with pytest.raises(ValueError, match="batch_size=8 cannot be divided by 3 processes"):
-        parallel.rows(8)
+        devices.rows(8)

@@ -1,0 +1,176 @@
+"""What one would send to a colleague of a run: one HTML page that needs nothing beside itself, no network either."""
+
+import base64
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from diffusion_jax.runs import metric_log, pictures
+from diffusion_jax.training import checkpoints, loop
+
+PAGE = "report.html"
+MOST_GRIDS = 6
+"""Sample grids that are shown, evenly spread over the run, the first and the last among them."""
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .15rem .8rem .15rem 0; text-align: left;
+vertical-align: top; border-bottom: 1px solid #ddd; } td.n { text-align: right; font-variant-numeric: tabular-nums; }
+figure { display: inline-block; margin: .5rem 1rem .5rem 0; vertical-align: top; } figcaption { color: #666; }
+img { max-width: 100%; } .grid img { width: 17rem; image-rendering: pixelated; } .marked { color: #a40; }
+code, summary { font-size: .95em; }
+"""
+
+
+def report(workdir: str) -> dict[str, Any]:
+    """Write workdir/report.html of what the run and its evaluations have left there: config, curves, sample grids over
+    time, figures with their intervals, the bound step by step, rate and distortion.
+
+    Raises FileNotFoundError where nothing was trained.
+    """
+    directory = epath.Path(workdir).expanduser()
+    config, step = checkpoints.read_config(workdir), checkpoints.find_step(workdir)
+    records = metric_log.read_metrics(workdir) if (directory / metric_log.METRICS).exists() else []
+    name = directory.resolve().name
+    parts = [
+        f"<h1>{html.escape(name)}</h1>",
+        f"<p>{html.escape(summary(config, step, records, checkpoints.read_versions(workdir)))}</p>",
+        *curves(directory, records),
+        *grids(directory),
+        *evaluations(directory),
+        "<h2>Config</h2><details><summary>every key</summary>",
+        table([(key, json.dumps(value, default=list)) for key, value in flat(config)]),
+        "</details>",
+    ]
+    page = (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(name)}</title>'
+        f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
+    path = directory / PAGE
+    unfinished = directory / f".{PAGE}"
+    unfinished.write_text(page)
+    unfinished.replace(path)
+    return {"report": str(path), "step": step, "bytes": len(page.encode())}
+
+
+def summary(
+    config: Mapping[str, Any], step: int, records: Sequence[Mapping[str, Any]], versions: Mapping[str, str]
+) -> str:
+    """The run in a few sentences."""
+    data = config["data"]
+    text = (
+        f"{data['name']}, {data['size']:,} examples of shape {'x'.join(map(str, data['shape']))}; network "
+        f"{config['network']['name']}; step {step:,} of {config['train_steps']:,}, batches of {config['batch_size']}. "
+    )
+    losses = [record["heldout_loss"] for record in records if "heldout_loss" in record]
+    text += f"Held-out loss {losses[-1]:.5f}. " if losses else ""
+    return text + "Made with " + ", ".join(f"{package} {version}" for package, version in versions.items()) + "."
+
+
+def curves(directory: epath.Path, records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The losses against the step, and whatever other figures were measured along the way."""
+    if not records:
+        return []
+    loop.draw_losses(str(directory))
+    found = ["<h2>Training</h2>", picture(directory / "curves.png", "training and held-out loss")]
+    series = {
+        name: [(record["step"], record[name]) for record in records if math.isfinite(record.get(name, math.nan))]
+        for name in sorted({name for record in records for name in record})
+        if name not in ("step", "time", "loss", "heldout_loss") and "_bin_" not in name
+    }
+    series = {name: points for name, points in series.items() if len(points) > 1}
+    if series:
+        found.append(embedded(pictures.series(series), "measured along the way"))
+    return found
+
+
+def grids(directory: epath.Path) -> list[str]:
+    """Samples over time."""
+    paths = sorted((directory / "images").glob("samples_*.png")) if (directory / "images").is_dir() else []
+    if not paths:
+        return []
+    chosen = np.unique(np.linspace(0, len(paths) - 1, min(MOST_GRIDS, len(paths))).round().astype(int))
+    shown = [picture(paths[i], f"step {int(paths[i].stem.split('_')[1]):,}") for i in chosen]
+    return ["<h2>Samples over time</h2><div class=grid>", *shown, "</div>"]
+
+
+def evaluations(directory: epath.Path) -> list[str]:
+    """The figures and pictures of each evaluated checkpoint, the newest first."""
+    folders = [path.parent for path in (directory / "evaluation").glob("*/figures.json")]
+    found = []
+    for folder in sorted(folders, key=lambda folder: (-int(folder.name.split("-")[0]), folder.name)):
+        step, _, ema = folder.name.partition("-")
+        found.append(f"<h2>Evaluation of step {int(step):,}, average {html.escape(ema)}</h2>")
+        records = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").exists() else {}
+        judged = {name for record in records.values() for name in record["figures"]}
+        found += [judgement(record) for record in records.values()]
+        plain = json.loads((folder / "figures.json").read_text()).items()
+        rows = [
+            (name, number(value))
+            for name, value in plain
+            if not isinstance(value, list) and not any(name.startswith(other) for other in judged)
+        ]
+        found.append(table(rows))
+        found += [picture(path, path.stem.replace("_", " ")) for path in sorted(folder.glob("*.png"))]
+    return found
+
+
+def judgement(record: Mapping[str, Any]) -> str:
+    """One record of metrics.json: the figures with their intervals, and what they are of."""
+    rows = []
+    for name, entry in record["figures"].items():
+        spread = f"[{number(entry['low'])}, {number(entry['high'])}]" if "low" in entry else ""
+        rows.append((name, number(entry["value"]), spread or (f"± {number(entry['std'])}" if "std" in entry else "")))
+    reference, (first, last) = record["reference"], record["seeds"]
+    said = (
+        f"{record['num_samples']:,} samples, seeds {first} to {last}; sampler {record['sampler']['name']}, "
+        f"{record['network_calls']} network calls a sample; {record['quantisation']}. "
+        f"Reference: {reference['count']:,} examples of {reference['data']}, features {reference['features']} "
+        f"(weights {reference['weights']}). In brackets: the 95 % interval."
+    )
+    marks = "".join(f'<p class="marked">Marked: {html.escape(mark)}.</p>' for mark in record["marked"])
+    return table(rows) + f"<p>{html.escape(said)}</p>{marks}"
+
+
+# Parts of a page.
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows of a name and what belongs to it."""
+    lines = [
+        f"<tr><td>{html.escape(name)}</td>"
+        + "".join(f"<td class=n>{html.escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for name, *cells in rows
+    ]
+    return "<table>" + "\n".join(lines) + "</table>"
+
+
+def number(value: Any) -> str:
+    """A value to five digits."""
+    return f"{value:.5g}" if isinstance(value, float) else "not finite" if value is None else str(value)
+
+
+def picture(path: epath.Path, caption: str) -> str:
+    """A PNG file, as it is."""
+    return embedded(path.read_bytes(), caption)
+
+
+def embedded(png: bytes, caption: str) -> str:
+    """A picture within the page."""
+    data, caption = base64.b64encode(png).decode(), html.escape(caption)
+    image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """(key, value) of a nested config, keys with dots, in order."""
+    found: list[tuple[str, Any]] = []
+    for key in sorted(config):
+        value = config[key]
+        found += flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+    return found

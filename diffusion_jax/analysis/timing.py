@@ -1,0 +1,342 @@
+"""How fast a config is on this machine: compiling, training, sampling, data."""
+
+import itertools
+import logging
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax import devices
+from diffusion_jax.analysis.description import compiled_bytes, describe
+from diffusion_jax.data import pipeline
+from diffusion_jax.data.source import Source, from_arrays
+from diffusion_jax.experiment import guidances, sources, wiring
+from diffusion_jax.metrics.features import FeatureNetwork
+from diffusion_jax.process.base import level
+from diffusion_jax.training import loop, state
+
+log = logging.getLogger(__name__)
+
+STAND_IN_BYTES = 2**28
+"""How large a set of random images is made where that of the config is not there."""
+LEAST_SECONDS = 0.2
+"""What is timed together takes at least so long."""
+MOST_SECONDS = 30.0
+"""A walk of a sampler that would take longer is cut short, to no less than two steps, and the rest computed."""
+
+Figures = dict[str, Any]
+
+
+def benchmark(
+    config: ConfigDict, repeats: int = 10, started: float | None = None, features: str = "", weights: str = ""
+) -> tuple[str, Figures]:
+    """A table for people and the same figures by name; seconds, bytes, FLOP/s and images/s.
+
+    repeats: timings behind each median; those of the step alone and of the step in its loop alternate. started: the
+    `time.perf_counter()` when the command began. features, weights: a feature network to time on the data as well, see
+    `build.feature_network`. Raises ValueError where the config does not fit its data or the devices, or if repeats < 2.
+    """
+    started = time.perf_counter() if started is None else started
+    if repeats < 2:
+        raise ValueError(f"--repeats={repeats} must be at least 2")
+    source, real = data(config)
+    network = feature_network(features, source, weights) if features else None
+    config = sources.resolve(config, source)
+    experiment = wiring.build(config)
+    devices.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
+    pipeline.check(source, config.seed, 0, config.batch_size, config.data.flip)
+    figures = machine() | {"batch_size": config.batch_size, "data": config.data.name if real else "random numbers"}
+    log.info("training: compiling")
+    found, params = training(config, experiment, source, repeats, started)
+    figures |= found
+    figures |= flops(config, figures)
+    if config.loss.name != "cross_entropy":
+        log.info("sampling: compiling")
+        figures |= sampling(config, experiment, params, repeats)
+    if network:
+        log.info("features: compiling")
+        figures |= extraction(network, source, repeats)
+    figures |= memory()
+    return text(figures), figures
+
+
+def data(config: ConfigDict) -> tuple[Source, bool]:
+    """The training data, or, where they are not on this machine, random images of their shape; and which it is."""
+    try:
+        return sources.source(config, "train"), True
+    except FileNotFoundError as error:
+        if not (config.data.shape and config.data.levels):
+            raise
+        log.info("random images stand in for the data (%s)", error)
+    shape, levels = tuple(config.data.shape), config.data.levels
+    size = int(min(50_000, max(config.batch_size, STAND_IN_BYTES // np.prod(shape))))
+    images = np.random.default_rng(0).integers(0, levels, (size, *shape), np.uint8)
+    labels = np.arange(size, dtype=np.int32) % max(1, config.data.classes)
+    return from_arrays("random", images, labels, levels, config.data.classes), False
+
+
+def training(
+    config: ConfigDict, experiment: wiring.Experiment, source: Source, repeats: int, started: float
+) -> tuple[Figures, Any]:
+    """Of the training step alone, of the same in its loop, of the data alone; and the parameters it ends with."""
+    key_init, key, _ = loop.keys(config)
+    shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
+    step: Any = loop.training_step(config, experiment, shapes)
+    train_state = loop.start(config, experiment, key_init, shapes)
+    batches = loop.stream(config, source, 0, 0)
+    waits = []
+
+    def alone(times: int) -> None:
+        nonlocal train_state
+        for _ in range(times):
+            train_state, metrics = step(train_state, batch, key)
+        jax.block_until_ready((train_state, metrics))
+
+    def in_loop(times: int) -> None:
+        nonlocal train_state
+        window = []
+        for _ in range(times):
+            asked = time.perf_counter()
+            following = next(batches)
+            waits.append(time.perf_counter() - asked)
+            train_state, metrics = step(train_state, following, key)
+            window.append(metrics)
+        loop.summary(jax.device_get(window))
+
+    try:
+        batch = next(batches)
+        began = time.perf_counter()
+        figures: Figures = {}
+        if config.parallel != "pmap":
+            step = step.lower(train_state, batch, key).compile()
+            figures = {"compiled_bytes": compiled_bytes(step)}
+        alone(1)
+        now = time.perf_counter()
+        first = {"train_compile_seconds": now - began, "first_step_seconds": now - started}
+        log.info("training: timing")
+        (of_step, of_loop), times = in_turn([alone, in_loop], repeats)
+    finally:
+        batches.close()
+    figures |= first | summary("train_step", of_step) | summary("loop_step", of_loop)
+    figures["train_compile_seconds"] -= figures["train_step_seconds"]
+    figures["images_per_second"] = config.batch_size / figures["loop_step_seconds"]
+    figures["overhead_share"] = float(np.median(1 - of_step / of_loop))
+    figures["data_wait_share"] = sum(waits[-repeats * times :]) / (times * float(of_loop.sum()))
+    figures["data_images_per_second"] = data_alone(config, source)  # of random images: of the pipeline in memory
+    return figures, train_state.params
+
+
+def data_alone(config: ConfigDict, source: Source) -> float:
+    """Images/s of this process's batches as they are made, without a device."""
+    rows = devices.rows(config.batch_size)
+    made = pipeline.batches(
+        source, config.seed, 0, config.batch_size, config.data.flip, rows, workers=config.data.workers
+    )
+    try:
+        next(made)
+        began, count = time.perf_counter(), 0
+        while time.perf_counter() - began < 5 * LEAST_SECONDS:
+            count += len(next(made)["index"])
+        return count / (time.perf_counter() - began)
+    finally:
+        getattr(made, "close", lambda: None)()
+
+
+def network_call(config: ConfigDict, experiment: wiring.Experiment) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
+    """A call of the network at t = 1/2 as samplers make it, and its inputs after params: sampler.tile a device."""
+    number = config.sampler.tile * jax.device_count()
+
+    def call(params: Any, x: jax.Array, label: jax.Array) -> jax.Array:
+        at = level(experiment.schedule(params), jnp.full(len(x), 0.5))
+        return experiment.predict(params, x, at, label if guidances.asks_for_class(config) else None).x0
+
+    x = np.random.default_rng(0).standard_normal((number, *config.data.shape)).astype(np.float32)
+    return devices.spread(call, whole=1), (x, np.zeros(number, np.int32))
+
+
+def sampling(config: ConfigDict, experiment: wiring.Experiment, params: Any, repeats: int) -> Figures:
+    """Of one call of the network and of a whole walk of the sampler, for sampler.tile samples on each device."""
+    number = config.sampler.tile * jax.device_count()
+    seeds = np.arange(number, dtype=np.uint32)
+
+    def walk(params: Any, seeds: jax.Array) -> jax.Array:
+        x, keys = experiment.sampler.start(params, seeds)
+        some = jax.tree.map(lambda row: row[:steps], experiment.sampler.rows(params))
+        label = experiment.sampler.labels(seeds)
+        return experiment.sampler.walk(params, x, experiment.sampler.memory(x), keys, some, label=label)[0]
+
+    call, inputs = network_call(config, experiment)
+    jax.block_until_ready(call(params, *inputs))
+    (of_call,), _ = in_turn(
+        [lambda times: [jax.block_until_ready(call(params, *inputs)) for _ in range(times)]], repeats
+    )
+    figures = summary("network_call", of_call) | {"network_call_images": number}
+    if config.sampler.name == "dopri5":  # chooses its steps itself, so there is no first part of it
+        return figures
+    calls = wiring.count_calls(config, params)
+    whole = jax.tree.leaves(jax.eval_shape(experiment.sampler.rows, params))[0].shape[0]
+    steps = int(np.clip(whole * MOST_SECONDS / (calls * figures["network_call_seconds"]), min(2, whole), whole))
+    began = time.perf_counter()
+    made: Any = devices.spread(walk, whole=1)
+    sample = made.lower(params, seeds).compile()
+    figures["sampling_compile_seconds"] = time.perf_counter() - began
+    jax.block_until_ready(sample(params, seeds))
+    began = time.perf_counter()
+    jax.block_until_ready(sample(params, seeds))
+    seconds = (time.perf_counter() - began) * whole / steps
+    return figures | {
+        "network_calls": calls,
+        "sampling_seconds": seconds,
+        "sampling_images": number,
+        "sampling_steps_timed": steps,
+        "sampling_steps": whole,
+        "network_share_of_sampling": calls * figures["network_call_seconds"] / seconds,
+    }
+
+
+def feature_network(name: str, source: Source, weights: str) -> FeatureNetwork:
+    """The network, with random weights where the public ones are not on this machine."""
+    try:
+        return sources.feature_network(name, source.shape, source.levels, weights=weights)
+    except FileNotFoundError as error:
+        if weights:
+            raise
+        log.info("random weights stand in (%s)", error)
+    return sources.feature_network(name, source.shape, source.levels, drawn=True)
+
+
+def extraction(network: FeatureNetwork, source: Source, repeats: int) -> Figures:
+    """Of a call of a feature network as statistics are made: network.tile examples on each device, back on the host."""
+    number = network.tile * (jax.device_count() if network.compiled else 1)
+    x = source.read(np.arange(number) % source.size)[0]
+    apply = devices.spread(network.apply, whole=1) if network.compiled else network.apply
+    params = devices.replicated(network.params) if network.compiled else network.params
+    (of_call,), _ = in_turn([lambda times: [jax.device_get(apply(params, x)) for _ in range(times)]], repeats)
+    of_features = {"features": network.name, "features_images_per_second": number / float(np.median(of_call))}
+    return summary("features_call", of_call) | {"features_call_images": number} | of_features
+
+
+def in_turn(works: list[Callable[[int], Any]], repeats: int) -> tuple[list[np.ndarray], int]:
+    """Seconds per run of each work [repeats], timed in alternation, and the number of runs in each timing."""
+    began = time.perf_counter()
+    works[0](1)
+    times = max(1, round(LEAST_SECONDS / (time.perf_counter() - began)))
+    for work in works:
+        work(times)
+    seconds = np.empty((len(works), repeats))
+    for i, (row, work) in itertools.product(range(repeats), enumerate(works)):
+        began = time.perf_counter()
+        work(times)
+        seconds[row, i] = (time.perf_counter() - began) / times
+    return list(seconds), times
+
+
+def summary(name: str, seconds: np.ndarray) -> Figures:
+    """Median and quartiles."""
+    low, median, high = np.percentile(seconds, (25, 50, 75))
+    return {f"{name}_seconds": float(median), f"{name}_quartiles": [float(low), float(high)]}
+
+
+def flops(config: ConfigDict, figures: Figures) -> Figures:
+    """FLOPs of a step on one device, as `describe` counts them, and what is reached of the peak.
+
+    The peak is not a data sheet's but what a large matrix product of the same dtype reaches on this device, now.
+    """
+    each = describe(config)[1]["train_step_flops"]
+    peak = product_flops(config.network.get(config.network.name, {}).get("dtype", "float32"))
+    reached = each / figures["train_step_seconds"]
+    return {
+        "train_step_flops": each,
+        "flops_per_second": reached,
+        "peak_flops_per_second": peak,
+        "share_of_peak": reached / peak,
+    }
+
+
+def product_flops(dtype: str, repeats: int = 5) -> float:
+    """FLOP/s of a product of two square matrices on the first device, the best of some tries."""
+    n = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jax.random.normal(jax.random.key(0), (n, n), dtype)
+    product = jax.jit(jnp.matmul, compiler_options=devices.compiler_options())
+    jax.block_until_ready(product(a, a))
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(product(a, a))
+        seconds.append(time.perf_counter() - began)
+    return 2 * n**3 / min(seconds)
+
+
+def machine() -> Figures:
+    """What was measured on."""
+    return {
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "cores": os.cpu_count(),
+        "versions": {"python": platform.python_version(), "jax": jax.__version__, "flax": flax.__version__},
+    }
+
+
+def memory() -> Figures:
+    """Peaks, in bytes: of the first device where it counts them, and of this process."""
+    stats = jax.devices()[0].memory_stats() or {}
+    unit = 1 if sys.platform == "darwin" else 1024
+    of_process = {"process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    return of_process | ({"device_peak_bytes": stats["peak_bytes_in_use"]} if "peak_bytes_in_use" in stats else {})
+
+
+def text(figures: Figures) -> str:
+    """The figures as people read them."""
+    f = figures
+
+    def seconds(name: str) -> str:
+        low, high = (1e3 * q for q in f[f"{name}_quartiles"])
+        return f"{1e3 * f[f'{name}_seconds']:,.2f} ms (quartiles {low:,.2f} to {high:,.2f})"
+
+    versions = ", ".join(f"{name} {version}" for name, version in f["versions"].items())
+    lines = [
+        f"machine      {f['devices']} x {f['device']}, {f['cores']} cores; {versions}",
+        f"batch        {f['batch_size']} of {f['data']}",
+        f"compile      {f['train_compile_seconds']:.1f} s; first step {f['first_step_seconds']:.1f} s after the start",
+        f"train step   {seconds('train_step')}, alone",
+        f"in its loop  {seconds('loop_step')}: {f['images_per_second']:,.1f} images/s",
+        f"overhead     {100 * f['overhead_share']:.1f} % of the loop is not the step; waiting for data "
+        f"{100 * f['data_wait_share']:.1f} %",
+        f"data alone   {f['data_images_per_second']:,.0f} images/s",
+        f"FLOPs        {f['train_step_flops'] / 1e9:,.1f} GFLOP a step and device, {f['flops_per_second'] / 1e9:,.1f} "
+        f"GFLOP/s: {100 * f['share_of_peak']:.0f} % of a large matrix product's "
+        f"{f['peak_flops_per_second'] / 1e9:,.0f}",
+    ]
+    if "network_call_seconds" in f:
+        lines.append(f"network call {seconds('network_call')} for {f['network_call_images']} images")
+    if "sampling_seconds" in f:
+        timed = f["sampling_steps_timed"]
+        how = "" if timed == f["sampling_steps"] else f" (from {timed} steps)"
+        lines.append(
+            f"sampling     {f['sampling_seconds']:,.2f} s{how} for {f['sampling_images']} images in "
+            f"{f['network_calls']:,} calls, {100 * f['network_share_of_sampling']:.0f} % of it the network; compile "
+            f"{f['sampling_compile_seconds']:.1f} s"
+        )
+    if "features" in f:
+        minutes = 50_000 / f["features_images_per_second"] / 60
+        lines.append(
+            f"features     {seconds('features_call')} for {f['features_call_images']} images through {f['features']}: "
+            f"{f['features_images_per_second']:,.1f} images/s, {minutes:,.0f} minutes for 50,000"
+        )
+    peaks = {
+        "compiler, of the train step": f.get("compiled_bytes"),
+        "device, at the peak": f.get("device_peak_bytes"),
+        "process, at the peak": f["process_peak_bytes"],
+    }
+    known = [f"{name} {size / 2**20:,.0f} MiB" for name, size in peaks.items() if size is not None]
+    return "\n".join([*lines, f"memory       {'; '.join(known)}"])

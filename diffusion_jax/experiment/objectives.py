@@ -1,0 +1,112 @@
+"""The loss of a config, its terms, decoder and times."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax.experiment.choices import BOUND_LOSSES, LEARNED, NEED_CHAIN, choose, options
+from diffusion_jax.experiment.paths import LEARNED_SCHEDULES, K_rows, at_first, chain_rows, schedule
+from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, time_sampling
+from diffusion_jax.process.base import Process, Schedule, in_float64
+
+OF_A_CHAIN: dict[str, Callable[[int], prediction.Target]] = {
+    "posterior_mean": prediction.posterior_mean,
+    "dpm2015_code": prediction.dpm2015,
+    "dpm2015_paper": prediction.dpm2015,
+}
+"""Parameterisations of the step to the level before."""
+
+
+TARGETS: dict[str, Callable[..., prediction.Target]] = prediction.TARGETS | OF_A_CHAIN
+
+
+def time_sampler(config: ConfigDict) -> time_sampling.TimeSampler:
+    """Which times a batch looks at."""
+    steps, times = config.process.num_steps, choose("times.name", config.times.name, time_sampling.TIME_SAMPLERS)
+    if config.times.name == "log_normal" and steps:
+        raise ValueError(f"times.name='log_normal' is for continuous time, but process.num_steps={steps}; set it to 0")
+    over = schedule(config)(None) if config.times.name == "log_normal" else steps
+    return times(over, config.times.min_t, **options(config.times))
+
+
+def loss_terms(
+    config: ConfigDict,
+    process: Process,
+    path: Callable[[Any], Schedule],
+    target: prediction.Target,
+    kernel: reverse.Reverse,
+) -> dict[str, tuple[float, losses.Term]]:
+    """name -> (factor, term) of the loss. Raises ValueError where loss and reverse variance do not suit each other."""
+    name, variance, steps = config.loss.name, config.prediction.variance, config.process.num_steps
+    choose("loss.name", name, losses.WEIGHTS | dict.fromkeys((*BOUND_LOSSES, "vdm", "cross_entropy")))
+    choose("loss.reduction", config.loss.reduction, losses.REDUCTIONS)
+    if name in BOUND_LOSSES and not steps:
+        raise ValueError(f"loss.name={name!r} needs {NEED_CHAIN}")
+    if name == "K" and steps < 2:
+        raise ValueError(f"loss.name='K' has T - 1 terms: process.num_steps={steps} must be at least 2")
+    if name not in ("vlb", "K", "vdm") and config.schedule.name in LEARNED_SCHEDULES:
+        raise ValueError(
+            f"schedule.name={config.schedule.name!r}: loss.name={name!r} does not train it; use loss.name=K, vlb or vdm"
+        )
+    if name not in BOUND_LOSSES and variance in LEARNED:
+        raise ValueError(
+            f"prediction.variance={variance!r}: loss.name={name!r} does not train it; use loss.name=hybrid or vlb, or "
+            "prediction.variance=fixed_small or fixed_large"
+        )
+    if name == "hybrid" and variance not in LEARNED:
+        raise ValueError(
+            f"loss.name='hybrid' trains a learned variance, but prediction.variance={variance!r}; use learned_range or "
+            "learned_diagonal, or loss.name=simple"
+        )
+    if name == "vdm":
+        check_vdm(config)
+        return {part: (1.0, term) for part, term in losses.vdm(process, path, decoder(config)).items()}
+    if name not in BOUND_LOSSES:
+        own = {"edm": {"sigma_data": config.prediction.sigma_data}}
+        if name == "likelihood":
+            own["likelihood"] = {"schedule": path(None)}
+        weight = losses.WEIGHTS[name](**options(config.loss), **own.get(name, {}))
+        return {"mse": (1.0, losses.weighted_mse(path, target, weight, config.loss.reduction))}
+    if name == "K":
+        return {"K": (1.0, losses.K(process, kernel, path, K_rows(config, process, path), steps))}
+    rows = chain_rows(config, process, path)
+    vlb = losses.vlb(vlb_term(config, process, kernel), rows, steps, stop_mean=name == "hybrid")
+    if name == "vlb" and config.schedule.name in LEARNED_SCHEDULES:
+        noisy = bool(np.isfinite(in_float64(at_first(config), np.zeros(()))[1]))
+        return {"vlb": (1.0, vlb), "ends": (1.0, losses.ends(process, path, decoder(config) if noisy else None))}
+    if name == "vlb":
+        return {"vlb": (1.0, vlb)}
+    return {"mse": (1.0, losses.weighted_mse(path, target, losses.simple())), "vlb": (config.loss.hybrid.factor, vlb)}
+
+
+def check_vdm(config: ConfigDict) -> None:
+    """Raise ValueError where the bound in continuous time has no meaning."""
+    if config.process.num_steps:
+        raise ValueError(
+            f"loss.name='vdm' is the bound in continuous time, but process.num_steps={config.process.num_steps}; set "
+            "it to 0, or use loss.name=vlb"
+        )
+    if config.times.min_t or config.times.name == "log_normal":
+        raise ValueError(
+            f"loss.name='vdm' needs all t in [0, 1] alike, not times.name={config.times.name!r} with times.min_t="
+            f"{config.times.min_t}; use times.name=low_discrepancy and times.min_t=0"
+        )
+    if not np.isfinite(in_float64(at_first(config), np.zeros(()))[1]):
+        raise ValueError(
+            f"loss.name='vdm' needs noise at t = 0, where schedule.name={config.schedule.name!r} has none; use "
+            "linear_logsnr, ve or edm"
+        )
+
+
+def decoder(config: ConfigDict) -> decoders.Decoder:
+    """The decoder of the bound. Raises ValueError if it does not suit the data."""
+    return choose("bound.decoder", config.bound.decoder, decoders.DECODERS)(config.data.levels)
+
+
+def vlb_term(config: ConfigDict, process: Process, kernel: reverse.Reverse) -> bound.StepTerm:
+    """A step's term of the variational bound. Raises ValueError if the decoder does not suit the data."""
+    if config.process.name == "binomial":
+        return bound.kl_term(process, kernel)
+    return bound.step_term(process, kernel, decoder(config))

@@ -1,0 +1,174 @@
+"""The sampler of a config, and its grid."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax.experiment.choices import NEED_CHAIN, choose, options
+from diffusion_jax.experiment.guidances import asks_for_class
+from diffusion_jax.experiment.objectives import OF_A_CHAIN
+from diffusion_jax.experiment.paths import at_first, check_single_steps, grid_rows, lowest_time
+from diffusion_jax.objective import prediction, reverse
+from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64
+from diffusion_jax.sampling import (
+    ancestral,
+    ddim,
+    edm,
+    exponential,
+    flow,
+    grids,
+    langevin,
+    loop,
+    probability_flow,
+    sde,
+    unipc,
+)
+
+METHODS: dict[str, Callable[..., loop.Method]] = {
+    "ancestral": ancestral.ancestral,
+    "ddim": ddim.ddim,
+    "euler_maruyama": sde.euler_maruyama,
+    "reverse_diffusion": sde.reverse_diffusion,
+    "predictor_corrector": langevin.predictor_corrector,
+    "annealed_langevin": langevin.annealed_langevin,
+    "ode_euler": probability_flow.ode_euler,
+    "ode_heun": probability_flow.ode_heun,
+    "edm": edm.edm,
+    "dpmpp_1s": exponential.dpmpp_1s,
+    "dpmpp_2m": exponential.dpmpp_2m,
+    "dpmpp_3m": exponential.dpmpp_3m,
+    "dpmpp_2m_sde": exponential.dpmpp_2m_sde,
+    "unipc": unipc.unipc,
+    "dopri5": flow.dopri5,
+}
+
+
+CHAIN_GRIDS: dict[str, Callable[[int, int], np.ndarray]] = {
+    "uniform": loop.uniform_times,
+    "inclusive": loop.inclusive_times,
+    "strided": loop.strided_times,
+    "to_first": loop.to_first_times,
+}
+"""Grids of whole steps of a chain; `grids.GRIDS` are those of any schedule."""
+
+
+def sampler(
+    config: ConfigDict,
+    process: Process,
+    path: Callable[[Any], Schedule],
+    predict: prediction.Predict,
+    kernel: reverse.Reverse,
+) -> loop.Sampler:
+    """The sampler that config.sampler asks for. Raises ValueError for one that process or variance do not suit."""
+    chosen = options(config.sampler)
+    if config.sampler.name == "ancestral":
+        chosen["draw"] = process.draw
+    method = choose("sampler.name", config.sampler.name, METHODS)(**chosen)
+    if method.score and config.process.name != "gaussian":
+        raise ValueError(
+            f"sampler.name={config.sampler.name!r} needs the score of a Gaussian process, which process.name="
+            f"{config.process.name!r} does not have; use sampler.name=ancestral"
+        )
+    chain = config.process.num_steps
+    times = solver_times(config, path) if method.walk else sampling_times(config, path)
+    whole = chain and np.allclose(times * chain, np.round(times * chain), atol=1e-6)
+    between = not whole or chosen.get("churn")  # noise added on the way leaves the levels
+    if config.prediction.target in OF_A_CHAIN and between:
+        raise ValueError(
+            f"prediction.target={config.prediction.target!r} is that of whole steps of the chain; leave "
+            "sampler.grid=uniform, or name sampler.steps, without churn"
+        )
+    if method.signal and not np.exp(in_float64(at_first(config), np.ones(())))[0]:
+        raise ValueError(
+            f"sampler.name={config.sampler.name!r}: with schedule.name={config.schedule.name!r} nothing of x0 is left "
+            "at t = 1, where it cannot start; use ancestral, ddim or dpmpp_2m"
+        )
+    if method.kernel and len(times) - 1 != chain:
+        check_single_steps(config, "sampler.num_steps=0 and report.sampler_steps=0")
+    rows = grid_rows(config, process, path, times, config.sampler.denoise, method)
+    if clips(config, config.sampler):
+        predict = prediction.clip_x0(predict)
+    shape = tuple(config.data.shape)
+
+    def start(params: Any, seeds: Array) -> tuple[Array, Array]:
+        keys_prior, keys = jnp.moveaxis(jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds), 1, 0)
+        return process.prior(path(params), keys_prior, shape), keys
+
+    def labels(seeds: Array) -> Array | None:
+        if not asks_for_class(config):
+            return None
+        keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
+        return jax.vmap(lambda key: jax.random.randint(key, (), 0, config.data.classes))(keys)
+
+    def walk(
+        params: Any, x: Array, memory: Any, keys: Array, rows: Any, first: Array | int = 0, label: Array | None = None
+    ) -> tuple[Array, Any]:
+        def bound(x: Array, level: Level) -> prediction.Prediction:
+            return predict(params, x, level, label, None)
+
+        if method.walk:
+            return method.walk(bound, path(params), rows, x, memory)
+        return loop.sample(method.step, bound, kernel, rows, x, keys, memory, first)
+
+    def guess(params: Any, x: Array, level: Level, label: Array | None = None) -> Array:
+        each = jax.tree.map(lambda field: jnp.full(len(x), field, x.dtype), level)
+        return predict(params, x, each, label, None).x0
+
+    return loop.Sampler(rows, start, labels, method.memory, walk, guess)
+
+
+def clips(config: ConfigDict, section: ConfigDict) -> bool:
+    """Whether the predicted x0 is clipped, as config.sampler or config.bound says.
+
+    Never for a network that predicts the posterior mean: that is taken as it is, and x0 only follows from it. Clipped,
+    it would throw most of the mean away where one step tells little of x0. Source: the public code of Ho et al. 2020.
+    """
+    return section.clip_x0 and config.prediction.target != "posterior_mean"
+
+
+def sampling_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.ndarray:
+    """The falling time grid that config.sampler asks for. Raises ValueError where schedule or chain do not have it."""
+    section, chain = config.sampler, config.process.num_steps
+    if section.min_t and chain:
+        raise ValueError(f"sampler.min_t={section.min_t}: a chain ends at its first level; leave it 0")
+    if section.times:
+        return grids.chosen(section.times, section.min_t)
+    choose("sampler.grid", section.grid, CHAIN_GRIDS | grids.GRIDS)
+    if (section.steps or section.grid not in grids.GRIDS) and not chain:
+        raise ValueError(f"sampler.grid={section.grid!r} and sampler.steps need {NEED_CHAIN}")
+    if section.steps:
+        return loop.chosen_times(tuple(section.steps), chain)
+    num_steps = section.num_steps or chain
+    if chain and section.grid in CHAIN_GRIDS:
+        return CHAIN_GRIDS[section.grid](num_steps, chain)
+    try:
+        known = path(None)
+    except ValueError as error:  # learned, and not frozen
+        if section.grid in ("logsnr", "karras"):
+            raise ValueError(
+                f"sampler.grid={section.grid!r} needs a schedule that is known beforehand, but schedule.name="
+                f"{config.schedule.name!r} is learned; use uniform or quadratic, and this one once it is trained"
+            ) from error
+        known = at_first(config)  # which the other grids never ask
+    grid = functools.partial(grids.GRIDS[section.grid], known, **dict(section.get(section.grid, {})))
+    if not chain:
+        return grid(num_steps, section.min_t)
+    # A chain has noise from its first level on: the grid is spread down to there, and ends with the step to x0.
+    return np.append(grid(num_steps - 1, 1 / chain) if num_steps > 1 else [1.0], 0.0)
+
+
+def solver_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.ndarray:
+    """The grid of a sampler that chooses its own steps: its ends, and between them where it may be cut into parts."""
+    if config.prediction.target in OF_A_CHAIN:
+        raise ValueError(
+            f"sampler.name={config.sampler.name!r} looks between the levels of the chain, where "
+            f"prediction.target={config.prediction.target!r} has no meaning; use ancestral"
+        )
+    if config.process.num_steps:
+        return loop.uniform_times(config.process.num_steps, config.process.num_steps)
+    return np.linspace(1, lowest_time(config, path, config.sampler.min_t), 101)

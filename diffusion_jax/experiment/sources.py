@@ -1,0 +1,110 @@
+"""The data of a config: sources, their range, and the networks that look at them."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
+
+from diffusion_jax.data import arrays, dead_leaves, embedded, entropies, folder, heartbeat, tfds
+from diffusion_jax.data.scaling import dequantised, from_model, to_model
+from diffusion_jax.data.source import Source
+from diffusion_jax.experiment.choices import choose, options
+from diffusion_jax.metrics import feature_networks, features
+from diffusion_jax.process.base import Array, Schedule, in_float64
+
+SOURCES: dict[str, Callable[..., Source]] = {
+    "digits": embedded.digits,
+    "toy2d": embedded.toy2d,
+    "heartbeat": heartbeat.heartbeat,
+    "dead_leaves": dead_leaves.dead_leaves,
+    "arrays": arrays.arrays,
+    "folder": folder.folder,
+    "tfds": tfds.tfds,
+}
+
+
+FEATURES: dict[str, Callable[..., features.FeatureNetwork]] = {
+    "pixels": features.pixels,
+    "digits": feature_networks.digits,
+    "inception": feature_networks.inception,
+}
+
+
+JUDGES: dict[str, Callable[[np.ndarray], dict[str, float]]] = {"heartbeat": heartbeat.count}
+"""Of data sets whose every example is known: what can be counted in samples."""
+
+
+def source(config: ConfigDict, split: str) -> Source:
+    """Open a split, "train" or "heldout", of the data; raises ValueError if it is not what config.data says."""
+    data = config.data
+    opened = choose("data.name", data.name, SOURCES)(split, **options(data))
+    if data.shape:
+        for field in ("shape", "levels", "classes"):
+            said, found = data[field], getattr(opened, field)
+            if said != found:
+                raise ValueError(
+                    f"data.{field}: the config says {said}, but {data.name} has {found}; correct the config"
+                )
+    return opened
+
+
+def known_entropies(config: ConfigDict, path: Schedule) -> dict[str, float]:
+    """-H(x_0) and -H(x_1) in bits of the data of a config, of the first level of its chain; {} where nobody knows."""
+    data = config.data
+    log_alpha, log_sigma = in_float64(path, np.array(1 / config.process.num_steps))
+    if data.name == "toy2d" and data.toy2d.kind == "swissroll" and config.process.name == "gaussian":
+        return entropies.swissroll(data.toy2d.noise, float(np.exp(log_alpha)), float(np.exp(log_sigma)))
+    if data.name == "heartbeat" and config.process.name == "binomial":
+        return entropies.heartbeat(config.process.binomial.rate, float(np.exp(log_alpha)))
+    return {}
+
+
+def resolve(config: ConfigDict, train: Source) -> ConfigDict:
+    """The config with the shape, levels, classes and size of its data filled in, as a checkpoint keeps it."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.update(shape=train.shape, levels=train.levels, classes=train.classes, size=train.size)
+    return config
+
+
+def into_range(config: ConfigDict) -> Callable[[Array, Array], Array]:
+    """`into(x[B,*D] at rest, keys[B]) -> x0`, as config.data says; the keys are for dequantisation alone."""
+    data = config.data
+
+    def into(x: Array, keys: Array) -> Array:
+        x0 = to_model(x, data.levels, data.mean, data.std)
+        if not data.dequantise:
+            return x0
+        return dequantised(x0, data.levels, data.std, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 2**31))
+
+    return into
+
+
+def out_of_range(config: ConfigDict) -> Callable[[ArrayLike], Array]:
+    """`out(x0) -> x at rest`: the nearest grey levels, or floats."""
+    return lambda x0: from_model(x0, config.data.levels, config.data.mean, config.data.std)
+
+
+def feature_network(name: str, shape: tuple[int, ...], levels: int, **options: Any) -> features.FeatureNetwork:
+    """A network of FEATURES, or the user's own function "module:function", for data at rest of a shape and levels.
+
+    The function takes NumPy arrays at rest [B,*D] and returns features [B,F]. Raises ValueError if there is none.
+    """
+    if ":" not in name:
+        network = choose("features", name, FEATURES)(shape, levels, **(options if name == "inception" else {}))
+
+        def apply(params: Any, x: Any) -> tuple[Any, Any]:
+            with jax.default_matmul_precision("highest"):  # GPUs and TPUs would round float32 to 11 or 8 bits
+                return network.apply(params, to_model(x, levels))
+
+        return network._replace(apply=apply)
+    module, _, function = name.partition(":")
+    try:
+        own = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"features={name!r} cannot be imported ({error}); give module:function") from error
+    return features.own(function, own)

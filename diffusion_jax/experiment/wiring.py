@@ -1,0 +1,323 @@
+"""The wiring: the only room that turns a string of a config into a function.
+
+Every choice is `section.name`, and the options of each possible choice live beside it under `section.<that name>`, so
+one flag, `--config.schedule.name=cosine`, is an ablation. Everything is checked here, before anything compiles.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from diffusion_jax.experiment.choices import LEARNED, NEED_CHAIN, choose, options
+from diffusion_jax.experiment.guidances import CLASSIFIERS, GUIDANCES, asks_for_class, check_guide, class_log_probs
+from diffusion_jax.experiment.networks import NETWORKS, input_scale, network, telling
+from diffusion_jax.experiment.objectives import OF_A_CHAIN, TARGETS, decoder, loss_terms, time_sampler, vlb_term
+from diffusion_jax.experiment.paths import (
+    LEARNED_SCHEDULES,
+    SCHEDULES,
+    K_rows,
+    at_first,
+    chain_rows,
+    grid_rows,
+    init_schedule,
+    lowest_time,
+    schedule,
+)
+from diffusion_jax.experiment.samplers import METHODS, clips, sampler, sampling_times
+from diffusion_jax.experiment.sources import (
+    FEATURES,
+    JUDGES,
+    feature_network,
+    into_range,
+    known_entropies,
+    out_of_range,
+    resolve,
+    source,
+)
+from diffusion_jax.experiment.validation import check, check_process
+from diffusion_jax.objective import losses, prediction, reverse, time_sampling
+from diffusion_jax.process.base import Array, Process, Schedule, in_float64
+from diffusion_jax.process.binomial import binomial
+from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.sampling import guidance, loop
+
+__all__ = [
+    "FEATURES",
+    "JUDGES",
+    "LEARNED",
+    "LEARNED_SCHEDULES",
+    "METHODS",
+    "OF_A_CHAIN",
+    "PROCESSES",
+    "SCHEDULES",
+    "TARGETS",
+    "Experiment",
+    "K_rows",
+    "asks_for_class",
+    "at_first",
+    "build",
+    "chain_rows",
+    "choose",
+    "clips",
+    "count_calls",
+    "decoder",
+    "feature_network",
+    "grid_rows",
+    "init",
+    "init_schedule",
+    "into_range",
+    "known_entropies",
+    "lowest_time",
+    "optimizer",
+    "options",
+    "out_of_range",
+    "parameters",
+    "resolve",
+    "sampler",
+    "sampling_times",
+    "schedule",
+    "source",
+    "vlb_term",
+]
+
+PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": gaussian, "binomial": binomial}
+
+
+class Experiment(NamedTuple):
+    """All the functions of a run, as its config asks for them; nothing in it holds parameters."""
+
+    network: nn.Module
+    schedule: Callable[[Any], Schedule]
+    """`schedule(params) -> Schedule`; a fixed one ignores params."""
+    process: Process
+    predict: prediction.Predict
+    guided: prediction.Predict
+    """`predict` with the guidance that config.guidance asks for, as the sampler takes it."""
+    reverse: reverse.Reverse
+    times: time_sampling.TimeSampler
+    loss: losses.Loss
+    """Takes batches as the data pipeline makes them (uint8, or float32 vectors)."""
+    optimizer: optax.GradientTransformation
+    sampler: loop.Sampler
+
+
+def build(
+    config: ConfigDict,
+    params: Any = None,
+    apply: Callable[..., Any] | None = None,
+    guide: ConfigDict | None = None,
+) -> Experiment:
+    """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit.
+
+    params: those of a trained run, which freeze a learned schedule; see `schedule`. apply: what stands in for the
+    network's own, to see how often it is called (`count_calls`). guide: the config of the run that config.guidance
+    names; its parameters are params["classifier"] or params["guide"].
+    """
+    check(config)
+    if config.loss.name == "cross_entropy":
+        return classifier(config)
+    steps = config.process.num_steps
+    process = choose("process.name", config.process.name, PROCESSES)(**options(config.process))
+    check_process(config)
+    path = schedule(config, params)
+
+    variance = choose("prediction.variance", config.prediction.variance, reverse.VARIANCES)
+    with_head = config.prediction.variance in LEARNED
+    kernel = variance(process)
+
+    *_, channels = config.data.shape
+    if config.network.name == "encoder":
+        raise ValueError("network.name='encoder' is a classifier; use loss.name=cross_entropy, or another network")
+    net = network(config, channels * (2 if with_head else 1))
+
+    aim = config.prediction.target
+    if aim in OF_A_CHAIN and not steps:
+        raise ValueError(f"prediction.target={aim!r} needs {NEED_CHAIN}")
+    target = choose("prediction.target", aim, TARGETS)
+    own: dict[str, Any] = {"num_steps": steps} if aim in OF_A_CHAIN else {}
+    if aim == "edm":
+        own = {"sigma_data": config.prediction.sigma_data}
+    target = target(**own)
+    tell = telling(config)
+    if aim in ("eps", "score", "dpm2015_code", "dpm2015_paper") and not np.exp(
+        in_float64(at_first(config), np.ones(()))[0]
+    ):
+        raise ValueError(
+            f"prediction.target={aim!r}: with schedule.name={config.schedule.name!r} nothing of "
+            "x0 is left at t = 1, where it cannot be found from the noise; use v, x0 or posterior_mean"
+        )
+    shape = prediction.attracted(steps) if aim == "dpm2015_paper" else None
+    predict = prediction.predictor(apply or net.apply, path, target, tell, with_head, input_scale(config), shape)
+    if config.process.name == "binomial":
+        predict = prediction.bit_predictor(apply or net.apply, tell)
+    predict = prediction.drop_labels(predict, config.network.label_dropout)
+    guided_predict = guided(config, predict, guide, apply)
+
+    terms = loss_terms(config, process, path, target, kernel)
+    loss = _in_model_range(losses.weighted_sum(predict, process, path, terms), into_range(config))
+
+    return Experiment(
+        network=net,
+        schedule=path,
+        process=process,
+        predict=predict,
+        guided=guided_predict,
+        reverse=kernel,
+        times=time_sampler(config),
+        loss=loss,
+        optimizer=optimizer(config.optimizer),
+        sampler=sampler(config, process, path, guided_predict, kernel),
+    )
+
+
+def classifier(config: ConfigDict) -> Experiment:
+    """The Experiment of loss.name=cross_entropy, a classifier of noisy examples: to train, and to guide by."""
+    choose("network.name", config.network.name, NETWORKS)
+    if config.network.name not in CLASSIFIERS or config.network.conditional:
+        raise ValueError("loss.name='cross_entropy' needs network.name=encoder, or mlp for vectors, not conditional")
+    if not config.data.classes:
+        raise ValueError("loss.name='cross_entropy' learns the class, but the data have no classes; use labelled data")
+    if config.report.samples_every:
+        raise ValueError("loss.name='cross_entropy' makes no samples to report; set report.samples_every=0")
+    process = choose("process.name", config.process.name, PROCESSES)(**options(config.process))
+    path, net = schedule(config), network(config, config.data.classes)
+    log_probs = class_log_probs(config, net)
+
+    def none(*args: Any, **kwargs: Any) -> Any:
+        raise ValueError(
+            "this run holds a classifier (loss.name=cross_entropy), which is no model of the data; give it to one that "
+            "is: --guidance.name=classifier --guidance.classifier.workdir=DIR"
+        )
+
+    return Experiment(
+        network=net,
+        schedule=path,
+        process=process,
+        predict=none,
+        guided=none,
+        reverse=none,
+        times=time_sampler(config),
+        loss=_in_model_range(losses.cross_entropy(log_probs, process, path), into_range(config)),
+        optimizer=optimizer(config.optimizer),
+        sampler=loop.Sampler(none, none, none, none, none, none),
+    )
+
+
+def guided(
+    config: ConfigDict, predict: prediction.Predict, guide: ConfigDict | None, apply: Callable[..., Any] | None = None
+) -> prediction.Predict:
+    """`predict` with the guidance of config.guidance. Raises ValueError where model, guide and scale do not fit.
+
+    guide, apply: see `build`; a worse model is counted with its network, a classifier is not.
+    """
+    section = config.guidance
+    name, scale, interval = section.name, float(section.scale), tuple(section.interval_t)
+    choose("guidance.name", name, dict.fromkeys(GUIDANCES))
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
+        raise ValueError(f"guidance.interval_t={interval} must be two times that rise, in [0, 1]")
+    if not 0 <= section.rescale <= 1:
+        raise ValueError(f"guidance.rescale={section.rescale} must lie in [0, 1]")
+    if name == "none":
+        if scale != 1:
+            raise ValueError(
+                f"guidance.scale={scale} means nothing with guidance.name='none'; use one of {', '.join(GUIDANCES[1:])}"
+            )
+        return predict
+    if name == "classifier_free":
+        if not (config.network.conditional and config.network.label_dropout):
+            raise ValueError(
+                "guidance.name='classifier_free' needs a model trained with and without labels (network.conditional="
+                f"True, network.label_dropout > 0), not {config.network.conditional}, {config.network.label_dropout}"
+            )
+        return guidance.classifier_free(predict, scale, interval, section.rescale)
+    if guide is None:
+        raise ValueError(
+            f"guidance.name={name!r} takes another run, when sampling: --guidance.name={name} "
+            f"--guidance.{name}.workdir=DIR"
+        )
+    check_guide(config, guide)
+    if name == "classifier":
+        log_probs = class_log_probs(guide, network(guide, guide.data.classes))
+        return guidance.classifier(predict, log_probs, scale, interval)
+    return guidance.autoguidance(predict, build(guide, apply).predict, scale, interval, section.rescale)
+
+
+def _in_model_range(loss: losses.Loss, into: Callable[[Array, Array], Array]) -> losses.Loss:
+    """`loss` on batches at rest: the one place where data become floats in the range of the model."""
+
+    def on_data(
+        params: Any, batch: dict[str, Array], t: Array, keys: Array, *args: Any, **kwargs: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        return loss(params, batch | {"x0": into(batch["x0"], keys)}, t, keys, *args, **kwargs)
+
+    return on_data
+
+
+def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None) -> int:
+    """How often the sampler of a config asks the network for one sample: counted while its loop runs on a stand-in.
+
+    The stand-in answers 0, at once; a call for a batch, as guidance may make, counts as many times as it has rows.
+    Where the calls depend on the answers (dopri5), the network gives them, and it is the mean over seeds 0 to 7.
+    """
+    adaptive = config.sampler.name == "dopri5"
+    network = build(config, guide=guide).network if adaptive else None
+    calls = 0
+
+    def tick(rows: int) -> None:
+        nonlocal calls
+        calls += int(rows)
+
+    def answer(variables: Any, x: Array, *told: Any) -> Any:
+        jax.debug.callback(tick, len(x))
+        if network:
+            return network.apply(variables, x, *told)
+        twice = config.prediction.variance in LEARNED
+        return jnp.zeros((*x.shape[:-1], x.shape[-1] * (2 if twice else 1)), x.dtype)
+
+    sample = jax.jit(build(config, params, answer, guide).sampler.sample)
+    seeds = jnp.arange(8 if adaptive else 1, dtype=jnp.uint32)
+    for seed in seeds:
+        jax.block_until_ready(sample(params, seed[None]))
+    jax.effects_barrier()
+    return round(calls / len(seeds))
+
+
+def optimizer(section: ConfigDict) -> optax.GradientTransformation:
+    """Adam with linear warm-up from 0 and clipping by the global norm of the averaged gradient (0 = no clipping).
+
+    With weight_decay it is AdamW: the decay, times the learning rate, is taken from the parameters themselves.
+
+    Ho's TensorFlow code clips per replica, before the average, and adds epsilon before the bias correction; both make
+    the result depend on the number of devices or on the step in ways that are not meant, so neither is copied.
+    """
+    rate: Any = section.learning_rate
+    if section.warmup_steps:
+        rate = optax.linear_schedule(0.0, section.learning_rate, section.warmup_steps)
+    moments = {"b1": section.b1, "b2": section.b2, "eps": section.eps}
+    decay = section.weight_decay
+    adam = optax.adamw(rate, weight_decay=decay, **moments) if decay else optax.adam(rate, **moments)
+    return optax.chain(optax.clip_by_global_norm(section.grad_clip), adam) if section.grad_clip else adam
+
+
+def init(config: ConfigDict, network: nn.Module, key: Array) -> dict[str, Any]:
+    """Fresh parameters {"net": …, and "schedule": … if it is learned}.
+
+    The network checks the shape of the data here: ValueError.
+    """
+    x = jnp.zeros((1, *config.data.shape))
+    label = jnp.zeros(1, jnp.int32)
+    net = jax.jit(network.init)(key, x, jnp.zeros(1), label, None)["params"]
+    of_schedule = init_schedule(config, key)
+    return {"net": net} | ({"schedule": of_schedule} if of_schedule is not None else {})
+
+
+def parameters(config: ConfigDict, network: nn.Module) -> dict[str, Any]:
+    """Shapes and dtypes of the parameters, computed without running or compiling anything."""
+    return jax.eval_shape(functools.partial(init, config, network), jax.random.key(0))

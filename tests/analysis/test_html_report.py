@@ -1,0 +1,143 @@
+"""The page of a run: all that was measured is on it, it needs nothing beside itself, and a browser shows it."""
+
+import html.parser
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import digits as recipe
+from diffusion_jax import main
+from diffusion_jax.analysis import comparison, html_report
+from diffusion_jax.runs import metric_log, pictures
+from diffusion_jax.training import checkpoints
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def make_run(path, lr=2e-3, fd=1.5):
+    """A workdir as a run and its evaluation leave it, nothing trained."""
+    config = recipe.get_config()
+    config.data.update(shape=(8, 8, 1), levels=17, classes=10, size=1500)
+    config.optimizer.learning_rate = lr
+    manager = checkpoints.open_manager(path)
+    checkpoints.save(manager, 200, {"w": np.zeros(3)}, config.to_dict(), 0.25)
+    manager.close()
+    records = [{"step": n, "time": 1000.0 + 36 * n, "loss": 1 / n, "grad_norm": 0.1 * n} for n in (1, 100, 200)]
+    records[-1] |= {"heldout_loss": 0.25, "fd_pixels_50": 2.0}
+    (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    for n in (10, 100, 200):
+        samples = np.random.default_rng(n).integers(0, 17, (16, 8, 8, 1))
+        pictures.save_png(path / "images" / f"samples_{n:08d}.png", samples, 17)
+    folder = path / "evaluation" / "200-0.998"
+    pictures.save_png(folder / "rate_distortion.png", np.zeros((1, 8, 8, 1), np.uint8), 17)
+    figures = {"step": 200, "ema": "0.998", "bits_per_dim": 2.25, "fd_digits_300": fd}
+    (folder / "figures.json").write_text(json.dumps(figures | {"fd_digits_300_low": fd - 1, "fd_digits_300_high": 3.0}))
+    record = {
+        "figures": {
+            "fd_digits_300": {"value": fd, "low": fd - 1, "high": 3.0}, "fd_digits_297": {"value": 2, "std": 0.5}
+        },
+        "num_samples": 300, "seeds": [0, 299], "sampler": {"name": "ancestral"}, "network_calls": 1000,
+        "quantisation": "rounded", "marked": ["sizes: <300> samples"],
+        "reference": {"count": 1500, "data": "digits/train", "features": "digits", "weights": "abc"},
+    }  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps({"digits 300 x": record}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "a & b")
+
+
+def test_all_that_was_measured_is_on_the_page_and_nothing_is_fetched(workdir, capsys):
+    assert main.run(["main", "report", f"--workdir={workdir}"]) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    text = pathlib.Path(said["report"]).read_text()
+    assert said["bytes"] == len(text.encode()) and "<h1>a &amp; b</h1>" in text
+    for words in ("step 200 of 2,500", "Held-out loss 0.25000", "fd_digits_300", "[0.5, 3]", "± 0.5", "bits_per_dim",
+                  "sizes: &lt;300&gt; samples", "1000 network calls", "digits/train", "optimizer.learning_rate",
+                  "step 10<", "step 200<", "rate distortion", "measured along the way"):  # fmt: skip
+        assert words in text, words
+    sources = []
+
+    class Reader(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            sources.extend(value for key, value in attributes if key in ("src", "href"))
+            assert tag not in ("script", "link", "iframe")
+
+    Reader().feed(text)
+    assert len(sources) == 6 and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "url(" not in text
+
+
+@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium here")
+def test_a_browser_shows_it(workdir, tmp_path):
+    path = html_report.report(str(workdir))["report"]
+    browser = next(filter(None, map(shutil.which, BROWSERS)))
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    options += ["--proxy-server=127.0.0.1:9", "--window-size=1100,2400", f"--screenshot={tmp_path / 'page.png'}"]
+    env = os.environ | {"HOME": str(tmp_path)}
+    subprocess.run(
+        [browser, *options, pathlib.Path(path).as_uri()], check=True, capture_output=True, timeout=300, env=env
+    )
+    with Image.open(tmp_path / "page.png") as picture:
+        pixels = np.asarray(picture.convert("L"))
+    assert pixels.shape == (2400, 1100)
+    written = (pixels < 128).mean(1) > 0  # rows that hold something dark
+    assert written[:200].any() and written[400:1200].mean() > 0.3
+
+
+def test_a_run_without_checkpoints_is_told(tmp_path, capsys):
+    assert main.run(["main", "report", f"--workdir={tmp_path}"]) == 2
+    assert "holds no checkpoint; train it first" in capsys.readouterr().err
+
+
+def test_runs_are_compared_where_they_differ(workdir, tmp_path, capsys):
+    other = make_run(tmp_path / "other", lr=1e-3, fd=0.5)
+    assert main.run(["main", "compare", str(workdir), str(other), f"--out={tmp_path / 'table.csv'}"]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    header, _, first, second = (line.strip("| ").split(" | ") for line in table)
+    columns = ["run", "optimizer.learning_rate", "step", "hours", "evaluated", "bits_per_dim", "fd_digits_300"]
+    assert header == columns
+    assert first == [str(workdir), "0.002", "200", "1.99", "200-0.998", "2.25", "1.5 [0.5, 3]"]
+    assert second[1] == "0.001" and second[-1] == "0.5 [-0.5, 3]"
+    assert json.loads(last)["runs"][str(other)]["fd_digits_300_low"] == -0.5
+    rows = [line.split(",") for line in (tmp_path / "table.csv").read_text().splitlines()]
+    assert rows[0] == [*columns, "fd_digits_300_low", "fd_digits_300_high"] and float(rows[2][6]) == 0.5
+    comparison.compare_runs([str(workdir)], str(tmp_path / "table.md"))
+    assert (tmp_path / "table.md").read_text().startswith("| run | step |")
+    assert main.run(["main", "compare", str(workdir), "--out=table.txt"]) == 2
+    assert "must end in .md or .csv" in capsys.readouterr().err
+
+
+def test_options_of_choices_that_are_not_made_are_no_difference():
+    made = {
+        "network.name": "unet",
+        "network.unet.blocks": 2,
+        "sampler.grid": "karras",
+        "sampler.karras.rho": 7.0,
+        "seed": 0,
+    }
+    assert comparison.chosen(made | {"network.mlp.depth": 3}) == made
+
+
+def test_a_run_that_nobody_evaluated_is_compared_by_its_last_heldout_loss(tmp_path):
+    run = make_run(tmp_path / "run")
+    shutil.rmtree(run / "evaluation")
+    _, found = comparison.compare_runs([str(run)])
+    assert found["runs"][str(run)]["heldout_loss"] == metric_log.last(run, "heldout_loss")
+    (run / "metrics.jsonl").unlink()
+    _, found = comparison.compare_runs([str(run)])
+    assert "heldout_loss" not in found["runs"][str(run)]

@@ -1,0 +1,287 @@
+"""Judging a run: samples that are kept and gone on with, figures with their intervals, and references that must fit."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax import main
+from diffusion_jax.analysis import sample_metrics
+from diffusion_jax.data.embedded import digits
+from diffusion_jax.experiment import sources
+from diffusion_jax.metrics import frechet, manifold, reference
+from diffusion_jax.runs import stored_samples, trained
+
+ROOT = pathlib.Path(__file__).parents[2]
+JUDGE = ["--features=digits", "--bootstrap=10", "--allow=few,sizes"]
+BOTH = ("few", "sizes")
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A finished tiny run of digits."""
+    path = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        flags = [
+            "--config.report.tensorboard=False",
+            "--config.report.samples_every=0",
+            "--config.eval.svm=False",
+            "--config.sampler.tile=8",
+        ]
+        assert main.run(["main", "train", "--config=configs/digits.py:tiny", f"--workdir={path}", *flags]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def stats(tmp_path_factory):
+    """Statistics of the training digits."""
+    path = tmp_path_factory.mktemp("stats") / "train.npz"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        argv = ["main", "stats", "--config=configs/digits.py", "--features=digits", f"--out={path}"]
+        assert main.run(argv) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def loaded(workdir):
+    return trained.load(str(workdir))
+
+
+def evaluate(capsys, workdir, *flags):
+    """The figures, and the records beside them."""
+    code = main.run(["main", "evaluate", f"--workdir={workdir}", *map(str, flags)])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    records = json.loads((workdir / "evaluation" / "2-0.998" / "metrics.json").read_text())
+    return json.loads(captured.out.splitlines()[-1]), records
+
+
+def shards(workdir):
+    return sorted((workdir / "evaluation" / "2-0.998").glob("samples-*/[0-9]*.npz"))
+
+
+def test_statistics_are_of_every_training_example_and_say_of_what(stats):
+    found = reference.read(stats)
+    said = found.provenance
+    assert (said["data"], said["split"], said["count"], said["levels"]) == ("digits/train", "train", 1500, 17)
+    assert said["features"] == "digits" and len(said["weights"]) == 16 and said["versions"]["jax"]
+    assert sorted(found.places) == list(range(1500)) and found.features.shape == (1500, 64)
+    mean, cov = frechet.statistics(found.features)
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(found.cov, cov, rtol=1e-6, atol=1e-9)
+
+
+def test_figures_have_names_intervals_and_all_that_they_depend_on(workdir, stats, capsys):
+    flags = [*JUDGE, f"--stats={stats}", "--metrics=fid,kid,is,pr,nn", "--num_samples=300", "--heldout"]
+    found, records = evaluate(capsys, workdir, *flags)
+    names = ("fd", "kd", "is_1split", "precision", "recall", "density", "coverage", "memorisation")
+    for name in names:
+        low, value, high = (found[f"{name}_digits_300{end}"] for end in ("_low", "", "_high"))
+        assert low <= value <= high and (low < high or name == "recall")
+    assert found["heldout_fd_digits_297"] < found["fd_digits_297"] / 10  # real digits against an untrained network
+    assert found["heldout_precision_digits_297"] > 0.7 and found["fd_digits_297_std"] > 0
+    assert any("sizes: 300 samples are compared with 1500" in mark for mark in found["marked"])
+    (record,) = records.values()
+    assert record["seeds"] == [0, 299] and record["weights"]["ema"] == "0.998" and record["network_calls"] == 4
+    assert record["reference"]["count"] == 1500 and "17 levels" in record["quantisation"]
+    assert record["sampler"]["name"] == "ancestral" and record["bootstrap"]["replicates"] == 10
+    with Image.open(workdir / "evaluation" / "2-0.998" / "neighbours_digits.png") as picture:
+        assert picture.size[0] > 100
+
+    ref, kept = reference.read(stats), _samples(workdir)
+    samples = np.stack([np.frombuffer(kept[seed], np.uint8).reshape(8, 8, 1) for seed in range(300)])
+    network = sources.feature_network("digits", (8, 8, 1), 17)
+    features = reference.extract(network, 17, [samples], 300, "samples").features
+    expected = frechet.frechet_distance(ref.mean, ref.cov, *frechet.statistics(features))
+    assert found["fd_digits_300"] == pytest.approx(expected, rel=1e-9)
+    assert found["recall_digits_300"] == manifold.recall(ref.features, features)
+
+
+def judge(run, metrics, features="digits", stats="", allowed=BOTH, replicates=10, **options):
+    """The figures, without the held-out loss that the command adds."""
+    options = sample_metrics.Options(allowed=allowed, replicates=replicates, **options)
+    return sample_metrics.prepare(run, metrics, features, "", str(stats), options)()
+
+
+def test_the_same_again_from_what_is_kept_after_a_kill_and_on_one_device(loaded, stats, tmp_path):
+    """Four devices here; some samples are lost, and are drawn again in other company; one device draws the same."""
+    copy = tmp_path / "copy"
+    shutil.copytree(loaded.workdir, copy)
+    for path in shards(copy):
+        path.unlink()
+    run = loaded._replace(workdir=str(copy))
+    first = judge(run, ["fid", "pr"], stats=stats, number=40, seed=7)
+    files = {path.name: path.read_bytes() for path in shards(copy)}
+    whole = _samples(copy)
+    assert len(files) == 2 and sorted(whole) == list(range(7, 47))
+    assert judge(run, ["fid", "pr"], stats=stats, number=40, seed=7) == first
+    assert {path.name: path.read_bytes() for path in shards(copy)} == files
+
+    shards(copy)[1].unlink()
+    assert judge(run, ["fid", "pr"], stats=stats, number=40, seed=7) == first
+    assert _samples(copy) == whole
+
+    for path in shards(copy):
+        path.unlink()
+    env = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=1")}
+    code = (
+        "import json, sys; from diffusion_jax.analysis import judged, trained\n"
+        "options = judged.Options(40, 7, ('few', 'sizes'), 10)\n"
+        "run = trained.load(sys.argv[1])\n"
+        "print(json.dumps(judged.prepare(run, ['fid', 'pr'], 'digits', '', sys.argv[2], options)()))"
+    )
+    argv = [sys.executable, "-c", code, str(copy), str(stats)]
+    done = subprocess.run(argv, check=True, env=env, cwd=ROOT, capture_output=True, text=True)
+    alone = json.loads(done.stdout.splitlines()[-1])
+    for name, value in first.items():
+        assert alone[name] == (value if name == "marked" else pytest.approx(value, rel=1e-6))
+    assert _samples(copy) == whole
+
+
+def _samples(workdir):
+    """{seed: the bytes of its sample} of all that is kept."""
+    found = {}
+    for path in shards(workdir):
+        with np.load(path) as file:
+            found |= {int(seed): x.tobytes() for seed, x in zip(file["seeds"], file["samples"], strict=True)}
+    return found
+
+
+def test_kept_samples_are_those_that_are_drawn_and_in_the_order_of_their_seeds(loaded):
+    seeds = np.array([9, 3, 12])
+    stored_samples.samples(loaded, seeds[:1])
+    expected = dict(zip(*trained.draw(loaded, 10, 3), strict=True))
+    np.testing.assert_array_equal(stored_samples.samples(loaded, seeds), [expected[seed] for seed in seeds])
+
+
+def test_all_that_judges_samples_draws_them_once(loaded, stats, monkeypatch):
+    found = sample_metrics.quality(loaded, 24, seed=100)
+    monkeypatch.setattr(stored_samples.loop, "samples", lambda *args, **options: pytest.fail)
+    assert sample_metrics.quality(loaded, 24, seed=100) == found
+    assert judge(loaded, ["fid"], stats=stats, number=24, seed=100)["fd_digits_24"] > 0
+
+
+def test_a_reference_is_measured_once_where_none_is_named(loaded, workdir):
+    found = judge(loaded, ["fid"], "pixels", number=80)
+    path = workdir / "evaluation" / "stats_pixels.npz"
+    written = path.stat().st_mtime_ns
+    source = digits("train")
+    mean, cov = frechet.statistics(source.read(np.arange(source.size))[0].reshape(-1, 64))
+    kept = _samples(workdir)
+    samples = np.stack([np.frombuffer(kept[seed], np.uint8) for seed in range(80)])
+    expected = frechet.frechet_distance(mean, cov, *frechet.statistics(samples))
+    assert found["fd_pixels_80"] == pytest.approx(expected, rel=1e-6)
+    assert judge(loaded, ["fid"], "pixels", number=80) == found and path.stat().st_mtime_ns == written
+
+
+def test_features_of_ones_own(loaded, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("def corners(x):\n    return x[:, ::7, ::7, 0].reshape(len(x), 4)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert judge(loaded, ["fid"], "mine:corners", number=40)["fd_corners_40"] > 0
+
+
+def test_the_layout_of_openai(loaded, workdir, tmp_path, stats):
+    out = tmp_path / "x.npz"
+    argv = ["main", "sample", f"--workdir={workdir}", "--num_samples=5", f"--out={out}"]
+    assert main.run([*argv, "--layout=openai"]) == 0
+    judge(loaded, ["fid"], stats=stats, number=5)
+    kept = _samples(workdir)
+    grey = np.stack([np.frombuffer(kept[seed], np.uint8).reshape(8, 8, 1) for seed in range(5)])
+    with np.load(out) as file:
+        assert file.files == ["arr_0"] and file["arr_0"].dtype == np.uint8
+        np.testing.assert_array_equal(file["arr_0"], np.round(grey * (255 / 16)).astype(np.uint8).repeat(3, -1))
+
+
+# Bad input. {stats} fits the run, {tmp} holds what does not.
+
+ANY_STATS = ["stats", "--out={tmp}/x.npz"]
+STATS = [*ANY_STATS, "--config=configs/digits.py"]
+BAD_STATS = [
+    ([*STATS, "--features=digits", "--out={tmp}/x.txt"], "must end in .npz"),
+    ([*STATS, "--features=digits", "--keep=1"], "--keep=1 must be at least 2"),
+    ([*STATS, "--features=digit"], "features='digit' is not known (did you mean 'digits'?)"),
+    ([*STATS, "--features=mine_bad:nans"], "features=nans of example 3 are not finite"),
+    ([*ANY_STATS, "--config=configs/toy2d.py:tiny", "--features=digits"], "not (2,)"),
+    (
+        [*ANY_STATS, "--config=configs/defaults.py", "--config.data.name=arrays", "--config.data.arrays.levels=0",
+         "--config.data.arrays.path={tmp}/floats.npz", "--features=digits"],
+        "images of floats must lie in [-1, 1] for features=digits, but reach from",
+    ),
+]  # fmt: skip
+BAD = [
+    ({"number": 300, "allowed": ()}, "300 samples are compared with 1500 examples; change --num_samples, or accept"),
+    ({"number": 40, "allowed": ("sizes",)}, "40 examples for 64 features"),
+    ({"number": 3}, "--num_samples=3 is too few"),
+    ({"number": 64, "allowed": ("sizes",), "beside_heldout": True}, "297 held-out examples, but only 64 samples"),
+    ({"seed": -1}, "--seed=-1 must be at least 0"),
+    ({"allowed": ("all",)}, "--allow=all is not known; use few, sizes"),
+    ({"replicates": 1}, "--bootstrap=1 must be at least 2, or 0"),
+    ({"metrics": ["fjd"]}, "metrics='fjd' is not known (did you mean 'fid'?)"),
+    ({"features": "pixels"}, "features: reference digits, samples pixels"),
+    ({"features": "nowhere:f"}, "features='nowhere:f' cannot be imported"),
+    ({"stats": "{tmp}/none.npz"}, "no such file; make it with main stats"),
+    ({"stats": "{tmp}/broken.npz"}, "is not what main stats writes"),
+    ({"stats": "{tmp}/other.npz"}, "levels: reference 256, samples 17"),
+    ({"stats": "{tmp}/retrained.npz"}, "weights: reference 0123456789abcdef, samples"),
+    ({"stats": "{tmp}/larger.npz"}, "shape: reference [16, 16, 1], samples [8, 8, 1]"),
+]
+
+
+@pytest.fixture
+def bad_things(tmp_path, stats, monkeypatch):
+    good = reference.read(stats)
+    for name, change in {
+        "other": {"levels": 256},
+        "retrained": {"weights": "0123456789abcdef"},
+        "larger": {"shape": [16, 16, 1]},
+    }.items():
+        reference.write(tmp_path / f"{name}.npz", good._replace(provenance=good.provenance | change))
+    (tmp_path / "broken.npz").write_bytes(stats.read_bytes()[:1000])
+    np.savez(tmp_path / "floats.npz", x=np.linspace(0, 255, 10 * 64, dtype=np.float32).reshape(10, 8, 8, 1))
+    (tmp_path / "mine_bad.py").write_text(
+        "import numpy as np\ndef nans(x):\n    return np.where(np.arange(len(x))[:, None] == 3, np.nan, x[:, 0, :, 0])"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("argv", "message"), BAD_STATS, ids=lambda value: value if isinstance(value, str) else None)
+def test_bad_statistics_are_one_line(argv, message, bad_things, capsys):
+    assert main.run(["main", *(word.format(tmp=bad_things) for word in argv)]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[-1].startswith("error: ") and message in errors[-1]
+    assert not list(bad_things.glob("*x.*"))
+
+
+@pytest.mark.parametrize(("wrong", "message"), BAD, ids=lambda value: value if isinstance(value, str) else None)
+def test_what_does_not_fit_is_told_before_anything_is_drawn(wrong, message, loaded, workdir, stats, bad_things):
+    before = shards(workdir)
+    options = {"metrics": ["fid"], "stats": str(stats), **wrong}
+    options["stats"] = options["stats"].format(tmp=bad_things)
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+        judge(loaded, **options)
+    assert shards(workdir) == before
+
+
+def test_a_damaged_shard_is_told(loaded, stats, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(loaded.workdir, copy)
+    run = loaded._replace(workdir=str(copy))
+    judge(run, ["fid"], stats=stats, number=16)
+    shards(copy)[0].write_bytes(shards(copy)[0].read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is damaged; delete it, and the same command draws its samples again"):
+        judge(run, ["fid"], stats=stats, number=16)

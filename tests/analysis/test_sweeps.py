@@ -1,0 +1,341 @@
+"""Sweeps: grids are checked before they run, done cells stay done, what dies is told, and the table says it all."""
+
+import csv
+import importlib
+import json
+import math
+import pathlib
+import sys
+
+import pytest
+
+from diffusion_jax import __version__, main
+from diffusion_jax.analysis import comparison, sweeps
+from diffusion_jax.runs import metric_log
+
+ROOT = pathlib.Path(__file__).parent.parent
+SWEEPS = sorted(
+    path.stem for path in (ROOT / "configs/sweeps").glob("*.py") if path.stem not in ("__init__", "defaults")
+)
+TOY = {
+    "config": "configs/toy2d.py:tiny",
+    "seeds": (0, 1),
+    "flags": {"report.samples_every": 0, "report.tensorboard": False, "eval.every": 1},
+    "cells": {"eps": {"prediction.target": "eps"}, "v": {"prediction.target": "v", "loss.name": "snr"}},
+}
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def written(tmp_path, **changes):
+    """A sweep file in tmp_path: TOY with changes."""
+    path = tmp_path / "grid.py"
+    path.write_text(f"def get_sweep(variant=''):\n    return {TOY | changes!r}\n")
+    return path
+
+
+def run(capsys, *argv):
+    """Exit code, standard output as lines, standard error as lines."""
+    code = main.run(["main", *map(str, argv)])
+    captured = capsys.readouterr()
+    return code, captured.out.splitlines(), captured.err.splitlines()
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Stand-ins for the processes: a list of what was run; `answers[(cell/seed, command)]` replaces an answer."""
+    ran, answers = [], {}
+
+    def execute(argv, path, env):
+        command, place = argv[3], path.parent
+        name = "/".join(place.parts[-2:])
+        ran.append((name, command))
+        seed = int(name[-1])
+        records = [{"step": 1, "loss": 1.0, "heldout_loss": 1.0, "skipped": 0.0}]
+        records += [{"step": 2, "loss": 0.5, "heldout_loss": 0.5, "skipped": 0.0}]
+        (place / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        figures = (
+            {"step": 2, "loss": 0.5} if command == "train" else {"step": 2, "ema": "0.9", "heldout_loss": 1 + seed}
+        )
+        return answers.get((name, command), (figures, ""))
+
+    monkeypatch.setattr(sweeps, "execute", execute)
+    execute.ran, execute.answers = ran, answers
+    return execute
+
+
+# The real thing, once.
+
+
+def test_cells_run_as_processes_of_their_own_and_one_may_die(tmp_path, capsys):
+    """Two real cells, one of which is killed from inside its process."""
+    cells = {"eps": {}, "dies": {"data.toy2d.kind": "moons"}}
+    file, directory = written(tmp_path, cells=cells, seeds=(0,)), tmp_path / "run"
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif any('moons' in word for word in sys.argv): os.kill(os.getpid(), 9)\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        code, lines, errors = run(capsys, "sweep", f"--sweep={file}", f"--workdir={directory}")
+    assert code == 0, errors
+    assert json.loads(lines[-1]) | {"finished": 1, "diverged": 0, "failed": 1} == json.loads(lines[-1])
+    assert any("dies/seed0: failed: train: killed by SIGKILL" in line for line in errors)
+    result = json.loads((directory / "eps/seed0/result.json").read_text())
+    assert result["status"] == "finished" and result["steps"] == 2 and result["version"] == __version__
+    assert math.isfinite(result["figures"]["heldout_loss"]) and result["train_seconds"] > 0
+    assert (directory / "eps/seed0/checkpoints/2").is_dir()
+    assert "--config.seed=0" in (directory / "eps/seed0/train.log").read_text()
+    code, lines, _ = run(capsys, "compare", directory)
+    assert code == 0 and json.loads(lines[-1])["cells"]["dies"]["failed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("print('note'); sys.exit('error: data.name is wrong')", "data.name is wrong"),
+        ("raise MemoryError('no more')", "MemoryError: no more"),
+        ("raise json.JSONDecodeError('odd', '', 0)", "json.decoder.JSONDecodeError: odd: line 1 column 1 (char 0)"),
+        ("sys.exit(3)", "exit code 3; see"),
+        ("os.abort()", "killed by SIGABRT"),
+    ],
+)
+def test_the_reason_of_a_death_is_told(code, reason, tmp_path):
+    argv = [sys.executable, "-S", "-c", f"import json, os, sys\n{code}"]
+    (tmp_path / "log").write_text("error: of another time\n")
+    figures, told = sweeps.execute(argv, tmp_path / "log", {})
+    assert figures == {} and told.startswith(reason)
+
+
+def test_the_last_line_of_a_command_is_its_figures(tmp_path):
+    argv = [sys.executable, "-S", "-c", 'print("a table"); print(\'{"loss": "nan", "step": 3}\')']
+    figures, told = sweeps.execute(argv, tmp_path / "log", {})
+    assert told == "" and figures == {"loss": "nan", "step": 3}
+    assert "a table" in (tmp_path / "log").read_text()
+
+
+def test_the_environment_is_ours_with_shared_programs(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "7")
+    env = sweeps.environment(tmp_path)
+    assert env["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / ".cache")
+    assert env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "7" and env["PATH"]
+
+
+# What is done, what is left.
+
+
+def test_what_is_done_is_passed_over_and_what_failed_is_tried_again(tmp_path, capsys, commands):
+    file, directory = written(tmp_path), tmp_path / "run"
+    commands.answers[("eps/seed1", "evaluate")] = ({}, "no memory")
+    _, lines, _ = run(capsys, "sweep", f"--sweep={file}", f"--workdir={directory}")
+    assert json.loads(lines[-1]) == {"workdir": str(directory), "runs": 4, "finished": 3, "diverged": 0, "failed": 1}
+    assert commands.ran == [
+        (f"{c}/seed{s}", what) for c in ("eps", "v") for s in (0, 1) for what in ("train", "evaluate")
+    ]
+    failed = json.loads((directory / "eps/seed1/result.json").read_text())
+    assert failed["status"] == "failed" and failed["reason"] == "evaluate: no memory"
+
+    commands.answers.clear()
+    commands.ran.clear()
+    (directory / "v/seed0/result.json").unlink()  # as if interrupted
+    _, lines, errors = run(capsys, "sweep", f"--sweep={file}", f"--workdir={directory}")
+    assert any("1/4 eps/seed0: finished before" in line for line in errors)
+    assert json.loads(lines[-1])["finished"] == 4 and {name for name, _ in commands.ran} == {"eps/seed1", "v/seed0"}
+    # more seeds may be added
+    _, lines, _ = run(capsys, "sweep", f"--sweep={written(tmp_path, seeds=(0, 1, 2))}", f"--workdir={directory}")
+    assert json.loads(lines[-1])["finished"] == 6
+
+
+def test_an_interrupted_training_has_no_seconds(tmp_path, commands):
+    """Nobody saw how long it took before; unless only the evaluation is left."""
+    (tmp_path / "eps/seed0/checkpoints/1").mkdir(parents=True)
+    one = sweeps.Run("eps/seed0", (), ())
+    assert sweeps.carry_out(one, tmp_path / "eps/seed0", {}, {})["train_seconds"] is None
+    commands.answers[("eps/seed0", "train")] = ({"step": 2, "loss": 0.5, "finished": True}, "")
+    result = sweeps.carry_out(one, tmp_path / "eps/seed0", {}, {"status": "failed", "train_seconds": 7.5})
+    assert result["train_seconds"] == 7.5 and result["status"] == "finished"
+
+
+# Divergence.
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ([], ""),
+        ([{"step": 50, "loss": "nan"}], "the training loss was nan at step 50"),
+        ([{"step": 100, "skipped": 10.0}], "10 of 100 updates were not finite"),
+        ([{"step": 100, "skipped": 9.0}], ""),
+        ([{"step": 100, "heldout_loss": 1.1}], "the held-out loss rose from 1 to 1.1"),
+        ([{"step": 100, "heldout_loss": "nan"}], "the held-out loss rose from 1 to nan"),
+        ([{"step": 50, "heldout_loss": 7.0}], ""),  # it came back
+    ],
+)
+def test_what_counts_as_diverged(changes, reason, tmp_path):
+    records = [{"step": step, "loss": 1.0, "heldout_loss": 1.0, "skipped": 0.0} for step in (1, 50, 100)]
+    lines = "".join(json.dumps(record) + "\n" for record in sorted(records + changes, key=lambda r: r["step"]))
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    assert sweeps.diverged(tmp_path, {"heldout_loss": 1.0}) == reason
+    assert sweeps.diverged(tmp_path, {"heldout_loss": 1.0, "bits_per_dim": "inf"}) == "bits_per_dim is inf"
+
+
+# The table.
+
+
+def test_compare_gives_means_and_standard_errors_and_says_who_diverged(tmp_path, capsys, commands):
+    figures = json.loads(json.dumps(metric_log.plain({"step": 2, "heldout_loss": math.nan})))  # as a command prints it
+    commands.answers[("v/seed0", "evaluate")] = (figures, "")
+    commands.answers[("v/seed1", "evaluate")] = (figures, "")
+    commands.answers[("v/seed2", "train")] = ({}, "killed by SIGKILL")
+    file, directory = written(tmp_path, seeds=(0, 1, 2), note="Read with care."), tmp_path / "run"
+    assert run(capsys, "sweep", f"--sweep={file}", f"--workdir={directory}")[0] == 0
+    code, lines, _ = run(capsys, "compare", directory)
+    assert code == 0
+    table = [line for line in lines if line.startswith("|")]
+    assert table[0].startswith("| cell | heldout_loss | train_seconds | evaluate_seconds | steps | seeds |")
+    # 1, 2, 3: mean 2, std 1, so 1/sqrt(3)
+    assert "| eps | 2.00 ± 0.58 |" in table[2] and table[2].endswith("| finished (3 of 3) |")
+    assert "| v | — |" in table[3] and "diverged (2 of 3): seed0: heldout_loss is nan" in table[3]
+    assert "failed (1 of 3): seed2: train: killed by SIGKILL" in table[3] and "Read with care." in lines
+    assert (directory / "compare.md").read_text().splitlines() == lines[:-1]
+    with open(directory / "compare.csv") as stream:
+        eps, v = csv.DictReader(stream)
+    assert float(eps["heldout_loss"]) == 2 and float(eps["heldout_loss_stderr"]) == pytest.approx(3**-0.5)
+    assert (v["diverged"], v["failed"], v["heldout_loss"]) == ("2", "1", "") and eps["steps"] == "2.0"
+    assert json.loads(lines[-1])["cells"]["eps"]["figures"]["heldout_loss"] == [2, pytest.approx(3**-0.5)]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([], "—"),
+        ([1.23456], "1.235"),
+        ([3.0, 3.0], "3"),
+        ([800_000.0, 800_000.0], "800000"),
+        ([3.7511, 3.7531], "3.7521 ± 0.0010"),
+        ([100.0, 140.0], "120 ± 20"),
+    ],
+)
+def test_numbers_are_shown_to_two_digits_of_their_error(values, text):
+    assert comparison.shown(values) == text
+
+
+# Bad input.
+
+EPS = {"eps": {}}
+BAD_FILES = [
+    ({"cells": {**EPS, "odd": {"prediction.targt": "eps"}}}, "cell 'odd': ", 'Did you mean "target"'),
+    ({"cells": {**EPS, "odd": {"schedule.name": "cosin"}}}, "cell 'odd': ", "(did you mean 'cosine'?)"),
+    ({"cells": {**EPS, "odd": {"batch_size": "many"}}}, "cell 'odd': ", "batch_size"),
+    ({"cells": {"a/b": {}}}, "cell 'a/b' cannot be a folder", ""),
+    ({"cells": {}}, "'cells' is missing or empty", ""),
+    ({"seed": (0,)}, "'seed' is not a key of a sweep (did you mean 'seeds'?)", ""),
+    ({"evaluate": ("--num_sample=5",)}, "cell 'eps': ", "num_sample"),
+    ({"evaluate": ("--sampler.num_step=5",)}, "cell 'eps': ", "num_step"),
+    ({"config": "configs/nothing.py"}, "cell 'eps': ", "configs/nothing.py"),
+    ({"flags": {"data.name": "arrays", "data.arrays.path": "/nowhere.npz"}}, "cell 'eps': ", "/nowhere.npz"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message", "more"), BAD_FILES, ids=[str(case[0]) for case in BAD_FILES])
+def test_a_bad_sweep_is_told_before_anything_runs(changes, message, more, tmp_path, capsys, commands):
+    file = written(tmp_path, **changes)
+    code, lines, errors = run(capsys, "sweep", f"--sweep={file}", f"--workdir={tmp_path / 'new'}")
+    assert code == 2 and not lines and errors[-1].startswith("error: ") and len(errors) == 1
+    assert message in errors[0] and more in errors[0]
+    assert not commands.ran and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def get_sweep(:\n", "SyntaxError"),
+        ("x = 1\n", "no function get_sweep"),
+        ("import nowhere\n", "ModuleNotFound"),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_told(content, message, tmp_path, capsys):
+    (tmp_path / "grid.py").write_text(content)
+    code, _, errors = run(capsys, "sweep", f"--sweep={tmp_path / 'grid.py'}", f"--workdir={tmp_path / 'new'}")
+    assert code == 2 and f"--sweep={tmp_path / 'grid.py'} cannot be read: " in errors[-1] and message in errors[-1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["sweep", "--workdir={tmp}/new"], "--sweep is missing"),
+        (["sweep", "--sweep={tmp}/grid.py"], "--workdir is missing"),
+        (["sweep", "--sweep={tmp}/none.py", "--workdir={tmp}/new"], "there is no file"),
+        (["sweep", "--sweep=configs/sweeps/ddpm_table2.py:tony", "--workdir={tmp}/new"], "'tony' is not known"),
+        (["sweep", "--sweep={tmp}/grid.py", "--workdir={tmp}/grid.py"], "is a file; use another --workdir"),
+        (["sweep", "--sweep={tmp}/grid.py", "--workdir={tmp}"], "not empty; use another --workdir"),
+        (["sweep", "--sweep={tmp}/grid.py", "--workdir={tmp}/new", "now"], "'now' is not a flag"),
+        (["compare"], "--workdir is missing"),
+        (["compare", "{tmp}"], "{tmp} is not the workdir of a sweep"),
+        (["compare", "{tmp}/none"], "is not the workdir of a sweep"),
+        (["compare", "--workdir={tmp}", "{tmp}"], "is not a flag"),
+    ],
+)
+def test_bad_input_is_one_line(argv, message, tmp_path, capsys, commands):
+    written(tmp_path)
+    code, lines, errors = run(capsys, *(word.format(tmp=tmp_path) for word in argv))
+    assert code == 2 and not lines and len(errors) == 1 and errors[0].startswith("error: ")
+    assert message.format(tmp=tmp_path) in errors[0]
+    assert not commands.ran and [path.name for path in tmp_path.iterdir()] == ["grid.py"]
+
+
+def test_other_flags_another_version_and_damage_are_refused(tmp_path, capsys, commands):
+    """Before anything runs, and with everything left as it was."""
+    file, directory = written(tmp_path), tmp_path / "run"
+    asked = ["sweep", f"--sweep={file}", f"--workdir={directory}"]
+    assert run(capsys, *asked)[0] == 0
+    commands.ran.clear()
+    kept = (directory / "sweep.json").read_text()
+
+    written(tmp_path, cells=TOY["cells"] | {"v": {"prediction.target": "x0"}})
+    code, _, errors = run(capsys, *asked)
+    assert code == 2 and "v/seed0: stored --config.loss.name=snr --config.prediction.target=v, asked" in errors[-1]
+    assert "--config.prediction.target=x0" in errors[-1] and "use another --workdir" in errors[-1]
+    written(tmp_path, cells=EPS | {"eps": TOY["cells"]["eps"]})
+    assert "holds v/seed0 and this sweep does not" in run(capsys, *asked)[2][-1]
+    assert (directory / "sweep.json").read_text() == kept
+
+    written(tmp_path)
+    (directory / "sweep.json").write_text(kept.replace(f'"version": "{__version__}"', '"version": "0.0.1"'))
+    code, _, errors = run(capsys, *asked)
+    assert code == 2 and f"is from diffusion_jax 0.0.1, this is {__version__}; use another --workdir" in errors[-1]
+    (directory / "sweep.json").write_text(kept)
+
+    (directory / "eps/seed0/result.json").write_text('{"status": "fin')
+    for argv in (asked, ["compare", directory]):
+        code, _, errors = run(capsys, *argv)
+        assert code == 2 and "eps/seed0/result.json is damaged" in errors[-1]
+    assert not commands.ran
+
+
+# The sweeps that ship.
+
+CELLS = {"ddpm_table2": 6, "iddpm_table1": 5, "dpm2015_rates": 4}
+ONE_SIZE = ("dpm2015_rates",)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_header_says_how_to_run_and_what_to_expect(name):
+    header = importlib.import_module(f"configs.sweeps.{name}").__doc__
+    size = "" if name in ONE_SIZE else ":digits"
+    for word in (f"main sweep --sweep=configs/sweeps/{name}.py{size}", "main compare", "\nExpect: ", "\nTime:   "):
+        assert word in header
+
+
+@pytest.mark.parametrize("variant", ["", ":digits", ":tiny"])
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_cell_can_be_built(name, variant):
+    if variant == ":digits" and name in ONE_SIZE:
+        return
+    described = sweeps.load(f"configs/sweeps/{name}.py{variant}")
+    assert len(described["seeds"]) == (2 if variant == ":tiny" else 3)
+    assert len(described["cells"]) == (2 if variant == ":tiny" else CELLS[name])
+    sweeps.check(described, data=variant != "")

@@ -1,0 +1,113 @@
+"""`main benchmark` measures what it says; no test of it depends on how fast the machine is."""
+
+import contextlib
+import io
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from configs import cifar10_ddpm, digits, lsun_church256, toy2d
+from diffusion_jax import main
+from diffusion_jax.analysis import timing
+from diffusion_jax.analysis.description import describe
+from diffusion_jax.experiment import sources, wiring
+from diffusion_jax.metrics import feature_networks
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """What `main benchmark` says of the digits recipe, shrunk: the figures, and the table."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.chdir(ROOT)
+        patch.setattr(timing, "LEAST_SECONDS", 0.01)
+        flags = ["--config=configs/digits.py:tiny", "--batch_size=16", "--repeats=3", "--features=digits"]
+        assert main.run(["main", "benchmark", *flags]) == 0
+    *table, last = out.getvalue().splitlines()
+    return json.loads(last), table
+
+
+def test_figures_fit_each_other(measured):
+    figures, _ = measured
+    assert figures["images_per_second"] == pytest.approx(16 / figures["loop_step_seconds"])
+    assert figures["share_of_peak"] == pytest.approx(figures["flops_per_second"] / figures["peak_flops_per_second"])
+    assert figures["overhead_share"] < 1 and 0 <= figures["data_wait_share"] < 1
+    for name in ("train_step", "loop_step", "network_call"):
+        low, high = figures[f"{name}_quartiles"]
+        assert 0 < low <= figures[f"{name}_seconds"] <= high
+    assert figures["first_step_seconds"] > figures["train_compile_seconds"] > 0
+    assert figures["sampling_steps_timed"] == figures["sampling_steps"] == figures["network_calls"] == 4
+    assert figures["process_peak_bytes"] > figures["compiled_bytes"] > 0
+    assert figures["batch_size"] == 16
+    each = figures["features_call_seconds"] / figures["features_call_images"]
+    assert figures["features_images_per_second"] == pytest.approx(1 / each)
+
+
+def test_flops_are_those_of_describe(measured):
+    config = digits.get_config("tiny")
+    config.batch_size = 16
+    assert measured[0]["train_step_flops"] == describe(config)[1]["train_step_flops"]
+
+
+def test_table_has_a_line_for_each_part(measured):
+    figures, table = measured
+    parts = ["machine", "batch", "compile", "train step", "in its loop", "overhead", "data alone", "FLOPs"]
+    parts += ["network call", "sampling", "features", "memory"]
+    assert [line[: len(part)] for line, part in zip(table, parts, strict=True)] == parts
+    assert f"{figures['images_per_second']:,.1f} images/s" in table[4]
+
+
+def test_a_walk_that_would_take_long_is_cut_short(monkeypatch):
+    config = digits.get_config("tiny")
+    with config.unlocked():
+        config.process.num_steps = 40
+    config = sources.resolve(config, sources.source(config, "train"))
+    monkeypatch.setattr(timing, "LEAST_SECONDS", 0.001)
+    monkeypatch.setattr(timing, "MOST_SECONDS", 0.0)
+    experiment = wiring.build(config)
+    params = wiring.init(config, experiment.network, jax.random.key(0))
+    figures = timing.sampling(config, experiment, params, repeats=2)
+    assert figures["sampling_steps_timed"] == 2 and figures["sampling_steps"] == 40
+    assert figures["sampling_seconds"] > 0 and figures["network_calls"] == 40
+
+
+def test_random_weights_stand_in_for_those_that_are_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(feature_networks, "IMPORTED", tmp_path / "none.npz")
+    source = sources.source(digits.get_config(), "train")
+    assert timing.feature_network("inception", source, "").weights == "random"
+    with pytest.raises(FileNotFoundError, match=r"features=inception: there is no .*mine\.npz"):
+        timing.feature_network("inception", source, str(tmp_path / "mine.npz"))
+
+
+@pytest.mark.parametrize("recipe", [cifar10_ddpm, lsun_church256])
+def test_random_images_stand_in_for_data_that_are_not_there(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = recipe.get_config("tiny")
+    source, real = timing.data(config)
+    assert not real and source.shape == (8, 8, 3) and source.levels == 256
+    x0, label = source.read(np.arange(100))
+    assert x0.dtype == np.uint8 and x0.std() > 60 and set(label) == set(range(max(1, config.data.classes)))
+
+
+def test_vectors_have_no_stand_in():
+    config = toy2d.get_config("tiny")
+    config.data.toy2d.kind = "cube"
+    with pytest.raises(ValueError, match="cube"):
+        timing.data(config)
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [(["--repeats=1"], "--repeats=1 must be at least 2"), (["--batch_size=-4"], "batch_size=-4 must be at least 1")],
+)
+def test_bad_flags_are_one_line(flags, complaint, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main.run(["main", "benchmark", "--config=configs/digits.py:tiny", *flags]) == 2
+    assert complaint in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,503 @@
+"""The wiring: what a config may say, and the one line in which it is refused."""
+
+import importlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import defaults
+from diffusion_jax.experiment import objectives, paths, samplers, sources, wiring
+from diffusion_jax.process import learned, schedules
+from diffusion_jax.process.base import Level
+from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.sampling import degradation
+
+
+def config(**changes):
+    c = defaults.variant(defaults.get_config(), "tiny")
+    c.data.update(shape=(8, 8, 1), levels=17, classes=10)
+    for name, value in changes.items():
+        section, _, key = name.rpartition("__")
+        node = c
+        for part in filter(None, section.split("__")):
+            node = node[part]
+        with node.unlocked():
+            node[key] = value
+    return c
+
+
+CONTINUOUS = {"process__num_steps": 0, "schedule__name": "vp", "network__told": "time", "sampler__num_steps": 5}
+REFUSED = [
+    ({"schedule__name": "liner"}, r"schedule.name='liner' is not known \(did you mean 'linear'\?\); use one of linear"),
+    ({"network__name": "resnet"}, r"network.name='resnet' is not known"),
+    ({"prediction__target": "epsilon"}, r"prediction.target='epsilon' is not known"),
+    ({"prediction__variance": "fixed"}, r"prediction.variance='fixed' is not known"),
+    ({"prediction__variance": "learned_range"}, r"loss.name='simple' does not train it; use loss.name=hybrid or vlb"),
+    ({"loss__name": "sinple"}, r"loss.name='sinple' is not known \(did you mean 'simple'\?\)"),
+    ({"times__name": "unifrom"}, r"times.name='unifrom' is not known \(did you mean 'uniform'\?\)"),
+    ({"sampler__name": "ddimm"}, r"sampler.name='ddimm' is not known"),
+    (
+        {"process__num_steps": 0, "sampler__num_steps": 5},
+        r"schedule.name='linear' needs a chain: set process.num_steps",
+    ),
+    ({"process__num_steps": 0, "schedule__name": "vp", "sampler__num_steps": 5}, r"network.told='step' needs a chain"),
+    ({"process__num_steps": 0, "schedule__name": "vp"}, r"sampler.num_steps=0 means as many as the chain has"),
+    ({"sampler__num_steps": 9}, r"sampler: num_steps=9, but the chain has only 4"),
+    ({"train_steps": 0}, r"train_steps=0 must be at least 1"),
+    ({"sampler__tile": 0}, r"sampler.tile=0 must be at least 1"),
+    ({"optimizer__learning_rate": -1.0}, r"optimizer.learning_rate=-1.0 must be at least 0"),
+    ({"ema__decays": (1.0,)}, r"ema.decays: 1.0 is not a number in \[0, 1\)"),
+    ({"schedule__linear__beta_end": 2.0}, r"betas must lie in \(0, 1\]"),
+    ({"schedule__name": "harmonic"}, r"nothing of x0 is left at t = 1, .*; use v, x0 or posterior_mean"),
+    ({"loss__name": "hybrid"}, r"loss.name='hybrid' trains a learned variance, but prediction.variance='fixed_large'"),
+    (
+        {
+            "loss__name": "vlb",
+            "process__num_steps": 0,
+            "schedule__name": "vp",
+            "network__told": "time",
+            "sampler__num_steps": 5,
+        },
+        r"loss.name='vlb' needs a chain",
+    ),
+    ({"loss__name": "vlb", "bound__decoder": "bin"}, r"bound.decoder='bin' is not known \(did you mean 'bins'\?\)"),
+    ({"loss__name": "vlb", "data__levels": 0}, r"the data have levels=0; use bound.decoder=density"),
+    (
+        {
+            "times__name": "importance",
+            "process__num_steps": 0,
+            "schedule__name": "vp",
+            "network__told": "time",
+            "sampler__num_steps": 5,
+        },
+        r"times.name='importance' keeps losses per step",
+    ),
+    (
+        {"prediction__variance": "learned_diagonal", "loss__name": "vlb", "sampler__num_steps": 2},
+        r"is that of single steps of the chain; leave sampler.num_steps=0",
+    ),
+    ({"sampler__steps": (0, 3)}, r"sampler.steps: the levels of the chain are 1 to 4; 0 is not among them"),
+    ({"sampler__steps": ("a",)}, r"sampler.steps=\('a',\): 'a' is not a whole number"),
+    (
+        {
+            "sampler__grid": "strided",
+            "process__num_steps": 0,
+            "schedule__name": "vp",
+            "network__told": "time",
+            "sampler__num_steps": 5,
+        },
+        r"sampler.grid='strided' and sampler.steps need a chain",
+    ),
+    ({"sampler__grid": "karas"}, r"sampler.grid='karas' is not known \(did you mean 'karras'\?\)"),
+    ({"sampler__min_t": 0.1}, r"sampler.min_t=0.1: a chain ends at its first level; leave it 0"),
+    ({"sampler__times": (1.0, 0.2, 0.4, 0.0)}, r"sampler.times=\(1, 0.2, 0.4, 0\) .* they must fall at every step"),
+    ({"sampler__times": (0.9, 0.0)}, r"must be times from 1 down to 0; both ends must be among them"),
+    ({"sampler__name": "ddim", "sampler__ddim__eta": 2.0}, r"sampler.ddim.eta=2.0 must be in \[0, 1\]"),
+    (CONTINUOUS | {"sampler__grid": "logsnr"}, r"no noise left at t = 0, where logsnr is infinite; set sampler.min_t"),
+    (
+        {"schedule__name": "harmonic", "prediction__target": "v", "sampler__name": "ode_heun"},
+        r"sampler.name='ode_heun': with schedule.name='harmonic' nothing of x0 is left at t = 1, .*; use ancestral",
+    ),
+    (
+        {"prediction__target": "posterior_mean", "sampler__name": "ddim", "sampler__grid": "logsnr"},
+        r"prediction.target='posterior_mean' is that of whole steps of the chain",
+    ),
+    ({"schedule__name": "ve", "schedule__ve__sigma_min": 0.0}, r"schedule.ve=.* gives no schedule: the ratio of noise"),
+    (
+        {"schedule__name": "edm", "schedule__edm__rho": 0.0},
+        r"schedule.edm=.* gives no schedule: float division",
+    ),
+    ({"schedule__name": "edm", "schedule__edm__sigma_min": -0.1}, r"schedule.edm=.* gives no schedule"),
+    ({"schedule__name": "vp", "schedule__vp__beta_min": -5.0}, r"schedule.vp=.* gives no schedule: the ratio of noise"),
+    ({"schedule__name": "linear_logsnr", "schedule__linear_logsnr__gamma_min": 9.0}, r"rise with t"),
+    ({"schedule__name": "warmup", "schedule__warmup__fraction": 2.0}, r"schedule.warmup=.* gives no schedule"),
+    (
+        {"schedule__name": "geometric", "schedule__geometric__sigma_min": 0.0},
+        r"schedule.geometric=.* gives no schedule",
+    ),
+    (
+        {"schedule__name": "geometric", "schedule__geometric__sigma_max": 0.001},
+        r"schedule.geometric=.* gives no schedule: the ratio of noise",
+    ),
+    ({"schedule__name": "geometric", "process__num_steps": 1}, r"process.num_steps=1: levels .* are at least 2"),
+    (CONTINUOUS | {"schedule__name": "geometric"}, r"schedule.name='geometric' needs a chain"),
+    (
+        {"network__name": "ncsn", "network__told": "logsnr"},
+        r"network.name='ncsn' has parameters for each step: set network.told=step",
+    ),
+    (
+        {"network__name": "ncsnv2", "network__conditional": True},
+        r"network.name='ncsnv2' takes no labels: set network.conditional=False",
+    ),
+    (
+        {"network__name": "ncsn", "network__ncsn__dilations": (1, 0.5)},
+        r"network.ncsn.dilations=\(1, 0.5\): 0.5 is not a whole number",
+    ),
+    (
+        {
+            "schedule__name": "geometric",
+            "prediction__target": "dpm2015_paper",
+            "prediction__variance": "dpm2015_paper",
+            "loss__name": "K",
+        },
+        r"prediction.target='dpm2015_paper' needs a variance-preserving schedule, not 'geometric'",
+    ),
+    ({"times__importance__window": 0}, r"times.importance.window=0 must be at least 1"),
+    ({"times__importance__uniform_share": 5.0}, r"times.importance.uniform_share=5.0 is not in \[0, 1\)"),
+    ({"times__min_t": 3.0}, r"times.min_t=3.0 is not in \[0, 1\)"),
+    ({"optimizer__b2": 2.0}, r"optimizer.b2=2.0 is not in \[0, 1\)"),
+    ({"loss__hybrid__factor": -1.0}, r"loss.hybrid.factor=-1.0 must be at least 0"),
+    ({"network__unet__multipliers": (1, 2.5)}, r"network.unet.multipliers=\(1, 2.5\): 2.5 is not a whole number"),
+    ({"network__conditional": True, "data__classes": 0}, r"network.conditional=True, but the data have no classes"),
+    ({"network__label_dropout": 0.1}, r"network.label_dropout=0.1 is the share .* needs network.conditional=True"),
+    ({"guidance__name": "clasifier"}, r"guidance.name='clasifier' is not known \(did you mean 'classifier'\?\)"),
+    ({"guidance__scale": 3.0}, r"guidance.scale=3.0 means nothing with guidance.name='none'"),
+    ({"guidance__name": "classifier"}, r"takes another run, when sampling: --guidance.name=classifier --guidance.cl"),
+    ({"guidance__name": "classifier_free", "guidance__scale": 3.0}, r"needs a model trained with and without labels"),
+    ({"network__name": "encoder"}, r"network.name='encoder' is a classifier; use loss.name=cross_entropy"),
+    ({"loss__name": "cross_entropy"}, r"loss.name='cross_entropy' needs network.name=encoder, or mlp for vectors"),
+    (
+        {"loss__name": "cross_entropy", "network__name": "encoder"},
+        r"loss.name='cross_entropy' makes no samples to report; set report.samples_every=0",
+    ),
+    (
+        {"loss__name": "cross_entropy", "network__name": "encoder", "data__classes": 0},
+        r"learns the class, but the data have no classes",
+    ),
+    ({"ema__decays": ("a",)}, r"ema.decays: 'a' is not a number"),
+    ({"eval__max_examples": 0}, r"eval.max_examples=0 must be at least 1"),
+    ({"optimizer__weight_decay": -0.1}, r"optimizer.weight_decay=-0.1 must be at least 0"),
+    ({"loss__reduction": "halfsum"}, r"loss.reduction='halfsum' is not known \(did you mean 'half_sum'\?\)"),
+    ({"prediction__input": "unit"}, r"prediction.input='unit' is not known; use one of as_it_is, unit_variance"),
+    ({"prediction__sigma_data": 0.0}, r"prediction.sigma_data=0.0 must be above 0"),
+    (
+        {"network__name": "ncsnpp", "network__ncsnpp__taps": (1.0, 1.0)},
+        r"network.ncsnpp.taps=\(1.0, 1.0\): 1.0 is not a whole number",
+    ),
+    (
+        {"network__name": "vdm", "network__vdm__fourier": ("a",)},
+        r"network.vdm.fourier=\('a',\): 'a' is not a whole number",
+    ),
+    ({"times__name": "log_normal"}, r"times.name='log_normal' is for continuous time, but process.num_steps=4"),
+    ({"loss__name": "vdm"}, r"loss.name='vdm' is the bound in continuous time, but process.num_steps=4; set it to 0"),
+    (
+        {**CONTINUOUS, "loss__name": "vdm"},
+        r"needs noise at t = 0, where schedule.name='vp' has none; use linear_logs",
+    ),
+    (
+        {**CONTINUOUS, "loss__name": "vdm", "schedule__name": "edm", "times__min_t": 0.1},
+        r"loss.name='vdm' needs all t in \[0, 1\] alike, not times.name='uniform' with times.min_t=0.1",
+    ),
+    (
+        {**CONTINUOUS, "loss__name": "vdm", "schedule__name": "edm", "times__name": "log_normal"},
+        r"loss.name='vdm' needs all t in \[0, 1\] alike, not times.name='log_normal'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_refused_in_one_line(changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        wiring.build(config(**changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_process_without_a_score_has_ancestral_sampling_only(monkeypatch):
+    monkeypatch.setitem(wiring.PROCESSES, "scoreless", gaussian)
+    wiring.build(config(process__name="scoreless"))
+    predictor = {"sampler__predictor_corrector__predictor": "ancestral"}
+    for name in set(samplers.METHODS) - {"ancestral"}:
+        with pytest.raises(ValueError, match=f"sampler.name='{name}' needs the score of a Gaussian process"):
+            wiring.build(config(process__name="scoreless", sampler__name=name, **predictor))
+
+
+CALLS = {"ode_heun": 2, "edm": 2, "predictor_corrector": 2, "annealed_langevin": 2}
+"""Calls of a step that ends with noise, in the tiny variant; the last one takes 1."""
+
+
+@pytest.mark.parametrize("name", [name for name in samplers.METHODS if name != "dopri5"])
+def test_every_sampler_builds_and_its_calls_are_counted(name):
+    """One U-Net call a step, or as many as the method has, and never two at the last step; VE has one more, to x0."""
+    c = config(network__name="mlp", data__shape=(5,), sampler__name=name)
+    params = wiring.init(c, wiring.build(c).network, jax.random.key(0))
+    assert wiring.count_calls(c, params) == 3 * CALLS.get(name, 1) + 1
+    if name in ("edm", "unipc"):
+        changes = CONTINUOUS | {"schedule__name": "ve", "sampler__grid": "karras", "sampler__name": name}
+        c = config(network__name="mlp", data__shape=(5,), **changes)
+        assert wiring.count_calls(c, params) == 5 * CALLS.get(name, 1) + 1
+
+
+def test_grids_of_a_chain_end_at_its_first_level_and_then_without_noise():
+    for grid in ("logsnr", "karras", "quadratic"):
+        c = config(sampler__grid=grid, sampler__name="dpmpp_2m", process__num_steps=100, sampler__num_steps=7)
+        t = wiring.build(c).sampler.rows(None)
+        np.testing.assert_allclose([t.at.t[0], t.at.t[-1], t.to.t[-1]], [1, 0.01, 0], atol=1e-15)
+        assert len(t.at.t) == 7 and np.isneginf(t.to.log_sigma[-1])
+    c = config(sampler__times=(1.0, 0.3, 0.0), sampler__num_steps=1)
+    np.testing.assert_array_equal(wiring.build(c).sampler.rows(None).at.t, [1.0, 0.3])
+
+
+NOT_FOR_THE_NETWORK = [
+    ({"data__shape": (9, 8, 1), "network__unet__multipliers": (1, 2)}, r"height 9"),
+    ({"network__unet__attention": (3,)}, r"attention at height 3 never occurs"),
+    ({"network__unet__dtype": "float8"}, r"float8"),
+    ({"network__unet__dropout": 1.5}, r"dropout"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), NOT_FOR_THE_NETWORK)
+def test_the_network_checks_shapes_before_anything_compiles(changes, message):
+    c = config(**changes)
+    with pytest.raises(ValueError, match=message):
+        wiring.parameters(c, wiring.build(c).network)
+
+
+@pytest.mark.parametrize("name", paths.SCHEDULES)
+def test_every_schedule_builds(name):
+    changes = {} if name in schedules.CHAINS else {"network__told": "logsnr"}
+    if name == "harmonic":
+        changes["prediction__target"] = "v"
+    if name in paths.LEARNED_SCHEDULES:
+        changes["loss__name"] = "K"
+    c = config(schedule__name=name, **changes)
+    params = {"schedule": paths.init_schedule(c, jax.random.key(0))}
+    for experiment in (wiring.build(c), wiring.build(c, params)):
+        log_alpha, log_sigma = experiment.schedule(params)(jnp.array([0.5]))
+        assert np.isfinite(log_alpha).all() and np.isfinite(log_sigma).all()
+
+
+def test_a_grid_even_in_logsnr_waits_until_a_learned_schedule_is_frozen():
+    c = config(schedule__name="learned_gamma", loss__name="K", sampler__name="ddim", sampler__num_steps=5)
+    params = {"schedule": paths.init_schedule(c, jax.random.key(0))}
+    c.sampler.grid = "logsnr"
+    with pytest.raises(
+        ValueError, match=r"needs a schedule that is known beforehand, .* and this one once it is trained"
+    ):
+        wiring.build(c)
+    rows = wiring.build(c, params).sampler.rows(None)
+    logsnr = (rows.at.log_alpha - rows.at.log_sigma)[:5]  # down to the first level of the chain of four, then to t = 0
+    assert rows.at.t[0] == 1 and rows.at.t[4] == pytest.approx(0.25)
+    np.testing.assert_allclose(np.diff(logsnr, 2), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", objectives.OF_A_CHAIN)
+def test_what_is_predicted_of_a_step_has_no_meaning_between_levels(target):
+    chain = {
+        "process__num_steps": 100,
+        "sampler__num_steps": 7,
+        "prediction__target": target,
+        "sampler__clip_x0": False,
+    }
+    if target == "dpm2015_paper":
+        chain |= {"prediction__variance": target, "loss__name": "K"}
+    with pytest.raises(ValueError, match=f"'{target}' is that of whole steps of the chain; leave sampler.grid=uniform"):
+        wiring.build(config(**chain, sampler__grid="quadratic", sampler__name="ddim"))
+    with pytest.raises(ValueError, match=r"or name sampler\.steps, without churn"):
+        wiring.build(config(**chain, sampler__name="edm", sampler__edm__churn=10.0))
+    with pytest.raises(ValueError, match=f"'{target}' has no meaning; use ancestral"):
+        wiring.build(config(**chain, sampler__name="dopri5"))
+
+
+def test_a_learned_schedule_is_fixed_only_when_it_is_frozen():
+    c = config(schedule__name="learned_betas", loss__name="K")
+    params = {"schedule": {"perturbation": np.array([0.5, -0.2, 0.1])}}
+    experiment, frozen = wiring.build(c), wiring.build(c, params)
+    with pytest.raises(ValueError, match=r"schedule.name='learned_betas' is learned, and a fixed grid .*: freeze it"):
+        experiment.schedule(None)
+    rows, traced = frozen.sampler.rows(None), experiment.sampler.rows(params)
+    assert isinstance(rows.x0_scale, np.ndarray) and rows.x0_scale.dtype == np.float64
+    np.testing.assert_allclose(traced.x0_scale, rows.x0_scale, rtol=1e-5)
+    shift = {"schedule": {"perturbation": np.zeros(3)}}
+    assert frozen.sampler.rows(shift) is rows
+    assert abs(np.asarray(experiment.sampler.rows(shift).x0_scale) - rows.x0_scale).max() > 0.01
+
+
+def test_K_ends_one_step_before_t_0_whatever_noise_is_left_there():
+    """A schedule with noise at t = 0 has T rows for K as any other, and its first level is 1/T."""
+    for name in ("linear", "linear_logsnr"):
+        c = config(schedule__name=name, loss__name="K", process__num_steps=4)
+        experiment = wiring.build(c)
+        rows = paths.K_rows(c, experiment.process, experiment.schedule)(None)
+        np.testing.assert_allclose(rows.at.t, [1, 0.75, 0.5, 0.25])
+        np.testing.assert_allclose(rows.to.t, [0.75, 0.5, 0.25, 0])
+    assert np.isfinite(rows.to.log_sigma).all()
+
+
+BITS = {"data__levels": 2, "process__name": "binomial", "schedule__name": "harmonic", "loss__name": "K"}
+BITS |= {"prediction__target": "x0", "prediction__variance": "fixed_small"}
+REFUSED_OF_2015 = [
+    (BITS | {"data__levels": 17}, r"process.name='binomial' is for bits, and needs data.levels=2, not 17"),
+    (BITS | {"prediction__target": "eps"}, r"needs prediction.target=x0, not eps"),
+    (BITS | {"schedule__name": "vp"}, r"with schedule.name='vp': bits take the rates of a fixed chain"),
+    (BITS | {"schedule__name": "learned_betas"}, r"no gradient goes through a drawn bit"),
+    (BITS | {"schedule__name": "geometric"}, r"with schedule.name='geometric': bits take the rates of a fixed chain"),
+    (BITS | {"loss__name": "simple"}, r"with loss.name='simple': use loss.name=K or vlb"),
+    (BITS | {"process__num_steps": 1}, r"loss.name='K' has T - 1 terms: process.num_steps=1 must be at least 2"),
+    (
+        {"schedule__name": "learned_betas", "process__num_steps": 1},
+        r"process.num_steps=1: a chain whose rates are learned needs at least 2 steps",
+    ),
+    ({"schedule__name": "learned_gamma"}, r"loss.name='simple' does not train it; use loss.name=K, vlb or vdm"),
+    (
+        {"prediction__target": "dpm2015_paper", "prediction__variance": "dpm2015_code", "loss__name": "K"},
+        r"set prediction.variance=dpm2015_paper, not dpm2015_code",
+    ),
+    ({"sampler__grid": "to_first", "process__num_steps": 1}, r"grid='to_first' needs a chain of at least 2 steps"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED_OF_2015)
+def test_what_2015_does_not_allow_is_refused_in_one_line(changes, message):
+    test_refused_in_one_line(changes, message)
+
+
+@pytest.mark.parametrize(("name", "calls"), [("ncsn", 10 * 100), ("ncsnv2", 232 * 5 + 1)])
+def test_the_recipes_of_scores_weigh_all_levels_alike_and_visit_them_all(name, calls):
+    """sigma²/2 |score + noise/sigma|² (Song and Ermon 2019, eq. 5, 6) of a score that is 0 is D/2 on average."""
+    c = importlib.import_module(f"configs.cifar10_{name}").get_config()
+    assert wiring.count_calls(c, {"net": {}}) == calls
+    loss = wiring.build(c, apply=lambda variables, x, *told: jnp.zeros_like(x)).loss
+    rows = {"x0": jnp.full((8, 32, 32, 3), 128, jnp.uint8), "label": jnp.zeros(8, jnp.int32), "index": jnp.arange(8)}
+    t = jnp.array([1, 1, 2, 2, 5, 5, 10, 10]) / c.process.num_steps
+    found, _ = loss({"net": {}}, rows, t, jax.random.split(jax.random.key(1), 8))
+    np.testing.assert_allclose(found, 32 * 32 * 3 / 2, rtol=4.5 * (2 / (32 * 32 * 3)) ** 0.5)
+
+
+@pytest.mark.parametrize("target", objectives.TARGETS)
+@pytest.mark.parametrize("weight", ["simple", "min_snr", "K"])
+def test_every_target_gives_a_finite_loss_from_data_at_rest(target, weight):
+    if target == "dpm2015_paper" and weight != "K":
+        return
+    variance = target if target.startswith("dpm2015") and weight == "K" else "fixed_large"
+    choices = {"prediction__variance": variance, "prediction__target": target, "loss__name": weight}
+    c = config(**choices, network__name="mlp", data__shape=(5,))
+    experiment = wiring.build(c)
+    params = wiring.init(c, experiment.network, jax.random.key(0))
+    rows = {"x0": jnp.full((4, 5), 16, jnp.uint8), "label": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
+    loss, _ = experiment.loss(params, rows, jnp.arange(1, 5) / 4, jax.random.split(jax.random.key(1), 4))
+    assert loss.shape == (4,) and np.isfinite(loss).all()
+
+
+@pytest.mark.parametrize(("target", "clips"), [("eps", True), ("posterior_mean", False)])
+def test_x0_is_clipped_in_sampling_and_in_the_bound_unless_it_only_follows_from_the_mean(target, clips):
+    x = jnp.linspace(-9, 9, 10).reshape(2, 5)
+    guesses = []
+    for clip in (True, False):
+        c = config(network__name="mlp", data__shape=(5,), prediction__target=target, sampler__clip_x0=clip)
+        experiment = wiring.build(c)
+        params = wiring.init(c, experiment.network, jax.random.key(0))
+        start = jax.tree.map(lambda field: jnp.float32(field[0]), experiment.sampler.rows(params).at)
+        guesses.append(np.asarray(experiment.sampler.guess(params, x, start)))
+        assert samplers.clips(c, c.sampler) == (clip and clips)
+        assert samplers.clips(c, c.bound) == clips
+    assert np.abs(guesses[1]).max() > 2
+    np.testing.assert_array_equal(guesses[0], guesses[1].clip(-1, 1) if clips else guesses[1])
+
+
+def test_the_bound_of_fewer_steps_wants_a_variance_that_suits_them():
+    c = config(prediction__variance="learned_diagonal", loss__name="vlb")
+    experiment = wiring.build(c)
+    with pytest.raises(ValueError, match=r"leave bound\.num_steps=0, or use learned_range"):
+        paths.chain_rows(c, experiment.process, experiment.schedule, 2)
+
+
+def test_conditional_network_is_told_the_label():
+    c = config(network__name="mlp", network__conditional=True, data__shape=(5,))
+    experiment = wiring.build(c)
+    params = wiring.init(c, experiment.network, jax.random.key(0))
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), params)
+    at = jax.tree.map(lambda x: jnp.full(2, x), schedules.linear(4)(jnp.array(0.5)))
+    level = Level(jnp.full(2, 0.5), *at)
+    found = experiment.predict(params, jnp.ones((2, 5)), level, jnp.array([1, 2]), None)
+    assert float(jnp.abs(found.eps[0] - found.eps[1]).max()) > 1e-4
+
+
+CLASSIFIER = {"loss__name": "cross_entropy", "network__name": "mlp", "report__samples_every": 0, "data__shape": (5,)}
+GUIDED = {"network__name": "mlp", "data__shape": (5,), "guidance__name": "classifier"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule__name": "cosine"}, r"was trained with schedule \('cosine', .*\), this run with \('linear'"),
+        ({"schedule__linear__beta_end": 0.1}, r"was trained with schedule"),
+        ({"process__num_steps": 7}, r"was trained with process"),
+        ({"data__classes": 3}, r"was trained with data.classes 3, this run with 10"),
+        ({"loss__name": "simple"}, r"was trained with loss.name='simple'; use another run"),
+    ],
+)
+def test_a_guide_of_another_process_is_refused(changes, message):
+    wiring.build(config(**GUIDED), guide=config(**CLASSIFIER))
+    with pytest.raises(ValueError, match=message) as caught:
+        wiring.build(config(**GUIDED), guide=config(**CLASSIFIER | changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_classifier_learns_the_class_of_noisy_examples():
+    """Its loss on data at rest is log(classes) to begin with, and 0 where there is no label."""
+    experiment = wiring.build(config(**CLASSIFIER))
+    params = wiring.init(config(**CLASSIFIER), experiment.network, jax.random.key(0))
+    rows = {"x0": jnp.full((4, 5), 16, jnp.uint8), "label": jnp.array([0, 3, 9, -1]), "index": jnp.arange(4)}
+    keys = jax.random.split(jax.random.key(1), 4)
+    loss, metrics = experiment.loss(params, rows, jnp.arange(1, 5) / 4, keys)
+    np.testing.assert_allclose(loss[:3], np.log(10), atol=1e-3)
+    assert loss[3] == 0 and metrics["accuracy"].shape == (4,)
+
+
+CONTINUOUS_LOSSES = [
+    {"loss__name": "likelihood"},
+    {"loss__name": "edm", "prediction__target": "edm", "prediction__input": "unit_variance"},
+    {"loss__name": "edm", "times__name": "log_normal", "schedule__name": "edm", "network__told": "log_sigma"},
+    {"loss__name": "vdm", "schedule__name": "learned_gamma", "bound__decoder": "softmax"},
+    {"loss__name": "snr", "loss__reduction": "half_sum", "schedule__name": "ve", "network__told": "log_sigma"},
+]
+
+
+@pytest.mark.parametrize("changes", CONTINUOUS_LOSSES)
+def test_continuous_training_gives_a_finite_loss(changes):
+    c = config(**CONTINUOUS | {"network__name": "mlp", "data__shape": (5,), "times__min_t": 0.0} | changes)
+    experiment = wiring.build(c)
+    params = wiring.init(c, experiment.network, jax.random.key(0))
+    rows = {"x0": jnp.full((4, 5), 16, jnp.uint8), "label": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
+    t, _ = experiment.times.sample(None, jax.random.key(2), rows["index"], 4)
+    loss, metrics = experiment.loss(params, rows, t, jax.random.split(jax.random.key(1), 4))
+    assert np.isfinite(loss).all() and np.all(loss > 0) and np.all((t >= 0) & (t <= 1))
+    if c.loss.name == "vdm":
+        mean = jax.jit(
+            jax.grad(lambda params: experiment.loss(params, rows, t, jax.random.split(jax.random.key(1), 4))[0].mean())
+        )
+        assert all(value != 0 for value in mean(params)["schedule"].values())
+    assert list(metrics) == (["diffusion", "prior", "reconstruction"] if c.loss.name == "vdm" else ["mse"])
+
+
+def test_weight_decay_shrinks_parameters_without_a_gradient():
+    c = config(optimizer__warmup_steps=0, optimizer__learning_rate=0.1, optimizer__weight_decay=0.01)
+    optimizer = wiring.optimizer(c.optimizer)
+    params = {"w": jnp.ones(3)}
+    updates, _ = optimizer.update({"w": jnp.zeros(3)}, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["w"], -0.001, rtol=1e-5)
+
+
+FEATURES = sources.feature_network("digits", (8, 8, 1), 17)
+EXACT = {
+    "features": (FEATURES.apply, FEATURES.params, jnp.zeros((2, 8, 8, 1), jnp.uint8)),
+    "learned rates": (learned.betas(8, bumps=3).schedule({"perturbation": jnp.zeros(3)}), jnp.ones(2)),
+    "learned gamma": (
+        lambda t: learned.gamma_net().schedule(learned.gamma_net().init(jax.random.key(0)))(t),
+        jnp.ones(2),
+    ),
+    "colours": (degradation.colour((8, 8, 3)).rotate, jnp.ones((2, 8, 8, 3))),
+    "detail": (degradation.detail((8, 8, 3)).rotate, jnp.ones((2, 8, 8, 3))),
+}
+
+
+@pytest.mark.parametrize("what", EXACT)
+def test_no_device_may_round_what_must_be_exact(what):
+    """Convolutions and products of GPUs and TPUs round float32 unless they are told not to."""
+    function, *inputs = EXACT[what]
+    program = str(jax.make_jaxpr(function)(*inputs))
+    told = set(re.findall(r"precision=(\S+?),? ", program))
+    assert told and all("HIGHEST" in precision for precision in told), told

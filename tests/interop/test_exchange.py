@@ -1,0 +1,236 @@
+"""Weights from elsewhere and back, by the command line."""
+
+import functools
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+import saved_models
+from ml_collections import ConfigDict
+
+from diffusion_jax import arguments, main
+from diffusion_jax.experiment import wiring
+from diffusion_jax.interop import diffusers, diffusers_folder, diffusers_options, exchange
+from diffusion_jax.networks.unet import UNet
+from diffusion_jax.training import checkpoints, loop
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+ROOT = pathlib.Path(__file__).parents[2]
+SAME = functools.partial(np.testing.assert_array_equal, strict=True)
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def run(capsys, *argv):
+    """The results of a command that succeeds."""
+    code = main.run(["main", *map(str, argv)])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return json.loads(captured.out.splitlines()[-1])
+
+
+def bring(capsys, folder, workdir, *flags):
+    return run(capsys, "import", "--from=diffusers", f"--path={folder}", f"--workdir={workdir}", *flags)
+
+
+def of(workdir):
+    """(config, experiment, parameters) of a workdir."""
+    config = ConfigDict(checkpoints.read_config(workdir))
+    return config, wiring.build(config), checkpoints.restore_weights(workdir)
+
+
+@pytest.mark.parametrize("name", saved_models.MODELS)
+def test_imported_models_compute_what_diffusers_computes(name, tmp_path, capsys):
+    results = bring(capsys, saved_models.write(tmp_path / "model", name), tmp_path / "run")
+    _, experiment, params = of(tmp_path / "run")
+    assert results["parameters"] == {"two_resolutions": 74683, "oblong": 60403, "grey": 86121}[name]
+    assert results["tensors"] == len(jax.tree.leaves(params)) and results["scheduler"] is None
+    golden = saved_models.golden()
+    x, time, output = (golden[f"{name}/{part}"] for part in ("x", "time", "output"))
+    y = jax.jit(experiment.network.apply)({"params": params["net"]}, x, time)
+    assert np.std(output) > 0.4
+    np.testing.assert_allclose(y, output, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", saved_models.MODELS)
+def test_import_then_export_gives_the_same_files(name, tmp_path, capsys):
+    folder = saved_models.write(tmp_path / "model", name, chain="scaled_linear")
+    assert bring(capsys, folder, tmp_path / "run")["scheduler"] == str(folder / "scheduler_config.json")
+    results = run(capsys, "export", "--to=diffusers", f"--workdir={tmp_path / 'run'}", f"--path={tmp_path / 'out'}")
+    assert results["step"] == 0 and results["ema"] == "0.9999"
+    before, after = (safetensors.numpy.load_file(f / diffusers_folder.WEIGHTS) for f in (folder, tmp_path / "out"))
+    assert before.keys() == after.keys() and len(before) == results["tensors"]
+    for key in before:
+        SAME(after[key], before[key])
+    for file in ("config.json", "scheduler_config.json"):
+        theirs, ours = (json.loads((f / file).read_text()) for f in (folder, tmp_path / "out"))
+        assert ours == {key: theirs[key] for key in ours}
+
+
+def test_export_then_import_is_the_identity(tmp_path, capsys):
+    """Of parameters and of what the config says, for a model of ours, and for each of its averages."""
+    config = arguments.parse(
+        ["main", "train", "--config=configs/cifar10_ddpm.py:tiny", "--config.ema.decays=(0.9,0.5)"]
+    ).config
+    config.network.unet.groups = 4
+    experiment = wiring.build(config)
+    drawn = [saved_models.drawn_params(experiment.network, (8, 8, 3), seed) for seed in (0, 1)]
+    exchange.start(tmp_path / "run", config, experiment, *drawn)
+    for ema, expected in (("none", drawn[0]), ("0.5", drawn[1]), ("", drawn[1])):
+        out, again = tmp_path / f"out{ema}", tmp_path / f"again{ema}"
+        run(capsys, "export", "--to=diffusers", f"--workdir={tmp_path / 'run'}", f"--path={out}", f"--ema={ema}")
+        bring(capsys, out, again, "--config=configs/cifar10_ddpm.py:tiny", "--config.ema.decays=(0.9,0.5)")
+        stored, _, params = of(again)
+        jax.tree.map(SAME, params, {"net": expected})
+        jax.tree.map(SAME, checkpoints.restore_weights(again, ema="0.5"), params)
+        assert stored.to_dict() == config.to_dict()
+
+
+def test_the_recipe_of_the_paper_comes_back_as_it_is(tmp_path, capsys):
+    """norm_num_groups=32 is the rule at these sizes, so a run of the recipe goes on from the published weights."""
+    config = arguments.parse(["main", "train", "--config=configs/cifar10_ddpm.py"]).config
+    described = diffusers_options.describe_unet(wiring.build(config).network, (32, 32, 3))
+    assert described["norm_num_groups"] == 32 and described["attention_head_dim"] is None
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    unet, _ = diffusers_options.read_unet(tmp_path)
+    assert {name: getattr(unet, name) for name in exchange.TAKEN} == {
+        name: config.network.unet[name] for name in exchange.TAKEN
+    }
+
+
+def test_an_imported_model_samples_evaluates_and_trains(tmp_path, capsys):
+    net, shape = UNet(1, channels=4, multipliers=(1,), blocks=1, attention=(), groups=2), (8, 6, 1)
+    tensors = diffusers.from_flax(saved_models.drawn_params(net, shape), net, shape)
+    chain = json.loads(str(saved_models.golden()["linear/chain"]))
+    diffusers_folder.write(tmp_path / "model", diffusers_options.describe_unet(net, shape), chain, tensors)
+    np.savez(tmp_path / "x.npz", x=np.random.RandomState(0).randint(0, 256, (24, *shape), np.uint8))
+    flags = ["--config=configs/digits.py:tiny", "--config.data.name=arrays", "--config.eval.svm=False"]
+    flags += [f"--config.data.arrays.path={tmp_path / 'x.npz'}", "--config.report.tensorboard=False"]
+    flags += ["--config.report.samples_every=0", "--config.eval.every=0"]
+    workdir = tmp_path / "run"
+    bring(capsys, tmp_path / "model", workdir, *flags)
+    stored, _, params = of(workdir)
+    assert stored.data.shape == shape and stored.data.levels == 256 and stored.process.num_steps == 50
+    assert stored.schedule.linear.beta_end == 0.1 and stored.prediction.variance == "fixed_large"
+
+    out = tmp_path / "samples.npz"
+    sampler = ["--sampler.num_steps=2", "--num_samples=2"]
+    assert run(capsys, "sample", f"--workdir={workdir}", f"--out={out}", *sampler)["step"] == 0
+    with np.load(out) as file:
+        assert file["samples"].shape == (2, *shape) and file["samples"].dtype == np.uint8
+    assert 0 < run(capsys, "evaluate", f"--workdir={workdir}")["heldout_loss"] < 100
+
+    assert loop.train(stored, str(workdir))["step"] == stored.train_steps == 2
+    trained = checkpoints.restore_weights(workdir)
+    moved = [np.max(np.abs(a - b)) for a, b in zip(jax.tree.leaves(trained), jax.tree.leaves(params), strict=True)]
+    assert 0 < max(moved) < 0.01  # two steps of Adam from the imported weights
+
+
+def test_a_checkpoint_of_tensorflow_is_imported(tmp_path, capsys):
+    flags = ["--config=configs/cifar10_ddpm.py:tiny", "--config.network.unet.channels=32"]
+    net = wiring.build(arguments.parse(["main", "train", *flags, "--config.network.unet.groups=32"]).config).network
+    params, averages = (saved_models.drawn_params(net, (8, 8, 3), seed) for seed in (0, 1))
+    prefix = saved_models.write_tf1(tmp_path / "model.ckpt-7", saved_models.tf1_variables(params, averages))
+    workdir = tmp_path / "run"
+    results = run(capsys, "import", "--from=ddpm_tf1", f"--path={prefix}", f"--workdir={workdir}", *flags)
+    assert results["averaged"] and results["tensors"] == len(jax.tree.leaves(params))
+    config, _, found = of(workdir)
+    assert config.network.unet.groups == 32  # Ho's code always has 32, the rule has fewer here
+    jax.tree.map(SAME, found, {"net": params})
+    jax.tree.map(SAME, checkpoints.restore_weights(workdir, ema="0.9999"), {"net": averages})
+
+
+# Bad input. {model} is a copy of a sound model that the case spoils, {run} a workdir with checkpoints.
+
+
+def spoil(folder, case):
+    weights = folder / diffusers_folder.WEIGHTS
+    tensors = safetensors.numpy.load_file(weights)
+    if case == "none":
+        weights.unlink()
+    elif case == "pickle":
+        weights.rename(folder / "diffusion_pytorch_model.bin")
+    elif case == "renamed pickle":
+        weights.write_bytes(b"\x80\x04N.")
+    elif case == "missing":
+        tensors = {key: value for key, value in tensors.items() if not key.startswith("conv_")}
+    elif case == "extra":
+        tensors["class_embedding.weight"] = np.zeros((2, 2), np.float32)
+    elif case == "misshapen":
+        tensors["conv_in.bias"] = np.zeros(3, np.float32)
+    elif case == "config":
+        saved_models.change(folder / "config.json", downsample_padding=1)
+    elif case == "scheduler":
+        (folder / "scheduler_config.json").write_text('{"_class_name": "DDIMScheduler"}')
+    if case in ("missing", "extra", "misshapen"):
+        safetensors.numpy.save_file(tensors, weights)
+
+
+IMPORT = ["import", "--from=diffusers", "--path={model}", "--workdir={new}"]
+TF1 = ["import", "--from=ddpm_tf1", "--path={model}/m", "--workdir={new}"]
+BAD = [
+    ("none", IMPORT, "{model} has no weights; they are expected in diffusion_pytorch_model.safetensors"),
+    ("pickle", IMPORT, "diffusion_pytorch_model.bin is a pickle"),
+    ("renamed pickle", IMPORT, "diffusion_pytorch_model.safetensors is not a sound safetensors file"),
+    ("missing", IMPORT, "6 missing (conv_in.bias, conv_in.weight, conv_norm_out.bias, ...)"),
+    ("extra", IMPORT, "1 unknown (class_embedding.weight)"),
+    ("misshapen", IMPORT, "1 of another shape (conv_in.bias (3,) instead of (8,))"),
+    ("config", IMPORT, "config.json: downsample_padding=1 cannot be represented; only 0 is"),
+    ("scheduler", IMPORT, 'scheduler_config.json: _class_name="DDIMScheduler" cannot be represented'),
+    ("", [*IMPORT[:3], "--workdir={run}"], "{run} holds checkpoints already, the newest of step 0"),
+    ("", [*IMPORT[:3], "--workdir={model}/config.json"], "is a file"),
+    ("", ["import", "--path={model}", "--workdir={new}"], "--config is missing"),
+    ("", ["import", "--path={model}", "--workdir={new}", "--config=configs/digits.py"], "--from is missing"),
+    ("", ["import", "--from"], "Missing value for flag"),
+    ("", ["import", "--from=keras", *IMPORT[2:]], "diffusers|ddpm_tf1"),
+    ("", ["import", "--from=diffusers", "--workdir={new}"], "--path is missing"),
+    ("", IMPORT[:3], "--workdir is missing"),
+    ("", ["import", "--from=diffusers", "--path={new}", "--workdir={new}"], "{new} has neither config.json nor"),
+    ("", [*IMPORT, "--config=configs/none.py"], "configs/none.py"),
+    ("", [*IMPORT, "--config.ema.decays=(2.0,)"], "ema.decays: 2.0 is not a number in [0, 1)"),
+    ("", TF1, "--config is missing"),
+    ("", [*TF1, "--config=configs/cifar10_ddpm.py"], "there is no {model}/m.index"),
+    ("", [*TF1, "--config=configs/toy2d.py"], "network.name='mlp' is not what the public code"),
+    ("", [*TF1, "--config=configs/cifar10_ddpm.py", "--config.network.unet.heads=2"], "network.unet.heads=2 is not"),
+    ("", ["export", "--workdir={run}", "--path={new}"], "--to is missing"),
+    ("", ["export", "--to=diffusers", "--path={new}"], "--workdir is missing"),
+    ("", ["export", "--to=diffusers", "--workdir={run}"], "--path is missing"),
+    ("", ["export", "--to=diffusers", "--workdir={run}", "--path={model}"], "is there already and is not an empty"),
+    ("", ["export", "--to=diffusers", "--workdir={new}", "--path={new}"], "{new} holds no checkpoint"),
+    ("", ["export", "--to=diffusers", "--workdir={run}", "--path={new}", "--ema=0.5"], "ema='0.5' is not in"),
+    ("", ["export", "--to=diffusers", "--workdir={run}", "--path={new}", "--step=3"], "step 3 is not kept"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A model as diffusers saves it, and a workdir made of it."""
+    path = tmp_path_factory.mktemp("sound")
+    saved_models.write(path / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        argv = ["import", "--from=diffusers", f"--path={path / 'model'}", f"--workdir={path / 'run'}"]
+        assert main.run(["main", *argv]) == 0
+    return path
+
+
+@pytest.mark.parametrize(("case", "argv", "message"), BAD, ids=[f"{case} {message[:30]}" for case, _, message in BAD])
+def test_bad_input_is_one_line(case, argv, message, sound, tmp_path, capsys):
+    places = {"model": tmp_path / "model", "run": sound / "run", "new": tmp_path / "new"}
+    shutil.copytree(sound / "model", places["model"])
+    spoil(places["model"], case)
+    before = {path: path.stat().st_mtime_ns for path in [*sound.rglob("*"), *tmp_path.rglob("*")]}
+    code = main.run(["main", *(word.format(**places) for word in argv)])
+    captured = capsys.readouterr()
+    errors = captured.err.splitlines()
+    assert code == 2 and not captured.out and len([line for line in errors if line.startswith("error: ")]) == 1
+    assert errors[-1].startswith("error: ") and message.format(**places) in errors[-1]
+    assert {path: path.stat().st_mtime_ns for path in [*sound.rglob("*"), *tmp_path.rglob("*")]} == before

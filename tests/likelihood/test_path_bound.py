@@ -1,0 +1,77 @@
+"""Bounds from many paths: against the terms of the VLB, the truth, and each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from diffusion_jax.likelihood import path_bound, variational
+from diffusion_jax.objective import bound, decoders, reverse
+from diffusion_jax.process import schedules
+from diffusion_jax.process.base import Level
+from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.sampling import loop
+
+PROCESS, STEPS, PATHS, SIZE = gaussian(), 30, 16, 200
+SCHEDULES = {"chain": schedules.cosine(STEPS), "ve": schedules.ve(0.05, 20.0)}
+DATA = oracles.TWO_MODES
+
+
+def predict(params, x, at, label, keys):
+    return oracles.exact(DATA)(x, at)
+
+
+@pytest.fixture(scope="module", params=SCHEDULES)
+def found(request):
+    """(-log w [SIZE, PATHS], per-example VLB [SIZE] over as many draws, x0)."""
+    schedule = SCHEDULES[request.param]
+    times = loop.uniform_times(STEPS, STEPS if request.param == "chain" else 0)
+    rows = loop.rows(PROCESS, schedule, times, denoise=True)
+    kernel = reverse.fixed_small(PROCESS)
+    x0 = jnp.asarray(oracles.draw(DATA, SIZE), jnp.float32)
+    weigh = path_bound.make_path_weights(
+        predict, PROCESS, lambda p: schedule, kernel, decoders.density(), lambda p: rows
+    )
+    keys = jax.random.split(jax.random.key(1), SIZE * PATHS)
+    nats = jax.jit(weigh)(None, keys, jnp.repeat(x0, PATHS, 0)).reshape(SIZE, PATHS)
+    step_term = bound.step_term(PROCESS, kernel, decoders.density())
+    terms = jax.jit(variational.make_terms(predict, PROCESS, lambda p: schedule, step_term, rows))
+    batch = {"x0": jnp.repeat(x0, PATHS, 0), "label": None, "index": jnp.arange(SIZE * PATHS)}
+    vlb = terms(None, jax.random.key(2), batch)
+    return np.asarray(nats, float), np.asarray(vlb.prior + vlb.steps.sum(1), float).reshape(SIZE, PATHS), x0
+
+
+def test_one_path_is_the_vlb(found):
+    nats, vlb, _ = found
+    difference = nats.mean(1) - vlb.mean(1)
+    assert abs(difference.mean()) < 3 * variational.standard_error(difference)
+
+
+def test_more_paths_never_loosen_the_bound_of_an_example(found):
+    nats, _, _ = found
+    bounds = {k: path_bound.bound(nats, k) for k in (1, 4, 16)}
+    assert np.all(bounds[4] <= bounds[1]) and np.all(bounds[16] <= bounds[4])
+    figures = path_bound.summarise(nats, (1, 4, 16), 2)
+    assert figures["multi_gain_bits_per_dim_16"] > 3 * figures["multi_gain_bits_per_dim_16_stderr"] > 0
+    assert figures["multi_gain_bits_per_dim_16"] > figures["multi_gain_bits_per_dim_4"] > 0
+    difference = figures["multi_bits_per_dim_1"] - figures["multi_bits_per_dim_16"]
+    assert difference == pytest.approx(figures["multi_gain_bits_per_dim_16"], rel=1e-9)
+
+
+def test_stays_above_the_truth_and_comes_closer(found):
+    """-log p(x0) of the data itself is what no model beats on average; 16 paths leave less than half of the gap."""
+    nats, _, x0 = found
+    clean = Level(*(jnp.full(SIZE, field) for field in (0.0, 0.0, -jnp.inf)))
+    truth = -np.asarray(oracles.log_density(DATA, clean, x0), float)
+    gaps = {k: path_bound.bound(nats, k) - truth for k in (1, 16)}
+    assert gaps[16].mean() > -3 * variational.standard_error(gaps[16])
+    assert gaps[16].mean() < 0.6 * gaps[1].mean()
+
+
+def test_bound_is_the_log_mean_over_groups():
+    nats = np.array([[1.0, 2.0, 4.0, 8.0], [0.0, 0.0, 1000.0, 1000.0]])
+    two = [-np.log(np.exp(-nats[0, :2]).mean()), -np.log(np.exp(-nats[0, 2:]).mean())]
+    np.testing.assert_allclose(path_bound.bound(nats, 2), [np.mean(two), 500.0], rtol=1e-12)
+    np.testing.assert_allclose(path_bound.bound(nats, 1), nats.mean(1), rtol=1e-12)
+    np.testing.assert_allclose(path_bound.bound(nats, 4)[1], np.log(2), rtol=1e-12)

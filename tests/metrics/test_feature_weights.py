@@ -1,0 +1,53 @@
+"""Weights of feature networks: written and read as they are, hashed by value, refused where they do not fit."""
+
+import pathlib
+import runpy
+
+import numpy as np
+import pytest
+
+from diffusion_jax.data.embedded import digits
+from diffusion_jax.metrics import feature_networks, feature_weights
+from diffusion_jax.metrics.digit_features import DigitFeatures
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+PARAMS = {"a": {"kernel": np.arange(6.0).reshape(2, 3)}, "b": {"bias": np.zeros(3, np.float32)}}
+SHAPES = {("a", "kernel"): (2, 3), ("b", "bias"): (3,)}
+
+
+def test_round_trip_and_hash(tmp_path):
+    feature_weights.write(tmp_path / "w.npz", PARAMS)
+    found, digest = feature_weights.read(tmp_path / "w.npz", SHAPES)
+    np.testing.assert_array_equal(found["a"]["kernel"], PARAMS["a"]["kernel"])
+    feature_weights.write(tmp_path / "again.npz", dict(reversed(PARAMS.items())))
+    assert feature_weights.read(tmp_path / "again.npz", SHAPES)[1] == digest
+    feature_weights.write(tmp_path / "other.npz", PARAMS | {"b": {"bias": np.full(3, 1e-7, np.float32)}})
+    assert feature_weights.read(tmp_path / "other.npz", SHAPES)[1] != digest
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    feature_weights.write(tmp_path / "w.npz", PARAMS)
+    with pytest.raises(ValueError, match=r"1 missing \(c/bias\)"):
+        feature_weights.read(tmp_path / "w.npz", SHAPES | {("c", "bias"): (3,)})
+    (tmp_path / "w.npz").write_bytes((tmp_path / "w.npz").read_bytes()[:100])
+    with pytest.raises(ValueError, match="is no sound"):
+        feature_weights.read(tmp_path / "w.npz", SHAPES)
+    with pytest.raises(ValueError, match=r"knows images of shape \(8, 8, 1\), not \(8, 8, 3\)"):
+        feature_networks.digits((8, 8, 3), 17)
+
+
+def test_the_shipped_network_knows_digits_it_was_not_trained_on():
+    assert feature_weights.DIGITS.stat().st_size < 300_000
+    script = runpy.run_path(str(ROOT / "launch" / "digit_features.py"))
+    network = feature_networks.digits((8, 8, 1), 17)
+    assert script["accuracy"](network.params) > 0.97
+    x = digits("heldout").read(np.arange(5))[0] / 8 - 1
+    features, logits = DigitFeatures().apply({"params": network.params}, x)
+    assert features.shape == (5, 64) and logits.shape == (5, 10)
+
+
+def test_its_recipe_learns_and_repeats_itself():
+    script = runpy.run_path(str(ROOT / "launch" / "digit_features.py"))
+    one, two = script["train"](12), script["train"](12)
+    np.testing.assert_array_equal(one["conv2"]["kernel"], two["conv2"]["kernel"])
+    assert script["accuracy"](script["train"](80)) > 0.5

@@ -1,0 +1,115 @@
+"""The public weights of Inception: from safetensors, from a frozen graph that TensorFlow wrote, and what is refused."""
+
+import json
+import pathlib
+import runpy
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from diffusion_jax import main
+from diffusion_jax.metrics import feature_networks, feature_weights
+from diffusion_jax.metrics import inception_weights as public
+from diffusion_jax.metrics.inception import Inception
+
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    with np.load(GOLDEN / "inception.npz") as file:
+        return runpy.run_path(str(GOLDEN / "make_inception.py"))["draw"](json.loads(str(file["shapes"])))
+
+
+def test_from_safetensors_on_the_command_line(tensors, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(feature_networks, "IMPORTED", tmp_path / "cache" / "inception.npz")
+    assert main.run(["main", "stats", "--config=configs/digits.py", f"--out={tmp_path / 'x.npz'}"]) == 2
+    errors = capsys.readouterr().err
+    assert "there is no" in errors and "pt_inception-2015-12-05" in errors and "import-inception --path=FILE" in errors
+    save_file(tensors, tmp_path / "public.safetensors")
+    assert main.run(["main", "import-inception", f"--path={tmp_path / 'public.safetensors'}"]) == 0
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    network = feature_networks.inception((32, 32, 3), 256)
+    assert said["hash"] == network.weights and said["tensors"] == 2 * 94 + 1
+    expected = public.folded(tmp_path, tensors)
+    np.testing.assert_array_equal(network.params["fc"]["kernel"], tensors["fc.weight"].T)
+    for unit in ("Conv2d_1a_3x3", "Mixed_7c/branch3x3dbl_3b"):
+        found = network.params
+        for part in unit.split("/"):
+            found = found[part]
+        np.testing.assert_array_equal(found["conv"]["kernel"], expected[f"{unit}/conv/kernel"])
+
+
+def test_the_graph_has_a_scope_for_every_unit(tensors):
+    units = {name.removesuffix(".conv.weight") for name in tensors if name.endswith(".conv.weight")}
+    names = public.graph_names()
+    assert set(names.values()) == units and len(names) == len(units) == 94
+    assert names["conv_4"] == "Conv2d_4a_3x3" and names["mixed/tower_2/conv"] == "Mixed_5b.branch_pool"
+    assert names["mixed_3/tower/conv_2"] == "Mixed_6a.branch3x3dbl_3" and names["mixed_3/conv"] == "Mixed_6a.branch3x3"
+    assert names["mixed_7/tower_1/conv_4"] == "Mixed_6e.branch7x7dbl_5"
+    assert names["mixed_10/tower_1/mixed/conv_1"] == "Mixed_7c.branch3x3dbl_3b"
+
+
+def test_from_a_frozen_graph(tensors, tmp_path):
+    """Written by TensorFlow: some constants as bytes, some as lists, most as one repeated value; and other nodes."""
+    tf = pytest.importorskip("tensorflow")
+    graph = tf.compat.v1.GraphDef()
+
+    def constant(name, value, shape=None):
+        node = graph.node.add(name=name, op="Const")
+        node.attr["dtype"].type = tf.dtypes.as_dtype(np.asarray(value).dtype).as_datatype_enum
+        node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, shape=shape))
+
+    norms = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+    values = {}
+    for scope, unit in public.graph_names().items():
+        kernel = tensors[f"{unit}.conv.weight"].transpose(2, 3, 1, 0)
+        whole = unit in ("Conv2d_1a_3x3", "Mixed_7c.branch_pool")
+        constant(f"{scope}/conv2d_params", kernel if whole else np.float32(0.5), kernel.shape)
+        values[f"{unit}.conv.weight"] = tensors[f"{unit}.conv.weight"] * whole + np.float32(0.5 * (not whole))
+        for theirs, ours in norms.items():
+            constant(f"{scope}/batchnorm/{theirs}", tensors[f"{unit}.bn.{ours}"])
+            values[f"{unit}.bn.{ours}"] = tensors[f"{unit}.bn.{ours}"]
+    graph.node[1].attr["value"].tensor.ClearField("tensor_content")
+    graph.node[1].attr["value"].tensor.float_val.extend(tensors["Conv2d_1a_3x3.bn.weight"].tolist())
+    constant("softmax/weights", np.float32(2), (2048, 1008))
+    values["fc.weight"] = np.full((1008, 2048), 2, np.float32)
+    constant("pool_3/_reshape/shape", np.array([-1, 2048], np.int32))
+    graph.node.add(name="pool_3", op="AvgPool", input=["mixed_10/join"])
+    (tmp_path / "graph.pb").write_bytes(graph.SerializeToString())
+
+    shapes = feature_networks.shapes(Inception(), (1, 8, 8, 3))
+    found = feature_networks.traverse_util.flatten_dict(public.read(tmp_path / "graph.pb", shapes))
+    expected = public.folded(tmp_path, values)
+    assert {"/".join(at) for at in found} == set(expected)
+    for at, value in found.items():
+        np.testing.assert_array_equal(value, expected["/".join(at)])
+
+    (tmp_path / "graph.pb").write_bytes(graph.SerializeToString()[:-5])
+    with pytest.raises(ValueError, match="is no frozen graph"):
+        public.read(tmp_path / "graph.pb", shapes)
+
+
+def test_what_is_not_the_public_network_is_refused(tensors, tmp_path):
+    shapes = feature_networks.shapes(Inception(), (1, 8, 8, 3))
+    with pytest.raises(FileNotFoundError, match="no such file; the weights are not shipped"):
+        public.read(tmp_path / "none.safetensors", shapes)
+    (tmp_path / "weights.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"must end in .safetensors or .pb \(pickles"):
+        public.read(tmp_path / "weights.pth", shapes)
+    (tmp_path / "broken.safetensors").write_bytes(b"12345678901234567890")
+    with pytest.raises(ValueError, match="is no sound safetensors file"):
+        public.read(tmp_path / "broken.safetensors", shapes)
+    few = {name: value for name, value in tensors.items() if name.startswith("Conv2d_1a")}
+    save_file(few, tmp_path / "few.safetensors")
+    with pytest.raises(ValueError, match="187 missing"):
+        public.read(tmp_path / "few.safetensors", shapes)
+    save_file({"Conv2d_1a_3x3.conv.weight": np.zeros((1, 1, 1, 1), np.float32)}, tmp_path / "few.safetensors")
+    with pytest.raises(ValueError, match=r"Conv2d_1a_3x3.bn.weight is missing or misshapen"):
+        public.read(tmp_path / "few.safetensors", shapes)
+    with pytest.raises(ValueError, match="wants images"):
+        feature_networks.inception((2,), 0)
+    feature_weights.write(tmp_path / "digits.npz", {"conv0": {"kernel": np.zeros(3)}})
+    with pytest.raises(ValueError, match="the weights do not fit the network"):
+        feature_networks.inception((32, 32, 3), 256, str(tmp_path / "digits.npz"))

@@ -1,0 +1,30 @@
+"""The SVM's word on samples that are known to be good, bad or all of one kind."""
+
+import numpy as np
+import pytest
+
+from diffusion_jax.data.embedded import digits
+from diffusion_jax.metrics.svm import svm_confidence
+
+
+@pytest.fixture(scope="module")
+def real():
+    return [s.read(np.arange(s.size)) for s in (digits("train"), digits("heldout"))]
+
+
+def test_held_out_digits_score_one_and_what_is_no_digit_is_found_out(real):
+    train, heldout = real
+    good = svm_confidence(train, heldout, heldout[0])
+    assert good["svm_confidence_ratio"] == 1 and good["svm_rarest_class"] > 0.05
+    assert good["svm_confidence_heldout"] > 0.9 and good["svm_accuracy_heldout"] > 0.97
+    blends = ((heldout[0][1:].astype(int) + heldout[0][:-1]) // 2).astype(np.uint8)
+    assert svm_confidence(train, heldout, blends)["svm_confidence_ratio"] < 0.98
+    noise = np.random.default_rng(0).integers(0, 17, (200, 8, 8, 1)).astype(np.uint8)
+    # an SVM can be sure of what noise is: hence the second figure
+    assert svm_confidence(train, heldout, noise)["svm_rarest_class"] == 0
+
+
+def test_samples_of_one_class_leave_the_others_empty(real):
+    train, heldout = real
+    ones = heldout[0][heldout[1] == 1]
+    assert svm_confidence(train, heldout, ones)["svm_rarest_class"] == 0

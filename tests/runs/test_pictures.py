@@ -1,0 +1,144 @@
+"""Pictures show every pixel where it belongs, and curves are drawn whatever the numbers are."""
+
+import builtins
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.runs import pictures
+
+
+def pixels_of(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize(
+    "shape, pixels",
+    [
+        ((64, 8, 8, 1), (8 * 66 + 2, 8 * 66 + 2)),  # enlarged 8 times
+        ((10, 28, 28, 1), (3 * 86 + 2, 4 * 86 + 2)),  # 3 times
+        ((1, 32, 32, 3), (68, 68, 3)),
+        ((9, 64, 64, 3), (3 * 66 + 2, 3 * 66 + 2, 3)),
+        ((6, 16, 24, 3), (3 * 50 + 2, 2 * 74 + 2, 3)),
+        ((4, 100, 10, 1), (104, 4 * 12 + 2)),  # tall images stand beside each other
+        ((4, 8, 8, 2), (2 * 34 + 2, 2 * 66 + 2)),  # other numbers of channels: side by side, in grey
+        ((500, 64, 64, 1), (20 * 66 + 2, 20 * 66 + 2)),  # the first 400
+    ],
+)
+def test_shape_of_a_picture(shape, pixels):
+    assert pictures.picture(np.zeros(shape, np.uint8), 256).shape == pixels
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_pixel_is_where_it_belongs(levels, channels):
+    samples = np.random.default_rng(0).integers(0, levels, (7, 16, 24, channels)).astype(np.uint8)
+    picture = pictures.grid(samples, levels).reshape(3 * 50 + 2, 3 * 74 + 2, channels)
+    expected = np.full_like(picture, 128)
+    for n in range(7):
+        for i in range(16 * 3):
+            for j in range(24 * 3):
+                shade = samples[n, i // 3, j // 3] * 255.0 / (levels - 1)
+                expected[n // 3 * 50 + 2 + i, n % 3 * 74 + 2 + j] = np.round(shade)
+    np.testing.assert_array_equal(picture, expected)
+    assert picture.dtype == np.uint8
+
+
+def test_images_without_levels_go_from_black_at_minus_one_to_white_at_one():
+    samples = np.linspace(-1, 1, 16 * 16, dtype=np.float32).reshape(1, 16, 16, 1)
+    picture = pictures.picture(samples, 0)
+    inside = picture[2:-2:4, 2:-2:4]
+    assert inside[0, 0] == 0 and inside[-1, -1] == 255 and np.all(np.diff(inside.ravel().astype(int)) >= 0)
+    assert pictures.picture(np.full((1, 8, 8, 1), np.nan, np.float32), 0).shape == (68, 68)
+
+
+def test_vectors_of_levels_are_rows_of_one_picture():
+    bits = np.random.default_rng(0).integers(0, 2, (100, 20)).astype(np.uint8)
+    picture = pictures.picture(bits, 2)
+    assert picture.shape == (404, 84)
+    np.testing.assert_array_equal(picture[2:-2:4, 2:-2:4], 255 * bits)
+
+
+@pytest.mark.parametrize("shape, levels", [((3, 8, 8), 17), ((0, 8, 8, 1), 17), ((3, 8, 8), 0), ((3, 8, 8, 1), 1)])
+def test_what_is_no_picture(shape, levels):
+    with pytest.raises(ValueError, match="a grid needs images"):
+        pictures.picture(np.zeros(shape), levels)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 5])
+@pytest.mark.parametrize("number", [1, 3000])
+def test_scatter_of_vectors(tmp_path, dims, number):
+    samples = np.random.default_rng(0).normal(size=(number, dims)).astype(np.float32)
+    picture = pictures.picture(samples, 0)
+    assert picture.shape == (500, 500, 3) and picture.dtype == np.uint8
+    blue = (picture[..., 2] > picture[..., 0].astype(int) + 50).sum()
+    assert blue > (1000 if number == 3000 else 5)
+    pictures.save_png(tmp_path / "made" / "scatter.png", samples, 0)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "made" / "scatter.png"), picture)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("values", [[], [math.nan], [math.inf, math.nan], [1.0, math.nan], [3e38, -3e38]])
+def test_scatter_of_a_failed_run(dims, values):
+    assert pictures.scatter(np.full((len(values), dims), 1, np.float32) * np.float32(values)[:, None]).shape[2] == 3
+
+
+def test_scatter_keeps_proportions():
+    """A circle is as wide as it is high, whatever the figure."""
+    angle = np.linspace(0, 2 * np.pi, 4000)
+    picture = pictures.scatter(np.stack([np.cos(angle), np.sin(angle)], axis=1)).astype(int)
+    rows, columns = np.nonzero(picture[..., 2] > picture[..., 0] + 50)
+    assert abs(np.ptp(rows) - np.ptp(columns)) <= 2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png(tmp_path, channels):
+    samples = np.random.default_rng(0).integers(0, 17, (4, 8, 8, channels)).astype(np.uint8)
+    pictures.save_png(tmp_path / "a.png", samples, 17)
+    np.testing.assert_array_equal(pixels_of(tmp_path / "a.png"), pictures.grid(samples, 17))
+
+
+def test_no_global_state_of_matplotlib(tmp_path, monkeypatch):
+    original = builtins.__import__
+
+    def guarded(name, *args, **kwargs):
+        assert not name.startswith("matplotlib.pyplot")
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", guarded)
+    pictures.losses(tmp_path / "curves.png", [{"step": 1, "loss": 1.0}], "run")
+    pictures.scatter(np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [(n, {"loss": math.exp(-n)} | ({"heldout_loss": math.exp(-n) + 0.1} if n % 3 == 0 else {})) for n in range(9)],
+        [(1, {"loss": math.nan, "heldout_loss": -1.0}), (2, {"loss": -2.0})],
+        [(1, {"loss": 0.5})],
+        [(1, {"other": 1.0})],
+        [],
+    ],
+)
+def test_losses(tmp_path, records):
+    path = tmp_path / "made" / "curves.png"
+    pictures.losses(path, [{"step": step, **values} for step, values in records], "run")
+    assert pixels_of(path).shape == (540, 840, 4)
+
+
+def test_curves_of_the_bound(tmp_path):
+    steps = np.linspace(1e-6, 2.0, 20)
+    curves = {
+        "t": np.linspace(1, 0.05, 20),
+        "bits_per_dim": steps,
+        "rate_bits_per_dim": np.concatenate([[0], np.cumsum(steps)[:-1]]),
+        "rmse": np.linspace(70, 1, 20),
+        "prior_bits_per_dim": np.float64(1e-4),
+    }
+    for draw in (pictures.bound_terms, pictures.rate_distortion):
+        draw(tmp_path / "a.png", curves, "run")
+        drawn = pixels_of(tmp_path / "a.png")
+        assert (drawn[..., 2].astype(int) - drawn[..., 0] > 100).sum() > 200  # a blue line

@@ -1,0 +1,77 @@
+"""Walks in parts are the whole walk, and what is shared or mixed on the way is what the pictures say it is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from diffusion_jax.objective import reverse
+from diffusion_jax.process import schedules
+from diffusion_jax.process.base import Level
+from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.sampling import ancestral, loop, progressive
+
+PROCESS, CHAIN = gaussian(), schedules.cosine(25)
+DATA = oracles.TWO_MODES
+
+
+@pytest.fixture(scope="module")
+def sampler():
+    rows = loop.rows(PROCESS, CHAIN, loop.uniform_times(25, 25))
+    exact, kernel = oracles.exact(DATA), reverse.fixed_small(PROCESS)
+
+    def start(params, seeds):
+        keys = jax.vmap(jax.random.key)(seeds)
+        return PROCESS.prior(CHAIN, keys, (2,)), jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+
+    def walk(params, x, memory, keys, rows, first=0, label=None):
+        return loop.sample(ancestral.ancestral().step, exact, kernel, rows, x, keys, memory, first)
+
+    def guess(params, x, level, label=None):
+        return exact(x, jax.tree.map(lambda field: jnp.full(len(x), field), level)).x0
+
+    return loop.Sampler(lambda params: rows, start, lambda seeds: None, lambda x: None, walk, guess)
+
+
+@pytest.mark.parametrize(("steps", "number", "lengths"), [(10, 5, {2}), (25, 10, {2, 3}), (3, 10, {1})])
+def test_parts_make_up_the_grid(steps, number, lengths):
+    rows = loop.rows(PROCESS, schedules.linear(steps), loop.uniform_times(steps, steps))
+    parts = progressive.parts(rows, number)
+    assert {len(part.at.t) for part in parts} == lengths and len(parts) == min(number, steps)
+    np.testing.assert_array_equal(np.concatenate([part.at.t for part in parts]), rows.at.t)
+
+
+def test_generation_ends_at_the_sample(sampler):
+    seeds = np.arange(3, 9)
+    shown = progressive.generation(sampler, None, seeds)
+    assert shown.shape == (11, 6, 2)
+    np.testing.assert_allclose(shown[-1], sampler.sample(None, jnp.asarray(seeds, jnp.uint32)), atol=1e-6)
+    np.testing.assert_allclose(shown[0], np.tile(DATA.mean, (6, 1)), atol=0.05)  # nothing is known of pure noise
+    gaps = np.abs(shown[:-1] - shown[-1]).mean((1, 2))
+    assert gaps[-1] < 0.3 * gaps[0]
+
+
+def test_decoding_comes_closer_to_the_example(sampler):
+    x0 = jnp.asarray(np.random.default_rng(0).normal(DATA.means[1], 0.1, (64, 2)), jnp.float32)
+    shown = progressive.decoding(sampler, PROCESS, None, x0, None, seed=0)
+    np.testing.assert_array_equal(shown[-1], x0)
+    rmse = np.sqrt(np.mean((shown[:-1] - np.asarray(x0)) ** 2, (1, 2)))
+    assert rmse[-1] < 0.5 * rmse[0] and shown.shape == (11, 64, 2)
+
+
+def test_samples_that_part_later_are_closer(sampler):
+    shown = progressive.sharing(sampler, None, seed=1, copies=32)
+    spread = shown.std(1).mean(1)
+    assert shown.shape == (10, 32, 2) and spread[-1] < 0.5 * spread[0]
+    at = loop.rows(PROCESS, CHAIN, loop.uniform_times(25, 25)).at
+    assert isinstance(at, Level) and np.abs(shown[0].mean(0) - DATA.mean).max() < 0.5
+
+
+def test_interpolation_goes_from_one_example_to_the_other(sampler):
+    ends = jnp.asarray(DATA.means, jnp.float32)
+    shown = progressive.interpolation(sampler, PROCESS, None, ends, seed=0, points=5)
+    assert shown.shape == (5, 5, 2)
+    np.testing.assert_allclose(shown[0], np.linspace(*DATA.means, 5), atol=1e-6)
+    lowest = shown[1]  # little noise: the ends are nearly reached
+    assert np.abs(lowest[0] - ends[0]).max() < 0.7 and np.abs(lowest[-1] - ends[1]).max() < 0.7
