@@ -12,7 +12,7 @@ from diffusion_jax.runs import trained
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 TOY = ["--config=configs/toy2d.py:tiny", "--config.report.tensorboard=False", "--config.report.samples_every=0"]
 TOY += ["--config.data.toy2d.size=400", "--config.train_steps=30", "--config.optimizer.learning_rate=0.02"]
 TOY += ["--config.checkpoint.every=15", "--config.eval.every=30"]

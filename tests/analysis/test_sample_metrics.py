@@ -139,10 +139,10 @@ def test_the_same_again_from_what_is_kept_after_a_kill_and_on_one_device(loaded,
         path.unlink()
     env = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=1")}
     code = (
-        "import json, sys; from diffusion_jax.analysis import judged, trained\n"
-        "options = judged.Options(40, 7, ('few', 'sizes'), 10)\n"
+        "import json, sys; from diffusion_jax.analysis import sample_metrics; from diffusion_jax.runs import trained\n"
+        "options = sample_metrics.Options(40, 7, ('few', 'sizes'), 10)\n"
         "run = trained.load(sys.argv[1])\n"
-        "print(json.dumps(judged.prepare(run, ['fid', 'pr'], 'digits', '', sys.argv[2], options)()))"
+        "print(json.dumps(sample_metrics.prepare(run, ['fid', 'pr'], 'digits', '', sys.argv[2], options)()))"
     )
     argv = [sys.executable, "-c", code, str(copy), str(stats)]
     done = subprocess.run(argv, check=True, env=env, cwd=ROOT, capture_output=True, text=True)

@@ -13,7 +13,7 @@ from diffusion_jax import __version__, main
 from diffusion_jax.analysis import comparison, sweeps
 from diffusion_jax.runs import metric_log
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 SWEEPS = sorted(
     path.stem for path in (ROOT / "configs/sweeps").glob("*.py") if path.stem not in ("__init__", "defaults")
 )

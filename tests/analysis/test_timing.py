@@ -16,7 +16,7 @@ from diffusion_jax.analysis.description import describe
 from diffusion_jax.experiment import sources, wiring
 from diffusion_jax.metrics import feature_networks
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 pytestmark = pytest.mark.usefixtures("one_device")
 

@@ -13,7 +13,7 @@ from diffusion_jax import main
 from diffusion_jax.experiment.validation import check
 from diffusion_jax.training import loop
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 UNUSED = ("data.classes", "data.levels", "data.size", "data.mean", "seed")  # filled in, or checked with the data
 LETTERS = st.text("abcdefghijklmnopqrstuvwxyz_ ./:%$0123456789-", min_size=1, max_size=12)
 EACH = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
