@@ -37,7 +37,7 @@ from diffusion_jax.objective import losses, prediction, reverse
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import expand, level
-from diffusion_jax.process.gaussian import gaussian, step_row
+from diffusion_jax.process.gaussian import GaussianProcess, step_coefficients
 from diffusion_jax.sampling import loop
 from diffusion_jax.sampling.ancestral import ancestral
 
@@ -113,7 +113,7 @@ print(f"pixel values that the Gaussian puts outside [-1, 1]: {np.mean(np.abs(cor
 
 # %%
 T = 1000
-process = gaussian()
+process = GaussianProcess()
 linear, cosine = schedules.linear(T), schedules.cosine(T)
 
 signal, variance = 1.0, 0.0
@@ -203,7 +203,7 @@ grey, grey_of = np.unique(train[:, PIXEL], return_inverse=True)  # the 17 values
 
 def step(t, s):
     """The row of one step t -> s of the linear schedule."""
-    return step_row(level(linear, jnp.asarray(t)), level(linear, jnp.asarray(s)))
+    return step_coefficients(level(linear, jnp.asarray(t)), level(linear, jnp.asarray(s)))
 
 
 def reversal(x_t, t, s, z):

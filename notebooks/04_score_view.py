@@ -57,7 +57,7 @@ from diffusion_jax.objective import losses, prediction, reverse, time_sampling
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import expand, level
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import grids, guidance, loop
 from diffusion_jax.training.state import create
 from diffusion_jax.training.step import make_train_step
@@ -66,7 +66,7 @@ plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True, "a
 ROOT = pathlib.Path(diffusion_jax.__file__).parent.parent
 STEPS, POINTS = (int(os.environ.get(name, default)) for name, default in (("STEPS", "6000"), ("POINTS", "6000")))
 
-process, schedule = gaussian(), schedules.vp()
+process, schedule = GaussianProcess(), schedules.vp()
 source = toy2d("train")
 data = source.read(np.arange(source.size))[0]
 

@@ -17,10 +17,10 @@ from diffusion_jax.experiment import samplers
 from diffusion_jax.objective import reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, in_float64, level, normal
-from diffusion_jax.process.gaussian import gaussian, step_row
+from diffusion_jax.process.gaussian import GaussianProcess, step_coefficients
 from diffusion_jax.sampling import grids, loop
 
-PROCESS = gaussian()
+PROCESS = GaussianProcess()
 KERNEL = reverse.fixed_small(PROCESS)
 SCHEDULES = {
     "VP": (schedules.vp(), 1e-3),
@@ -52,7 +52,7 @@ def rows(name, steps, sampler="ddim", **options):
     return samplers.METHODS[sampler](**options).prepare(SCHEDULES[name][0], found)
 
 
-_step_row = jax.jit(step_row)
+_step_row = jax.jit(step_coefficients)
 
 
 # Without noise.

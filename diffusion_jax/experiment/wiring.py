@@ -44,8 +44,8 @@ from diffusion_jax.experiment.sources import (
 from diffusion_jax.experiment.validation import check, check_process
 from diffusion_jax.objective import losses, prediction, reverse, time_sampling
 from diffusion_jax.process.base import Array, Process, Schedule, in_float64
-from diffusion_jax.process.binomial import binomial
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.binomial import BinomialProcess
+from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import guidance, loop
 
 __all__ = [
@@ -87,7 +87,7 @@ __all__ = [
     "vlb_term",
 ]
 
-PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": gaussian, "binomial": binomial}
+PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": GaussianProcess, "binomial": BinomialProcess}
 
 
 class Experiment(NamedTuple):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.process.base import Array, Level, Schedule, expand, level
-from diffusion_jax.process.gaussian import Row, step_row
+from diffusion_jax.process.gaussian import GaussianCoefficients, step_coefficients
 
 
 class Prediction(NamedTuple):
@@ -115,10 +115,10 @@ def attracted(num_steps: int) -> Shape:
     return shape
 
 
-def step_to_previous(schedule: Schedule, at: Level, num_steps: int) -> Row:
+def step_to_previous(schedule: Schedule, at: Level, num_steps: int) -> GaussianCoefficients:
     """The row of the step from a level of the chain to the one before it."""
     s = jnp.maximum(jnp.round(at.t * num_steps) - 1, 0) / num_steps
-    return step_row(at, level(schedule, s))
+    return step_coefficients(at, level(schedule, s))
 
 
 def log_rate(log_beta: Array, head: Array) -> Array:

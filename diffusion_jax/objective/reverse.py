@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from diffusion_jax.objective.prediction import Prediction, log_rate
 from diffusion_jax.process.base import Array, Process, expand
-from diffusion_jax.process.gaussian import Row
+from diffusion_jax.process.gaussian import GaussianCoefficients
 
-Reverse = Callable[[Row, Prediction, Array], tuple[Array, Array]]
+Reverse = Callable[[GaussianCoefficients, Prediction, Array], tuple[Array, Array]]
 
 
 def fixed_small(process: Process) -> Reverse:
@@ -28,7 +28,7 @@ def fixed_large(process: Process, noiseless: str = "posterior") -> Reverse:
     if noiseless not in ("posterior", "forward"):
         raise ValueError(f"reverse: noiseless={noiseless!r} is not known, use 'posterior' or 'forward'")
 
-    def reverse(row: Row, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
+    def reverse(row: GaussianCoefficients, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
         mean, small = process.posterior(row, prediction.x0, x_t)
         large = expand(row.log_var_large, x_t)
         if noiseless == "posterior":
@@ -49,7 +49,7 @@ def learned_range(process: Process) -> Reverse:
     log var = f log_var_large + (1 - f) log_var_small with f = (w + 1)/2. Source: Nichol and Dhariwal 2021, eq. 15.
     """
 
-    def reverse(row: Row, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
+    def reverse(row: GaussianCoefficients, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
         mean, small = process.posterior(row, prediction.x0, x_t)
         fraction = (prediction.head + 1) / 2
         return mean, fraction * expand(row.log_var_large, x_t) + (1 - fraction) * small
@@ -68,7 +68,7 @@ def dpm2015_paper(process: Process) -> Reverse:
 def dpm2015_code(process: Process) -> Reverse:
     """var = sigmoid(head / sqrt(T) + logit beta), 1/T being the length of the step. Source: their public code."""
 
-    def reverse(row: Row, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
+    def reverse(row: GaussianCoefficients, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
         head = prediction.head * expand(jnp.sqrt(row.at.t - row.to.t), x_t)
         return process.posterior(row, prediction.x0, x_t)[0], log_rate(expand(row.log_var_large, x_t), head)
 

@@ -1,4 +1,4 @@
-"""The nouns of the forward process q: a schedule, a level on its path, and the functions of a process.
+"""Contracts of the forward process q: noise schedule, noise level, process.
 
 Time t runs from 0 (the cleanest level) to 1 (the prior), and always s < t:
 
@@ -6,24 +6,48 @@ Time t runs from 0 (the cleanest level) to 1 (the prior), and always s < t:
 
 A schedule is any function from t to (log alpha, log sigma); everything else in the package is a function over that.
 In logarithms the ends need no special case: a noiseless t = 0 is log sigma = -inf.
+
+Shapes: B examples, *D data dimensions, N steps of a time grid, *S any shape.
 """
 
-import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
-Schedule = Callable[[Array], tuple[Array, Array]]
-"""`schedule(t[*S]) -> (log_alpha[*S], log_sigma[*S])` in the dtype of t."""
+
+
+class Schedule(Protocol):
+    """Noise schedule: the scales of signal and noise as functions of time."""
+
+    def __call__(self, t: Array, /) -> tuple[Array, Array]:
+        """Return (log_alpha, log_sigma) at times t.
+
+        Args:
+            t: [*S], in [0, 1].
+
+        Returns:
+            log_alpha and log_sigma [*S], in the dtype of t. log_sigma is -inf at a level without noise, log_alpha is
+            -inf at a level without signal.
+        """
+
+
+class ScheduleFromParams(Protocol):
+    """Noise schedule of a model whose parameters may include those of the schedule.
+
+    See `learned.ModelSchedule`, which also tells fixed schedules from learned ones.
+    """
+
+    def __call__(self, params: Any, /) -> Schedule:
+        """Return the schedule that `params`, the parameters of a model, give; a fixed schedule ignores them."""
 
 
 class Level(NamedTuple):
-    """Where on the path a noisy example stands: all that a network may be told about it. Fields are [B] (or scalar)."""
+    """Noise level of an example: its time and its log scales. Fields are [B] or scalar."""
 
     t: Array
     log_alpha: Array
@@ -45,31 +69,21 @@ class Level(NamedTuple):
         return 2 * (self.log_alpha - self.log_sigma)
 
 
-class Process(NamedTuple):
-    """A forward process, as the functions that objectives and samplers need.
+StepCoefficients = Any
+"""Coefficients of a step t -> s of a time grid: `GaussianCoefficients`, `BinomialCoefficients`, or a NamedTuple that a
+sampler derives from them. All have the levels `at` (of t) and `to` (of s). Fields are scalar or [B] for a single step
+and [N] for a time grid, the step from t = 1 first."""
 
-    A law, of x_s say, is what `posterior` returns: (mean, log_var) of Gaussians, (rate, None) of bits.
+Distribution = tuple[Array, Any]
+"""Parameters of a distribution that factorises over the data dimensions: (mean, log_var) of Gaussians, with mean
+[B,*D] and log_var broadcastable to it; (probability of +1 [B,*D], None) of bits."""
 
-    prior(schedule, keys[B], shape) -> x_1[B, *shape]: a draw from the known distribution p(x_1) at t = 1.
-    prior_kl(schedule, x0[B,*D]) -> nats[B]: KL(q(x_1 | x0) || p(x_1)), what is not destroyed by then.
-    corrupt(level, x0[B,*D], noise[B,*D]) -> x_t[B,*D]: q(x_t | x0), reparameterised.
-    coefficients(schedule, times[N+1]) -> rows: one row per step of a falling time grid; see the process for its fields.
-    posterior(row, x0, x_t) -> (mean[B,*D], log_var): q(x_s | x_t, x0).
-    kl(p, q) -> nats[B]: between two laws, summed over the data dimensions.
-    draw(law, noise[B,*D]) -> x_s[B,*D]: from standard normal noise; where that is 0, the median.
-    prior_entropy(schedule, x0[B,*D]) -> nats[B]: of p(x_1) in as many dimensions as x0.
-    entropies(row, x0[B,*D]) -> `Entropies`: of q, given x0 (given nothing, where the noise does not depend on x0).
-    """
 
-    prior: Callable[..., Array]
-    prior_kl: Callable[..., Array]
-    corrupt: Callable[..., Array]
-    coefficients: Callable[..., Any]
-    posterior: Callable[..., tuple[Array, Any]]
-    kl: Callable[..., Array]
-    draw: Callable[..., Array]
-    prior_entropy: Callable[..., Array]
-    entropies: Callable[..., "Entropies"]
+class Draw(Protocol):
+    """Reparameterised draw from a `Distribution`."""
+
+    def __call__(self, distribution: Distribution, noise: Array, /) -> Array:
+        """Return a draw [B,*D] made from standard normal noise [B,*D]; the median where the noise is 0."""
 
 
 class Entropies(NamedTuple):
@@ -83,17 +97,55 @@ class Entropies(NamedTuple):
     to: Array
     """H(x_s | x0)."""
     step: Array
-    """H(x_t | x_s), x_s being drawn from q(x_s | x0)."""
+    """H(x_t | x_s), with x_s drawn from q(x_s | x0)."""
+
+
+class Process(Protocol):
+    """Forward process q, and the known distribution p(x_1) at its end.
+
+    Implemented by `gaussian.GaussianProcess` and `binomial.BinomialProcess`.
+    """
+
+    def prior(self, schedule: Schedule, keys: Array, shape: tuple[int, ...], /) -> Array:
+        """Draw x_1 [B, *shape] from p(x_1), each example from its own key in `keys` [B]."""
+
+    def prior_kl(self, schedule: Schedule, x0: Array, /) -> Array:
+        """Return KL(q(x_1 | x0) || p(x_1)) in nats [B] for x0 [B,*D]."""
+
+    def prior_entropy(self, schedule: Schedule, x0: Array, /) -> Array:
+        """Return the entropy of p(x_1) in nats [B], in as many dimensions as x0 [B,*D] has."""
+
+    def corrupt(self, level: Level, x0: Array, noise: Array, /) -> Array:
+        """Return x_t [B,*D] of q(x_t | x0), reparameterised, from x0 and standard normal noise [B,*D]."""
+
+    def coefficients(self, schedule: Schedule, times: Array, /) -> StepCoefficients:
+        """Return the coefficients of the N steps of a falling time grid [N+1], in the dtype of `times`.
+
+        Of a fixed schedule evaluate them in float64 on the host, `in_float64(process.coefficients, schedule, times)`;
+        of a learned schedule they can be traced and differentiated.
+        """
+
+    def posterior(self, coefficients: StepCoefficients, x0: Array, x_t: Array, /) -> Distribution:
+        """Return q(x_s | x_t, x0) for x0 and x_t [B,*D]."""
+
+    def kl(self, p: Distribution, q: Distribution, /) -> Array:
+        """Return KL(p || q) in nats [B], summed over the data dimensions."""
+
+    def draw(self, distribution: Distribution, noise: Array, /) -> Array:
+        """Return a draw [B,*D] made from standard normal noise [B,*D]; the median where the noise is 0."""
+
+    def entropies(self, coefficients: StepCoefficients, x0: Array, /) -> Entropies:
+        """Return the conditional entropies of q around a step, given x0 [B,*D]."""
 
 
 def level(schedule: Schedule, t: Array) -> Level:
-    """The level at time t [*S]."""
+    """Return the noise level of a schedule at times t [*S]."""
     log_alpha, log_sigma = schedule(t)
     return Level(t, log_alpha, log_sigma)
 
 
 def time_of(schedule: Schedule, logsnr: Array) -> Array:
-    """The times [*S] at which a schedule has these logsnr [*S], by bisection; 0 or 1 beyond its ends."""
+    """Invert a schedule: return the times [*S] of the given logsnr [*S], by bisection; 0 or 1 beyond its ends."""
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
@@ -112,49 +164,23 @@ def expand(value: Array, like: Array) -> Array:
 
 
 def normal(keys: Array, shape: tuple[int, ...], dtype: Any = None) -> Array:
-    """Standard normal noise [B, *shape], each example from its own key. Drawn flat, which compiles much faster."""
+    """Draw standard normal noise [B, *shape], each example from its own key. Drawn flat, which compiles much faster."""
     size = math.prod(shape)
     return jax.vmap(lambda key: jax.random.normal(key, (size,), dtype))(keys).reshape(-1, *shape)
 
 
 def in_float64(function: Callable[..., Any], *args: Any) -> Any:
-    """Evaluate `function(*args)` in float64 on the host CPU, at once even under a trace; arrays come back as NumPy.
+    """Evaluate `function(*args)` in float64 on the host CPU, even under a trace; return NumPy arrays.
 
     float32 is not enough for the coefficients of a fine time grid: 1000 linear betas recovered from alpha-bar are off
-    by 1e-4. NumPy arrays among `args` keep their float64; the result is cast when it is used. The latest results are
-    remembered, by the function itself and its arguments: compiling takes longer than all else here.
+    by 1e-4.
+
+    Args:
+        function: compiled with `jax.jit`, which keeps the program for the next call with the same function and the
+            same arguments that are not arrays.
+        args: NumPy arrays, which keep their float64, and hashable objects (schedules, processes).
     """
-    fixed = [_Fixed(*_bytes(arg)) if isinstance(arg, np.ndarray | np.generic) else arg for arg in args]
-    try:
-        hash((function, *fixed))
-    except TypeError:  # parameters
-        return _in_float64.__wrapped__(function, *fixed)
-    return _in_float64(function, *fixed)
-
-
-class _Fixed(NamedTuple):
-    """A NumPy array that can be hashed."""
-
-    content: bytes
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def _bytes(array: np.ndarray | np.generic) -> tuple[bytes, str, tuple[int, ...]]:
-    return array.tobytes(), array.dtype.str, array.shape
-
-
-@functools.lru_cache(maxsize=128, typed=True)
-def _in_float64(function: Callable[..., Any], *args: Any) -> Any:
-    arrays = {
-        i: np.frombuffer(arg.content, arg.dtype).reshape(arg.shape)
-        for i, arg in enumerate(args)
-        if isinstance(arg, _Fixed)
-    }
-
-    def compiled(arrays: dict[int, Array]) -> Any:
-        return function(*(arrays.get(i, arg) for i, arg in enumerate(args)))
-
+    static = tuple(i for i, arg in enumerate(args) if not isinstance(arg, np.ndarray | np.generic))
     cpu = jax.local_devices(backend="cpu")[0]
     with jax.enable_x64(True), jax.default_device(cpu), jax.ensure_compile_time_eval():
-        return jax.tree.map(np.asarray, jax.jit(compiled)(arrays))
+        return jax.tree.map(np.asarray, jax.jit(function, static_argnums=static)(*args))

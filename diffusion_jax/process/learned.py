@@ -1,37 +1,89 @@
-"""Schedules with parameters: trained with the network, by the gradient of the bound through frozen noise.
+"""Learned noise schedules: trained with the network, by the gradient of the bound in their parameters.
 
-A factory returns a `Learned`: what its parameters are at first, and the schedule that they mean. The schedule computes
+A factory returns a `LearnedSchedule`: initial parameters, and the schedule that parameters give. The schedule computes
 in the dtype of t, so the same function serves training in float32 and a frozen run in float64 on the host.
+`ModelSchedule` is the schedule of a model, fixed or learned.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.process.base import Array, Schedule
-from diffusion_jax.process.schedules import dpm2015_offsets, dpm2015_rates
+from diffusion_jax.process.base import Array, Schedule, ScheduleFromParams
+from diffusion_jax.process.schedules import dpm2015_logits, dpm2015_rates
 
 
-class Learned(NamedTuple):
-    """A schedule with parameters."""
+class InitSchedule(Protocol):
+    """Initial parameters of a learned schedule."""
 
-    init: Callable[[Array], Any]
-    """`init(key) -> params`, a tree of float32 arrays."""
-    schedule: Callable[[Any], Schedule]
-    """`schedule(params) -> Schedule`, differentiable in params."""
+    def __call__(self, key: Array, /) -> Any:
+        """Return the parameters, a tree of float32 arrays, from a PRNG key."""
 
 
-def betas(num_steps: int, first_beta: float = 1e-3, bumps: int = 0) -> Learned:
-    """The rates of a chain: beta_1 = first_beta, logit beta_k = logit(1/linspace(T, 2, T))_k + perturbation_k.
+class LearnedSchedule(NamedTuple):
+    """Noise schedule with parameters of its own."""
 
-    The perturbation, 0 at first (`schedules.dpm2015`), is a free number for each step, or with bumps > 0 a sum of so
-    many `bumps` in time with a coefficient each. Source: Sohl-Dickstein et al. 2015, section 2.4.1, in the form that
-    their public code gives the rates (where they stay as they are). Raises ValueError for fewer than two steps.
+    init: InitSchedule
+    schedule: ScheduleFromParams
+    """`schedule(params) -> Schedule`, differentiable in `params`, a tree as `init` returns it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSchedule:
+    """Noise schedule of a model, fixed or learned: an implementation of `base.ScheduleFromParams`.
+
+    `fixed` says which: code that needs a schedule without parameters tests `path.fixed is None`.
+
+        path = ModelSchedule(schedules.cosine(1000))             path.fixed is the schedule
+        path = ModelSchedule(learned.gamma())                    path.fixed is None
+        path = ModelSchedule(learned.gamma()).freeze(params)     path.fixed is the schedule after training
     """
-    offsets = dpm2015_offsets(num_steps)
+
+    source: Schedule | LearnedSchedule
+    """What a factory of `schedules` or of this module returns."""
+
+    @property
+    def fixed(self) -> Schedule | None:
+        """The schedule, if it has no parameters, else None."""
+        return None if isinstance(self.source, LearnedSchedule) else self.source
+
+    def __call__(self, params: Any) -> Schedule:
+        """Return the schedule; of a learned one `params["schedule"]` are the parameters."""
+        if isinstance(self.source, LearnedSchedule):
+            return self.source.schedule(params["schedule"])
+        return self.source
+
+    def init(self, key: Array) -> Any:
+        """Return initial parameters, the `params["schedule"]` of a model; None for a fixed schedule."""
+        return self.source.init(key) if isinstance(self.source, LearnedSchedule) else None
+
+    def freeze(self, params: Any) -> "ModelSchedule":
+        """Return the fixed schedule that the parameters of a trained model give, as float64 constants."""
+        if not isinstance(self.source, LearnedSchedule):
+            return self
+        constants = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["schedule"])
+        return ModelSchedule(self.source.schedule(constants))
+
+
+def betas(num_steps: int, first_beta: float = 1e-3, bumps: int = 0) -> LearnedSchedule:
+    """Chain with learned rates: beta_1 = first_beta, logit beta_k = logit(1/linspace(T, 2, T))_k + perturbation_k.
+
+    The initial perturbation is 0, which gives `schedules.dpm2015`.
+
+    Args:
+        num_steps: T, the number of steps of the chain.
+        first_beta: beta_1, which is not learned.
+        bumps: 0 for one parameter per step; otherwise the number of Gaussian bumps in time (`bump_weights`) whose
+            coefficients are the parameters.
+
+    Raises ValueError for fewer than two steps, and for first_beta outside (0, 1).
+    Reference: Sohl-Dickstein et al. 2015, section 2.4.1, with the rates of their public code.
+    """
+    offsets = dpm2015_logits(num_steps)
     if not 0 < first_beta < 1:
         raise ValueError(f"schedule: first_beta={first_beta} must lie between 0 and 1")
     basis = bump_weights(np.arange(1, num_steps), num_steps, bumps) if bumps else np.eye(num_steps - 1)
@@ -49,7 +101,7 @@ def betas(num_steps: int, first_beta: float = 1e-3, bumps: int = 0) -> Learned:
             u = t * num_steps
             k = jnp.clip(jnp.floor(u), 0, num_steps - 1).astype(jnp.int32)
             log_alpha = ends[k] + steps[k] * (u - k - 1)
-            # The gradient is that of where it is asked for, so t = 0 must not even be computed: it is infinite there.
+            # The gradient of log sigma is infinite at t = 0, and `where` would pass it on as NaN: avoid computing it.
             noisy = t > 0
             log_alpha = jnp.where(noisy, log_alpha, 0)
             log_sigma = 0.5 * jnp.log(-jnp.expm1(2 * jnp.where(noisy, log_alpha, -1)))
@@ -57,14 +109,14 @@ def betas(num_steps: int, first_beta: float = 1e-3, bumps: int = 0) -> Learned:
 
         return schedule
 
-    return Learned(init, schedule_of)
+    return LearnedSchedule(init, schedule_of)
 
 
 def bump_weights(k: np.ndarray, num_steps: int, bumps: int, width: float = 1.0) -> np.ndarray:
-    """Bumps in time at the steps k [N], in 0 … T - 1: Gaussians around `bumps` evenly spaced centres, [N, bumps].
+    """Return Gaussian bumps in time around evenly spaced centres, at the steps k [N] in 0 … T - 1: [N, bumps].
 
-    Their standard deviation is `width` times the distance of the centres; at each step they sum to one. Source:
-    Sohl-Dickstein et al. 2015, appendix D.2.1 (width 1; 1/2 in the public code).
+    Their standard deviation is `width` times the distance of the centres; at each step they sum to one.
+    Reference: Sohl-Dickstein et al. 2015, appendix D.2.1 (width 1; 1/2 in the public code).
     """
     centres = np.linspace(-1, 1, bumps)
     spread = width * (centres[1] - centres[0] if bumps > 1 else 1.0)
@@ -74,22 +126,26 @@ def bump_weights(k: np.ndarray, num_steps: int, bumps: int, width: float = 1.0) 
     return weights / weights.sum(1, keepdims=True)
 
 
-def gamma(gamma_min: float = -13.3, gamma_max: float = 5.0) -> Learned:
-    """`schedules.linear_logsnr` whose two ends are learned: gamma(t) = bias + |slope| t. Source: Kingma et al. 2021."""
+def gamma(gamma_min: float = -13.3, gamma_max: float = 5.0) -> LearnedSchedule:
+    """Linear log-SNR schedule with learned ends: gamma(t) = log(sigma²/alpha²) = bias + |slope| t.
+
+    It starts as `schedules.linear_logsnr`. Reference: Kingma et al. 2021.
+    """
 
     def init(key: Array) -> dict[str, Array]:
         return {"bias": jnp.full((), gamma_min), "slope": jnp.full((), gamma_max - gamma_min)}
 
     def schedule_of(params: dict[str, Array]) -> Schedule:
-        return _of_gamma(lambda t: _cast(params["bias"], t) + jnp.abs(_cast(params["slope"], t)) * t)
+        return _from_gamma(lambda t: _cast(params["bias"], t) + jnp.abs(_cast(params["slope"], t)) * t)
 
-    return Learned(init, schedule_of)
+    return LearnedSchedule(init, schedule_of)
 
 
-def gamma_net(gamma_min: float = -13.3, gamma_max: float = 5.0, width: int = 1024) -> Learned:
-    """gamma(t) by a monotone network between two learned ends: gamma_0 + |slope| (f(t) - f(0)) / (f(1) - f(0)).
+def gamma_net(gamma_min: float = -13.3, gamma_max: float = 5.0, width: int = 1024) -> LearnedSchedule:
+    """Monotone network between learned ends: gamma(t) = gamma_0 + |slope| (f(t) - f(0)) / (f(1) - f(0)).
 
-    f(t) = h + |w3| · sigmoid(|w2| h + b2) with h = |w1| t + b1. Source: Kingma et al. 2021, appendix H.
+    f(t) = h + |w3| · sigmoid(|w2| h + b2) with h = |w1| t + b1 and `width` hidden units.
+    Reference: Kingma et al. 2021, appendix H.
     """
 
     def init(key: Array) -> dict[str, Array]:
@@ -116,17 +172,17 @@ def gamma_net(gamma_min: float = -13.3, gamma_max: float = 5.0, width: int = 102
             first, last = f(jnp.zeros_like(t)), f(jnp.ones_like(t))
             return p["bias"] + jnp.abs(p["slope"]) * (f(t) - first) / (last - first)
 
-        return _of_gamma(value)
+        return _from_gamma(value)
 
-    return Learned(init, schedule_of)
+    return LearnedSchedule(init, schedule_of)
 
 
 def _cast(param: Array, t: Array) -> Array:
     return jnp.asarray(param, t.dtype)
 
 
-def _of_gamma(gamma: Callable[[Array], Array]) -> Schedule:
-    """The variance-preserving schedule with gamma = log(sigma²/alpha²)."""
+def _from_gamma(gamma: Callable[[Array], Array]) -> Schedule:
+    """Return the variance-preserving schedule with gamma = log(sigma²/alpha²)."""
 
     def schedule(t: Array) -> tuple[Array, Array]:
         value = gamma(t)
@@ -135,9 +191,9 @@ def _of_gamma(gamma: Callable[[Array], Array]) -> Schedule:
     return schedule
 
 
-LEARNED: dict[str, Callable[..., Learned]] = {
+LEARNED: dict[str, Callable[..., LearnedSchedule]] = {
     "learned_betas": betas,
     "learned_gamma": gamma,
     "learned_gamma_net": gamma_net,
 }
-"""By name; the first needs the number of steps."""
+"""Learned schedules by name; one with a parameter `num_steps` is a chain."""

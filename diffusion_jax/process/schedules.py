@@ -1,9 +1,10 @@
-"""Noise schedules: each factory returns a plain function t in [0,1] -> (log alpha, log sigma).
+"""Noise schedules: factories of functions t -> (log alpha, log sigma) for t in [0, 1].
 
-Two kinds. A *chain* is a table of num_steps betas, x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) noise, k = 1..T, read
-at t = k/T; between the steps log alpha is interpolated linearly (beta is a constant rate there), so a chain is also a
-schedule in continuous time; geometric is a chain that adds noise and keeps the signal. The others (vp, subvp,
-linear_logsnr, ve, edm) are closed forms of t.
+    chain           num_steps betas, x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) noise, k = 1..T, t = k/T
+    closed forms    vp, subvp, linear_logsnr, ve, edm
+
+Between the steps of a chain log alpha is interpolated linearly (a constant rate beta), so that a chain is also a
+schedule in continuous time. `geometric` is a chain of noise levels that keeps the signal, alpha = 1.
 """
 
 from collections.abc import Callable
@@ -16,9 +17,9 @@ from diffusion_jax.process.base import Array, Schedule
 
 
 def chain(betas: np.ndarray) -> Schedule:
-    """The schedule of a variance-preserving chain with rates `betas` [T], each in (0, 1].
+    """Variance-preserving chain with rates `betas` [T], each in (0, 1].
 
-    alpha(k/T)² = prod_{i<=k} (1 - beta_i), sigma² = 1 - alpha². Source: Ho et al. 2020, eq. 4.
+    alpha(k/T)² = prod_{i<=k} (1 - beta_i), sigma² = 1 - alpha². Reference: Ho et al. 2020, eq. 4.
     Raises ValueError if a beta is outside (0, 1].
     """
     betas = np.asarray(betas, np.float64)
@@ -44,29 +45,29 @@ def chain(betas: np.ndarray) -> Schedule:
 
 
 def _log_sigma(log_alpha: Array) -> Array:
-    """log sqrt(1 - alpha²), through expm1: sqrt(1 - exp) is 0.6 % wrong at t = 1e-5 in float32."""
+    """Return log sqrt(1 - alpha²), by expm1: sqrt(1 - exp) is 0.6 % off at t = 1e-5 in float32."""
     return 0.5 * jnp.log(-jnp.expm1(2 * log_alpha))
 
 
 def linear(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
-    """Betas rise linearly. Source: Ho et al. 2020, section 4."""
+    """Linear betas. Reference: Ho et al. 2020, section 4."""
     return chain(np.linspace(beta_start, beta_end, num_steps))
 
 
 def quad(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
-    """sqrt(beta) rises linearly. Source: the public code of Ho et al. 2020."""
+    """Quadratic betas: sqrt(beta) rises linearly. Reference: the public code of Ho et al. 2020."""
     return chain(np.linspace(beta_start**0.5, beta_end**0.5, num_steps) ** 2)
 
 
 def const(num_steps: int, beta_end: float = 0.02) -> Schedule:
-    """All betas equal beta_end. Source: the public code of Ho et al. 2020."""
+    """Constant betas, equal to beta_end. Reference: the public code of Ho et al. 2020."""
     return chain(np.full(num_steps, beta_end))
 
 
 def warmup(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02, fraction: float = 0.1) -> Schedule:
-    """Betas rise linearly over the first `fraction` of the steps, then stay at beta_end.
+    """Linear betas over the first `fraction` of the steps, then constant betas, beta_end.
 
-    fraction = 0.1 and 0.5 are "warmup10" and "warmup50". Source: the public code of Ho et al. 2020.
+    fraction = 0.1 and 0.5 are "warmup10" and "warmup50". Reference: the public code of Ho et al. 2020.
     """
     betas = np.full(num_steps, beta_end)
     rise = int(num_steps * fraction)
@@ -75,25 +76,25 @@ def warmup(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02, fra
 
 
 def harmonic(num_steps: int) -> Schedule:
-    """beta_k = 1 / (T - k + 1): every step destroys the same share of the signal, alpha(k/T)² = 1 - k/T exactly.
+    """Harmonic betas, 1 / (T - k + 1): alpha(k/T)² = 1 - k/T, so that nothing of the signal is left at t = 1.
 
-    Source: Sohl-Dickstein et al. 2015, section 2.4.1 ("jsd" in the code of Ho et al. 2020).
+    Reference: Sohl-Dickstein et al. 2015, section 2.4.1 ("jsd" in the code of Ho et al. 2020).
     """
     return chain(1 / np.linspace(num_steps, 1, num_steps))
 
 
 def dpm2015(num_steps: int, first_beta: float = 1e-3) -> Schedule:
-    """beta_1 = first_beta, the others near 1/linspace(T, 2, T): each step destroys the same share, 1/T is left.
+    """Harmonic betas that leave 1/T of the signal: beta_1 = first_beta, the others near 1/linspace(T, 2, T).
 
-    Source: the public code of Sohl-Dickstein et al. 2015, whose beta_1 is first_beta + 1/T. `learned.betas` starts
-    here. Raises ValueError for fewer than two steps.
+    The initial rates of `learned.betas`. Raises ValueError for fewer than two steps.
+    Reference: the public code of Sohl-Dickstein et al. 2015, whose beta_1 is first_beta + 1/T.
     """
-    offsets = dpm2015_offsets(num_steps)
+    offsets = dpm2015_logits(num_steps)
     return chain(np.append(first_beta, dpm2015_rates(1 / (1 + np.exp(-offsets)))))
 
 
-def dpm2015_offsets(num_steps: int) -> np.ndarray:
-    """The logits [T - 1] of 1/linspace(T, 2, T) without the first."""
+def dpm2015_logits(num_steps: int) -> np.ndarray:
+    """Return the logits [T - 1] of 1/linspace(T, 2, T) without the first; ValueError for fewer than two steps."""
     if num_steps < 2:
         raise ValueError(f"process.num_steps={num_steps}: a chain whose rates are learned needs at least 2 steps")
     shares = 1 / np.linspace(num_steps, 2, num_steps)[1:]
@@ -101,19 +102,22 @@ def dpm2015_offsets(num_steps: int) -> np.ndarray:
 
 
 def dpm2015_rates(share: Any) -> Any:
-    """Betas a little off 0 and 1, from numbers in [0, 1]."""
+    """Return betas in [1e-6, 1 - 1e-5] from shares in [0, 1], on which they depend linearly."""
     return 1e-6 + share * (1 - 1e-6 - 1e-5)
 
 
 def sigmoid(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02, reach: float = 6.0) -> Schedule:
-    """Betas follow a sigmoid from -reach to reach between beta_start and beta_end. Source: Xu et al. 2022 (GeoDiff)."""
+    """Sigmoid betas between beta_start and beta_end, the sigmoid's argument from -reach to reach.
+
+    Reference: Xu et al. 2022 (GeoDiff).
+    """
     return chain(beta_start + (beta_end - beta_start) / (1 + np.exp(-np.linspace(-reach, reach, num_steps))))
 
 
 def cosine(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
-    """alpha(t)² = f(t)/f(0), f(t) = cos²(pi/2 (t + offset)/(1 + offset)), with beta at most max_beta.
+    """Cosine schedule: alpha(t)² = f(t)/f(0), f(t) = cos²(pi/2 (t + offset)/(1 + offset)), betas at most max_beta.
 
-    Source: Nichol and Dhariwal 2021, eq. 17.
+    Reference: Nichol and Dhariwal 2021, eq. 17.
     """
     t = np.arange(num_steps + 1) / num_steps
     f = np.cos(np.pi / 2 * (t + offset) / (1 + offset)) ** 2
@@ -121,12 +125,18 @@ def cosine(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> Sc
 
 
 def vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
-    """Variance preserving: log alpha = -t²/4 (beta_max - beta_min) - t/2 beta_min. Source: Song et al. 2021, eq. 33."""
+    """Variance-preserving SDE schedule: log alpha = -t²/4 (beta_max - beta_min) - t/2 beta_min.
+
+    Reference: Song et al. 2021, eq. 33.
+    """
     return lambda t: ((la := _vp_log_alpha(t, beta_min, beta_max)), _log_sigma(la))
 
 
 def subvp(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
-    """As vp, with less noise: sigma = 1 - alpha². Source: Song et al. 2021, eq. 29."""
+    """Sub-variance-preserving SDE schedule: alpha as in `vp`, sigma = 1 - alpha².
+
+    Reference: Song et al. 2021, eq. 29.
+    """
     return lambda t: ((la := _vp_log_alpha(t, beta_min, beta_max)), 2 * _log_sigma(la))
 
 
@@ -135,9 +145,10 @@ def _vp_log_alpha(t: Array, beta_min: float, beta_max: float) -> Array:
 
 
 def linear_logsnr(gamma_min: float = -13.3, gamma_max: float = 5.0) -> Schedule:
-    """Variance preserving, gamma = log(sigma²/alpha²) linear in t: alpha² = sigmoid(-gamma), sigma² = sigmoid(gamma).
+    """Linear log-SNR schedule: gamma = log(sigma²/alpha²) linear in t.
 
-    The bound then weighs the errors of eps equally at all t. Source: Kingma et al. 2021, section 4 and appendix.
+    alpha² = sigmoid(-gamma), sigma² = sigmoid(gamma). The bound then weights the errors of eps equally at all t.
+    Reference: Kingma et al. 2021, section 4 and appendix.
     """
 
     def schedule(t: Array) -> tuple[Array, Array]:
@@ -148,22 +159,28 @@ def linear_logsnr(gamma_min: float = -13.3, gamma_max: float = 5.0) -> Schedule:
 
 
 def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
-    """Variance exploding: alpha = 1, sigma = sigma_min (sigma_max/sigma_min)^t. Source: Song et al. 2021, eq. 30."""
+    """Variance-exploding SDE schedule: alpha = 1, sigma = sigma_min (sigma_max/sigma_min)^t.
+
+    Reference: Song et al. 2021, eq. 30.
+    """
     low, high = np.log(sigma_min), np.log(sigma_max)
     return lambda t: (jnp.zeros_like(t), low + t * (high - low))
 
 
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Schedule:
-    """alpha = 1, sigma^(1/rho) linear in t, so that a uniform grid in t is the grid of Karras et al. 2022, eq. 5."""
+    """EDM schedule: alpha = 1 and sigma^(1/rho) linear in t, so that a uniform grid in t is the grid of the paper.
+
+    Reference: Karras et al. 2022, eq. 5.
+    """
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return lambda t: (jnp.zeros_like(t), rho * jnp.log(low + t * (high - low)))
 
 
 def geometric(num_steps: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
-    """Levels of noise alone, alpha = 1, a constant factor apart: sigma_min at k = 1, sigma_max at k = T, 0 at k = 0.
+    """Geometric noise levels with alpha = 1: sigma = 0 at k = 0, sigma_min at k = 1, … sigma_max at k = T.
 
-    Between levels log sigma is interpolated linearly, below the first one sigma. Source: Song and Ermon 2019, section
-    3. Raises ValueError for fewer than two levels.
+    Between levels log sigma is interpolated linearly, below the first level sigma. Raises ValueError for fewer than two
+    levels. Reference: Song and Ermon 2019, section 3.
     """
     if num_steps < 2:
         raise ValueError(f"process.num_steps={num_steps}: levels from sigma_min to sigma_max are at least 2")
@@ -187,7 +204,7 @@ CHAINS: dict[str, Callable[..., Schedule]] = {
     "cosine": cosine,
     "geometric": geometric,
 }
-"""Schedules made of a table: their first argument is the number of steps."""
+"""Chains by name: factories whose first parameter is the number of steps."""
 
 CONTINUOUS: dict[str, Callable[..., Schedule]] = {
     "vp": vp,
@@ -196,4 +213,4 @@ CONTINUOUS: dict[str, Callable[..., Schedule]] = {
     "ve": ve,
     "edm": edm,
 }
-"""Schedules in closed form."""
+"""Schedules in closed form by name."""

@@ -1,9 +1,10 @@
-"""A schedule read as a stochastic differential equation, dx = f(t) x dt + g(t) dw, by differentiating it.
+"""Drift and diffusion of a noise schedule: dx = f(t) x dt + g(t) dw, by differentiation of the schedule.
 
     f = d log alpha / dt,      g² = d sigma²/dt - 2 f sigma² = 2 sigma² (d log sigma / dt - f),
 
-so that x_t given x0 is N(alpha x0, sigma²) at every t. Source: Song et al. 2021, appendix B; Kingma et al. 2021,
-appendix B. No list of SDEs is needed: VP, sub-VP, VE, EDM, learned schedules and chains are all functions of t.
+so that x_t given x0 is N(alpha x0, sigma²) at every t. This covers VP, sub-VP, VE, EDM, learned schedules and chains.
+
+Reference: Song et al. 2021, appendix B; Kingma et al. 2021, appendix B.
 """
 
 import jax
@@ -13,10 +14,10 @@ from diffusion_jax.process.base import Array, Schedule
 
 
 def drift_and_diffusion(schedule: Schedule, t: Array) -> tuple[Array, Array]:
-    """(f, g²) at times t [*S] in [0, 1], in the dtype of t.
+    """Return (f, g²) at times t [*S] in [0, 1], in the dtype of t.
 
-    log sigma rises and log alpha never does, so the difference loses nothing to rounding. At t = 0, where log sigma
-    may be -inf, it is the limit from above. A chain has constant rates within a step; at t = k/T itself they are those
+    log sigma rises and log alpha does not, so the difference loses nothing to rounding. At t = 0, where log sigma may
+    be -inf, the result is the limit from above. A chain has constant rates within a step; at t = k/T they are the rates
     of step k, which ends there: f = T/2 log(1 - beta_k).
     """
     least = jnp.finfo(t.dtype).tiny ** 0.5

@@ -1,17 +1,16 @@
 """Ancestral sampling: draw x_s from the model's own kernel, step by step."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 
 from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process import gaussian
-from diffusion_jax.process.base import Array, expand, normal
+from diffusion_jax.process.base import Array, Draw, expand, normal
 from diffusion_jax.sampling.loop import BoundPredict, Method
 
 
-def ancestral(draw: Callable[..., Array] = gaussian.draw) -> Method:
+def ancestral(draw: Draw = gaussian.draw) -> Method:
     """x_s = mean + sqrt(var) noise, of the model's kernel; the step that ends without noise takes the mean.
 
     draw: that of the process, from a law and noise; of bits, the last step takes the likelier ones. Source: Ho et al.

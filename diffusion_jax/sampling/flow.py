@@ -20,7 +20,7 @@ import numpy as np
 
 from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process.base import Array, Level, Schedule, expand
-from diffusion_jax.process.gaussian import Row
+from diffusion_jax.process.gaussian import GaussianCoefficients
 from diffusion_jax.sampling.grids import time_of
 from diffusion_jax.sampling.loop import BoundPredict, Method
 from diffusion_jax.sampling.solve import solve
@@ -122,7 +122,7 @@ def check(rtol: float, atol: float, max_calls: int, section: str) -> None:
 
 
 def inversion(
-    predict: BoundPredict, reverse: Reverse | None, row: Row, x: Array, memory: Any, keys: Array
+    predict: BoundPredict, reverse: Reverse | None, row: GaussianCoefficients, x: Array, memory: Any, keys: Array
 ) -> tuple[Array, Any]:
     """A step of DDIM upwards, from the lower level of a row to the higher: x_t = alpha_t x0 + sigma_t eps, both at x_s.
 
@@ -132,7 +132,7 @@ def inversion(
     return expand(row.at.alpha, x) * prediction.x0 + expand(row.at.sigma, x) * prediction.eps, memory
 
 
-def upwards(rows: Row) -> Row:
+def upwards(rows: GaussianCoefficients) -> GaussianCoefficients:
     """The rows [N] of a falling grid in the order in which `inversion` takes them, without a step to no noise."""
     kept = np.isfinite(np.asarray(rows.to.log_sigma))
     return jax.tree.map(lambda field: np.asarray(field)[kept][::-1], rows)

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process.base import Array, Level, expand, normal
-from diffusion_jax.process.gaussian import Row, step_row
+from diffusion_jax.process.gaussian import GaussianCoefficients, step_coefficients
 
 
 class Observed(NamedTuple):
@@ -124,7 +124,7 @@ def times(law: Law, observed: Observed, gain: Any, offset: Any, var: Any) -> Law
 def condition(reverse: Reverse, rule: Rule, observed: Observed) -> Reverse:
     """The kernel p(x_s | x_t) made one given y."""
 
-    def conditioned(row: Row, prediction: Any, x_t: Array) -> Law:
+    def conditioned(row: GaussianCoefficients, prediction: Any, x_t: Array) -> Law:
         return rule(row.to, reverse(row, prediction, x_t), observed)
 
     return conditioned
@@ -138,7 +138,7 @@ def start(rule: Rule, observed: Observed, at: Level, x: Array) -> Array:
 
 
 def resample(
-    walk: Callable[..., Array], rows: Row, x: Array, keys: Array, length: int = 10, repeats: int = 10
+    walk: Callable[..., Array], rows: GaussianCoefficients, x: Array, keys: Array, length: int = 10, repeats: int = 10
 ) -> Array:
     """Walk the rows [N] in stretches of `length`, each of them `repeats` times, with noise added back in between.
 
@@ -152,11 +152,11 @@ def resample(
         x = walk(x, keys, jax.tree.map(lambda field: field[:rest], rows), 0)
     stretches = jax.tree.map(lambda field: jnp.asarray(field, x.dtype)[rest:].reshape(-1, length), rows)
 
-    def stretch(x: Array, inputs: tuple[Array, Row]) -> tuple[Array, None]:
+    def stretch(x: Array, inputs: tuple[Array, GaussianCoefficients]) -> tuple[Array, None]:
         first, part = inputs
         begin, end = (jax.tree.map(lambda field, i=i: field[i], level) for level, i in ((part.at, 0), (part.to, -1)))
         alpha = jnp.exp(begin.log_alpha - end.log_alpha)
-        sigma = jnp.exp(0.5 * step_row(begin, end).log_var_large)
+        sigma = jnp.exp(0.5 * step_coefficients(begin, end).log_var_large)
 
         def again(i: Array, x: Array) -> Array:
             own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, size + i)

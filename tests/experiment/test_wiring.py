@@ -12,7 +12,7 @@ from configs import defaults
 from diffusion_jax.experiment import objectives, paths, samplers, sources, wiring
 from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import Level
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import degradation
 
 
@@ -206,7 +206,7 @@ def test_refused_in_one_line(changes, message):
 
 
 def test_a_process_without_a_score_has_ancestral_sampling_only(monkeypatch):
-    monkeypatch.setitem(wiring.PROCESSES, "scoreless", gaussian)
+    monkeypatch.setitem(wiring.PROCESSES, "scoreless", GaussianProcess)
     wiring.build(config(process__name="scoreless"))
     predictor = {"sampler__predictor_corrector__predictor": "ancestral"}
     for name in set(samplers.METHODS) - {"ancestral"}:

@@ -13,7 +13,7 @@ from diffusion_jax.likelihood import ode_likelihood, path_bound, variational
 from diffusion_jax.objective import bound, decoders, reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, level
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import loop
 
 DATA, SIZE = oracles.TWO_MODES, 16
@@ -166,7 +166,7 @@ def test_uniform_dequantisation_is_for_grey_levels():
 def test_all_three_ways_equal_the_entropy_of_gaussian_data():
     """x0 ~ N(m, C) and its exact denoiser, fine grids: bound, paths and ODE agree with the entropy within 3 errors."""
     data, schedule, size = oracles.GAUSSIAN, schedules.linear_logsnr(-12.0, 10.0), 1024
-    process, rows = gaussian(), loop.rows(gaussian(), schedule, loop.uniform_times(2000), denoise=True)
+    process, rows = GaussianProcess(), loop.rows(GaussianProcess(), schedule, loop.uniform_times(2000), denoise=True)
     entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * data.covariances[0])[1]
     x0 = jnp.asarray(oracles.draw(data, size, seed=4), jnp.float32)
     keys = jax.random.split(jax.random.key(5), size)

@@ -10,10 +10,10 @@ from diffusion_jax.likelihood import path_bound, variational
 from diffusion_jax.objective import bound, decoders, reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import loop
 
-PROCESS, STEPS, PATHS, SIZE = gaussian(), 30, 16, 200
+PROCESS, STEPS, PATHS, SIZE = GaussianProcess(), 30, 16, 200
 SCHEDULES = {"chain": schedules.cosine(STEPS), "ve": schedules.ve(0.05, 20.0)}
 DATA = oracles.TWO_MODES
 

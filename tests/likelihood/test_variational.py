@@ -9,10 +9,10 @@ import pytest
 from diffusion_jax.likelihood import variational
 from diffusion_jax.objective import bound, decoders, reverse
 from diffusion_jax.process import schedules
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import loop
 
-PROCESS, CHAIN, STEPS, SIZE = gaussian(), schedules.cosine(20), 20, 64
+PROCESS, CHAIN, STEPS, SIZE = GaussianProcess(), schedules.cosine(20), 20, 64
 ROWS = loop.rows(PROCESS, CHAIN, loop.uniform_times(STEPS, STEPS), denoise=True)
 
 

@@ -9,8 +9,8 @@ from diffusion_jax.objective import bound, decoders, losses, prediction, reverse
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import level
-from diffusion_jax.process.binomial import binomial
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.binomial import BinomialProcess
+from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import loop
 
 T = 50
@@ -33,7 +33,7 @@ def gauss_hermite(nodes=7):
 
 def K_of_unit_gaussians(schedule, target, kernel, shape=None, steps=T):
     """K of one dimension in nats where the network says 0 for z and for the head."""
-    process = gaussian()
+    process = GaussianProcess()
     rows = rows_of(process, schedule, steps)
     x0, noise, weights = gauss_hermite()
 
@@ -90,7 +90,7 @@ def test_the_mean_of_the_paper_in_the_same_setting(x64):
 @pytest.mark.parametrize("rate", [0.5, 0.2, 0.07])
 @pytest.mark.parametrize("stationary", [0.5, 0.2])
 def test_optimal_reversal_of_independent_bits_costs_the_entropy_of_x1(rate, stationary, x64):
-    process, schedule = binomial(stationary), schedules.harmonic(T)
+    process, schedule = BinomialProcess(stationary), schedules.harmonic(T)
     rows = rows_of(process, schedule)
     term = jax.jit(bound.K_term(process, reverse.fixed_small(process)))
     x0, x_t = (jnp.asarray(bits.ravel())[:, None] for bits in np.meshgrid([-1.0, 1.0], [-1.0, 1.0], indexing="ij"))
@@ -114,7 +114,7 @@ def test_optimal_reversal_of_independent_bits_costs_the_entropy_of_x1(rate, stat
 
 def test_loss_is_minus_K_in_bits_per_dim_and_trains_the_rates(x64):
     """Its mean over the chain is -K, and its gradient in the rates is that of -K, by differences."""
-    steps, process = 6, gaussian()
+    steps, process = 6, GaussianProcess()
     made = learned.betas(steps, 0.01)
     x0, noise, weights = gauss_hermite()
     apply = lambda params, x, told, label, keys: jnp.zeros((len(x), 2))  # noqa: E731
@@ -147,7 +147,7 @@ def test_loss_is_minus_K_in_bits_per_dim_and_trains_the_rates(x64):
 
 def test_ends_are_what_a_learned_schedule_changes_beside_the_steps(x64):
     """Gaussian data of variance v: KL to the prior, and the density of x0 at its first level, by quadrature."""
-    process, schedule = gaussian(), schedules.linear_logsnr(-5.0, 4.0)
+    process, schedule = GaussianProcess(), schedules.linear_logsnr(-5.0, 4.0)
     x0, noise, weights = gauss_hermite()
     term = losses.ends(process, lambda params: schedule, decoders.density())
     at = level(schedule, jnp.full(len(x0), 0.5))

@@ -10,10 +10,10 @@ from diffusion_jax.objective import bound, decoders, reverse
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import expand
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import loop
 
-PROCESS = gaussian()
+PROCESS = GaussianProcess()
 CHAINS = {"linear": schedules.linear, "cosine": schedules.cosine}
 FORWARD = {
     "fixed_small": reverse.fixed_small(PROCESS),

@@ -9,7 +9,7 @@ import pytest
 from diffusion_jax.objective import bound, decoders, losses, prediction, reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, level
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import loop
 
 SCHEDULE = schedules.cosine(100)
@@ -28,7 +28,7 @@ OPTIONS = {"likelihood": {"schedule": SCHEDULE}}
 
 def squared_error(predict, target):
     term = losses.weighted_mse(lambda params: SCHEDULE, target, losses.simple())
-    return losses.weighted_sum(predict, gaussian(), lambda params: SCHEDULE, {"mse": (1.0, term)})
+    return losses.weighted_sum(predict, GaussianProcess(), lambda params: SCHEDULE, {"mse": (1.0, term)})
 
 
 @pytest.mark.parametrize("name", WEIGHT_OF_X0)
@@ -99,12 +99,12 @@ def test_level_is_a_plain_tuple():
     assert isinstance(AT, Level) and len(jax.tree.leaves(AT)) == 3
 
 
-ROWS = loop.rows(gaussian(), SCHEDULE, loop.uniform_times(100, 100), denoise=True)
+ROWS = loop.rows(GaussianProcess(), SCHEDULE, loop.uniform_times(100, 100), denoise=True)
 
 
 def vlb_term(kernel, stop_mean=False):
     return losses.vlb(
-        bound.step_term(gaussian(), kernel, decoders.density()), lambda params: ROWS, 100, stop_mean=stop_mean
+        bound.step_term(GaussianProcess(), kernel, decoders.density()), lambda params: ROWS, 100, stop_mean=stop_mean
     )
 
 
@@ -112,10 +112,10 @@ def test_the_sum_of_all_terms_is_what_random_times_estimate(x64):
     """The mean of the vlb loss over random t, plus L_T, is the bound: within 3 standard errors, at a fixed seed."""
     variance, n = 0.3, 60_000
     data = oracles.Mixture(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), variance))
-    kernel = reverse.fixed_large(gaussian())
+    kernel = reverse.fixed_large(GaussianProcess())
     loss = losses.weighted_sum(
         lambda params, x, at, label, keys: oracles.exact(data)(x, at),
-        gaussian(),
+        GaussianProcess(),
         lambda params: SCHEDULE,
         {"vlb": (1.0, vlb_term(kernel))},
     )
@@ -124,12 +124,12 @@ def test_the_sum_of_all_terms_is_what_random_times_estimate(x64):
     t = (1 + jax.random.randint(key_t, (n,), 0, 100)) / 100
     per_example, _ = jax.jit(loss)(None, batch, t, jax.random.split(key, n))
 
-    term = bound.step_term(gaussian(), kernel, decoders.density())
+    term = bound.step_term(GaussianProcess(), kernel, decoders.density())
 
     def of_step(numbered):  # each t with its own large sample
         i, row = numbered
         row = jax.tree.map(lambda field: jnp.full(n, field), row)
-        x_t = gaussian().corrupt(row.at, batch["x0"], jax.random.normal(jax.random.fold_in(key, i), (n, 1)))
+        x_t = GaussianProcess().corrupt(row.at, batch["x0"], jax.random.normal(jax.random.fold_in(key, i), (n, 1)))
         return term(row, oracles.exact(data)(x_t, row.at), batch["x0"], x_t).mean()
 
     numbered = (jnp.arange(100), jax.tree.map(jnp.asarray, ROWS))
@@ -141,7 +141,7 @@ def test_the_sum_of_all_terms_is_what_random_times_estimate(x64):
 
 def test_hybrid_trains_the_mean_by_the_squared_error_alone():
     """Nichol and Dhariwal 2021, eq. 16: no gradient of the bound reaches the mean, none of the error the variance."""
-    kernel = reverse.learned_range(gaussian())
+    kernel = reverse.learned_range(GaussianProcess())
 
     def predict(params, x, at, label, keys):
         eps = params["mean"] * x
@@ -153,7 +153,7 @@ def test_hybrid_trains_the_mean_by_the_squared_error_alone():
     t, keys = jnp.arange(1, 9) / 10, jax.random.split(jax.random.key(1), 8)
 
     def gradient(terms):
-        loss = losses.weighted_sum(predict, gaussian(), lambda params: SCHEDULE, terms)
+        loss = losses.weighted_sum(predict, GaussianProcess(), lambda params: SCHEDULE, terms)
         params = {"mean": jnp.array(0.5), "head": jnp.array(0.2)}
         return jax.jit(jax.grad(lambda params: loss(params, batch, t, keys)[0].mean()))(params)
 
@@ -168,11 +168,11 @@ def test_learned_variance_finds_the_best_one(x64):
     """Minimising the bound over the head alone gives the variance that is exact for Gaussian data."""
     variance, n = 0.3, 40_000
     data = oracles.Mixture(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), variance))
-    term = bound.step_term(gaussian(), reverse.learned_diagonal(gaussian()), decoders.density())
+    term = bound.step_term(GaussianProcess(), reverse.learned_diagonal(GaussianProcess()), decoders.density())
     row = jax.tree.map(lambda field: jnp.full(n, field[40]), ROWS)
     keys = jax.random.split(jax.random.key(0), 2)
     x0 = variance**0.5 * jax.random.normal(keys[0], (n, 1))
-    x_t = gaussian().corrupt(row.at, x0, jax.random.normal(keys[1], (n, 1)))
+    x_t = GaussianProcess().corrupt(row.at, x0, jax.random.normal(keys[1], (n, 1)))
     guess = oracles.exact(data)(x_t, row.at)
 
     def value(head):
@@ -208,7 +208,7 @@ def test_reductions_differ_by_the_number_of_dimensions():
     for name in losses.REDUCTIONS:
         term = losses.weighted_mse(lambda params: SCHEDULE, prediction.eps(), losses.simple(), name)
         predict = lambda params, x, *args: prediction.Prediction(x, 0.5 * x, None)  # noqa: E731
-        loss = losses.weighted_sum(predict, gaussian(), lambda params: SCHEDULE, {"mse": (1.0, term)})
+        loss = losses.weighted_sum(predict, GaussianProcess(), lambda params: SCHEDULE, {"mse": (1.0, term)})
         found[name] = loss(None, data, jnp.full(4, 0.4), jax.random.split(jax.random.key(1), 4))[0]
     np.testing.assert_allclose(found["sum"], 6 * found["mean"], rtol=1e-5)
     np.testing.assert_allclose(found["half_sum"], 3 * found["mean"], rtol=1e-5)
@@ -225,10 +225,10 @@ def line(params):
 
 
 def vdm_loss(data):
-    terms = losses.vdm(gaussian(), line, decoders.density())
+    terms = losses.vdm(GaussianProcess(), line, decoders.density())
     return losses.weighted_sum(
         lambda params, x, at, label, keys: oracles.exact(data)(x, at),
-        gaussian(),
+        GaussianProcess(),
         line,
         {name: (1.0, term) for name, term in terms.items()},
     )

@@ -8,7 +8,7 @@ import pytest
 from diffusion_jax.objective import prediction
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, level
-from diffusion_jax.process.gaussian import gaussian, step_row
+from diffusion_jax.process.gaussian import GaussianProcess, step_coefficients
 
 STEPS = 100
 TARGETS = {name: make() for name, make in prediction.TARGETS.items()}
@@ -31,7 +31,7 @@ def round_trip(target, schedule, dtype):
     """Errors of (x0, eps) recovered from the target, the level, and the condition number of the 2x2 system [STEPS]."""
     x0, eps = pair(dtype)
     at = level(schedule, jnp.arange(1, STEPS + 1, dtype=dtype) / STEPS)
-    x_t = gaussian().corrupt(at, x0, eps)
+    x_t = GaussianProcess().corrupt(at, x0, eps)
     row = target(schedule, at)
     output = prediction.combine(row, x0, eps)
     got = prediction.solve(row, at, x_t, output)
@@ -105,8 +105,8 @@ def test_posterior_mean_is_that_of_the_process(x64):
     t = jnp.array([1.0, 0.5, 0.01])
     at = level(schedule, t)
     x0, eps = jax.random.normal(jax.random.key(1), (2, 3, 4))
-    x_t = gaussian().corrupt(at, x0, eps)
-    mean, _ = gaussian().posterior(step_row(at, level(schedule, t - 1 / STEPS)), x0, x_t)
+    x_t = GaussianProcess().corrupt(at, x0, eps)
+    mean, _ = GaussianProcess().posterior(step_coefficients(at, level(schedule, t - 1 / STEPS)), x0, x_t)
     got = prediction.combine(TARGETS["posterior_mean"](schedule, at), x0, eps)
     np.testing.assert_allclose(got, mean, atol=1e-12)
     np.testing.assert_allclose(got[2], x0[2], atol=1e-12)  # the last step ends at x0 itself

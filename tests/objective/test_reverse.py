@@ -9,10 +9,10 @@ from diffusion_jax.objective import reverse
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import in_float64
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 
 STEPS = 20
-PROCESS = gaussian()
+PROCESS = GaussianProcess()
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import in_float64, level
-from diffusion_jax.process.binomial import binomial
+from diffusion_jax.process.binomial import BinomialProcess
 
 STEPS, RATE = 7, 0.2
-PROCESS = binomial(RATE)
+PROCESS = BinomialProcess(RATE)
 SCHEDULE = schedules.harmonic(STEPS)
 TIMES = np.arange(STEPS, -1, -1) / STEPS
 BITS = np.array([-1.0, 1.0])
@@ -105,4 +105,4 @@ def test_draws_have_their_rate():
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1])
 def test_rate_has_to_be_a_probability_of_both(rate):
     with pytest.raises(ValueError, match=r"process\.binomial\.rate=.* must lie between 0 and 1"):
-        binomial(rate)
+        BinomialProcess(rate)

@@ -7,9 +7,9 @@ import pytest
 
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import in_float64, level
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 
-PROCESS = gaussian()
+PROCESS = GaussianProcess()
 
 
 def chain_rows(schedule, steps):

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import in_float64
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 
 KEY = jax.random.key(0)
 
@@ -49,7 +49,7 @@ def test_rows_of_learned_betas_can_be_differentiated_to_the_end(x64):
     params = host(made.init(KEY))
 
     def total(perturbation):
-        rows = gaussian().coefficients(made.schedule({"perturbation": perturbation}), jnp.linspace(1, 0, 6))
+        rows = GaussianProcess().coefficients(made.schedule({"perturbation": perturbation}), jnp.linspace(1, 0, 6))
         return rows.x0_scale.sum() + rows.x_t_scale.sum() + rows.log_var_large.sum() + rows.log_var_small.sum()
 
     total = jax.jit(total)

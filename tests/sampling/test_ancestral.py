@@ -9,11 +9,11 @@ import pytest
 from diffusion_jax.objective import prediction, reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import level
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import loop
 from diffusion_jax.sampling.ancestral import ancestral
 
-PROCESS = gaussian()
+PROCESS = GaussianProcess()
 STEPS = 1000
 
 

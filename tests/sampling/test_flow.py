@@ -8,7 +8,7 @@ import pytest
 
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, in_float64, level
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.process.sde import drift_and_diffusion
 from diffusion_jax.sampling import flow, loop
 from diffusion_jax.sampling.flow import carry
@@ -117,7 +117,7 @@ def test_decoding_undoes_encoding(index):
 
 def test_dopri5_walks_in_parts_as_at_once():
     """To the lowest level with noise, and from there to the predicted x0; a sample that is lost is nan."""
-    schedule, process, predict = schedules.cosine(20), gaussian(), oracles.exact(oracles.TWO_MODES)
+    schedule, process, predict = schedules.cosine(20), GaussianProcess(), oracles.exact(oracles.TWO_MODES)
     method = flow.dopri5(1e-6, 1e-6)
     rows = loop.rows(process, schedule, loop.uniform_times(20, 20))
     x = process.prior(schedule, jax.random.split(jax.random.key(0), 4), (2,)).at[3, 0].set(jnp.nan)
@@ -142,7 +142,7 @@ def test_dopri5_walks_in_parts_as_at_once():
 
 def test_ddim_inversion_is_undone_to_first_order(x64):
     """Upwards with `inversion`, down again with DDIM (eta = 0): the error falls with the step."""
-    predict, schedule, process = oracles.exact(oracles.TWO_MODES), schedules.cosine(400), gaussian()
+    predict, schedule, process = oracles.exact(oracles.TWO_MODES), schedules.cosine(400), GaussianProcess()
     x = jnp.asarray(oracles.draw(oracles.TWO_MODES, 32))
 
     def ddim(predict, reverse, row, x, memory, keys):
@@ -162,7 +162,7 @@ def test_ddim_inversion_is_undone_to_first_order(x64):
 
 
 def test_the_way_up_leaves_out_the_step_without_noise():
-    rows = loop.rows(gaussian(), schedules.linear(10), loop.uniform_times(10, 10))
+    rows = loop.rows(GaussianProcess(), schedules.linear(10), loop.uniform_times(10, 10))
     up = flow.upwards(rows)
     assert isinstance(up.at, Level) and len(up.at.t) == 9
     np.testing.assert_allclose(up.to.t, np.arange(1, 10) / 10)

@@ -8,11 +8,11 @@ import pytest
 
 from diffusion_jax.objective import reverse
 from diffusion_jax.process import schedules
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import loop
 from diffusion_jax.sampling.ancestral import ancestral
 
-PROCESS = gaussian()
+PROCESS = GaussianProcess()
 
 
 def test_uniform_times_include_both_ends_and_fall():

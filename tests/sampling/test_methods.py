@@ -13,11 +13,11 @@ from diffusion_jax.experiment import samplers
 from diffusion_jax.objective import reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, in_float64, level, normal
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import edm, exponential, grids, langevin, loop
 from diffusion_jax.sampling.ddim import ddim
 
-PROCESS = gaussian()
+PROCESS = GaussianProcess()
 KERNEL = reverse.fixed_small(PROCESS)
 EXACT = oracles.exact(oracles.TWO_MODES)
 CHAIN = schedules.cosine(40)

@@ -12,11 +12,11 @@ import pytest
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import expand, level, normal
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import loop, posterior
 from diffusion_jax.sampling.ancestral import ancestral
 
-PROCESS = gaussian()
+PROCESS = GaussianProcess()
 STEPS = 1000
 MEAN, VAR = np.array([0.0, 0.7, -0.4, 0.3]), np.array([1.0, 0.25, 1.7, 0.5])
 Y, NOISE = np.array([0.8, -0.5, 1.1, 2.0]), 0.5

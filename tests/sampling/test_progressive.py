@@ -9,10 +9,10 @@ import pytest
 from diffusion_jax.objective import reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import ancestral, loop, progressive
 
-PROCESS, CHAIN = gaussian(), schedules.cosine(25)
+PROCESS, CHAIN = GaussianProcess(), schedules.cosine(25)
 DATA = oracles.TWO_MODES
 
 

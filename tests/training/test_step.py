@@ -13,7 +13,7 @@ from diffusion_jax import devices
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.objective import losses, prediction, time_sampling
 from diffusion_jax.process import schedules
-from diffusion_jax.process.gaussian import gaussian
+from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.training import state, step
 
 STEPS = 50
@@ -30,7 +30,7 @@ def make_loss(network):
         network.apply, lambda params: schedule, prediction.eps(), prediction.tell_step(STEPS)
     )
     term = losses.weighted_mse(lambda params: schedule, prediction.eps(), losses.simple())
-    return losses.weighted_sum(predict, gaussian(), lambda params: schedule, {"mse": (1.0, term)})
+    return losses.weighted_sum(predict, GaussianProcess(), lambda params: schedule, {"mse": (1.0, term)})
 
 
 TIMES = time_sampling.importance(STEPS, window=1)
