@@ -47,6 +47,7 @@ setuptools.setup(
         "scikit-learn>=1.7",
         "scipy>=1.16",
         "tensorflow-datasets>=4.9.9",
+        "tqdm>=4.67",
     ],
     extras_require={
         "cuda12": ["jax[cuda12]>=0.10.2"],
