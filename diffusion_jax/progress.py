@@ -37,7 +37,12 @@ def track(name: str, total: int, initial: int = 0, seconds: float = SECONDS) -> 
     """
     terminal = sys.stderr.isatty()
     loggers = [logger for logger in _reached(log) if any(map(_on_terminal, logger.handlers))] if terminal else []
-    options: dict[str, Any] = {"desc": name, "total": total, "initial": initial, "disable": not log.isEnabledFor(logging.INFO)}
+    options: dict[str, Any] = {
+        "desc": name,
+        "total": total,
+        "initial": initial,
+        "disable": not log.isEnabledFor(logging.INFO),
+    }
     with contextlib.ExitStack() as stack:
         if terminal:
             bar: tqdm = stack.enter_context(tqdm(**options, dynamic_ncols=True, leave=False))
@@ -58,8 +63,10 @@ def track(name: str, total: int, initial: int = 0, seconds: float = SECONDS) -> 
         yield report
 
 
-def silent(done: int) -> None:
-    """A report that shows nothing."""
+@contextlib.contextmanager
+def nothing() -> Iterator[Report]:
+    """Return a report that shows nothing."""
+    yield lambda done: None
 
 
 def _reached(logger: logging.Logger) -> Iterator[logging.Logger]:

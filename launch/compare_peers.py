@@ -88,7 +88,7 @@ def ours(o: Options) -> tuple[Callable[[int], None], int]:
         held = [loop.start(config, experiment, key, shapes)]
         images = np.random.default_rng(0).integers(0, config.data.levels, (o["batch"], *config.data.shape), np.uint8)
         index = np.arange(o["batch"], dtype=np.int32)
-        batch = devices.put({"x0": images, "label": np.zeros_like(index), "index": index})
+        batch = devices.put_local_rows({"x0": images, "label": np.zeros_like(index), "index": index})
 
         def train() -> None:
             held[0], _ = step(held[0], batch, key_train)
@@ -97,12 +97,12 @@ def ours(o: Options) -> tuple[Callable[[int], None], int]:
 
     params = wiring.init(config, experiment.network, key)
     number = count(params)
-    params = devices.replicated(params)
+    params = devices.replicate(params)
     result = [None]
     if o["work"] == "call":
         call, inputs = timing.network_call(config, experiment)
     else:
-        call = devices.spread(experiment.sampler.sample, whole=1)
+        call = devices.map_over_devices(experiment.sampler.sample, replicated=1)
         inputs = (np.arange(o["batch"], dtype=np.uint32),)
 
     def again() -> None:

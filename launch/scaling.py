@@ -108,7 +108,7 @@ def efficiency(step: float, seconds: float) -> tuple[float, float]:
 
 def divided(tree: Any, n: int) -> int:
     """Bytes of the arrays that `parallel=fsdp` divides among n devices; the rest is whole on each of them."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if math.prod(leaf.shape) >= devices.LEAST_SHARDED]
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if math.prod(leaf.shape) >= devices.sharding.LEAST_SHARDED]
     return size([leaf for leaf in leaves if any(length % n == 0 for length in leaf.shape)])
 
 

@@ -1,5 +1,7 @@
 """Placing and mapping over four devices."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,13 +11,13 @@ from diffusion_jax import devices
 
 
 def test_put_spreads_the_rows_over_the_devices():
-    rows = devices.put({"x0": np.arange(24).reshape(8, 3)})["x0"]
+    rows = devices.put_local_rows({"x0": np.arange(24).reshape(8, 3)})["x0"]
     assert [shard.data.shape for shard in rows.addressable_shards] == [(2, 3)] * 4
     np.testing.assert_array_equal(rows, np.arange(24).reshape(8, 3))
 
 
 def test_replicated_and_abstract_describe_the_same_placement():
-    tree = devices.replicated({"a": jnp.ones(3), "n": jnp.zeros((), jnp.int32)})
+    tree = devices.replicate({"a": jnp.ones(3), "n": jnp.zeros((), jnp.int32)})
     for leaf, shape in zip(jax.tree.leaves(tree), jax.tree.leaves(devices.abstract(tree)), strict=True):
         assert leaf.is_fully_replicated and leaf.sharding == shape.sharding
         assert (leaf.shape, leaf.dtype) == (shape.shape, shape.dtype)
@@ -23,39 +25,55 @@ def test_replicated_and_abstract_describe_the_same_placement():
 
 def test_spread_keeps_the_order_and_sums_where_asked():
     rows = jnp.arange(8.0)
-    np.testing.assert_array_equal(devices.spread(lambda a, x: a * x, whole=1)(2.0, rows), 2 * rows)
-    total = devices.spread(lambda x: jax.lax.psum(x.sum(), devices.AXIS), whole=0, summed=True)
+    np.testing.assert_array_equal(devices.map_over_devices(lambda a, x: a * x, replicated=1)(2.0, rows), 2 * rows)
+    total = devices.map_over_devices(lambda x: jax.lax.psum(x.sum(), devices.AXIS), replicated=0, reduced=True)
     assert float(total(rows)) == 28
 
 
 @pytest.mark.parametrize("number", [1, 7, 8, 9, 20])
-def test_tiles_have_one_shape_and_no_sample_depends_on_its_place(number):
+def test_tiles_have_one_shape_and_no_result_depends_on_its_place(number):
     shapes = set()
 
     def sample(params, seeds):
         shapes.add(seeds.shape)
-        return params * seeds[:, None]
+        return {"x": params * seeds[:, None], "none": None}
 
     seeds = np.arange(5, 5 + number, dtype=np.uint32)
-    made = devices.in_tiles(devices.spread(sample, whole=1), jnp.float32(3), (seeds,), tile=2)
-    np.testing.assert_array_equal(made, 3.0 * seeds[:, None])
-    assert shapes == {(2,)}
+    results = devices.TiledMap(sample, tile=2)(jnp.float32(3), seeds)
+    np.testing.assert_array_equal(results["x"], 3.0 * seeds[:, None])
+    assert shapes == {(2,)} and results["none"] is None
+
+
+def test_tiles_of_a_stream_of_batches_of_any_size():
+    tiled = devices.TiledMap(lambda a, b, rows: a * rows["x"] + b, tile=2, replicated=2)
+    batches = [({"x": np.arange(*ends, dtype=np.float32)},) for ends in ((0, 3), (3, 4), (4, 21), (21, 21), (21, 22))]
+    parts = list(tiled.stream((2.0, 1.0), batches, 22))
+    assert [len(part) for part in parts] == [8, 8, 6]
+    np.testing.assert_array_equal(np.concatenate(parts), 2 * np.arange(22) + 1)
+
+
+@pytest.mark.parametrize("sizes", [(), (5,), (4, 4), (1, 2, 3, 9), (12, 1)])
+def test_rebatched_rows_are_the_same_rows(sizes):
+    ends = np.cumsum([0, *sizes])
+    batches = [(np.arange(a, b), {"y": -np.arange(a, b)}) for a, b in itertools.pairwise(ends)]
+    made = list(devices.rebatch(batches, 4))
+    assert all(len(x) == 4 for x, _ in made[:-1])
+    for x, rest in made:
+        np.testing.assert_array_equal(rest["y"], -x)
+    np.testing.assert_array_equal(np.concatenate([[], *(x for x, _ in made)]), np.arange(sum(sizes)))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "key"),
     [
-        (
-            (30, 1, "shard_map"),
-            r"batch_size=30 cannot be divided by 4 devices x accumulate_steps=1; use a multiple of 4",
-        ),
-        ((8, 4, "shard_map"), r"use a multiple of 16"),
-        ((8, 1, "pmpa"), r"parallel='pmpa' is not known; use one of shard_map, pmap"),
-        ((8, 1, "shard_map", True), r"require_accelerator=True, but JAX sees only the CPU"),
+        ((30, 1, "shard_map"), "batch_size=30"),
+        ((8, 4, "shard_map"), "accumulate_steps=4"),
+        ((8, 1, "pmpa"), "parallel='pmpa'"),
+        ((8, 1, "shard_map", True), "require_accelerator=True"),
     ],
 )
-def test_what_the_devices_cannot_do_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_the_devices_cannot_do_is_refused(arguments, key):
+    with pytest.raises(ValueError, match=key):
         devices.check(*arguments)
 
 
@@ -81,7 +99,7 @@ def test_the_compiler_is_told_only_what_it_knows(chosen, monkeypatch):
         chosen.cache_clear()
         monkeypatch.setitem(devices.FASTER, "cpu", unknown)
         assert chosen() is None
-        assert devices.spread(lambda x: 2 * x, whole=0)(np.ones(4)).sum() == 8
+        assert devices.map_over_devices(lambda x: 2 * x, replicated=0)(np.ones(4)).sum() == 8
 
 
 def test_what_the_user_told_the_compiler_stands(chosen, monkeypatch):
@@ -102,8 +120,8 @@ def test_faster_products_and_sums_are_the_plain_ones(chosen, monkeypatch):
         losses, gradients = loss(kernel, x), jax.grad(lambda *args: loss(*args).sum(), (0, 1))(kernel, x)
         return losses, jnp.broadcast_to(gradients[0].ravel(), (len(x), gradients[0].size)), gradients[1]
 
-    fast = devices.spread(work, whole=1)(kernel, x)
+    fast = devices.map_over_devices(work, replicated=1)(kernel, x)
     monkeypatch.setitem(devices.FASTER, "cpu", None)
     chosen.cache_clear()
-    for a, b in zip(fast, devices.spread(work, whole=1)(kernel, x), strict=True):
+    for a, b in zip(fast, devices.map_over_devices(work, replicated=1)(kernel, x), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6 * np.abs(b).max())

@@ -5,7 +5,6 @@ figures, terms, curves = bound.variational_bound(run)
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,7 +20,7 @@ from diffusion_jax.experiment import objectives, paths, samplers, sources
 from diffusion_jax.likelihood import variational
 from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array
-from diffusion_jax.runs import metric_log, pictures, trained
+from diffusion_jax.runs import pictures, trained
 
 log = logging.getLogger(__name__)
 
@@ -76,22 +75,18 @@ def report_bound(run: trained.Run) -> tuple[dict[str, Any], np.ndarray]:
 
 def of_every_example(run: trained.Run, on_data: Callable[..., Any], heldout: Source, tile: int) -> Any:
     """`on_data(params, key, batch)`, a tree of [B, …], of every held-out example, `tile` per device at a time."""
-    terms_of = devices.spread(on_data, whole=2)
     key = jax.random.fold_in(jax.random.key(run.config.seed), 1)
     size = tile * jax.device_count()
-    found = []
-    started = told = time.perf_counter()
-    for j, batch in enumerate(pipeline.in_order(heldout, size, workers=run.config.data.workers)):
-        real = batch.pop("mask") > 0
-        batch["index"] = batch["index"] + np.int32(j * size)
-        terms = devices.fetch(terms_of(run.params, key, devices.place(batch)))
-        found.append(jax.tree.map(lambda values, real=real: values[real], terms))
-        done, now = min(heldout.size, (j + 1) * size), time.perf_counter()
-        if now - told > 5 or done == heldout.size:
-            left = (now - started) / done * (heldout.size - done)
-            log.info("bound: %d of %d examples, %s left", done, heldout.size, metric_log.duration(left))
-            told = now
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+    def batches() -> Iterator[tuple[dict[str, np.ndarray]]]:
+        for i, batch in enumerate(pipeline.in_order(heldout, size, workers=run.config.data.workers)):
+            real = batch.pop("mask") > 0
+            batch["index"] = batch["index"] + np.int32(i * size)
+            yield ({name: rows[real] for name, rows in batch.items()},)
+
+    tiled = devices.TiledMap(on_data, tile, replicated=2, name="examples")
+    parts = list(tiled.stream((run.params, key), batches(), heldout.size))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def baseline(config: ConfigDict, heldout: Source) -> float:

@@ -122,14 +122,8 @@ def _ways(run: Run, by: str) -> tuple[Callable[..., Carried], Callable[..., Carr
 
 def _carry(run: Run, way: Callable[..., Carried], x: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, float]:
     """`way` over any number of rows, in calls of sampler.tile per device."""
-    size = run.config.sampler.tile * jax.device_count()
-    spread = devices.spread(lambda params, rows: way(params, rows["x"], rows["label"]), whole=1)
-    found = []
-    for first in range(0, len(x), size):
-        here = np.resize(np.arange(first, min(first + size, len(x))), size)
-        rows = {"x": np.asarray(x, np.float32)[here], "label": np.asarray(label, np.int32)[here]}
-        found.append(devices.fetch(spread(run.params, devices.place(rows))))
-    carried, calls, ok = (np.concatenate(parts)[: len(x)] for parts in zip(*found, strict=True))
+    tiled = devices.TiledMap(way, run.config.sampler.tile, name="examples")
+    carried, calls, ok = tiled(run.params, np.asarray(x, np.float32), np.asarray(label, np.int32))
     if not ok.all():
         options = run.config.ode
         raise FloatingPointError(

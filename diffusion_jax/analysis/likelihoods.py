@@ -12,8 +12,7 @@ import functools
 import itertools
 import logging
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +30,7 @@ from diffusion_jax.likelihood.variational import standard_error, to_bits
 from diffusion_jax.objective import bound as objective_bound
 from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array, level
-from diffusion_jax.runs import metric_log, pictures, trained
+from diffusion_jax.runs import pictures, trained
 from diffusion_jax.runs.trained import Run
 from diffusion_jax.sampling import flow
 
@@ -284,19 +283,16 @@ def each_example(run: Run, function: Callable[..., Any], copies: int, name: str)
         keys = jax.vmap(key_of)(rows["example"], rows["copy"])
         return function(params, keys, to_model(rows["x0"], config.data.levels), rows["label"])
 
-    spread = devices.spread(on_rows, whole=2)
+    def batches() -> Iterator[tuple[dict[str, np.ndarray]]]:
+        for first in range(0, total, size):
+            places = np.divmod(np.arange(first, min(first + size, total)), copies)
+            example, copy = (part.astype(np.int32) for part in places)
+            yield ({"x0": x[example], "label": np.asarray(label)[example], "example": example, "copy": copy},)
+
+    tiled = devices.TiledMap(on_rows, config.sampler.tile, replicated=2, name=name)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
-    found = []
-    started = time.perf_counter()
-    for first in range(0, total, size):
-        here = np.resize(np.arange(first, min(first + size, total)), size)
-        example, copy = (part.astype(np.int32) for part in np.divmod(here, copies))
-        rows = {"x0": x[example], "label": np.asarray(label)[example], "example": example, "copy": copy}
-        found.append(devices.fetch(spread(run.params, key, devices.place(rows))))
-        done = min(first + size, total)
-        left = (time.perf_counter() - started) / done * (total - done)
-        log.info("%s: %d of %d, %s left", name, done, total, metric_log.duration(left))
-    return jax.tree.map(lambda *parts: np.concatenate(parts)[:total].reshape(heldout.size, copies), *found)
+    parts = list(tiled.stream((run.params, key), batches(), total))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays).reshape(heldout.size, copies), *parts)
 
 
 def dims(run: Run) -> int:

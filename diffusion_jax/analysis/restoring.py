@@ -64,7 +64,7 @@ def restore(
     known = degraded.rotate(x0) + noise * drawn
     each = [seeds, np.asarray(known, np.float32), *([label] if guidances.asks_for_class(config) else [])]
     shown = degraded.show(known)
-    restored = devices.in_tiles(devices.spread(restorer, whole=1), run.params, tuple(each), config.sampler.tile)
+    restored = devices.TiledMap(restorer, config.sampler.tile, name="restored examples")(run.params, *each)
     unknown = np.broadcast_to(~degraded.mask if not noise else np.ones_like(degraded.mask), x0.shape)
 
     scale = 127.5 * config.data.std

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from diffusion_jax import __version__, arguments
+from diffusion_jax import __version__, arguments, progress
 from diffusion_jax.experiment import sources, wiring
 from diffusion_jax.runs import metric_log
 from diffusion_jax.training import checkpoints
@@ -207,7 +207,7 @@ def sweep(file: str, workdir: str) -> dict[str, Any]:
             write(place / RESULT, result)
             counts[result["status"]] += 1
             spent.append(time.perf_counter() - started)
-            left = metric_log.duration((len(runs) - i) * sum(spent) / len(spent))
+            left = progress.duration((len(runs) - i) * sum(spent) / len(spent))
             outcome = f"{result['status']}: {result['reason']}" if result["reason"] else result["status"]
             log.info("%d/%d %s: %s, %.0f s; %s left at most", i, len(runs), run.name, outcome, spent[-1], left)
     finally:

@@ -138,7 +138,7 @@ def training(
 
 def data_alone(config: ConfigDict, source: Source) -> float:
     """Images/s of this process's batches as they are made, without a device."""
-    rows = devices.rows(config.batch_size)
+    rows = devices.local_rows(config.batch_size)
     made = pipeline.batches(
         source, config.seed, 0, config.batch_size, config.data.flip, rows, workers=config.data.workers
     )
@@ -161,7 +161,7 @@ def network_call(config: ConfigDict, experiment: wiring.Experiment) -> tuple[Cal
         return experiment.predict(params, x, at, label if guidances.asks_for_class(config) else None).x0
 
     x = np.random.default_rng(0).standard_normal((number, *config.data.shape)).astype(np.float32)
-    return devices.spread(call, whole=1), (x, np.zeros(number, np.int32))
+    return devices.map_over_devices(call, replicated=1), (x, np.zeros(number, np.int32))
 
 
 def sampling(config: ConfigDict, experiment: wiring.Experiment, params: Any, repeats: int) -> Figures:
@@ -187,7 +187,7 @@ def sampling(config: ConfigDict, experiment: wiring.Experiment, params: Any, rep
     whole = jax.tree.leaves(jax.eval_shape(experiment.sampler.rows, params))[0].shape[0]
     steps = int(np.clip(whole * MOST_SECONDS / (calls * figures["network_call_seconds"]), min(2, whole), whole))
     began = time.perf_counter()
-    made: Any = devices.spread(walk, whole=1)
+    made: Any = devices.map_over_devices(walk, replicated=1)
     sample = made.lower(params, seeds).compile()
     figures["sampling_compile_seconds"] = time.perf_counter() - began
     jax.block_until_ready(sample(params, seeds))
@@ -219,8 +219,8 @@ def extraction(network: FeatureNetwork, source: Source, repeats: int) -> Figures
     """Of a call of a feature network as statistics are made: network.tile examples on each device, back on the host."""
     number = network.tile * (jax.device_count() if network.compiled else 1)
     x = source.read(np.arange(number) % source.size)[0]
-    apply = devices.spread(network.apply, whole=1) if network.compiled else network.apply
-    params = devices.replicated(network.params) if network.compiled else network.params
+    apply = devices.map_over_devices(network.apply, replicated=1) if network.compiled else network.apply
+    params = devices.replicate(network.params) if network.compiled else network.params
     (of_call,), _ = in_turn([lambda times: [jax.device_get(apply(params, x)) for _ in range(times)]], repeats)
     of_features = {"features": network.name, "features_images_per_second": number / float(np.median(of_call))}
     return summary("features_call", of_call) | {"features_call_images": number} | of_features

@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import pathlib
-import time
 import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -22,12 +21,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import __version__, devices, files
+from diffusion_jax import __version__, devices, files, progress
 from diffusion_jax.data import pipeline
 from diffusion_jax.experiment import sources
 from diffusion_jax.metrics.features import FeatureNetwork
 from diffusion_jax.metrics.figures import Features
-from diffusion_jax.runs import metric_log
 
 log = logging.getLogger(__name__)
 
@@ -64,55 +62,46 @@ def versions() -> dict[str, str]:
 
 
 def extract(network: FeatureNetwork, levels: int, batches: Iterable[np.ndarray], total: int, what: str) -> Features:
-    """The features of examples at rest, in batches of any size: float32 [N,F], and logits. Spread over the devices.
+    """The features of examples at rest, in batches of any size: float32 [N,F], and logits. On all devices.
 
     Every device works on `network.tile` examples at a time, so that features depend neither on the size of the batches
     nor on the number of devices. Raises ValueError for images of floats beyond [-1, 1], or features not finite.
     """
-    per_call = network.tile * jax.device_count() if network.compiled else network.tile
-    apply = devices.spread(network.apply, whole=1) if network.compiled else network.apply
-    params = devices.replicated(network.params) if network.compiled else network.params
-    found: list[list[np.ndarray]] = [[], []]
-    done, started = 0, time.perf_counter()
-    for x in _rebatched(batches, per_call):
-        if network.images and levels == 0 and not (np.abs(x) <= 1).all():
-            raise ValueError(
-                f"{what}: images of floats must lie in [-1, 1] for features={network.name}, but reach from {x.min():g} "
-                f"to {x.max():g}; rescale them, or save uint8 images and set levels=256"
-            )
-        padded = x[np.arange(per_call) % len(x)] if network.compiled else x
-        for kept, rows in zip(found, apply(params, padded), strict=True):
-            if rows is not None:
-                made = devices.fetch(rows) if network.compiled else rows
-                kept.append(np.asarray(made, np.float32)[: len(x)])
-        if not np.isfinite(found[0][-1]).all():
-            bad = done + int(np.argmin(np.isfinite(found[0][-1]).all(1)))
-            raise ValueError(f"{what}: features={network.name} of example {bad} are not finite; look at that example")
-        done += len(x)
-        left = (time.perf_counter() - started) / done * (total - done)
-        rate = done / (time.perf_counter() - started)
-        log.info(
-            "features of %s: %d of %d, %s a second, %s left",
-            what,
-            done,
-            total,
-            f"{rate:,.4g}",
-            metric_log.duration(left),
-        )
-    return Features(np.concatenate(found[0]), np.concatenate(found[1]) if found[1] else None)
+
+    def checked() -> Iterator[np.ndarray]:
+        for x in batches:
+            if network.images and levels == 0 and not (np.abs(x) <= 1).all():
+                raise ValueError(
+                    f"{what}: images of floats must lie in [-1, 1] for features={network.name} (got {x.min():g} to "
+                    f"{x.max():g}). Rescale them, or save uint8 images and set levels=256"
+                )
+            yield x
+
+    parts: list[Features] = []
+    done = 0
+    for features, logits in _applied(network, checked(), total, f"features of {what}"):
+        if not np.isfinite(features).all():
+            bad = done + int(np.argmin(np.isfinite(features).all(1)))
+            raise ValueError(f"{what}: features={network.name} of example {bad} are not finite. Check that example")
+        parts.append(Features(np.asarray(features, np.float32), logits))
+        done += len(features)
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def _rebatched(batches: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """The same rows in batches of `size`, the last one shorter."""
-    waiting: list[np.ndarray] = []
-    for batch in batches:
-        waiting.append(batch)
-        while sum(map(len, waiting)) >= size:
-            rows = np.concatenate(waiting)
-            yield rows[:size]
-            waiting = [rows[size:]] if len(rows) > size else []
-    if waiting:
-        yield np.concatenate(waiting)
+def _applied(
+    network: FeatureNetwork, batches: Iterable[np.ndarray], total: int, name: str
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Yield features and logits, batch by batch."""
+    if network.compiled:
+        tiled = devices.TiledMap(network.apply, network.tile, name=name)
+        yield from tiled.stream((devices.replicate(network.params),), ((x,) for x in batches), total)
+        return
+    with progress.track(name, total) as report:
+        done = 0
+        for x in devices.rebatch(batches, network.tile):
+            yield network.apply(network.params, x)
+            done += len(x)
+            report(done)
 
 
 def of_split(config: ConfigDict, split: str, network: FeatureNetwork) -> Features:

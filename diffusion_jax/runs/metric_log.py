@@ -22,6 +22,7 @@ import numpy as np
 from clu import parameter_overview
 from etils import epath
 
+from diffusion_jax.progress import duration, per_second
 from diffusion_jax.runs import pictures
 
 log = logging.getLogger(__name__)
@@ -116,49 +117,12 @@ def progress(
     parts = [
         f"step {step:,}/{total:,} ({math.floor(100 * step / total)} %)",
         f"loss {loss:.4g}",
-        f"{_rate(images_per_second)} images/s",
+        f"{per_second(images_per_second)} images/s",
         f"{duration(seconds_left)} left",
     ]
     if next_checkpoint is not None:
         parts.append(f"next checkpoint at {next_checkpoint:,}")
     return "  ".join(parts)
-
-
-def progress_bar(what: str, total: int, width: int = 30) -> Callable[[int], None]:
-    """`report(done)`: log a bar and the time left, from the pace since the first report, as that one has compiled.
-
-    Nothing is logged of what is done at the first report.
-    """
-    first: list[tuple[int, float]] = []
-
-    def report(done: int) -> None:
-        if not first and done == total:
-            return
-        first.append((done, time.perf_counter()))
-        (before, began), (_, now) = first[0], first[-1]
-        left = f"{duration((now - began) / (done - before) * (total - done))} left" if done > before else "…"
-        filled = width * done // total
-        log.info("%s [%s%s] %s/%s  %s", what, "#" * filled, "." * (width - filled), f"{done:,}", f"{total:,}", left)
-
-    return report
-
-
-def _rate(number: float) -> str:
-    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
-
-
-def duration(seconds: float) -> str:
-    """A length of time in its two largest units, e.g. "3 min 20 s"."""
-    if not math.isfinite(seconds):
-        return "unknown time"
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
 @dataclasses.dataclass

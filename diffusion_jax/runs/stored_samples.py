@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import logging
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +15,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from diffusion_jax import devices, files
-from diffusion_jax.runs import metric_log, trained
+from diffusion_jax import devices, files, progress
+from diffusion_jax.runs import trained
 from diffusion_jax.training import loop
 
 log = logging.getLogger(__name__)
@@ -55,17 +54,16 @@ def shards(run: trained.Run, seeds: np.ndarray) -> Iterator[tuple[np.ndarray, np
     to_draw = np.flatnonzero(missing)
     log.info("samples: %d of %d are kept in %s", len(seeds) - len(to_draw), len(seeds), directory)
     draw = loop.samples(run.config, run.experiment.sampler, complete=True)
-    per_call, started = run.config.sampler.tile * jax.device_count(), time.perf_counter()
-    for first in range(0, len(to_draw), per_call):
-        rows = to_draw[first : first + per_call]
-        samples = draw(run.params, seeds[rows])
-        if devices.is_first():
-            path = directory / f"{seeds[rows[0]]:010d}-{len(rows)}.npz"
-            files.save_npz(path, {"seeds": seeds[rows], "samples": samples})
-        yield rows, samples
-        done = first + len(rows)
-        left = (time.perf_counter() - started) / done * (len(to_draw) - done)
-        log.info("samples: %d of %d drawn, %s left", done, len(to_draw), metric_log.duration(left))
+    per_call = run.config.sampler.tile * jax.device_count()
+    with progress.track("samples", len(to_draw)) as report:
+        for first in range(0, len(to_draw), per_call):
+            rows = to_draw[first : first + per_call]
+            samples = draw(run.params, seeds[rows])
+            if devices.is_first():
+                path = directory / f"{seeds[rows[0]]:010d}-{len(rows)}.npz"
+                files.save_npz(path, {"seeds": seeds[rows], "samples": samples})
+            yield rows, samples
+            report(first + len(rows))
     devices.wait_for_all("samples are kept")  # whoever looks next, in any process, finds them all
 
 

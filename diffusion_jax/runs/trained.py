@@ -59,7 +59,7 @@ def load(workdir: str, step: int | str = "newest", ema: str = "", **sections: Ma
             "use that version, or train again"
         ) from error
     number = checkpoints.find_step(workdir, step)
-    return Run(workdir, number, ema, config, experiment, devices.replicated(weights | of_guide), guide)
+    return Run(workdir, number, ema, config, experiment, devices.replicate(weights | of_guide), guide)
 
 
 def first_average(config: ConfigDict) -> str:

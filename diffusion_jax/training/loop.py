@@ -187,9 +187,9 @@ def training_step(config: ConfigDict, experiment: wiring.Experiment, shapes: Any
 
 def stream(config: ConfigDict, source: Source, first: int, rollbacks: int) -> Generator[Any, None, None]:
     """The batches from step `first` on, on the devices; of each, this process reads its rows."""
-    seed, data, rows = config.seed + ORDERS_APART * rollbacks, config.data, devices.rows(config.batch_size)
+    seed, data, rows = config.seed + ORDERS_APART * rollbacks, config.data, devices.local_rows(config.batch_size)
     made = pipeline.batches(source, seed, first, config.batch_size, data.flip, rows, data.workers)
-    return pipeline.prefetch(made, devices.put)
+    return pipeline.prefetch(made, devices.put_local_rows)
 
 
 def after(key: jax.Array, rollbacks: int) -> jax.Array:
@@ -252,18 +252,17 @@ def is_drawn(n: int, every: int) -> bool:
 
 
 def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Callable[..., np.ndarray]:
-    """`draw(params, seeds [N], label=None) -> [N,*D]`, in the levels of the data; see `parallel.in_tiles`.
+    """`draw(params, seeds [N], label=None) -> [N,*D]`, in the levels of the data; see `devices.TiledMap`.
 
     label [N]: the classes to draw; without it those that the sampler draws for the seeds, if it takes any. It logs how
     far it is after each of its calls, if it needs several. complete: raise FloatingPointError where an adaptive sampler
     did not keep to its tolerance in the allowed calls.
     """
-    sample = devices.spread(sampler.sample, whole=1)
+    sample = devices.TiledMap(sampler.sample, config.sampler.tile, name="samples")
 
     def draw(params: Any, seeds: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
-        bar = metric_log.progress_bar("samples", len(seeds))
         each = (seeds.astype(np.uint32),) if label is None else (seeds.astype(np.uint32), label.astype(np.int32))
-        x = devices.in_tiles(sample, params, each, config.sampler.tile, bar)
+        x = sample(params, *each)
         lost = np.isnan(x.reshape(len(x), -1)).any(1).sum()
         if complete and lost and config.sampler.name == "dopri5":
             options = config.sampler.dopri5
@@ -302,7 +301,7 @@ def heldout_loss(
     size = min(heldout.size, config.eval.max_examples)
     examples = heldout._replace(size=size)
     measure = step.make_eval_step(experiment.loss, config.process.num_steps, config.batch_size, config.times.min_t)
-    eval_step = devices.spread(lambda *args: measure(*args, axis=devices.AXIS), whole=2, summed=True)
+    eval_step = devices.map_over_devices(lambda *args: measure(*args, axis=devices.AXIS), replicated=2, reduced=True)
 
     def evaluate(params: Any) -> dict[str, float]:
         total = None
@@ -310,7 +309,7 @@ def heldout_loss(
             batches = pipeline.in_order(examples, config.batch_size, workers=config.data.workers)
             for j, rows in enumerate(batches):
                 key_j = jax.random.fold_in(jax.random.fold_in(key, i), j)
-                sums = eval_step(params, key_j, devices.place(pipeline.pad(rows, jax.device_count())))
+                sums = eval_step(params, key_j, devices.put_rows(pipeline.pad(rows, jax.device_count())))
                 total = sums if total is None else jax.tree.map(np.add, total, sums)
         assert total is not None
         loss, count = (np.asarray(total[name], np.float64) for name in ("loss", "count"))

@@ -1,7 +1,6 @@
 """The frontier: every cell once, by counted calls, and refused before anything is drawn."""
 
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from PIL import Image
 
 from diffusion_jax import main
 from diffusion_jax.analysis import frontier
-from diffusion_jax.runs import metric_log, pictures, trained
+from diffusion_jax.runs import pictures, trained
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -88,21 +87,3 @@ def test_picture_of_judged_cells(tmp_path):
         del one["svm_confidence_ratio"]
     pictures.frontier(tmp_path / "f.png", cells, "title", 1.5)
     assert judged > width(tmp_path / "f.png")
-
-
-def test_the_bar_tells_how_far_and_how_long(caplog, monkeypatch):
-    now = iter((0.0, 20.0, 40.0))
-    monkeypatch.setattr(metric_log.time, "perf_counter", lambda: next(now))
-    logger = logging.getLogger("diffusion_jax")
-    monkeypatch.setattr(logger, "handlers", [])  # those that main.run has set
-    monkeypatch.setattr(logger, "propagate", True)
-    with caplog.at_level(logging.INFO, "diffusion_jax"):
-        report = metric_log.progress_bar("samples", 2000, width=10)
-        for done in (500, 1000, 2000):
-            report(done)
-        metric_log.progress_bar("samples", 64)(64)
-    assert [record.message for record in caplog.records] == [
-        "samples [##........] 500/2,000  …",
-        "samples [#####.....] 1,000/2,000  40 s left",
-        "samples [##########] 2,000/2,000  0 s left",
-    ]

@@ -146,25 +146,6 @@ def test_heavy_packages_wait_until_they_are_needed():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(
-    "seconds, said",
-    [
-        (0.2, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 0 s"),
-        (200, "3 min 20 s"),
-        (3599.6, "1 h 0 min"),
-        (4330, "1 h 12 min"),
-        (183_600, "2 d 3 h"),
-        (-1, "0 s"),
-        (math.inf, "unknown time"),
-        (math.nan, "unknown time"),
-    ],
-)
-def test_duration(seconds, said):
-    assert metric_log.duration(seconds) == said
-
-
 def test_progress():
     line = metric_log.progress(1200, 10_000, 1234.5, 4330, 0.0312345, 2000)
     assert line == "step 1,200/10,000 (12 %)  loss 0.03123  1,234 images/s  1 h 12 min left  next checkpoint at 2,000"

@@ -108,7 +108,7 @@ def test_what_may_differ_on_resume(uninterrupted, tmp_path, monkeypatch):
     config.report.every, config.checkpoint.keep = 2, 1
     assert loop.train(config, str(tmp_path))["step"] == 4
     config.update(train_steps=5, parallel="fsdp")
-    monkeypatch.setattr(devices, "LEAST_SHARDED", 16)
+    monkeypatch.setattr(devices.sharding, "LEAST_SHARDED", 16)
     assert loop.train(config, str(tmp_path))["step"] == 5
     config.update(train_steps=6, parallel="shard_map")
     assert loop.train(config, str(tmp_path))["step"] == 6

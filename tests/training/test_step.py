@@ -63,7 +63,7 @@ def run(layout, accumulate_steps, steps):
     train_step = compiled(layout, accumulate_steps)
     train_state = jax.tree.map(jnp.copy, start())  # it is donated
     train_state = train_state if layout is None else jax.device_put(train_state, devices.shardings(start(), layout))
-    place = devices.put if layout else (lambda rows: rows)
+    place = devices.put_local_rows if layout else (lambda rows: rows)
     seen, norms, gradient = [], [], None
     for n in range(steps):
         train_state, metrics = train_step(train_state, place(batch(n)), jax.random.key(7))
@@ -88,7 +88,7 @@ def reference():
 @pytest.mark.parametrize(("layout", "accumulate_steps"), [("shard_map", 1), ("fsdp", 4), ("pmap", 4)])
 def test_layout_does_not_change_training(layout, accumulate_steps, reference, monkeypatch):
     """1 device against 4, accumulation 1 against 4, all modes, dropout on, 20 steps past the warm-up of 5."""
-    monkeypatch.setattr(devices, "LEAST_SHARDED", 64)
+    monkeypatch.setattr(devices.sharding, "LEAST_SHARDED", 64)
     assert (devices.device_bytes(start(), layout) < 0.3 * devices.device_bytes(start())) == (layout == "fsdp")
     want_state, want_losses, want_norms, want_gradient = reference
     assert jax.device_count() == 4
@@ -108,7 +108,7 @@ def test_layout_does_not_change_training(layout, accumulate_steps, reference, mo
 def test_history_of_all_devices_is_in_the_order_of_the_batch():
     index = jnp.array([3, 0, 2, 1])
     np.testing.assert_array_equal(step.in_order(index, (index * 10.0,), None)[0], [0, 10, 20, 30])
-    gathered = devices.spread(lambda i, x: step.in_order(i, x, devices.AXIS), whole=0, summed=True)
+    gathered = devices.map_over_devices(lambda i, x: step.in_order(i, x, devices.AXIS), replicated=0, reduced=True)
     np.testing.assert_array_equal(gathered(index, index * 10.0), [0, 10, 20, 30])
 
 

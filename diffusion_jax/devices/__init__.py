@@ -1,0 +1,52 @@
+"""Processes and devices: the only package, beside the training step, that knows of meshes, axes and mapping.
+
+processes   joining the processes of a run, preemption
+sharding    placing arrays on devices, mapping functions over devices
+tiles       mapping a function over any number of examples
+"""
+
+from diffusion_jax.devices.processes import from_slurm, initialise, is_first, local_rows, preemption, wait_for_all
+from diffusion_jax.devices.sharding import (
+    AXIS,
+    FASTER,
+    MODES,
+    abstract,
+    check,
+    compiler_options,
+    device_bytes,
+    fetch,
+    map_over_devices,
+    mesh,
+    parallelise,
+    put_local_rows,
+    put_rows,
+    replicate,
+    shardings,
+)
+from diffusion_jax.devices.tiles import TiledMap, rebatch
+
+__all__ = [
+    "AXIS",
+    "FASTER",
+    "MODES",
+    "TiledMap",
+    "abstract",
+    "check",
+    "compiler_options",
+    "device_bytes",
+    "fetch",
+    "from_slurm",
+    "initialise",
+    "is_first",
+    "local_rows",
+    "map_over_devices",
+    "mesh",
+    "parallelise",
+    "preemption",
+    "put_local_rows",
+    "put_rows",
+    "rebatch",
+    "replicate",
+    "shardings",
+    "wait_for_all",
+]

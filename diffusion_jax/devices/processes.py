@@ -1,0 +1,133 @@
+"""The processes of a run: joining them, who writes files, which rows each reads, and preemption."""
+
+import contextlib
+import glob
+import importlib.util
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+
+def initialise(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    local_devices: int = 0,
+) -> None:
+    """Join the other processes of this run, if there are any.
+
+    The three arguments name them; without any, SLURM's environment or a TPU's metadata does. Must be called before any
+    other function of JAX. local_devices: the number of devices that this process must see; 0: no check. Raises
+    ValueError if only some of the three are given, or if the number of processes or devices is another than expected;
+    ConnectionError if the other processes cannot be reached.
+    """
+    given = {"coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) in (1, 2):
+        raise ValueError(
+            f"--{missing[0]}: missing. Give all three, or none; given: "
+            f"{', '.join(f'--{n}' for n in given if n not in missing)}"
+        )
+    if missing:
+        arguments = from_slurm(os.environ) or ({} if _on_tpu() else None)
+    else:
+        assert num_processes is not None and process_id is not None
+        if not 0 <= process_id < num_processes:
+            raise ValueError(
+                f"--process_id={process_id}: must be 0 to {num_processes - 1} (--num_processes={num_processes})"
+            )
+        arguments = given | {"cluster_detection_method": "deactivate"}
+    if arguments is not None and not jax.distributed.is_initialized():
+        try:
+            jax.distributed.initialize(**arguments)
+        except RuntimeError as error:
+            raise ConnectionError(
+                f"the processes of this run cannot connect ({error}). Check that process 0 runs at "
+                f"{arguments.get('coordinator_address', 'the first node')}"
+            ) from error
+    expected = (arguments or {}).get("num_processes")
+    if expected is not None and jax.process_count() != expected:
+        raise ValueError(f"expected {expected} processes, but JAX sees {jax.process_count()}")
+    if local_devices and jax.local_device_count() != local_devices:
+        raise ValueError(
+            f"--local_devices={local_devices}: process {jax.process_index()} sees {jax.local_device_count()} of "
+            f"{jax.device_count()} devices. A task of a SLURM job sees a single GPU if there is one task per GPU, or "
+            "if tasks are bound to GPUs (--gpus-per-task, --gpu-bind): use --ntasks-per-node=1, or --local_devices=1"
+        )
+
+
+def from_slurm(environment: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return the arguments of `jax.distributed.initialize` for a step of a SLURM job with several tasks, else None.
+
+    The GPUs of a node are divided among its tasks, whether each task is bound to its own GPUs or sees all of them. (JAX
+    alone gives every task a single GPU, even if a node has only one task.)
+    """
+    if "SLURM_STEP_ID" not in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
+        return None
+    tasks = _tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))[
+        int(environment.get("SLURM_NODEID", "0"))
+    ]
+    visible = environment.get("CUDA_VISIBLE_DEVICES", environment.get("ROCR_VISIBLE_DEVICES", ""))
+    gpus = len(visible.split(",")) if visible else int(environment.get("SLURM_GPUS_ON_NODE", "0"))
+    share = max(1, gpus // tasks)
+    first = int(environment["SLURM_LOCALID"]) * share if gpus >= tasks else 0
+    return {
+        "num_processes": int(environment["SLURM_STEP_NUM_TASKS"]),
+        "process_id": int(environment["SLURM_PROCID"]),
+        "local_device_ids": list(range(first, first + share)) if gpus else [],
+    }
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """Expand SLURM's "2(x3),1" to [2, 2, 2, 1]."""
+    parts = [part.rstrip(")").split("(x") for part in text.split(",")]
+    return [int(part[0]) for part in parts for _ in range(int(part[1]) if len(part) > 1 else 1)]
+
+
+def _on_tpu() -> bool:
+    """Return whether this machine has TPUs."""
+    return importlib.util.find_spec("libtpu") is not None and bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*"))
+
+
+def is_first() -> bool:
+    """Return whether this is process 0, which alone writes files and prints."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(barrier: str) -> None:
+    """Wait until every process of the run has reached the barrier of this name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(barrier)
+
+
+def local_rows(batch_size: int) -> slice:
+    """Return the rows of the global batch that this process reads. Raises ValueError if they cannot be divided."""
+    each, rest = divmod(batch_size, jax.process_count())
+    if rest:
+        raise ValueError(f"batch_size={batch_size}: not divisible by {jax.process_count()} processes")
+    return slice(jax.process_index() * each, (jax.process_index() + 1) * each)
+
+
+@contextlib.contextmanager
+def preemption() -> Iterator[Callable[[int], bool]]:
+    """Catch SIGTERM; yield `preempted(step)`, which returns whether it came, on all processes after the same step.
+
+    With several processes, JAX's preemption service passes the signal of one process on to all.
+    """
+    if jax.process_count() > 1:
+        yield lambda step: bool(multihost_utils.reached_preemption_sync_point(step))
+        return
+    received = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
+        yield lambda step: False
+        return
+    previous = signal.signal(signal.SIGTERM, lambda *_: received.set())
+    try:
+        yield lambda step: received.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, previous)

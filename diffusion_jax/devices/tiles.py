@@ -1,0 +1,77 @@
+"""Map a function over any number of examples, in tiles of fixed size on every device."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffusion_jax import progress
+from diffusion_jax.devices import sharding
+
+
+class TiledMap:
+    """A function of examples, mapped over any number of them.
+
+    Every device works on `tile` examples per call; the last call is padded with examples of the same call. So a single
+    program is compiled, and no result depends on the number of examples, their order, or the number of devices, as long
+    as each row of `function` depends on its own example alone.
+    """
+
+    def __init__(self, function: Callable[..., Any], tile: int, replicated: int = 1, name: str = "") -> None:
+        """Map `function(*whole, *examples) -> tree of [B, …]`.
+
+        replicated: the number of leading arguments that every device gets whole. name: that of the progress that calls
+        report; "": none.
+        """
+        self.mapped = sharding.map_over_devices(function, replicated)
+        self.tile, self.replicated, self.name = tile, replicated, name
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Return the results, a tree of arrays [N, …] on the host, for examples that are trees of arrays [N, …]."""
+        whole, examples = arguments[: self.replicated], arguments[self.replicated :]
+        parts = list(self.stream(whole, [examples], count_rows(examples)))
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+    def stream(self, whole: tuple[Any, ...], batches: Iterable[tuple[Any, ...]], total: int) -> Iterator[Any]:
+        """Yield the results call by call, for `total` examples that come in batches of any size.
+
+        Each batch is the tuple of the arguments after those in `whole`.
+        """
+        size = self.tile * jax.device_count()
+        with progress.track(self.name, total) if self.name and total > size else progress.nothing() as report:
+            done = 0
+            for rows in rebatch(batches, size):
+                count = count_rows(rows)
+                padded = jax.tree.map(lambda x, count=count: x[np.arange(size) % count], rows)
+                results = sharding.fetch(self.mapped(*whole, *sharding.put_rows(padded)))
+                done += count
+                report(done)
+                yield jax.tree.map(lambda x, count=count: x[:count], results)
+
+
+def rebatch(batches: Iterable[Any], size: int) -> Iterator[Any]:
+    """Yield the same rows, of trees of arrays [B, …], in batches of `size`, the last one shorter."""
+    waiting: list[Any] = []
+    missing = size
+    for batch in batches:
+        rows, first = count_rows(batch), 0
+        while first < rows:
+            part = jax.tree.map(lambda x, begin=first, end=first + missing: np.asarray(x[begin:end]), batch)
+            waiting.append(part)
+            first += missing
+            missing -= count_rows(part)
+            if not missing:
+                yield _joined(waiting)
+                waiting, missing = [], size
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(parts: list[Any]) -> Any:
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def count_rows(tree: Any) -> int:
+    """Return the length of the first axis of a tree's arrays."""
+    return len(jax.tree.leaves(tree)[0])
