@@ -1,20 +1,70 @@
-"""Files of arrays that are there whole or not at all."""
+"""Write files atomically: a reader sees the whole new file, or what was there before.
 
+A file is written under a temporary name beside its own, and renamed when it is complete. JSON has no NaN or infinity;
+`json_ready` replaces them by the strings "nan", "inf" and "-inf", which `number` reads.
+"""
+
+import contextlib
+import json
+import math
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+@contextlib.contextmanager
+def replacing(path: os.PathLike | str) -> Iterator[epath.Path]:
+    """Yield the temporary name of a file or folder, which replaces `path` at the end; after an error it is removed."""
+    place = epath.Path(path).expanduser()
+    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        yield temporary
+        temporary.replace(place)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def save_bytes(path: os.PathLike | str, data: bytes) -> None:
+    """Write bytes."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def save_text(path: os.PathLike | str, text: str) -> None:
+    """Write a text."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def save_json(path: os.PathLike | str, value: Any) -> None:
+    """Write a value as JSON, after `json_ready`; what JSON does not know is written as a list."""
+    save_text(path, json.dumps(json_ready(value), indent=1, allow_nan=False, default=list) + "\n")
+
 
 def save_npz(path: os.PathLike | str, arrays: Mapping[str, Any]) -> None:
-    """Write arrays by name into a .npz, under another name first; what fails leaves nothing new behind."""
-    place = epath.Path(path).expanduser()
-    unfinished = place.with_name(f".{place.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as file:
-            np.savez(file, **dict(arrays))
-        unfinished.replace(place)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """Write arrays by name into a .npz file."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **dict(arrays))
+
+
+def json_ready(value: Any) -> Any:
+    """Return a value with the floats that are not finite replaced by strings, in nested dicts and lists too."""
+    if isinstance(value, Mapping):
+        return {key: json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def number(value: Any) -> Any:
+    """Return a value that `json_ready` has written as it was."""
+    return NOT_FINITE.get(value, value) if isinstance(value, str) else value

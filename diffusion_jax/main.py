@@ -77,10 +77,10 @@ def run(argv: list[str]) -> int:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
-    from diffusion_jax.runs import metric_log
+    from diffusion_jax import files
 
     if first:
-        print(json.dumps(metric_log.plain(results), allow_nan=False))
+        print(json.dumps(files.json_ready(results), allow_nan=False))
     return PREEMPTED if results.get("preempted") else 0
 
 

@@ -22,6 +22,7 @@ import subprocess
 import sys
 from typing import Any
 
+from diffusion_jax import files
 from diffusion_jax.analysis import sweeps
 from diffusion_jax.arguments import one_line
 from diffusion_jax.main import PREEMPTED
@@ -87,7 +88,7 @@ def run(directory: pathlib.Path, name: str | None) -> int:
     result = sweeps.carry_out(cell, place, sweeps.environment(directory), before)
     if told and result["status"] == "failed":
         return PREEMPTED
-    sweeps.write(place / sweeps.RESULT, result)
+    files.save_json(place / sweeps.RESULT, result)
     print(f"{name}: {result['status']} {result['reason']}".rstrip())
     return int(result["status"] == "failed")
 

@@ -1,5 +1,8 @@
 """A file by its name is whole, and what was there before stays until then."""
 
+import json
+import math
+
 import numpy as np
 import pytest
 
@@ -23,8 +26,33 @@ def test_what_was_there_survives_a_full_disk(tmp_path, monkeypatch, broken):
 
     files.save_npz(tmp_path / "a.npz", {"x": np.arange(3)})
     monkeypatch.setattr(np if broken == "savez" else type(files.epath.Path(tmp_path)), broken, full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="28"):
         files.save_npz(tmp_path / "a.npz", {"x": np.arange(2)})
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
     with np.load(tmp_path / "a.npz") as file:
         np.testing.assert_array_equal(file["x"], [0, 1, 2])
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with files.replacing(tmp_path / "d") as folder:
+        folder.mkdir()
+        (folder / "a").write_text("1")
+        assert not (tmp_path / "d").exists()
+    assert [path.name for path in (tmp_path / "d").iterdir()] == ["a"]
+    with pytest.raises(KeyError), files.replacing(tmp_path / "e") as folder:
+        folder.mkdir()
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_numbers_that_are_not_finite_survive_json(tmp_path):
+    value = {"a": math.inf, "b": [-math.inf, 1.5], "c": ("x", {"d": 2}), "e": True}
+    files.save_json(tmp_path / "a.json", value)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    stored = json.loads((tmp_path / "a.json").read_text(), parse_constant=refuse)
+    assert stored == {"a": "inf", "b": ["-inf", 1.5], "c": ["x", {"d": 2}], "e": True}
+    assert files.number(stored["a"]) == math.inf and files.number("x") == "x" and files.number(1.5) == 1.5
+    assert math.isnan(files.number(files.json_ready(math.nan)))

@@ -5,16 +5,15 @@ import csv
 import io
 import json
 import math
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion_jax import files
 from diffusion_jax.analysis import html_report, sweeps
 from diffusion_jax.runs import metric_log
-from diffusion_jax.runs.metric_log import NOT_FINITE
 from diffusion_jax.training import checkpoints
 
 COLUMNS = (
@@ -44,9 +43,7 @@ def compare(workdir: str) -> tuple[str, dict[str, Any]]:
     rows = read(directory, grid)
     text = markdown(grid, rows)
     for name, content in (("compare.md", text + "\n"), ("compare.csv", table(rows))):
-        unfinished = directory / f".{name}.{os.getpid()}"
-        unfinished.write_text(content)
-        os.replace(unfinished, directory / name)
+        files.save_text(directory / name, content)
     cells = {
         row.cell: row.counts | {"figures": {name: mean_and_error(values) for name, values in row.figures.items()}}
         for row in rows
@@ -71,7 +68,7 @@ def read(directory: pathlib.Path, grid: dict[str, Any]) -> list[Row]:
             times = {key: result[key] for key in ("train_seconds", "evaluate_seconds", "steps")}
             for figure, value in (result["figures"] | times).items():
                 if value is not None:
-                    row.figures.setdefault(figure, []).append(NOT_FINITE.get(value, value))
+                    row.figures.setdefault(figure, []).append(files.number(value))
     return list(rows.values())
 
 
@@ -178,7 +175,7 @@ def compare_runs(workdirs: Sequence[str], out: str = "") -> tuple[str, dict[str,
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(["run", *columns])
         writer.writerows([name, *(row.get(column, "") for column in columns)] for name, row in rows.items())
-        pathlib.Path(out).write_text(text + "\n" if out.endswith(".md") else buffer.getvalue())
+        files.save_text(out, text + "\n" if out.endswith(".md") else buffer.getvalue())
     return text, {"runs": rows}
 
 

@@ -103,8 +103,8 @@ def frontier(
     real_figure = frechet_pixels(real[0], held_back[0])
     text = markdown(title, found, real_figure)
     parent = directory.parent
-    (parent / "frontier.md").write_text(text + "\n")
-    (parent / "frontier.csv").write_text(table(found))
+    files.save_text(parent / "frontier.md", text + "\n")
+    files.save_text(parent / "frontier.csv", table(found))
     columns = list(found[0])
     files.save_npz(
         parent / "frontier.npz", {name: np.array([one.get(name, np.nan) for one in found]) for name in columns}

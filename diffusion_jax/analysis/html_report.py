@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from diffusion_jax import files
 from diffusion_jax.runs import metric_log, pictures
 from diffusion_jax.training import checkpoints, loop
 
@@ -51,9 +52,7 @@ def report(workdir: str) -> dict[str, Any]:
         f"<style>{STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
     path = directory / PAGE
-    unfinished = directory / f".{PAGE}"
-    unfinished.write_text(page)
-    unfinished.replace(path)
+    files.save_text(path, page)
     return {"report": str(path), "step": step, "bytes": len(page.encode())}
 
 

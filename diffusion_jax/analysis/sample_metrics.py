@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from diffusion_jax import files
 from diffusion_jax.experiment import choices, sources
 from diffusion_jax.metrics import bootstrap, figures, neighbours, reference
 from diffusion_jax.metrics.features import FeatureNetwork
@@ -230,10 +231,7 @@ def keep(run: trained.Run, key: str, record: dict[str, Any]) -> None:
     """Put a record into metrics.json under a key that says what of."""
     path = trained.evaluation_directory(run) / RECORDS
     records = json.loads(path.read_text()) if path.exists() else {}
-    text = json.dumps(records | {key: record}, indent=1, default=list)
-    unfinished = path.with_name(f".{RECORDS}")
-    unfinished.write_text(text + "\n")
-    unfinished.replace(path)
+    files.save_json(path, records | {key: record})
 
 
 def flat(record: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from etils import epath
 
+from diffusion_jax import files
 from diffusion_jax.analysis import sample_metrics
 from diffusion_jax.experiment import guidances
 from diffusion_jax.runs import pictures, trained
@@ -54,7 +55,7 @@ def report(
     writer = csv.DictWriter(buffer, COLUMNS)
     writer.writeheader()
     writer.writerows(rows)
-    (directory / "guidance.csv").write_text(buffer.getvalue())
+    files.save_text(directory / "guidance.csv", buffer.getvalue())
     title = f"{epath.Path(run.workdir).name}: {run.config.guidance.name}, {number:,} samples each"
     pictures.scales(directory / "guidance.png", rows, title)
     return rows

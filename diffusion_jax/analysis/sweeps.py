@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from diffusion_jax import __version__, arguments, progress
+from diffusion_jax import __version__, arguments, files, progress
 from diffusion_jax.experiment import sources, wiring
 from diffusion_jax.runs import metric_log
 from diffusion_jax.training import checkpoints
@@ -143,16 +143,6 @@ def stored(directory: pathlib.Path, name: str = GRID) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({error}); delete it, or restore it from a copy") from error
 
 
-def write(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-    """Write JSON so that a reader sees all of it or the file that was there before."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def check_stored(directory: pathlib.Path, runs: list[Run]) -> None:
     """Raise ValueError unless the directory is new, or holds this grid, or a part of it, from this version."""
     if directory.exists() and not directory.is_dir():
@@ -204,7 +194,7 @@ def sweep(file: str, workdir: str) -> dict[str, Any]:
                 continue
             started = time.perf_counter()
             result = carry_out(run, place, env, before)
-            write(place / RESULT, result)
+            files.save_json(place / RESULT, result)
             counts[result["status"]] += 1
             spent.append(time.perf_counter() - started)
             left = progress.duration((len(runs) - i) * sum(spent) / len(spent))
@@ -225,7 +215,8 @@ def begin(file: str, workdir: str) -> tuple[pathlib.Path, list[Run]]:
     check(described)
     directory.mkdir(parents=True, exist_ok=True)
     flags = {run.name: {"train": run.train, "evaluate": run.evaluate} for run in runs}
-    write(directory / GRID, {"sweep": file, "version": __version__, "note": described.get("note", ""), "runs": flags})
+    header = {"sweep": file, "version": __version__, "note": described.get("note", "")}
+    files.save_json(directory / GRID, header | {"runs": flags})
     return directory, runs
 
 
@@ -268,8 +259,8 @@ def carry_out(run: Run, place: pathlib.Path, env: Mapping[str, str], before: Map
         result[f"{command}_seconds"] = seconds
         result["figures"] |= {
             name: value if isinstance(value, str) else float(value)
-            for name, value in metric_log.plain(figures).items()
-            if value in metric_log.NOT_FINITE or (isinstance(value, int | float) and not isinstance(value, bool))
+            for name, value in files.json_ready(figures).items()
+            if value in files.NOT_FINITE or (isinstance(value, int | float) and not isinstance(value, bool))
         }
     result["steps"] = int(result["figures"].pop("step"))
     result["reason"] = diverged(place, result["figures"])

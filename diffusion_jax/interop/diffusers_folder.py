@@ -8,7 +8,6 @@ scheduler_config.json                    the chain, as a DDPMScheduler
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from diffusion_jax import files
 from diffusion_jax.interop.diffusers_options import CONFIG, SCHEDULER
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -72,12 +72,8 @@ def write(
     check_vacant(path)
     path = pathlib.Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.mkdir()
-    try:
-        (unfinished / CONFIG).write_text(json.dumps(unet, indent=2) + "\n")
-        (unfinished / SCHEDULER).write_text(json.dumps(scheduler, indent=2) + "\n")
-        safetensors.numpy.save_file(dict(tensors), unfinished / WEIGHTS, {"format": "pt"})
-        os.replace(unfinished, path)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with files.replacing(path) as folder:
+        folder.mkdir()
+        (folder / CONFIG).write_text(json.dumps(unet, indent=2) + "\n")
+        (folder / SCHEDULER).write_text(json.dumps(scheduler, indent=2) + "\n")
+        safetensors.numpy.save_file(dict(tensors), folder / WEIGHTS, {"format": "pt"})

@@ -22,24 +22,13 @@ import numpy as np
 from clu import parameter_overview
 from etils import epath
 
+from diffusion_jax import files
 from diffusion_jax.progress import duration, per_second
 from diffusion_jax.runs import pictures
 
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
-NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-"""JSON has no such numbers, so they are written as strings."""
-
-
-def plain(value: Any) -> Any:
-    """The same in JSON's terms: numbers that are not finite by name, in nested dicts and sequences too."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
 
 # While a run goes on.
 
@@ -72,7 +61,7 @@ def open_reporter(workdir: epath.PathLike, tensorboard: bool = True) -> Reporter
 
     def scalars(step: int, values: Mapping[str, Any]) -> None:
         numbers = {name: float(value) for name, value in values.items()}
-        written = plain({"step": int(step), "time": round(time.time(), 3), **numbers})
+        written = files.json_ready({"step": int(step), "time": round(time.time(), 3), **numbers})
         file.write(json.dumps(written, allow_nan=False) + "\n")
         file.flush()
         if board:
@@ -187,9 +176,7 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
         if step < last_step:
             by_step = {k: v for k, v in by_step.items() if k < step}
         last_step = step
-        by_step[step] = by_step.get(step, {}) | {
-            name: NOT_FINITE.get(value, value) if isinstance(value, str) else value for name, value in record.items()
-        }
+        by_step[step] = by_step.get(step, {}) | {name: files.number(value) for name, value in record.items()}
     return list(by_step.values())
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from diffusion_jax import files
+
 TILE = 64
 """Pixels: images smaller than this are enlarged by a whole factor, to at least this size."""
 BORDER = 2
@@ -99,7 +101,7 @@ def write_png(path: epath.Path, pixels: np.ndarray) -> None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
+    files.save_bytes(path, buffer.getvalue())
 
 
 def table(path: epath.PathLike, samples: np.ndarray, levels: int, rows: Sequence[str], title: str) -> None:
@@ -309,4 +311,4 @@ def _save(figure: Any, path: epath.PathLike) -> None:
     figure.savefig(buffer, format="png")
     path = epath.Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
+    files.save_bytes(path, buffer.getvalue())

@@ -82,7 +82,7 @@ def place(run: trained.Run) -> epath.Path:
     directory = trained.evaluation_directory(run, shared=True) / name
     directory.mkdir(exist_ok=True)
     if devices.is_first():
-        (directory / "sampler.json").write_text(json.dumps(depends_on, indent=1, default=list) + "\n")
+        files.save_json(directory / "sampler.json", depends_on)
     return directory
 
 

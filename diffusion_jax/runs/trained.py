@@ -16,9 +16,8 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from diffusion_jax import __version__, devices
+from diffusion_jax import __version__, devices, files
 from diffusion_jax.experiment import guidances, sources, wiring
-from diffusion_jax.runs import metric_log
 from diffusion_jax.training import checkpoints, loop
 
 log = logging.getLogger(__name__)
@@ -142,7 +141,7 @@ def keep(run: Run, figures: Mapping[str, Any]) -> None:
     """Add figures to workdir/evaluation/<step>-<ema>/figures.json."""
     path = evaluation_directory(run) / "figures.json"
     before = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(metric_log.plain(before | dict(figures)), indent=1, allow_nan=False) + "\n")
+    files.save_json(path, before | dict(figures))
 
 
 def evaluation_directory(run: Run, shared: bool = False) -> epath.Path:

@@ -9,9 +9,8 @@ import sys
 
 import pytest
 
-from diffusion_jax import __version__, main
+from diffusion_jax import __version__, files, main
 from diffusion_jax.analysis import comparison, sweeps
-from diffusion_jax.runs import metric_log
 
 ROOT = pathlib.Path(__file__).parents[2]
 SWEEPS = sorted(
@@ -186,7 +185,7 @@ def test_what_counts_as_diverged(changes, reason, tmp_path):
 
 
 def test_compare_gives_means_and_standard_errors_and_says_who_diverged(tmp_path, capsys, commands):
-    figures = json.loads(json.dumps(metric_log.plain({"step": 2, "heldout_loss": math.nan})))  # as a command prints it
+    figures = json.loads(json.dumps(files.json_ready({"step": 2, "heldout_loss": math.nan})))  # as a command prints it
     commands.answers[("v/seed0", "evaluate")] = (figures, "")
     commands.answers[("v/seed1", "evaluate")] = (figures, "")
     commands.answers[("v/seed2", "train")] = ({}, "killed by SIGKILL")

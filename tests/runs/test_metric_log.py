@@ -170,8 +170,3 @@ def test_banner(tmp_path):
         ("total", "4", "2,408"),
     ]
     assert "devices: 4 x cpu" in text and "4 of them here, in process 0 of 1" in text and str(tmp_path) in text
-
-
-def test_numbers_that_are_not_finite_are_named():
-    found = metric_log.plain({"a": float("nan"), "b": [float("-inf"), 1.5], "c": ("x", {"d": float("inf")})})
-    assert found == {"a": "nan", "b": ["-inf", 1.5], "c": ["x", {"d": "inf"}]}
