@@ -17,8 +17,9 @@ TENSORFLOW = [
 JUPYTEXT = "jupytext>=1.17"
 NOTEBOOKS = ["jupyterlab>=4.4", "nbclient>=0.10", JUPYTEXT]
 CHECKS = ["ruff>=0.14", "mypy>=1.18", "pre-commit>=4.3"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6"]
 TESTS = ["pytest>=9.0", "pytest-xdist>=3.8", "pytest-rerunfailures>=16.0", "hypothesis>=6.140", "ipython>=9.0"]
-DEV = [*TESTS, JUPYTEXT, *CHECKS]
+DEV = [*TESTS, JUPYTEXT, *CHECKS, *DOCS]
 
 setuptools.setup(
     name="diffusion_jax",
@@ -28,7 +29,7 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["diffusion_jax", "diffusion_jax.*"]),
-    package_data={"diffusion_jax.metrics": ["*.npz"]},
+    package_data={"diffusion_jax": ["py.typed"], "diffusion_jax.metrics": ["*.npz"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.3",
