@@ -141,11 +141,11 @@ def evaluate(args: flags.FlagValues) -> Results:
 
     if args.num_samples == 1 or args.num_samples < -1:
         raise ValueError(f"--num_samples={args.num_samples} must be 0 (none), 2 or more, or -1 (eval.num_samples)")
-    ways = likelihoods.named(args.likelihood)
+    ways = likelihoods.parse_names(args.likelihood)
     wanted = scales.parse(args.scales) if args.scales else []
     sections = {"sampler": args.sampler, "guidance": args.guidance, "bound": args.bound, "ode": args.ode}
     run = trained.load(args.workdir, args.step, args.ema, **sections)
-    likelihood = likelihoods.prepare(run, ways)
+    likelihood = likelihoods.prepare_likelihoods(run, ways)
     number = run.config.eval.num_samples if args.num_samples < 0 else args.num_samples
     trained.evaluation_directory(run)
     judge: Callable[[], Results] = dict
@@ -153,7 +153,7 @@ def evaluate(args: flags.FlagValues) -> Results:
         options = sample_metrics.Options(
             max(0, args.num_samples), args.seed, tuple(args.allow), args.bootstrap, args.heldout
         )
-        judge = sample_metrics.prepare(run, args.metrics, args.features, args.inception, args.stats, options)
+        judge = sample_metrics.prepare_metrics(run, args.metrics, args.features, args.inception, args.stats, options)
 
     def in_bits(run: trained.Run) -> Results:
         found, table = likelihood()
@@ -165,11 +165,11 @@ def evaluate(args: flags.FlagValues) -> Results:
     if ways:
         parts.append(in_bits)
     if wanted:
-        parts.append(lambda run: {"guidance": scales.report(run, wanted, sections, number, args.seed)})
+        parts.append(lambda run: {"guidance": scales.compare_scales(run, wanted, sections, number, args.seed)})
     elif run.config.eval.svm and number:
-        parts.append(lambda run: sample_metrics.quality(run, number, args.seed))
+        parts.append(lambda run: sample_metrics.svm_metrics(run, number, args.seed))
     if number:
-        parts.append(lambda run: sample_metrics.count(run, number, args.seed))
+        parts.append(lambda run: sample_metrics.pattern_counts(run, number, args.seed))
     parts.append(lambda run: judge())
     figures: Results = {"step": run.step, "ema": run.ema}
     for part in parts:
@@ -186,7 +186,7 @@ def show(args: flags.FlagValues) -> Results:
     from diffusion_jax.runs import trained
 
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, guidance=args.guidance)
-    return {"step": run.step, "ema": run.ema, **progression.report(run, args.num_samples, args.seed)}
+    return {"step": run.step, "ema": run.ema, **progression.draw_progression(run, args.num_samples, args.seed)}
 
 
 def encode(args: flags.FlagValues) -> Results:
@@ -196,7 +196,7 @@ def encode(args: flags.FlagValues) -> Results:
 
     out = to_write(args.out)
     run = trained.load(args.workdir, args.step, args.ema, sampler=args.sampler, ode=args.ode)
-    return {"step": run.step, **latents.report(run, args.num_samples, out, args.by)}
+    return {"step": run.step, **latents.encode_heldout(run, args.num_samples, out, args.by)}
 
 
 def frontier(args: flags.FlagValues) -> Results:
@@ -210,7 +210,7 @@ def frontier(args: flags.FlagValues) -> Results:
         steps = [int(count) for count in args.steps]
     except ValueError:
         raise ValueError(f"--steps={','.join(args.steps)} must be whole numbers, such as 5,10,20") from None
-    text, figures = frontier.frontier(run, args.samplers, steps, number, args.seed)
+    text, figures = frontier.compare_samplers(run, args.samplers, steps, number, args.seed)
     print(text)
     return {"step": run.step, "ema": run.ema, **figures}
 
@@ -219,7 +219,7 @@ def sweep(args: flags.FlagValues) -> Results:
     """Run a grid of configs, or what is left of it."""
     from diffusion_jax.analysis import sweeps
 
-    return sweeps.sweep(required(args, "sweep"), required(args, "workdir"))
+    return sweeps.run_sweep(required(args, "sweep"), required(args, "workdir"))
 
 
 def compare(args: flags.FlagValues) -> Results:
@@ -230,7 +230,7 @@ def compare(args: flags.FlagValues) -> Results:
     if len(places) > 1 or any(pathlib.Path(place).joinpath("checkpoints").is_dir() for place in places):
         text, figures = comparison.compare_runs(places, args.out)
     else:
-        text, figures = comparison.compare(places[0])
+        text, figures = comparison.compare_sweep(places[0])
     print(text)
     return figures
 
@@ -239,7 +239,7 @@ def report(args: flags.FlagValues) -> Results:
     """One HTML page of a run and its evaluations."""
     from diffusion_jax.analysis import html_report
 
-    return html_report.report(required(args, "workdir"))
+    return html_report.write_report(required(args, "workdir"))
 
 
 def import_weights(args: flags.FlagValues) -> Results:

@@ -21,8 +21,8 @@
 Logs and progress go to standard error. The last line on standard output is one JSON object with the results. What is
 wrong with the input is one line on standard error, and the exit code is 2; --debug shows where it came from. COMMAND
 --help tells the flags of a command. A training that SIGTERM ended is saved, its exit code is 75, and the same command
-goes on with it. train, sample and evaluate also run as several processes: under SLURM, on TPU pods, or with
---coordinator_address, --num_processes and --process_id.
+goes on with it; the exit code of a training that diverged is 3. train, sample and evaluate also run as several
+processes: under SLURM, on TPU pods, or with --coordinator_address, --num_processes and --process_id.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ def run(argv: list[str]) -> int:
         if "--debug" in argv:
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+        return getattr(error, "exit_code", 2)
     from diffusion_jax import files
 
     if first:

@@ -28,7 +28,7 @@ from diffusion_jax.arguments import one_line
 from diffusion_jax.main import PREEMPTED
 
 HERE = pathlib.Path(__file__).parent
-DONE = ("finished", "diverged")
+DONE = (sweeps.FINISHED, sweeps.DIVERGED)
 
 
 def main() -> int:
@@ -46,7 +46,7 @@ def main() -> int:
     if not args.sweep or args.jobs < 1:
         parser.error("--sweep is missing" if not args.sweep else f"--jobs={args.jobs} must be at least 1")
     directory, runs = sweeps.begin(args.sweep, args.workdir)
-    left = [(i, cell.name) for i, cell in enumerate(runs) if status(directory, cell.name) not in DONE]
+    left = [(i, run.name) for i, run in enumerate(runs) if status(directory, run.name) not in DONE]
     print(f"{len(left)} of {len(runs)} runs are left", file=sys.stderr)
     if args.way == "slurm":
         return submit(directory, left, rest) if left else 0
@@ -57,9 +57,8 @@ def main() -> int:
 
 
 def status(directory: pathlib.Path, name: str) -> str:
-    """How a run ended, or "" where it did not."""
-    place = directory / name
-    return sweeps.stored(place, sweeps.RESULT)["status"] if (place / sweeps.RESULT).exists() else ""
+    """Return the status of a run, or "" if it has not ended."""
+    return sweeps.result_of(directory, name).get("status", "")
 
 
 def command(directory: pathlib.Path, name: str) -> list[str]:
@@ -82,15 +81,14 @@ def run(directory: pathlib.Path, name: str | None) -> int:
         told.append(True)
 
     signal.signal(signal.SIGTERM, end)
-    cell = sweeps.Run(name, tuple(flags[name]["train"]), tuple(flags[name]["evaluate"]))
+    cell = sweeps.CellRun(name, tuple(flags[name]["train"]), tuple(flags[name]["evaluate"]))
     place = directory / name
-    before = sweeps.stored(place, sweeps.RESULT) if (place / sweeps.RESULT).exists() else {}
-    result = sweeps.carry_out(cell, place, sweeps.environment(directory), before)
-    if told and result["status"] == "failed":
+    result = sweeps.carry_out(cell, place, sweeps.environment(directory), sweeps.result_of(directory, name))
+    if told and result["status"] == sweeps.FAILED:
         return PREEMPTED
     files.save_json(place / sweeps.RESULT, result)
     print(f"{name}: {result['status']} {result['reason']}".rstrip())
-    return int(result["status"] == "failed")
+    return int(result["status"] == sweeps.FAILED)
 
 
 def submit(directory: pathlib.Path, left: list[tuple[int, str]], options: list[str]) -> int:

@@ -33,7 +33,7 @@ class Row(NamedTuple):
     figures: dict[str, list[float]]
 
 
-def compare(workdir: str) -> tuple[str, dict[str, Any]]:
+def compare_sweep(workdir: str) -> tuple[str, dict[str, Any]]:
     """The table of a sweep as Markdown, and its figures by cell; writes compare.md and compare.csv into the workdir.
 
     Raises ValueError where there is no sweep, or a file of it cannot be read.

@@ -51,7 +51,7 @@ class Cell(NamedTuple):
     run: trained.Run
 
 
-def frontier(
+def compare_samplers(
     run: trained.Run, samplers: Sequence[str], steps: Sequence[int], number: int, seed: int = 0
 ) -> tuple[str, dict[str, Any]]:
     """Draw and judge what is missing of samplers x steps; returns the table of all cells so far, and what was done.

@@ -27,7 +27,7 @@ code, summary { font-size: .95em; }
 """
 
 
-def report(workdir: str) -> dict[str, Any]:
+def write_report(workdir: str) -> dict[str, Any]:
     """Write workdir/report.html of what the run and its evaluations have left there: config, curves, sample grids over
     time, figures with their intervals, the bound step by step, rate and distortion.
 

@@ -44,7 +44,7 @@ def decode(run: Run, latents: np.ndarray, label: np.ndarray, by: str = "ode") ->
     return _carry(run, down, latents, label)
 
 
-def report(run: Run, number: int, out: pathlib.Path, by: str = "ode") -> dict[str, Any]:
+def encode_heldout(run: Run, number: int, out: pathlib.Path, by: str = "ode") -> dict[str, Any]:
     """The first `number` held-out examples encoded and decoded again, in `out` (.npz), with a picture beside it.
 
     The file holds examples, labels, latents and decoded. rmse: of the decoded, in 255ths of the range of the model.

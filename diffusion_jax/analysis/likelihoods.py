@@ -218,7 +218,7 @@ WAYS: dict[str, Way] = {"vlb": vlb, "multi": multi, "ode": ode, "K": nonequilibr
 """The values of --likelihood, which may name several, separated by commas."""
 
 
-def named(names: str) -> list[str]:
+def parse_names(names: str) -> list[str]:
     """The ways in "vlb,multi,ode", each once. Raises ValueError for one that is not known."""
     found = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     for name in found:
@@ -226,7 +226,7 @@ def named(names: str) -> list[str]:
     return found
 
 
-def prepare(run: Run, names: Sequence[str]) -> Callable[[], tuple[dict[str, Any], str]]:
+def prepare_likelihoods(run: Run, names: Sequence[str]) -> Callable[[], tuple[dict[str, Any], str]]:
     """What finds the figures of these ways, and a table with the differences from the first, example by example.
 
     Raises ValueError, before any work, where a way does not suit the run.

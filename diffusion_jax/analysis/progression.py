@@ -13,7 +13,7 @@ from diffusion_jax.runs import pictures, trained
 from diffusion_jax.sampling import progressive
 
 
-def report(run: trained.Run, number: int, seed: int = 0) -> dict[str, str]:
+def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, str]:
     """Draw what `evaluation.progressive` shows, `number` columns wide, beside the other results; returns the paths.
 
     progressive_decoding.png: held-out examples as a receiver sees them while bits arrive; progressive_generation.png:

@@ -43,10 +43,10 @@ class Options(NamedTuple):
     """Whether to give the figures of held-out data too, and of as many samples."""
 
 
-def prepare(
+def prepare_metrics(
     run: trained.Run, metrics: Sequence[str], features: str, weights: str, stats: str, options: Options
 ) -> Callable[[], dict[str, Any]]:
-    """`judge` on the command line: what is wrong is found here, before any sample is drawn; `flat` figures come out.
+    """Check everything before any sample is drawn; return a function that evaluates them and returns `flat` figures.
 
     features: a name of build.FEATURES, or the user's module:function. weights: a file for Inception, or "". stats: a
     file of `main stats`; "" measures the training data, once, into workdir/evaluation/stats_<features>.npz. Raises
@@ -58,7 +58,7 @@ def prepare(
     network = sources.feature_network(features, tuple(config.data.shape), config.data.levels, weights=weights)
     ref = reference.read(stats) if stats else own_reference(run, network)
     check(run, network, ref, options)
-    return lambda: flat(judge(run, network, ref, metrics, options))
+    return lambda: flat(evaluate_samples(run, network, ref, metrics, options))
 
 
 def own_reference(run: trained.Run, network: FeatureNetwork) -> reference.Reference:
@@ -106,7 +106,7 @@ def check(
     return number, [f"{name}: {what}" for name, what in found.items()]
 
 
-def judge(
+def evaluate_samples(
     run: trained.Run, network: FeatureNetwork, ref: reference.Reference, metrics: Sequence[str], options: Options
 ) -> dict[str, Any]:
     """Draw samples, or take those that are kept, and find what `metrics` (names of figures.METRICS) ask for.
@@ -245,7 +245,7 @@ def flat(record: dict[str, Any]) -> dict[str, Any]:
 # Figures of their own: of data with classes that an SVM tells apart, and of data that are known altogether.
 
 
-def quality(run: trained.Run, number: int, seed: int = 0) -> dict[str, float]:
+def svm_metrics(run: trained.Run, number: int, seed: int = 0) -> dict[str, float]:
     """What an SVM fitted on the real training data says of samples, and how far they are from these in pixels."""
     samples = stored_samples.samples(run, seeds := trained.seeds_from(seed, number))
     train, heldout = (sources.source(run.config, split) for split in ("train", "heldout"))
@@ -259,7 +259,7 @@ def quality(run: trained.Run, number: int, seed: int = 0) -> dict[str, float]:
     }
 
 
-def count(run: trained.Run, number: int, seed: int = 0) -> dict[str, float]:
+def pattern_counts(run: trained.Run, number: int, seed: int = 0) -> dict[str, float]:
     """What can be counted in samples of a data set whose every example is known; nothing for the others."""
     counted = sources.JUDGES.get(run.config.data.name)
     return (

@@ -33,7 +33,7 @@ def parse(scales: str) -> list[float]:
         raise ValueError(f"--scales={scales!r} must be numbers with commas between, such as 0,1,2,4") from None
 
 
-def report(
+def compare_scales(
     run: trained.Run, scales: list[float], sections: Mapping[str, Any], number: int, seed: int = 0
 ) -> list[dict[str, float]]:
     """A row of COLUMNS for each scale of the run's guidance, each over the same seeds and classes.
@@ -47,7 +47,7 @@ def report(
     for scale in scales:
         guidance = {**sections.get("guidance", {}), "scale": scale}
         guided = trained.load(run.workdir, run.step, run.ema, **{**sections, "guidance": guidance})
-        found = sample_metrics.quality(guided, number, seed)
+        found = sample_metrics.svm_metrics(guided, number, seed)
         rows.append({"scale": scale, **{name: found[name] for name in COLUMNS[1:]}})
         log.info("guidance: %s", "  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()))
     directory = trained.evaluation_directory(run)

@@ -27,6 +27,13 @@ ORDERS_APART = 1_000_003
 """The seed of the data grows by so much each time a run is sent back to an earlier checkpoint."""
 
 
+class Diverged(FloatingPointError):
+    """Training diverged: too many updates in a row were not finite, and no roll-back is left."""
+
+    exit_code = 3
+    """That of the command line."""
+
+
 class Preempted(Exception):
     """SIGTERM came; the run is saved, and the same command goes on with it."""
 
@@ -36,7 +43,7 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
     Returns {"workdir", "step", "loss", …}, the last measured ones. Raises ValueError or OSError, before anything
     compiles, where the config does not fit its data, the devices or the run that the workdir already holds, or where
-    another process trains in it; FloatingPointError where training diverges; Preempted after a SIGTERM, when the run is
+    another process trains in it; Diverged where training diverges; Preempted after a SIGTERM, when the run is
     saved.
     """
     try:
@@ -126,7 +133,7 @@ def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dic
                 good = max((k for k in checkpoints.steps(workdir) if k <= before), default=None)
                 where = divergence(n, before, good, evaluate(averaged(train_state, config)) if evaluate else {})
                 if good is None or rollbacks >= config.guard.rollbacks:
-                    raise FloatingPointError(f"{workdir}: {where}")
+                    raise Diverged(f"{workdir}: {where}")
                 rollbacks += 1
                 log.warning("%s; going back to step %d, with the data in another order", where, good)
                 checkpoints.forget_after(manager, good)

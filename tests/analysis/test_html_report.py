@@ -78,7 +78,7 @@ def test_all_that_was_measured_is_on_the_page_and_nothing_is_fetched(workdir, ca
 
 @pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="no Chromium here")
 def test_a_browser_shows_it(workdir, tmp_path):
-    path = html_report.report(str(workdir))["report"]
+    path = html_report.write_report(str(workdir))["report"]
     browser = next(filter(None, map(shutil.which, BROWSERS)))
     options = [
         "--headless",

@@ -114,7 +114,7 @@ def test_figures_have_names_intervals_and_all_that_they_depend_on(workdir, stats
 def judge(run, metrics, features="digits", stats="", allowed=BOTH, replicates=10, **options):
     """The figures, without the held-out loss that the command adds."""
     options = sample_metrics.Options(allowed=allowed, replicates=replicates, **options)
-    return sample_metrics.prepare(run, metrics, features, "", str(stats), options)()
+    return sample_metrics.prepare_metrics(run, metrics, features, "", str(stats), options)()
 
 
 def test_the_same_again_from_what_is_kept_after_a_kill_and_on_one_device(loaded, stats, tmp_path):
@@ -142,7 +142,7 @@ def test_the_same_again_from_what_is_kept_after_a_kill_and_on_one_device(loaded,
         "import json, sys; from diffusion_jax.analysis import sample_metrics; from diffusion_jax.runs import trained\n"
         "options = sample_metrics.Options(40, 7, ('few', 'sizes'), 10)\n"
         "run = trained.load(sys.argv[1])\n"
-        "print(json.dumps(sample_metrics.prepare(run, ['fid', 'pr'], 'digits', '', sys.argv[2], options)()))"
+        "print(json.dumps(sample_metrics.prepare_metrics(run, ['fid', 'pr'], 'digits', '', sys.argv[2], options)()))"
     )
     argv = [sys.executable, "-c", code, str(copy), str(stats)]
     done = subprocess.run(argv, check=True, env=env, cwd=ROOT, capture_output=True, text=True)
@@ -169,9 +169,9 @@ def test_kept_samples_are_those_that_are_drawn_and_in_the_order_of_their_seeds(l
 
 
 def test_all_that_judges_samples_draws_them_once(loaded, stats, monkeypatch):
-    found = sample_metrics.quality(loaded, 24, seed=100)
+    found = sample_metrics.svm_metrics(loaded, 24, seed=100)
     monkeypatch.setattr(stored_samples.loop, "samples", lambda *args, **options: pytest.fail)
-    assert sample_metrics.quality(loaded, 24, seed=100) == found
+    assert sample_metrics.svm_metrics(loaded, 24, seed=100) == found
     assert judge(loaded, ["fid"], stats=stats, number=24, seed=100)["fd_digits_24"] > 0
 
 
