@@ -534,8 +534,8 @@ print(f"share of the sum of L_t in the first 100 of 1,000 steps: {by_hand[1:100]
 #
 # Given $x_t$, the image, the noise and the posterior mean determine each other: a network may output any combination
 # $a\,x_0 + b\,\epsilon$, and together with $x_t = \alpha x_0 + \sigma\epsilon$ that is two equations in two unknowns
-# (`prediction.solve`). What changes is what an *error* of the network does, and how a squared error on its output
-# weighs the levels. We add 1 to the output and read off $x_0$.
+# (`prediction.solve_x0_eps`). What changes is what an *error* of the network does, and how a squared error on its
+# output weighs the levels. We add 1 to the output and read off $x_0$.
 
 # %%
 targets = {
@@ -549,8 +549,8 @@ x_t = jnp.zeros((T - 1, 1))
 amplified = {}
 for name, target in targets.items():
     coefficients = target(linear, at)
-    right_x0, _ = prediction.solve(coefficients, at, x_t, jnp.zeros_like(x_t))
-    wrong_x0, _ = prediction.solve(coefficients, at, x_t, jnp.ones_like(x_t))
+    right_x0, _ = prediction.solve_x0_eps(coefficients, at, x_t, jnp.zeros_like(x_t))
+    wrong_x0, _ = prediction.solve_x0_eps(coefficients, at, x_t, jnp.ones_like(x_t))
     amplified[name] = np.abs(wrong_x0 - right_x0)[:, 0]
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.4))
@@ -584,7 +584,7 @@ for t in (0.01, 0.1, 0.5, 1.0):
 row = jax.tree.map(lambda field: jnp.asarray(field[:-1]), rows)  # all steps but the last, as one batch
 x0, noise, slip = train[:1], jnp.ones((1, 64)), 0.01
 x_t = process.corrupt(row.at, jnp.tile(x0, (T - 1, 1)), jnp.tile(noise, (T - 1, 1)))
-believed, _ = prediction.solve(prediction.eps()(linear, row.at), row.at, x_t, noise + slip)
+believed, _ = prediction.solve_x0_eps(prediction.eps()(linear, row.at), row.at, x_t, noise + slip)
 p_mean, p_log_var = large(row, Prediction(believed, noise + slip, None), x_t)
 q_mean, _ = process.posterior(row, x0, x_t)
 kl = process.kl((q_mean, p_log_var), (p_mean, p_log_var)) / 64 / slip**2  # equal variances: the means alone

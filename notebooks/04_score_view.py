@@ -107,7 +107,9 @@ def exact(means, std):
 
 true, log_joint = exact(RING_MEANS, RING_STD)
 network = MLP(out_channels=2, width=64)
-learned = prediction.predictor(network.apply, lambda params: schedule, prediction.eps(), prediction.tell_logsnr())
+learned = prediction.make_denoiser(
+    network.apply, lambda params: schedule, prediction.eps(), prediction.logsnr_conditioning()
+)
 
 
 def train(steps, batch_size=256, seed=0):

@@ -19,7 +19,7 @@ GUIDANCES = ("none", "classifier_free", "classifier", "autoguidance")
 
 def class_log_probs(config: ConfigDict, net: Any) -> Callable[..., Array]:
     """`log_probs` of the classifier that is the network of a config."""
-    return prediction.classifier(net.apply, telling(config), input_scale(config))
+    return prediction.make_class_log_probs(net.apply, telling(config), input_scale(config))
 
 
 def check_guide(config: ConfigDict, guide: ConfigDict) -> None:

@@ -39,11 +39,11 @@ BY_STEP = ("rbf", "sequence_mlp", "multiscale", "ncsn")
 WITHOUT_LABELS = (*BY_STEP, "ncsnv2")
 
 
-TELLINGS: dict[str, Callable[..., prediction.Telling]] = {
-    "step": prediction.tell_step,
-    "time": prediction.tell_time,
-    "logsnr": prediction.tell_logsnr,
-    "log_sigma": prediction.tell_log_sigma,
+TELLINGS: dict[str, Callable[..., prediction.Conditioning]] = {
+    "step": prediction.step_conditioning,
+    "time": prediction.time_conditioning,
+    "logsnr": prediction.logsnr_conditioning,
+    "log_sigma": prediction.log_sigma_conditioning,
 }
 
 
@@ -71,7 +71,7 @@ def network(config: ConfigDict, out_channels: int) -> Any:
     )
 
 
-def telling(config: ConfigDict) -> prediction.Telling:
+def telling(config: ConfigDict) -> prediction.Conditioning:
     """What the network is told about time."""
     name, steps = config.network.told, config.process.num_steps
     tell = choose("network.told", name, TELLINGS)

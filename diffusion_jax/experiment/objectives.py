@@ -75,7 +75,10 @@ def loss_terms(
     vlb = losses.vlb(vlb_term(config, process, kernel), rows, steps, stop_mean=name == "hybrid")
     if name == "vlb" and config.schedule.name in LEARNED_SCHEDULES:
         noisy = bool(np.isfinite(in_float64(at_first(config), np.zeros(()))[1]))
-        return {"vlb": (1.0, vlb), "ends": (1.0, losses.ends(process, path, decoder(config) if noisy else None))}
+        return {
+            "vlb": (1.0, vlb),
+            "ends": (1.0, losses.boundary_terms(process, path, decoder(config) if noisy else None)),
+        }
     if name == "vlb":
         return {"vlb": (1.0, vlb)}
     return {"mse": (1.0, losses.weighted_mse(path, target, losses.simple())), "vlb": (config.loss.hybrid.factor, vlb)}

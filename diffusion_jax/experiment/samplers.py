@@ -61,7 +61,7 @@ def sampler(
     config: ConfigDict,
     process: Process,
     path: Callable[[Any], Schedule],
-    predict: prediction.Predict,
+    predict: prediction.Denoiser,
     kernel: reverse.Reverse,
 ) -> loop.Sampler:
     """The sampler that config.sampler asks for. Raises ValueError for one that process or variance do not suit."""

@@ -97,8 +97,8 @@ class Experiment(NamedTuple):
     schedule: Callable[[Any], Schedule]
     """`schedule(params) -> Schedule`; a fixed one ignores params."""
     process: Process
-    predict: prediction.Predict
-    guided: prediction.Predict
+    predict: prediction.Denoiser
+    guided: prediction.Denoiser
     """`predict` with the guidance that config.guidance asks for, as the sampler takes it."""
     reverse: reverse.Reverse
     times: time_sampling.TimeSampler
@@ -153,10 +153,10 @@ def build(
             f"prediction.target={aim!r}: with schedule.name={config.schedule.name!r} nothing of "
             "x0 is left at t = 1, where it cannot be found from the noise; use v, x0 or posterior_mean"
         )
-    shape = prediction.attracted(steps) if aim == "dpm2015_paper" else None
-    predict = prediction.predictor(apply or net.apply, path, target, tell, with_head, input_scale(config), shape)
+    shape = prediction.dpm2015_paper_output(steps) if aim == "dpm2015_paper" else None
+    predict = prediction.make_denoiser(apply or net.apply, path, target, tell, with_head, input_scale(config), shape)
     if config.process.name == "binomial":
-        predict = prediction.bit_predictor(apply or net.apply, tell)
+        predict = prediction.make_bit_denoiser(apply or net.apply, tell)
     predict = prediction.drop_labels(predict, config.network.label_dropout)
     guided_predict = guided(config, predict, guide, apply)
 
@@ -211,8 +211,8 @@ def classifier(config: ConfigDict) -> Experiment:
 
 
 def guided(
-    config: ConfigDict, predict: prediction.Predict, guide: ConfigDict | None, apply: Callable[..., Any] | None = None
-) -> prediction.Predict:
+    config: ConfigDict, predict: prediction.Denoiser, guide: ConfigDict | None, apply: Callable[..., Any] | None = None
+) -> prediction.Denoiser:
     """`predict` with the guidance of config.guidance. Raises ValueError where model, guide and scale do not fit.
 
     guide, apply: see `build`; a worse model is counted with its network, a classifier is not.

@@ -41,7 +41,7 @@ def make_ends(process: Process, schedule: Schedule, rows: Any) -> Callable[[Arra
             return process.entropies(jax.tree.map(lambda field: jnp.full(len(x0), field), row), x0)
 
         steps = jax.lax.map(of_step, jax.tree.map(lambda field: jnp.asarray(field, x0.dtype), rows))
-        at_ends = bound.K_ends(process, schedule, rows, x0)
+        at_ends = bound.K_boundary(process, schedule, rows, x0)
         return Ends(at_ends, process.prior_entropy(schedule, x0), jax.tree.map(jnp.transpose, steps))
 
     return ends

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.objective.decoders import Decoder
-from diffusion_jax.objective.prediction import Predict
+from diffusion_jax.objective.prediction import Denoiser
 from diffusion_jax.process.base import Array, Level, Schedule, expand, level, normal
 from diffusion_jax.sampling.flow import log_ratio, log_scale, probability_flow
 from diffusion_jax.sampling.solve import solve
@@ -85,7 +85,7 @@ PROBES: dict[str, Callable[..., Array]] = {"exact": basis, "rademacher": rademac
 
 
 def make_density(
-    predict: Predict,
+    predict: Denoiser,
     schedule: Callable[[Any], Schedule],
     min_t: float,
     rtol: float = 1e-5,

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.likelihood.variational import standard_error, to_bits
-from diffusion_jax.objective.bound import decoded
+from diffusion_jax.objective.bound import decoder_nll
 from diffusion_jax.objective.decoders import Decoder
-from diffusion_jax.objective.prediction import Predict
+from diffusion_jax.objective.prediction import Denoiser
 from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process.base import Array, Process, Schedule, expand, level, normal
 
@@ -24,7 +24,7 @@ Weigh = Callable[..., Array]
 
 
 def make_path_weights(
-    predict: Predict,
+    predict: Denoiser,
     process: Process,
     schedule: Callable[[Any], Schedule],
     reverse: Reverse,
@@ -53,7 +53,7 @@ def make_path_weights(
             noise = noise_of(i)
             x_s = true[0] + jnp.exp(0.5 * true[1]) * noise
             noiseless = jnp.isneginf(row.to.log_sigma)
-            term = jnp.where(noiseless, decoded(decode, row, model, x0, x_t), _log_ratio(true, model, noise))
+            term = jnp.where(noiseless, decoder_nll(decode, row, model, x0, x_t), _log_ratio(true, model, noise))
             return (jnp.where(expand(noiseless, x_t), x_t, x_s), nats + term), None
 
         end = level(schedule(params), jnp.ones(size, x0.dtype))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.objective import bound
-from diffusion_jax.objective.prediction import Predict
+from diffusion_jax.objective.prediction import Denoiser
 from diffusion_jax.process.base import Array, Process, Schedule, normal
 
 
@@ -28,7 +28,7 @@ class Terms(NamedTuple):
 
 
 def make_terms(
-    predict: Predict, process: Process, schedule: Callable[[Any], Schedule], step_term: bound.StepTerm, rows: Any
+    predict: Denoiser, process: Process, schedule: Callable[[Any], Schedule], step_term: bound.StepTerm, rows: Any
 ) -> Callable[..., Terms]:
     """Build `terms(params, key, batch) -> Terms`, one draw of x_t per step and example.
 

@@ -1,13 +1,12 @@
-"""Decoders, the last term of the bound: -log p(x0 | mean, log_var) in nats, element by element.
+"""Decoders, the last term of the variational bound: -log p(x0 | mean, log_var) in nats, element by element.
 
-    decode(x0[B,*D], mean[B,*D], log_var) -> nats[B,*D]
-
-x0 stands on the grid of `levels` grey levels in [-1, 1], 2/(levels - 1) apart. Over all levels the probabilities of
+x0 lies on the grid of `levels` grey levels in [-1, 1], 2/(levels - 1) apart. Over all levels the probabilities of
 `bins` and `softmax` sum to one; `density` is for data that are real numbers.
 """
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,24 +14,36 @@ from jax.scipy.special import log_ndtr
 
 from diffusion_jax.process.base import Array
 
-Decoder = Callable[[Array, Array, Array], Array]
+
+class Decoder(Protocol):
+    """Decoder p(x0 | mean, log_var), factorised over the data dimensions."""
+
+    def __call__(self, x0: Array, mean: Array, log_var: Array, /) -> Array:
+        """Return -log p(x0 | mean, log_var) in nats [B,*D].
+
+        Args:
+            x0: data [B,*D] in [-1, 1].
+            mean: [B,*D].
+            log_var: broadcastable to x0.
+        """
 
 
 def bins(levels: int) -> Decoder:
-    """The Gaussian's mass between the midpoints of neighbouring levels; the two outermost bins are open.
+    """Decoder by bins: the Gaussian mass between the midpoints of neighbouring levels; the outermost bins are open.
 
-    log(Phi(b) - Phi(a)), computed from log Phi in the tail where it is exact. Source: Ho et al. 2020, eq. 13.
+    log(Phi(b) - Phi(a)), computed from log Phi in the tail where it is exact.
+    Raises ValueError for fewer than 2 levels. Reference: Ho et al. 2020, eq. 13.
     """
     half = 1 / _steps(levels)
 
     def decode(x0: Array, mean: Array, log_var: Array) -> Array:
         scale = jnp.exp(-0.5 * log_var)
         lowest, highest = x0 < half - 1, x0 > 1 - half
-        turned = highest | (~lowest & (x0 > mean))  # by symmetry, so that the bin is in the left tail
+        turned = highest | (~lowest & (x0 > mean))  # by symmetry, to have the bin in the left tail
         distance = jnp.where(turned, mean - x0, x0 - mean)
         log_upper = log_ndtr((distance + half) * scale)
         log_lower = log_ndtr((distance - half) * scale)
-        least = -jnp.finfo(x0.dtype).eps  # a bin of this share of a tail: narrower ones are lost to rounding
+        least = -jnp.finfo(x0.dtype).eps  # log share of a tail: the mass of narrower bins would be lost to rounding
         difference = jnp.where(lowest | highest, -jnp.inf, jnp.minimum(log_lower - log_upper, least))
         return -(log_upper + jnp.log(-jnp.expm1(difference)))
 
@@ -40,9 +51,10 @@ def bins(levels: int) -> Decoder:
 
 
 def bins_tanh(levels: int) -> Decoder:
-    """As `bins`, with Phi(x) = (1 + tanh(sqrt(2/pi) (x + 0.044715 x³)))/2, off by up to 1.8e-4.
+    """Decoder by bins with Phi(x) = (1 + tanh(sqrt(2/pi) (x + 0.044715 x³)))/2, off by up to 1.8e-4.
 
-    Masses are at least 1e-12. For comparison with figures computed so. Source: the public code of Ho et al. 2020.
+    Masses are at least 1e-12. For comparison with published values that use this approximation. Raises ValueError for
+    fewer than 2 levels. Reference: the public code of Ho et al. 2020.
     """
     half = 1 / _steps(levels)
 
@@ -59,7 +71,10 @@ def bins_tanh(levels: int) -> Decoder:
 
 
 def softmax(levels: int) -> Decoder:
-    """The Gaussian's density at the levels, normalised over all of them. Source: Kingma et al. 2021, eq. 12."""
+    """Decoder by the Gaussian density at the levels, normalised over all levels.
+
+    Raises ValueError for fewer than 2 levels. Reference: Kingma et al. 2021, eq. 12.
+    """
     steps = _steps(levels)
     grid = [2 * i / steps - 1 for i in range(levels)]
 
@@ -74,15 +89,15 @@ def softmax(levels: int) -> Decoder:
 
 
 def density(levels: int = 0) -> Decoder:
-    """The Gaussian density itself: -log N(x0; mean, var), for data that are real numbers."""
+    """Decoder by the Gaussian density, -log N(x0; mean, var), for data that are real numbers; `levels` is not used."""
     return lambda x0, mean, log_var: 0.5 * (math.log(2 * math.pi) + log_var + (x0 - mean) ** 2 * jnp.exp(-log_var))
 
 
 def _steps(levels: int) -> int:
     if levels < 2:
         raise ValueError(
-            f"bound.decoder: bins, bins_tanh and softmax are for grey levels, but the data have levels={levels}; "
-            "use bound.decoder=density"
+            f"bound.decoder: bins, bins_tanh and softmax are for grey levels, but the data have levels={levels}; use "
+            "bound.decoder=density"
         )
     return levels - 1
 
@@ -93,4 +108,4 @@ DECODERS: dict[str, Callable[[int], Decoder]] = {
     "softmax": softmax,
     "density": density,
 }
-"""By name; each takes the number of grey levels of the data."""
+"""Decoders by name; each takes the number of grey levels of the data."""

@@ -1,76 +1,145 @@
-"""From the output of a network to a Prediction of (x0, eps), for every parameterisation by one 2x2 solve.
+"""Denoisers: from the output of a network to a prediction of (x0, eps), for every parameterisation.
 
 A network may be trained to output any combination target = a x0 + b eps of the clean example and the noise. Together
-with x_t = alpha x0 + sigma eps that is two linear equations in two unknowns, so the parameterisation is just the row
-(a, b). In float32 the system is ill-conditioned near both ends by nature (x0 from eps where alpha is tiny).
+with x_t = alpha x0 + sigma eps this gives two linear equations,
+
+    alpha x0 + sigma eps = x_t,
+        a x0 +     b eps = output,
+
+so that a parameterisation is just its coefficients (a, b). In float32 the system is ill-conditioned near both ends by
+nature (x0 from eps where alpha is tiny).
 """
 
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.process.base import Array, Level, Schedule, expand, level
+from diffusion_jax.process.base import Array, Level, Schedule, ScheduleFromParams, expand, level
 from diffusion_jax.process.gaussian import GaussianCoefficients, step_coefficients
 
 
 class Prediction(NamedTuple):
-    """What the model believes of x_t."""
+    """Prediction of a denoiser for x_t [B,*D]."""
 
     x0: Array
-    """The clean example [B,*D]."""
+    """The clean example [B,*D]; for bits the mean of a bit, 2 P(+1) - 1."""
     eps: Any
-    """The noise [B,*D]; None for processes that have none."""
+    """The noise [B,*D]; None for processes without Gaussian noise."""
     head: Any
-    """The raw second output [B,*D] of a network that also predicts a variance; `reverse` knows its meaning."""
+    """The raw second output [B,*D] of a network that also predicts a variance, which a `Reverse` interprets; None
+    for other networks."""
 
 
-Target = Callable[[Schedule, Level], tuple[Array, Array]]
-"""`target(schedule, level[B]) -> (a[B], b[B])`, the row of a parameterisation."""
-Predict = Callable[..., Prediction]
-"""`predict(params, x_t[B,*D], level[B], label[B] or None, keys[B] or None) -> Prediction`; keys switch dropout on."""
+class Denoiser(Protocol):
+    """Denoiser of a model: network and parameterisation, and in sampling also clipping and guidance."""
+
+    def __call__(
+        self, params: Any, x_t: Array, level: Level, /, label: Array | None = None, keys: Array | None = None
+    ) -> Prediction:
+        """Return the prediction for x_t.
+
+        Args:
+            params: the parameters of the model, a dict; the network's are params["net"].
+            x_t: noisy examples [B,*D].
+            level: their noise levels, fields [B].
+            label: class labels int [B], -1 for none; or None.
+            keys: PRNG keys [B] for dropout and label dropout in training; None switches both off.
+        """
+
+
+class NetworkApply(Protocol):
+    """Forward pass of a network, as the `apply` of a linen module."""
+
+    def __call__(
+        self, variables: Any, x: Array, conditioning: Array, label: Array | None, keys: Array | None, /
+    ) -> Array:
+        """Return the output of the network for x [B,*D].
+
+        Args:
+            variables: {"params": the parameters of the network}.
+            x: noisy examples [B,*D], scaled by an `InputScale` if the model has one.
+            conditioning: float [B], the noise level as a `Conditioning` gives it.
+            label: class labels int [B], -1 for none; or None.
+            keys: PRNG keys [B] for dropout; None switches it off.
+        """
+
+
+class Target(Protocol):
+    """Parameterisation: the coefficients (a, b) of the network's target a x0 + b eps."""
+
+    def __call__(self, schedule: Schedule, level: Level, /) -> tuple[Array, Array]:
+        """Return (a, b), each [B], for the levels [B] of a schedule."""
+
+
+class Conditioning(Protocol):
+    """Noise level as the number that the network is conditioned on."""
+
+    def __call__(self, level: Level, /) -> Array:
+        """Return a float [B] for levels [B]."""
+
+
+class InputScale(Protocol):
+    """Factor on x_t at the input of the network."""
+
+    def __call__(self, level: Level, /) -> Array:
+        """Return the factor [B] for levels [B]."""
+
+
+class OutputTransform(Protocol):
+    """Transform of the raw output of a network into its target, by means of the head and x_t."""
+
+    def __call__(self, schedule: Schedule, level: Level, x_t: Array, output: Array, head: Any, /) -> Array:
+        """Return the target [B,*D] from the two outputs [B,*D] of the network for x_t [B,*D] at levels [B]."""
+
+
+class ClassLogProbs(Protocol):
+    """Classifier of noisy examples."""
+
+    def __call__(self, params: Any, x_t: Array, level: Level, keys: Array | None = None, /) -> Array:
+        """Return log p(label | x_t) [B,classes]; keys [B] switch dropout on."""
 
 
 def eps() -> Target:
-    """The noise, (0, 1). Source: Ho et al. 2020, eq. 11."""
+    """Target eps, the noise: (0, 1). Reference: Ho et al. 2020, eq. 11."""
     return lambda schedule, level: (jnp.zeros_like(level.t), jnp.ones_like(level.t))
 
 
 def x0() -> Target:
-    """The clean example, (1, 0)."""
+    """Target x0, the clean example: (1, 0)."""
     return lambda schedule, level: (jnp.ones_like(level.t), jnp.zeros_like(level.t))
 
 
 def v() -> Target:
-    """v = alpha eps - sigma x0, (-sigma, alpha). Source: Salimans and Ho 2022, appendix D."""
+    """Target v = alpha eps - sigma x0: (-sigma, alpha). Reference: Salimans and Ho 2022, appendix D."""
     return lambda schedule, level: (-level.sigma, level.alpha)
 
 
 def score() -> Target:
-    """The score of q(x_t | x0), -eps/sigma: (0, -1/sigma). Source: Song et al. 2021, eq. 7."""
+    """Target score of q(x_t | x0), -eps/sigma: (0, -1/sigma). Reference: Song et al. 2021, eq. 7."""
     return lambda schedule, level: (jnp.zeros_like(level.t), -jnp.exp(-level.log_sigma))
 
 
 def posterior_mean(num_steps: int) -> Target:
-    """The mean of q(x_s | x_t, x0) one step of the chain earlier, s = t - 1/num_steps. Source: Ho et al. 2020, eq. 7.
+    """Target mean of q(x_s | x_t, x0), one step of the chain earlier, s = t - 1/num_steps.
 
-    With that mean = c0 x0 + c1 x_t the row is (c0 + c1 alpha, c1 sigma).
+    With that mean = c0 x0 + c1 x_t the coefficients are (c0 + c1 alpha, c1 sigma). Reference: Ho et al. 2020, eq. 7.
     """
 
     def target(schedule: Schedule, at: Level) -> tuple[Array, Array]:
-        row = step_to_previous(schedule, at, num_steps)
-        return row.x0_scale + row.x_t_scale * at.alpha, row.x_t_scale * at.sigma
+        step = previous_step_coefficients(schedule, at, num_steps)
+        return step.x0_scale + step.x_t_scale * at.alpha, step.x_t_scale * at.sigma
 
     return target
 
 
 def edm(sigma_data: float = 0.5) -> Target:
-    """What is left of x0 without c_skip x_t/alpha, scaled to variance 1: x0 = c_skip x_t/alpha + c_out target.
+    """Target of EDM's preconditioning: x0 = c_skip x_t/alpha + c_out target, with a target of variance 1.
 
-    With d = sigma_data, the standard deviation of the data, and r = sqrt(sigma² + alpha² d²) the row is
-    (sigma/(d r), -alpha d/r). d = 1 in a variance-preserving process gives -v. Source: Karras et al. 2022, table 1.
+    With d = sigma_data, the standard deviation of the data, and r = sqrt(sigma² + alpha² d²) the coefficients are
+    (sigma/(d r), -alpha d/r). d = 1 in a variance-preserving process gives -v. Reference: Karras et al. 2022, table 1.
     """
 
     def target(schedule: Schedule, level: Level) -> tuple[Array, Array]:
@@ -81,64 +150,76 @@ def edm(sigma_data: float = 0.5) -> Target:
 
 
 def dpm2015(num_steps: int) -> Target:
-    """z of the mean sqrt(1 - beta) x_t + sqrt(beta) z of a step of the chain: sqrt(beta) alpha_s (1, -alpha/sigma).
+    """Target z of the mean sqrt(1 - beta) x_t + sqrt(beta) z of a step of a variance-preserving chain.
 
-    For variance-preserving chains. Source: the public code of Sohl-Dickstein et al. 2015.
+    The coefficients are sqrt(beta) alpha_s (1, -alpha/sigma).
+    Reference: the public code of Sohl-Dickstein et al. 2015.
     """
 
     def target(schedule: Schedule, at: Level) -> tuple[Array, Array]:
-        row = step_to_previous(schedule, at, num_steps)
-        a = jnp.exp(0.5 * row.log_var_large + row.to.log_alpha)
+        step = previous_step_coefficients(schedule, at, num_steps)
+        a = jnp.exp(0.5 * step.log_var_large + step.to.log_alpha)
         return a, -a * jnp.exp(0.5 * at.logsnr)
 
     return target
 
 
-Shape = Callable[[Schedule, Level, Array, Array, Any], Array]
-"""`shape(schedule, level[B], x_t, output, head) -> output`: an output that the head and x_t make a target."""
+TARGETS: dict[str, Callable[..., Target]] = {"eps": eps, "x0": x0, "v": v, "score": score, "edm": edm}
+"""Targets by name, for any schedule."""
+
+CHAIN_TARGETS: dict[str, Callable[[int], Target]] = {
+    "posterior_mean": posterior_mean,
+    "dpm2015_code": dpm2015,
+    "dpm2015_paper": dpm2015,
+}
+"""Targets by name that depend on a step of the chain; each takes the number of steps. `dpm2015_paper` goes with the
+output transform `dpm2015_paper_output`."""
 
 
-def attracted(num_steps: int) -> Shape:
-    """From z of the mean (x_t - z)(1 - Sigma) + z to z of `dpm2015`, Sigma = sigmoid(head + logit beta).
+def dpm2015_paper_output(num_steps: int) -> OutputTransform:
+    """Transform z of the mean (x_t - z)(1 - Sigma) + z into z of `dpm2015`, Sigma = sigmoid(head + logit beta).
 
-    The paper's own mean: the forward step, which pulls towards 0, turned into a pull towards z. Source: Sohl-Dickstein
-    et al. 2015, appendix D.2.1.
+    The paper's own mean: the forward step, a pull towards 0, becomes a pull towards z.
+    Reference: Sohl-Dickstein et al. 2015, appendix D.2.1.
     """
 
-    def shape(schedule: Schedule, at: Level, x_t: Array, output: Array, head: Array) -> Array:
-        row = step_to_previous(schedule, at, num_steps)
-        log_beta = expand(row.log_var_large, x_t)
-        rate = jnp.exp(log_rate(log_beta, head))
-        lost = -expand(jnp.expm1(at.log_alpha - row.to.log_alpha), x_t)  # 1 - sqrt(1 - beta)
+    def transform(schedule: Schedule, at: Level, x_t: Array, output: Array, head: Any) -> Array:
+        step = previous_step_coefficients(schedule, at, num_steps)
+        log_beta = expand(step.log_var_large, x_t)
+        rate = jnp.exp(log_sigmoid_rate(log_beta, head))
+        lost = -expand(jnp.expm1(at.log_alpha - step.to.log_alpha), x_t)  # 1 - sqrt(1 - beta)
         return (x_t * (lost - rate) + output * rate) * jnp.exp(-0.5 * log_beta)
 
-    return shape
+    return transform
 
 
-def step_to_previous(schedule: Schedule, at: Level, num_steps: int) -> GaussianCoefficients:
-    """The row of the step from a level of the chain to the one before it."""
+def previous_step_coefficients(schedule: Schedule, at: Level, num_steps: int) -> GaussianCoefficients:
+    """Return the coefficients of the step from levels of the chain to the levels before them."""
     s = jnp.maximum(jnp.round(at.t * num_steps) - 1, 0) / num_steps
     return step_coefficients(at, level(schedule, s))
 
 
-def log_rate(log_beta: Array, head: Array) -> Array:
-    """log sigmoid(head + logit beta): a variance around the forward one, below 1."""
+def log_sigmoid_rate(log_beta: Array, head: Array) -> Array:
+    """Return log sigmoid(head + logit beta): the log of a variance around beta and below 1."""
     return jax.nn.log_sigmoid(head + log_beta - jnp.log(-jnp.expm1(log_beta)))
 
 
-TARGETS: dict[str, Callable[..., Target]] = {"eps": eps, "x0": x0, "v": v, "score": score, "edm": edm}
-"""The parameterisations that need no chain; `posterior_mean` needs its length."""
-
-
-def combine(row: tuple[Array, Array], x0: Array, eps: Array) -> Array:
-    """The target a x0 + b eps of a pair (x0, eps)."""
-    a, b = row
+def combine_x0_eps(target: tuple[Array, Array], x0: Array, eps: Array) -> Array:
+    """Return the target a x0 + b eps [B,*D] of a pair (x0, eps), for coefficients (a, b), each [B]."""
+    a, b = target
     return expand(a, x0) * x0 + expand(b, x0) * eps
 
 
-def solve(row: tuple[Array, Array], level: Level, x_t: Array, output: Array) -> tuple[Array, Array]:
-    """The pair (x0, eps) with alpha x0 + sigma eps = x_t and a x0 + b eps = output."""
-    a, b = row
+def solve_x0_eps(target: tuple[Array, Array], level: Level, x_t: Array, output: Array) -> tuple[Array, Array]:
+    """Return the pair (x0, eps) with alpha x0 + sigma eps = x_t and a x0 + b eps = output.
+
+    Args:
+        target: the coefficients (a, b), each [B].
+        level: [B].
+        x_t: [B,*D].
+        output: the network's output, its estimate of the target, [B,*D].
+    """
+    a, b = target
     alpha, sigma = level.alpha, level.sigma
     scale = 1 / (alpha * b - sigma * a)
     x0 = expand(b * scale, x_t) * x_t - expand(sigma * scale, x_t) * output
@@ -146,81 +227,120 @@ def solve(row: tuple[Array, Array], level: Level, x_t: Array, output: Array) -> 
     return x0, eps
 
 
-InputScale = Callable[[Level], Array]
-"""What x_t is multiplied by before the network sees it: `input_scale(level[B]) -> [B]`."""
-
-
 def unit_variance(sigma_data: float = 0.5) -> InputScale:
-    """1/sqrt(sigma² + alpha² sigma_data²): c_in of Karras et al. 2022, table 1."""
+    """Input scale 1/sqrt(sigma² + alpha² sigma_data²), after which x_t has unit variance.
+
+    Reference: c_in of Karras et al. 2022, table 1.
+    """
     return lambda level: 1 / jnp.hypot(level.sigma, level.alpha * sigma_data)
 
 
-Telling = Callable[[Level], Array]
-"""What the network is told about the level: `telling(level[B]) -> [B]`."""
+def step_conditioning(num_steps: int) -> Conditioning:
+    """Condition on the step index k - 1 in 0..T-1, for t = k/num_steps; on fractions between the steps.
 
+    Reference: the public code of Ho et al. 2020.
+    """
 
-def tell_step(num_steps: int) -> Telling:
-    """k - 1 for t = k/num_steps: the integer 0..T-1 that Ho's network is told; fractions between the steps."""
-
-    def tell(level: Level) -> Array:
+    def conditioning(level: Level) -> Array:
         k = level.t * num_steps
         whole = jnp.round(k)
         return jnp.where(jnp.abs(k - whole) < 1e-3, whole, k) - 1  # k/T * T is one rounding off for some k
 
-    return tell
+    return conditioning
 
 
-def tell_time(scale: float = 999.0) -> Telling:
-    """scale · t. Source: Song et al. 2021, whose networks of the VP SDE are told 999 t."""
+def time_conditioning(scale: float = 999.0) -> Conditioning:
+    """Condition on scale · t. Reference: Song et al. 2021, whose networks of the VP SDE take 999 t."""
     return lambda level: scale * level.t
 
 
-def tell_logsnr() -> Telling:
-    """log alpha²/sigma². Source: Kingma et al. 2021."""
+def logsnr_conditioning() -> Conditioning:
+    """Condition on log(alpha²/sigma²). Reference: Kingma et al. 2021."""
     return lambda level: level.logsnr
 
 
-def tell_log_sigma() -> Telling:
-    """ln(sigma/alpha)/4. Source: Karras et al. 2022, table 1 (c_noise)."""
+def log_sigma_conditioning() -> Conditioning:
+    """Condition on ln(sigma/alpha)/4. Reference: c_noise of Karras et al. 2022, table 1."""
     return lambda level: -level.logsnr / 8
 
 
-def predictor(
-    apply: Callable[..., Array],
-    schedule: Callable[[Any], Schedule],
+CONDITIONINGS: dict[str, Callable[..., Conditioning]] = {
+    "step": step_conditioning,
+    "time": time_conditioning,
+    "logsnr": logsnr_conditioning,
+    "log_sigma": log_sigma_conditioning,
+}
+"""Conditioning functions by name."""
+
+
+def make_denoiser(
+    apply: NetworkApply,
+    schedule: ScheduleFromParams,
     target: Target,
-    tell: Telling,
+    conditioning: Conditioning,
     with_head: bool = False,
     input_scale: InputScale | None = None,
-    shape: Shape | None = None,
-) -> Predict:
-    """Close a network over its parameterisation: `predict(params, x_t, level, label, keys) -> Prediction`.
+    output_transform: OutputTransform | None = None,
+) -> Denoiser:
+    """Make the denoiser of a network and its parameterisation.
 
-    apply: `apply({"params": p}, x_t, told[B], label, keys) -> output`, with 2C channels if `with_head`: the target and
-    the head, in that order. schedule: `params -> Schedule`. params is a dict; the network's own are `params["net"]`.
-    input_scale: None leaves x_t as it is. shape: what else it takes to make the output a target.
+    Args:
+        apply: the forward pass; its output has 2C channels if `with_head`: first the target, then the head.
+        schedule: params -> Schedule.
+        target: the parameterisation.
+        conditioning: noise level -> number that the network is conditioned on.
+        with_head: whether the network also predicts a variance.
+        input_scale: factor on x_t at the input; None for 1.
+        output_transform: applied to the output before it is taken for the target; None for none. Needs `with_head`.
     """
 
     def predict(
         params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
     ) -> Prediction:
-        seen = x_t if input_scale is None else expand(input_scale(level), x_t) * x_t
-        output = apply({"params": params["net"]}, seen, tell(level), label, keys)
+        scaled = x_t if input_scale is None else expand(input_scale(level), x_t) * x_t
+        output = apply({"params": params["net"]}, scaled, conditioning(level), label, keys)
         output, head = jnp.split(output, 2, axis=-1) if with_head else (output, None)
-        if shape is not None:
-            output = shape(schedule(params), level, x_t, output, head)
-        x0, eps = solve(target(schedule(params), level), level, x_t, output)
+        if output_transform is not None:
+            output = output_transform(schedule(params), level, x_t, output, head)
+        x0, eps = solve_x0_eps(target(schedule(params), level), level, x_t, output)
         return Prediction(x0, eps, head)
 
     return predict
 
 
-def drop_labels(predict: Predict, rate: float) -> Predict:
-    """`predict` that in training (keys given) takes each label away, as -1, with probability `rate`.
+def make_bit_denoiser(apply: NetworkApply, conditioning: Conditioning) -> Denoiser:
+    """Make the denoiser of bits whose network outputs logits: x0 = tanh(output / 2), the mean of a bit of -1 or +1."""
 
-    Whether it is taken from example i follows from keys[i] alone. Source: Ho and Salimans 2022, algorithm 1.
+    def predict(
+        params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
+    ) -> Prediction:
+        output = apply({"params": params["net"]}, x_t, conditioning(level), label, keys)
+        return Prediction(jnp.tanh(output / 2), None, None)
+
+    return predict
+
+
+def make_class_log_probs(
+    apply: NetworkApply, conditioning: Conditioning, input_scale: InputScale | None = None
+) -> ClassLogProbs:
+    """Make the classifier log p(label | x_t) of a network whose outputs are logits [B,classes].
+
+    Args: as for `make_denoiser`.
     """
-    stream = zlib.crc32(b"label dropout")  # sets it apart from the dropout masks of layers, which are named likewise
+
+    def log_probs(params: Any, x_t: Array, level: Level, keys: Array | None = None) -> Array:
+        scaled = x_t if input_scale is None else expand(input_scale(level), x_t) * x_t
+        return jax.nn.log_softmax(apply({"params": params["net"]}, scaled, conditioning(level), None, keys))
+
+    return log_probs
+
+
+def drop_labels(predict: Denoiser, rate: float) -> Denoiser:
+    """Wrap a denoiser with label dropout: in training (keys given) a label becomes -1 with probability `rate`.
+
+    The dropout of the label of example i follows from keys[i] alone. Reference: Ho and Salimans 2022, algorithm 1.
+    """
+    stream = zlib.crc32(b"label dropout")  # keeps it apart from the dropout masks of layers, which use the same keys
 
     def dropping(
         params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
@@ -233,36 +353,10 @@ def drop_labels(predict: Predict, rate: float) -> Predict:
     return dropping if rate else predict
 
 
-def classifier(
-    apply: Callable[..., Array], tell: Telling, input_scale: InputScale | None = None
-) -> Callable[..., Array]:
-    """`log_probs(params, x_t, level, keys=None) -> [B,classes]`, log p(label | x_t), of a network told the level.
+def clip_x0(predict: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
+    """Wrap a denoiser: clip x0 to the range of the data and make eps consistent, eps = (x_t - alpha x0)/sigma.
 
-    apply: as for `predictor`, with logits [B,classes] for output; input_scale likewise.
-    """
-
-    def log_probs(params: Any, x_t: Array, level: Level, keys: Array | None = None) -> Array:
-        seen = x_t if input_scale is None else expand(input_scale(level), x_t) * x_t
-        return jax.nn.log_softmax(apply({"params": params["net"]}, seen, tell(level), None, keys))
-
-    return log_probs
-
-
-def bit_predictor(apply: Callable[..., Array], tell: Telling) -> Predict:
-    """Close a network over its reading as logits of bits: x0 = tanh(output / 2), the mean of a bit of -1 or +1."""
-
-    def predict(
-        params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
-    ) -> Prediction:
-        return Prediction(jnp.tanh(apply({"params": params["net"]}, x_t, tell(level), label, keys) / 2), None, None)
-
-    return predict
-
-
-def clip_x0(predict: Predict, low: float = -1.0, high: float = 1.0) -> Predict:
-    """`predict` with x0 clipped to the range of the data, and eps made to agree: eps = (x_t - alpha x0)/sigma.
-
-    Source: the public code of Ho et al. 2020, which clips in sampling and in the evaluation of the bound.
+    Reference: the public code of Ho et al. 2020, which clips in sampling and in the evaluation of the bound.
     """
 
     def clipped(

@@ -1,76 +1,103 @@
-"""The model's kernel p(x_s | x_t): the posterior with the predicted x0 in the place of x0, and a choice of variance.
+"""Reverse kernels p(x_s | x_t): the posterior with the predicted x0 in place of x0, and a choice of variance.
 
-`reverse(row, prediction, x_t) -> (mean[B,*D], log_var)`; the bound and every stochastic sampler use the same kernel.
+The bound and every stochastic sampler use the same kernel.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import jax.numpy as jnp
 
-from diffusion_jax.objective.prediction import Prediction, log_rate
-from diffusion_jax.process.base import Array, Process, expand
+from diffusion_jax.objective.prediction import Prediction, log_sigmoid_rate
+from diffusion_jax.process.base import Array, Distribution, Process, StepCoefficients, expand
 from diffusion_jax.process.gaussian import GaussianCoefficients
 
-Reverse = Callable[[GaussianCoefficients, Prediction, Array], tuple[Array, Array]]
+
+class Reverse(Protocol):
+    """Reverse kernel p(x_s | x_t) of a step t -> s."""
+
+    def __call__(self, coefficients: StepCoefficients, prediction: Prediction, x_t: Array, /) -> Distribution:
+        """Return the distribution of x_s, (mean[B,*D], log_var) for a Gaussian process.
+
+        Args:
+            coefficients: of the step, fields [B].
+            prediction: of the denoiser at x_t and t.
+            x_t: [B,*D].
+        """
 
 
 def fixed_small(process: Process) -> Reverse:
-    """The posterior's own variance (beta-tilde). Source: Ho et al. 2020, section 3.2."""
-    return lambda row, prediction, x_t: process.posterior(row, prediction.x0, x_t)
+    """Reverse kernel with the posterior variance (beta-tilde). Reference: Ho et al. 2020, section 3.2."""
+    return lambda coefficients, prediction, x_t: process.posterior(coefficients, prediction.x0, x_t)
 
 
 def fixed_large(process: Process, noiseless: str = "posterior") -> Reverse:
-    """The variance sigma_ts² of the forward step (beta). Source: Ho et al. 2020, section 3.2.
+    """Reverse kernel with the variance sigma_ts² of the forward step (beta). Reference: Ho et al. 2020, section 3.2.
 
-    noiseless says which variance the step to a noiseless s has, which only the bound sees: "posterior", that of the
-    step before it, as in Ho's code and in every config; or "forward", sigma_ts² there too, which closed forms want.
+    Args:
+        process: a Gaussian process.
+        noiseless: the variance of the step to a noiseless s, which only the bound uses: "posterior", the posterior
+            variance of the step before, as in Ho's code and in every config; or "forward", sigma_ts² there too, as
+            closed forms need it.
+
+    Raises ValueError for another `noiseless`.
     """
     if noiseless not in ("posterior", "forward"):
         raise ValueError(f"reverse: noiseless={noiseless!r} is not known, use 'posterior' or 'forward'")
 
-    def reverse(row: GaussianCoefficients, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
-        mean, small = process.posterior(row, prediction.x0, x_t)
-        large = expand(row.log_var_large, x_t)
+    def reverse(coefficients: GaussianCoefficients, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
+        mean, small = process.posterior(coefficients, prediction.x0, x_t)
+        large = expand(coefficients.log_var_large, x_t)
         if noiseless == "posterior":
-            large = jnp.where(jnp.isneginf(expand(row.to.log_sigma, x_t)), small, large)
+            large = jnp.where(jnp.isneginf(expand(coefficients.to.log_sigma, x_t)), small, large)
         return mean, large
 
     return reverse
 
 
 def learned_diagonal(process: Process) -> Reverse:
-    """The network's head is the log variance itself. Source: Ho et al. 2020, table 2."""
-    return lambda row, prediction, x_t: (process.posterior(row, prediction.x0, x_t)[0], prediction.head)
+    """Reverse kernel whose log variance is the network's head. Reference: Ho et al. 2020, table 2."""
+    return lambda coefficients, prediction, x_t: (
+        process.posterior(coefficients, prediction.x0, x_t)[0],
+        prediction.head,
+    )
 
 
 def learned_range(process: Process) -> Reverse:
-    """The head w in about [-1,1] interpolates in the logarithm between the small and the large variance.
+    """Reverse kernel whose head w in about [-1,1] interpolates between the logs of small and large variance.
 
-    log var = f log_var_large + (1 - f) log_var_small with f = (w + 1)/2. Source: Nichol and Dhariwal 2021, eq. 15.
+    log var = f log_var_large + (1 - f) log_var_small with f = (w + 1)/2. Reference: Nichol and Dhariwal 2021, eq. 15.
     """
 
-    def reverse(row: GaussianCoefficients, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
-        mean, small = process.posterior(row, prediction.x0, x_t)
+    def reverse(coefficients: GaussianCoefficients, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
+        mean, small = process.posterior(coefficients, prediction.x0, x_t)
         fraction = (prediction.head + 1) / 2
-        return mean, fraction * expand(row.log_var_large, x_t) + (1 - fraction) * small
+        return mean, fraction * expand(coefficients.log_var_large, x_t) + (1 - fraction) * small
 
     return reverse
 
 
 def dpm2015_paper(process: Process) -> Reverse:
-    """var = sigmoid(head + logit beta), beta = sigma_ts². Source: Sohl-Dickstein et al. 2015, appendix D.2.1."""
-    return lambda row, prediction, x_t: (
-        process.posterior(row, prediction.x0, x_t)[0],
-        log_rate(expand(row.log_var_large, x_t), prediction.head),
+    """Reverse kernel with var = sigmoid(head + logit beta), beta = sigma_ts².
+
+    Reference: Sohl-Dickstein et al. 2015, appendix D.2.1.
+    """
+    return lambda coefficients, prediction, x_t: (
+        process.posterior(coefficients, prediction.x0, x_t)[0],
+        log_sigmoid_rate(expand(coefficients.log_var_large, x_t), prediction.head),
     )
 
 
 def dpm2015_code(process: Process) -> Reverse:
-    """var = sigmoid(head / sqrt(T) + logit beta), 1/T being the length of the step. Source: their public code."""
+    """Reverse kernel with var = sigmoid(head / sqrt(T) + logit beta), where 1/T is the length of the step.
 
-    def reverse(row: GaussianCoefficients, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
-        head = prediction.head * expand(jnp.sqrt(row.at.t - row.to.t), x_t)
-        return process.posterior(row, prediction.x0, x_t)[0], log_rate(expand(row.log_var_large, x_t), head)
+    Reference: the public code of Sohl-Dickstein et al. 2015.
+    """
+
+    def reverse(coefficients: GaussianCoefficients, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
+        head = prediction.head * expand(jnp.sqrt(coefficients.at.t - coefficients.to.t), x_t)
+        mean = process.posterior(coefficients, prediction.x0, x_t)[0]
+        return mean, log_sigmoid_rate(expand(coefficients.log_var_large, x_t), head)
 
     return reverse
 
@@ -83,4 +110,4 @@ VARIANCES: dict[str, Callable[..., Reverse]] = {
     "dpm2015_paper": dpm2015_paper,
     "dpm2015_code": dpm2015_code,
 }
-"""Kinds of reverse variance; the learned ones need a network with a head."""
+"""Reverse kernels by the name of their variance; the learned variances need a network with a head."""

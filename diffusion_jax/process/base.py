@@ -74,6 +74,14 @@ StepCoefficients = Any
 sampler derives from them. All have the levels `at` (of t) and `to` (of s). Fields are scalar or [B] for a single step
 and [N] for a time grid, the step from t = 1 first."""
 
+
+class CoefficientsFromParams(Protocol):
+    """Step coefficients of a time grid, for a model whose parameters may include those of the schedule."""
+
+    def __call__(self, params: Any, /) -> StepCoefficients:
+        """Return the coefficients [N]: float64 NumPy arrays of a fixed schedule, traced arrays of a learned one."""
+
+
 Distribution = tuple[Array, Any]
 """Parameters of a distribution that factorises over the data dimensions: (mean, log_var) of Gaussians, with mean
 [B,*D] and log_var broadcastable to it; (probability of +1 [B,*D], None) of bits."""

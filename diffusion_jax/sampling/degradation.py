@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.objective.prediction import Predict, Prediction
+from diffusion_jax.objective.prediction import Denoiser, Prediction
 from diffusion_jax.process.base import Array, Level
 
 Rotate = Callable[[Array], Array]
@@ -147,7 +147,7 @@ def averaging(size: int) -> np.ndarray:
     return np.where(k == 0, 1, np.sqrt(2) * np.cos(np.pi * k * (j + 0.5) / size)) / np.sqrt(size)
 
 
-def rotated(predict: Predict, degradation: Degradation) -> Predict:
+def rotated(predict: Denoiser, degradation: Degradation) -> Denoiser:
     """The model in the coordinates of a degradation; a head, which belongs to pixels, is left out."""
 
     def predict_rotated(

@@ -15,18 +15,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.objective.prediction import Predict, Prediction
+from diffusion_jax.objective.prediction import Denoiser, Prediction
 from diffusion_jax.process.base import Array, Level, expand
 
 Interval = tuple[float, float]
 ALWAYS = (0.0, 1.0)
 Pair = Callable[..., tuple[Prediction, Prediction]]
-"""As `Predict`, but it returns (strong, weak)."""
+"""As `Denoiser`, but it returns (strong, weak)."""
 LogProbs = Callable[..., Array]
 """`log_probs(params, x_t[B,*D], level[B]) -> [B,classes]`: log p(label | x_t) of a noise-aware classifier, in nats."""
 
 
-def classifier_free(predict: Predict, scale: float, interval_t: Interval = ALWAYS, rescale: float = 0.0) -> Predict:
+def classifier_free(predict: Denoiser, scale: float, interval_t: Interval = ALWAYS, rescale: float = 0.0) -> Denoiser:
     """uncond + w (cond - uncond), of one network that was trained with labels and with labels dropped.
 
     One call with twice the batch: cond first, uncond (label -1) behind it. Source: Ho and Salimans 2022, eq. 6, whose w
@@ -53,22 +53,24 @@ def classifier_free(predict: Predict, scale: float, interval_t: Interval = ALWAY
 
 
 def autoguidance(
-    predict: Predict, worse: Predict, scale: float, interval_t: Interval = ALWAYS, rescale: float = 0.0
-) -> Predict:
+    predict: Denoiser, worse: Denoiser, scale: float, interval_t: Interval = ALWAYS, rescale: float = 0.0
+) -> Denoiser:
     """worse + w (predict - worse), two calls: `worse` is a smaller or less trained model, of params["guide"].
 
     Source: Karras et al. 2024 ("Guiding a diffusion model with a bad version of itself"), eq. 3 with its w.
     """
 
-    def weak(params: Any, *args: Any) -> Prediction:
-        return worse(params["guide"], *args)
+    def weak(
+        params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
+    ) -> Prediction:
+        return worse(params["guide"], x_t, level, label, keys)
 
     if scale == 0 and interval_t == ALWAYS:
         return weak
     return predict if scale == 1 else extrapolate(lambda *a: (predict(*a), weak(*a)), scale, interval_t, rescale)
 
 
-def extrapolate(pair: Pair, scale: float, interval_t: Interval = ALWAYS, rescale: float = 0.0) -> Predict:
+def extrapolate(pair: Pair, scale: float, interval_t: Interval = ALWAYS, rescale: float = 0.0) -> Denoiser:
     """strong + (w - 1) (strong - weak), which is weak + w (strong - weak) and strong to the bit where w = 1.
 
     rescale: share in which x0 gets back the standard deviation that x0 of `strong` has over the elements of an example.
@@ -91,7 +93,7 @@ def extrapolate(pair: Pair, scale: float, interval_t: Interval = ALWAYS, rescale
     return guided
 
 
-def classifier(predict: Predict, log_probs: LogProbs, scale: float, interval_t: Interval = ALWAYS) -> Predict:
+def classifier(predict: Denoiser, log_probs: LogProbs, scale: float, interval_t: Interval = ALWAYS) -> Denoiser:
     """The score plus w grad log p(label | x_t) of a classifier of noisy examples, of params["classifier"].
 
     eps - w sigma grad, hence x0 + w sigma²/alpha grad. w = 1 is the conditional law where the classifier is exact and

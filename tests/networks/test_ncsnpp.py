@@ -110,11 +110,11 @@ def test_equals_the_network_of_edm(name, options, x64):
         np.testing.assert_allclose(got, golden[f"output_{name}"], atol=1e-11)
         if name == "ddpmpp":  # and the denoiser around it, of x_t = x0 + sigma eps
             d = make_edm_unet.SIGMA_DATA
-            predict = prediction.predictor(
+            predict = prediction.make_denoiser(
                 lambda *args: run(*args, augment),
                 lambda params: None,
                 prediction.edm(d),
-                prediction.tell_log_sigma(),
+                prediction.log_sigma_conditioning(),
                 input_scale=prediction.unit_variance(d),
             )
             at = Level(jnp.zeros(2), jnp.zeros(2), jnp.log(sigma))

@@ -31,7 +31,7 @@ def gauss_hermite(nodes=7):
     return jnp.asarray(x0.ravel())[:, None], jnp.asarray(noise.ravel())[:, None], np.outer(w, w).ravel() / w.sum() ** 2
 
 
-def K_of_unit_gaussians(schedule, target, kernel, shape=None, steps=T):
+def K_of_unit_gaussians(schedule, target, kernel, transform=None, steps=T):
     """K of one dimension in nats where the network says 0 for z and for the head."""
     process = GaussianProcess()
     rows = rows_of(process, schedule, steps)
@@ -40,7 +40,9 @@ def K_of_unit_gaussians(schedule, target, kernel, shape=None, steps=T):
     def silent(params, x, told, label, keys):
         return jnp.zeros((len(x), 2))
 
-    predict = prediction.predictor(silent, lambda params: schedule, target, lambda at: at.t, True, shape=shape)
+    predict = prediction.make_denoiser(
+        silent, lambda params: schedule, target, lambda at: at.t, True, output_transform=transform
+    )
     term = bound.K_term(process, kernel(process))
 
     def of_step(here):
@@ -49,7 +51,7 @@ def K_of_unit_gaussians(schedule, target, kernel, shape=None, steps=T):
         return weights @ term(here, predict({"net": {}}, x_t, here.at), x0, x_t)
 
     total = jax.jit(lambda: jax.lax.map(of_step, jax.tree.map(jnp.asarray, rows)).sum())()
-    return float(weights @ bound.K_ends(process, schedule, rows, x0) - total)
+    return float(weights @ bound.K_boundary(process, schedule, rows, x0) - total)
 
 
 NULL = -0.5 * (1 + np.log(2 * np.pi))
@@ -79,9 +81,13 @@ def test_the_mean_of_the_paper_in_the_same_setting(x64):
         error = (np.sqrt(1 - beta) - (1 - beta)) ** 2 + beta - small
         expected -= 0.5 * (np.log(beta / small) + (small + error) / beta - 1)
     expected += 0.5 * np.log((1 - alpha_bar[-1]) / (1 - alpha_bar[1]))
-    # K_ends has the entropies of x_T and x_1 given x0 in it: with NULL that is all
+    # K_boundary has the entropies of x_T and x_1 given x0 in it: with NULL that is all
     found = K_of_unit_gaussians(
-        schedule, prediction.dpm2015(1000), reverse.dpm2015_paper, shape=prediction.attracted(1000), steps=1000
+        schedule,
+        prediction.dpm2015(1000),
+        reverse.dpm2015_paper,
+        prediction.dpm2015_paper_output(1000),
+        1000,
     )
     assert found == pytest.approx(expected, abs=1e-9)
     assert found - NULL == pytest.approx(-0.765, abs=1e-3)  # reported of the public code's rates
@@ -99,7 +105,7 @@ def test_optimal_reversal_of_independent_bits_costs_the_entropy_of_x1(rate, stat
     def entropy(p):
         return -(p * np.log(p) + (1 - p) * np.log1p(-p))
 
-    K = float(of_data / 2 @ bound.K_ends(process, schedule, rows, x0))  # each x0 stands there twice
+    K = float(of_data / 2 @ bound.K_boundary(process, schedule, rows, x0))  # each x0 stands there twice
     for i in range(T):
         kept = 1 - (T - i) / T
         plus = kept * (np.asarray(x0)[:, 0] > 0) + (1 - kept) * stationary  # q(x_t = +1 | x0)
@@ -119,7 +125,7 @@ def test_loss_is_minus_K_in_bits_per_dim_and_trains_the_rates(x64):
     x0, noise, weights = gauss_hermite()
     apply = lambda params, x, told, label, keys: jnp.zeros((len(x), 2))  # noqa: E731
     path = lambda params: made.schedule(params["schedule"])  # noqa: E731
-    predict = prediction.predictor(apply, path, prediction.dpm2015(steps), lambda at: at.t, True)
+    predict = prediction.make_denoiser(apply, path, prediction.dpm2015(steps), lambda at: at.t, True)
     rows = lambda params: loop.traced_rows(process, path(params), loop.uniform_times(steps, steps))  # noqa: E731
     term = losses.K(process, reverse.dpm2015_paper(process), path, rows, steps)
 
@@ -131,7 +137,7 @@ def test_loss_is_minus_K_in_bits_per_dim_and_trains_the_rates(x64):
             at = level(path(params), jnp.full(len(x0), k / steps))
             x = scale * x0
             x_t = process.corrupt(at, x, noise)
-            total += weights @ term(params, losses.Look(at, x, noise, x_t, predict(params, x_t, at)))
+            total += weights @ term(params, losses.NoisyBatch(at, x, noise, x_t, predict(params, x_t, at)))
         return total / steps
 
     start = jnp.zeros(steps - 1)
@@ -149,9 +155,9 @@ def test_ends_are_what_a_learned_schedule_changes_beside_the_steps(x64):
     """Gaussian data of variance v: KL to the prior, and the density of x0 at its first level, by quadrature."""
     process, schedule = GaussianProcess(), schedules.linear_logsnr(-5.0, 4.0)
     x0, noise, weights = gauss_hermite()
-    term = losses.ends(process, lambda params: schedule, decoders.density())
+    term = losses.boundary_terms(process, lambda params: schedule, decoders.density())
     at = level(schedule, jnp.full(len(x0), 0.5))
-    found = weights @ term({}, losses.Look(at, x0, noise, x0, None)) * np.log(2)
+    found = weights @ term({}, losses.NoisyBatch(at, x0, noise, x0, None)) * np.log(2)
     sigma1, sigma0 = 1 / (1 + np.exp(-4.0)), 1 / (1 + np.exp(5.0))
     prior = 0.5 * (sigma1 + (1 - sigma1) - 1 - np.log(sigma1))
     density = 0.5 * (np.log(2 * np.pi * sigma0 / (1 - sigma0)) + 1)

@@ -138,7 +138,7 @@ def test_bound_is_tight_for_exact_reversal_of_noisy_data(x64):
 
 def test_stopping_the_mean_leaves_the_gradient_of_the_head():
     def value(x0, head):
-        stopped = bound.stop_mean(Prediction(x0, x0, head))
+        stopped = bound.stop_mean_gradient(Prediction(x0, x0, head))
         return jnp.sum(stopped.x0 + stopped.eps + stopped.head)
 
     assert [float(g) for g in jax.grad(value, (0, 1))(jnp.array(1.0), jnp.array(1.0))] == [0, 1]

@@ -33,8 +33,8 @@ def round_trip(target, schedule, dtype):
     at = level(schedule, jnp.arange(1, STEPS + 1, dtype=dtype) / STEPS)
     x_t = GaussianProcess().corrupt(at, x0, eps)
     row = target(schedule, at)
-    output = prediction.combine(row, x0, eps)
-    got = prediction.solve(row, at, x_t, output)
+    output = prediction.combine_x0_eps(row, x0, eps)
+    got = prediction.solve_x0_eps(row, at, x_t, output)
     errors = [np.abs(np.asarray(g - w)).max((1, 2)) for g, w in zip(got, (x0, eps), strict=True)]
     # rows scaled to 1: how large a and b themselves are says nothing about the system
     system = np.moveaxis(np.array([[at.alpha, at.sigma], row], np.float64), -1, 0)
@@ -66,7 +66,8 @@ def test_rows_are_the_definitions():
     x0, eps = jnp.array([[2.0]]), jnp.array([[-1.0]])
     expected = {"eps": -1.0, "x0": 2.0, "v": 0.6 * -1 - 0.8 * 2, "score": 1 / 0.8}
     for name, value in expected.items():
-        assert float(prediction.combine(TARGETS[name](None, at), x0, eps)[0, 0]) == pytest.approx(value, rel=1e-6)
+        got = prediction.combine_x0_eps(TARGETS[name](None, at), x0, eps)
+        assert float(got[0, 0]) == pytest.approx(value, rel=1e-6)
 
 
 def test_edm_is_the_preconditioning_of_the_paper():
@@ -76,7 +77,7 @@ def test_edm_is_the_preconditioning_of_the_paper():
     for alpha in (1.0, 0.2):
         at = Level(sigma, jnp.full(3, jnp.log(alpha)), jnp.log(alpha * sigma))
         x, output = jax.random.normal(jax.random.key(0), (2, 3, 4))
-        got, _ = prediction.solve(prediction.edm(d)(None, at), at, alpha * x, output)
+        got, _ = prediction.solve_x0_eps(prediction.edm(d)(None, at), at, alpha * x, output)
         np.testing.assert_allclose(got, c_skip[:, None] * x + c_out[:, None] * output, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(prediction.unit_variance(d)(at) * alpha, 1 / jnp.sqrt(sigma**2 + d**2), rtol=1e-5)
     at = level(schedules.vp(), jnp.array([0.1, 0.6]))
@@ -93,9 +94,9 @@ def test_the_network_sees_the_scaled_input():
         return x
 
     for scale in (None, prediction.unit_variance(0.5)):
-        prediction.predictor(apply, lambda params: None, TARGETS["x0"], prediction.tell_time(), input_scale=scale)(
-            {"net": None}, jnp.ones((1, 2)), at
-        )
+        prediction.make_denoiser(
+            apply, lambda params: None, TARGETS["x0"], prediction.time_conditioning(), input_scale=scale
+        )({"net": None}, jnp.ones((1, 2)), at)
     np.testing.assert_array_equal(seen[0], 1)
     np.testing.assert_allclose(seen[1], 1 / np.sqrt(0.64 + 0.09), rtol=1e-6)
 
@@ -107,7 +108,7 @@ def test_posterior_mean_is_that_of_the_process(x64):
     x0, eps = jax.random.normal(jax.random.key(1), (2, 3, 4))
     x_t = GaussianProcess().corrupt(at, x0, eps)
     mean, _ = GaussianProcess().posterior(step_coefficients(at, level(schedule, t - 1 / STEPS)), x0, x_t)
-    got = prediction.combine(TARGETS["posterior_mean"](schedule, at), x0, eps)
+    got = prediction.combine_x0_eps(TARGETS["posterior_mean"](schedule, at), x0, eps)
     np.testing.assert_allclose(got, mean, atol=1e-12)
     np.testing.assert_allclose(got[2], x0[2], atol=1e-12)  # the last step ends at x0 itself
 
@@ -120,7 +121,9 @@ def test_predictor_splits_off_the_head_and_passes_everything_on():
         return jnp.concatenate([0 * x, x + 7], -1)
 
     schedule = schedules.linear(1000)
-    predict = prediction.predictor(apply, lambda params: schedule, TARGETS["eps"], prediction.tell_step(1000), True)
+    predict = prediction.make_denoiser(
+        apply, lambda params: schedule, TARGETS["eps"], prediction.step_conditioning(1000), True
+    )
     at = level(schedule, jnp.array([0.001, 1.0]))
     x_t = jnp.ones((2, 4, 4, 3))
     got = predict({"net": "p"}, x_t, at, "label", "keys")
@@ -134,16 +137,16 @@ def test_predictor_splits_off_the_head_and_passes_everything_on():
 def test_step_told_is_a_whole_number_on_the_chain(steps):
     t = jnp.asarray(np.arange(1, steps + 1) / steps, jnp.float32)
     at = Level(t, t, t)
-    np.testing.assert_array_equal(prediction.tell_step(steps)(at), np.arange(steps))
-    between = prediction.tell_step(steps)(Level(jnp.array(10.5 / steps), t[0], t[0]))
+    np.testing.assert_array_equal(prediction.step_conditioning(steps)(at), np.arange(steps))
+    between = prediction.step_conditioning(steps)(Level(jnp.array(10.5 / steps), t[0], t[0]))
     assert float(between) == pytest.approx(9.5, abs=1e-4)
 
 
 def test_other_ways_to_tell_the_level():
     at = Level(jnp.array([0.5]), jnp.log(jnp.array([0.6])), jnp.log(jnp.array([0.3])))
-    assert float(prediction.tell_time()(at)[0]) == pytest.approx(499.5)
-    assert float(prediction.tell_logsnr()(at)[0]) == pytest.approx(np.log(4), rel=1e-6)
-    assert float(prediction.tell_log_sigma()(at)[0]) == pytest.approx(np.log(0.5) / 4, rel=1e-6)
+    assert float(prediction.time_conditioning()(at)[0]) == pytest.approx(499.5)
+    assert float(prediction.logsnr_conditioning()(at)[0]) == pytest.approx(np.log(4), rel=1e-6)
+    assert float(prediction.log_sigma_conditioning()(at)[0]) == pytest.approx(np.log(0.5) / 4, rel=1e-6)
 
 
 def test_clip_x0_keeps_the_pair_consistent():

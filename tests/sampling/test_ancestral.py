@@ -77,9 +77,9 @@ def test_all_parameterisations_give_the_same_sample(x64):
         def apply(variables, x_t, t, label, keys):
             at = level(schedule, t)
             found = exact(x_t, at)
-            return prediction.combine(target(schedule, at), found.x0, found.eps)
+            return prediction.combine_x0_eps(target(schedule, at), found.x0, found.eps)
 
-        return prediction.predictor(apply, lambda params: schedule, target, lambda at: at.t)
+        return prediction.make_denoiser(apply, lambda params: schedule, target, lambda at: at.t)
 
     samples = {}
     for name, target in targets.items():

@@ -26,8 +26,8 @@ def unet(dropout=0.2):
 
 def make_loss(network):
     schedule = schedules.cosine(STEPS)
-    predict = prediction.predictor(
-        network.apply, lambda params: schedule, prediction.eps(), prediction.tell_step(STEPS)
+    predict = prediction.make_denoiser(
+        network.apply, lambda params: schedule, prediction.eps(), prediction.step_conditioning(STEPS)
     )
     term = losses.weighted_mse(lambda params: schedule, prediction.eps(), losses.simple())
     return losses.weighted_sum(predict, GaussianProcess(), lambda params: schedule, {"mse": (1.0, term)})
