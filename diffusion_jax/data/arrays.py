@@ -1,4 +1,4 @@
-"""The user's own arrays: .npz and .npy files of images or vectors, checked when opened."""
+"""Data source: arrays of images or vectors in .npz and .npy files, checked when opened."""
 
 import contextlib
 import pathlib
@@ -21,15 +21,17 @@ def arrays(
     heldout: str = "",
     heldout_fraction: float = 0.1,
 ) -> Source:
-    """Images uint8 [N,H,W] or [N,H,W,C], integer vectors [N,D], or float vectors [N,D] of a .npz or .npy file.
+    """Return a split of the examples in a .npz or .npy file.
 
-    key: the array of examples in a .npz; "" takes the only one of two dimensions or more. label_key: the array of
-    labels 0 … classes - 1; "" for unlabelled data. levels: grey levels of integers, which may have any integer dtype as
-    long as they are 0 … levels - 1; 0 says that floats of any shape are data as they are (float vectors [N,D] always
-    are). classes: 0 counts them in the training labels. heldout: a second file to evaluate on; without one,
-    heldout_fraction of the examples is held out by a fixed permutation. A .npy file is mapped, not copied, into memory.
+    The file has images uint8 [N,H,W] or [N,H,W,C], integer vectors [N,D], or float vectors [N,D]. A .npy file is
+    memory-mapped.
 
-    Raises FileNotFoundError, PermissionError, or ValueError for all that is not so.
+    key: the array of examples in a .npz; "": the only array of two or more dimensions. label_key: the array of labels
+    0 … classes - 1; "": no labels. levels: number of grey levels; integers of any dtype must be 0 … levels - 1. 0:
+    floats of any shape, used unchanged (float vectors [N,D] always are). classes: 0: counted in the training labels.
+    heldout: a second file for the held-out split; "": a fixed permutation holds out heldout_fraction of the examples.
+
+    Raises FileNotFoundError, PermissionError, or ValueError if the file does not match this description.
     """
     check_split(split)
     if not (levels == 0 or 2 <= levels <= 256):
@@ -56,7 +58,7 @@ def arrays(
 
 
 def _read(option: str, path: str, key: str, label_key: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """The array of examples of a file and, with a label_key, that of labels, as they stand there."""
+    """Return the unchecked arrays of examples and, with a label_key, of labels."""
     if not path:
         raise ValueError(f"{option} is empty; set it to a .npz or .npy file")
     file = pathlib.Path(path)
@@ -84,7 +86,7 @@ def _read(option: str, path: str, key: str, label_key: str) -> tuple[np.ndarray,
 
 
 def _only(path: str, members: np.lib.npyio.NpzFile, label_key: str) -> str:
-    """The name of the only array of two dimensions or more."""
+    """Return the name of the only array of two or more dimensions."""
     shapes = {name: _member(path, members, name).shape for name in members.files if name != label_key}
     found = [name for name, shape in shapes.items() if len(shape) >= 2]
     if len(found) != 1:
@@ -105,7 +107,7 @@ def _member(path: str, members: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def _readable(what: str) -> Iterator[None]:
-    """Turn what NumPy raises for a damaged or pickled file into a ValueError of one line."""
+    """Convert NumPy's errors about damaged or pickled files to a ValueError of one line."""
     try:
         with readable(what, "write the file again"):
             yield
@@ -119,7 +121,7 @@ def _readable(what: str) -> Iterator[None]:
 
 
 def _examples(path: str, x0: np.ndarray, levels: int) -> tuple[np.ndarray, int]:
-    """The checked examples, uint8 or float32 [N,*D], and their number of levels."""
+    """Check examples; return them as uint8 or float32 [N,*D] with their number of levels."""
     if x0.ndim < 2:
         raise ValueError(f"{path}: an array of shape {x0.shape} is not [N,D], [N,H,W] or [N,H,W,C]; add the first axis")
     if not x0.size:
@@ -173,7 +175,7 @@ def _floats(path: str, x0: np.ndarray, levels: int) -> np.ndarray:
 
 
 def _labels(path: str, label: np.ndarray | None, size: int, classes: int) -> tuple[np.ndarray | None, int]:
-    """The checked labels and the number of classes."""
+    """Check labels; return them with the number of classes."""
     if label is None:
         if classes:
             raise ValueError(f"{path}: classes={classes} needs labels; set label_key to the array that holds them")

@@ -1,9 +1,9 @@
-"""Dead leaves: discs of random grey that occlude one another, their radii by a power law, so that no scale stands out.
+"""Data source: dead leaves, occluding discs of random grey whose radii follow a power law (no preferred scale).
 
-After Lee, Mumford and Huang 2001, the model behind the images of Sohl-Dickstein et al. 2015, who do not say how theirs
-were made. Made on the spot: an image is a function of (seed, place), so a set of any size costs nothing to keep. A
-pixel takes the grey of the first disc, from the front, that its centre lies in. The centres fill
-the plane evenly; a leaf of random grey lies behind all others.
+The model of Lee, Mumford and Huang 2001, which Sohl-Dickstein et al. 2015 use without giving their parameters. Images
+are generated when read: an image is a function of (seed, place), so a set of any size needs no storage. A pixel has the
+grey of the front-most disc that contains its centre. The centres of the discs are uniform in the plane; a leaf of
+random grey lies behind all others.
 """
 
 import functools
@@ -14,16 +14,17 @@ import numpy as np
 from diffusion_jax.data.source import SPLITS, Source, check_split
 
 LAYERS = 9
-"""Discs are laid until a pixel is covered so many times on average: exp(-9), a pixel in eight images, sees the last."""
+"""Mean number of discs over a pixel; the leaf behind all others is visible at a share exp(-9) of the pixels."""
 
 
 def dead_leaves(
     split: str, shape: tuple[int, int] = (32, 32), radii: tuple[float, float] = (2.0, 32.0), size: int = 1_000_000,
     seed: int = 0,
 ) -> Source:  # fmt: skip
-    """Images uint8 [H,W,1] of 256 levels; the density of the radius, in pixels, falls as r^-3 between two radii.
+    """Return a split of dead-leaves images, uint8 [H,W,1] with 256 levels.
 
-    size: images of a split, each with a stream of its own. The grey of a leaf is uniform over the levels.
+    radii: least and greatest radius in pixels; the density between them is proportional to r^-3. size: images of the
+    split, each with a random stream of its own. The grey of a leaf is uniform over the levels.
     """
     check_split(split)
     height, width = shape
@@ -45,15 +46,16 @@ def _read(
 
 
 def _parts(places: np.ndarray, most: int = 64) -> list[np.ndarray]:
-    """A few images at a time: what is made of them stays in the cache."""
+    """Split places into parts whose intermediate arrays fit the CPU cache."""
     return [places[i : i + most] for i in range(0, len(places), most)] or [places]
 
 
 @functools.lru_cache(maxsize=8)
 def _radius_table(shape: tuple[int, int], radii: tuple[float, float]) -> tuple[np.ndarray, np.ndarray, int]:
-    """The distribution of the radius of a disc that touches the image's box, and how many such discs make LAYERS.
+    """Return the distribution of the radii of discs that can touch an image.
 
-    The box grown by r on each side holds the centres that can matter: their number goes as r^-3 (H + 2r)(W + 2r).
+    (cumulative distribution, radii, number of discs). The centres lie in the image's box extended by r on each side, so
+    the density of r is r^-3 (H + 2r)(W + 2r). The number of discs gives LAYERS discs over a pixel on average.
     """
     (height, width), (small, large) = shape, radii
     r = np.geomspace(small, large, 4001)
@@ -79,7 +81,7 @@ def _images(
     radius, top, left, grey = (value[:, 1:].ravel() for value in (radius, top, left, grey))
     start = np.repeat(np.arange(count, dtype=np.int32) * (height * width), discs)
 
-    # A disc is its rows, a row its pixels: those whose centres lie inside. What comes later lies in front.
+    # A disc covers rows, a row covers pixels: those whose centres lie inside. Later discs lie in front.
     first = np.maximum(np.ceil(top - radius - 0.5), 0).astype(np.int32)
     rows = np.maximum(np.minimum(np.floor(top + radius - 0.5), height - 1).astype(np.int32) - first + 1, 0)
     disc, y = np.repeat(np.arange(len(rows), dtype=np.int32), rows), _each(rows, first)
@@ -91,7 +93,7 @@ def _images(
 
 
 def _each(counts: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """All integers of runs [N] that begin at `first` and count so many."""
+    """Concatenate the integer ranges [first, first + counts)."""
     before = np.cumsum(counts, dtype=np.int32) - counts
     each = np.repeat(first - before, counts)
     each += np.arange(len(each), dtype=np.int32)
@@ -99,6 +101,6 @@ def _each(counts: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def _key(stream: tuple[int, int], place: int) -> np.ndarray:
-    """Two words of 64 bits that tell every image of every seed and split from the others."""
+    """Return the Philox key of an image, unique over seeds, splits and places."""
     seed, split = stream
     return np.array([seed, 2 * place + split], np.uint64)

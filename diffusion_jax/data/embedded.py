@@ -1,4 +1,4 @@
-"""Data that need no download: scans of handwritten digits, and toys in two dimensions with known densities."""
+"""Data sources without a download: scans of handwritten digits, and 2-D toy data with known densities."""
 
 from collections.abc import Callable
 
@@ -12,13 +12,15 @@ RING_STD = 0.1
 RING_MEANS = np.sqrt(2 * (1 - RING_STD**2)) * np.stack(
     [np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], axis=-1
 )
-"""The mixture: eight Gaussians of equal weight, standard deviation RING_STD, at RING_MEANS [8,2]; unit variance."""
+"""Means [8,2] of the mixture: eight Gaussians of equal weight and standard deviation RING_STD; unit variance."""
 
 
 def digits(split: str) -> Source:
-    """1797 scans of handwritten digits, 8x8 pixels of 17 grey levels, 10 classes: 1500 to train, 297 held out.
+    """Return a split of 1,797 handwritten digits: 8x8 pixels, 17 grey levels, 10 classes.
 
-    Source: Alpaydin and Kaynak 1998 (UCI, Optical Recognition of Handwritten Digits): the part in scikit-learn.
+    1,500 digits are for training, 297 held out.
+
+    Reference: Alpaydin and Kaynak 1998 (UCI, Optical Recognition of Handwritten Digits): the part in scikit-learn.
     """
     from sklearn.datasets import load_digits
 
@@ -31,12 +33,12 @@ def digits(split: str) -> Source:
 
 
 def toy2d(split: str, kind: str = "mixture", size: int = 20_000, seed: int = 0, noise: float = 0.3) -> Source:
-    """Points in the plane, float32 [size,2], mean about 0 and variance about 1, drawn from a known density.
+    """Return a split of points in the plane from a known density.
 
-    kind: "mixture" (labels: the component of eight), "checkerboard" (the square of eight), "moons" (the moon of two),
-    "swissroll" (none). The held-out points are as many, drawn from the same density with a stream of their own.
-    noise: that of the swiss roll, in units of scikit-learn's, whose radius runs from 1.5 pi to 4.5 pi; it is scaled by
-    one constant to a mean of 0 and a variance of 1.
+    float32 [size,2], mean 0 and variance 1. kind: "mixture" (label: one of eight components), "checkerboard" (one of
+    eight squares), "moons" (one of two moons), "swissroll" (no labels). The held-out split has as many points, from a
+    random stream of its own. noise: standard deviation of the noise of the swiss roll, on scikit-learn's scale, where
+    the radius runs from 1.5 pi to 4.5 pi. Raises ValueError.
     """
     check_split(split)
     if kind not in TOYS:
@@ -75,7 +77,10 @@ def _moons(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def swissroll_curve(share: np.ndarray, noise: float) -> tuple[np.ndarray, float]:
-    """The roll without its noise, at shares [N] of the way from 0 to 1, as points [N,2], and the noise, both scaled."""
+    """Return points [N,2] on the noiseless roll and the scaled noise.
+
+    share: fractions [N] of the way along the roll, from 0 to 1.
+    """
     angle = np.pi * (1.5 + 3 * share)
     points = angle[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     mean = np.array([2, 2 / (3 * np.pi)])

@@ -1,7 +1,8 @@
-"""What nobody can beat: entropies of data sets whose density is known, before and after the first step of a chain.
+"""Exact entropies of the synthetic data sets.
 
-Each function returns -H(x_0) and -H(x_1) in bits, the second after x_1 = alpha x_0 + sigma noise, or for bits after a
-share 1 - alpha² of them has been drawn anew.
+Each function returns -H(x_0) and -H(x_1) in bits, before and after the first step of a chain: upper limits of the
+log-likelihood of any model. For Gaussian diffusion x_1 = alpha x_0 + sigma noise; for binary data a share 1 - alpha² of
+the bits is redrawn.
 """
 
 import itertools
@@ -19,9 +20,10 @@ AT_ONCE = 2000
 
 
 def swissroll(noise: float, alpha: float, sigma: float, points: int = POINTS) -> dict[str, float]:
-    """By integrating over the roll for each of many points: the mean of log2 of their density, and its standard error.
+    """Return the negative entropies of the swiss roll: Monte Carlo means of log2 density, with standard errors.
 
-    noise: as in `embedded.toy2d`. The density is a Gaussian's, averaged along the curve by Gauss-Legendre quadrature.
+    noise: as in `embedded.toy2d`. The density is that of a Gaussian, averaged along the curve by Gauss-Legendre
+    quadrature.
     """
     if noise == 0 and sigma == 0:
         return {"negative_entropy_x0_bits": math.inf, "negative_entropy_x1_bits": math.inf}
@@ -48,7 +50,10 @@ def swissroll(noise: float, alpha: float, sigma: float, points: int = POINTS) ->
 
 @jax.jit
 def _mixture(x: jax.Array, curve: jax.Array, weight: jax.Array, var: jax.Array) -> jax.Array:
-    """sum_j w_j exp(-|x - c_j|²/(2 var)) for each x [N,2], N a multiple of AT_ONCE."""
+    """Unnormalised mixture density, [N].
+
+    sum_j w_j exp(-|x - c_j|²/(2 var)) for each x [N,2]; N is a multiple of AT_ONCE.
+    """
 
     def some(x: jax.Array) -> jax.Array:
         distance = jnp.square(x[:, :1] - curve[:, 0]) + jnp.square(x[:, 1:] - curve[:, 1])
@@ -58,7 +63,10 @@ def _mixture(x: jax.Array, curve: jax.Array, weight: jax.Array, var: jax.Array) 
 
 
 def heartbeat(rate: float, alpha: float) -> dict[str, float]:
-    """By enumeration: a sequence's probability depends on the ones at the places of each phase alone."""
+    """Return the exact negative entropies of the binary heartbeat, by enumeration.
+
+    The probability of a sequence depends only on the number of ones at the places of each phase.
+    """
     each = STEPS // PERIOD
     one, zero = alpha**2 + (1 - alpha**2) * rate, (1 - alpha**2) * rate
     counts = np.array(list(itertools.product(range(each + 1), repeat=PERIOD)))

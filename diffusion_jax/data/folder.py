@@ -1,4 +1,4 @@
-"""The user's own images: a folder of files, checked when opened and decoded as they are read."""
+"""Data source: a folder of image files, checked when opened and decoded when read."""
 
 import concurrent.futures
 import functools
@@ -27,12 +27,13 @@ def folder(
     heldout_fraction: float = 0.1,
     in_memory: bool = False,
 ) -> Source:
-    """All PNG, JPEG, WebP, BMP and TIFF files under `path`, in order of name; those with a leading dot aside.
+    """Return a split of the image files under `path`, in order of name.
 
-    size, channels, resize, filter: see `images.Rule`; every file must fit it. labels: the class is the sub-folder of
-    `path` that a file is in, numbered in order of name. heldout: a second folder to evaluate on, with the same
-    sub-folders if labels; without one, heldout_fraction of the files is held out by a fixed permutation. in_memory:
-    decode all once.
+    Files: PNG, JPEG, WebP, BMP and TIFF, without a leading dot, sub-folders included.
+
+    size, channels, resize, filter: see `images.Rule`. labels: the class of a file is its sub-folder of `path`, numbered
+    in order of name. heldout: a second folder for the held-out split, with the same sub-folders if labels; "": a fixed
+    permutation holds out heldout_fraction of the files. in_memory: decode all files once.
 
     Raises FileNotFoundError, PermissionError, or ValueError naming the first file that is damaged or does not fit.
     """
@@ -65,7 +66,7 @@ def _item(root: str, names: list[str], label: np.ndarray, rule: images.Rule, pla
 
 
 def _names(option: str, path: str) -> list[str]:
-    """The image files under a folder, relative to it, sorted; linked folders are followed."""
+    """List the image files under a folder, relative to it and sorted; symbolic links are followed."""
     if not path:
         raise ValueError(f"{option} is empty; set it to a folder of images")
     if not os.path.exists(path):
@@ -96,7 +97,7 @@ def _raise(error: OSError) -> None:
 
 
 def _classes(path: str, names: list[str]) -> list[str]:
-    """The sub-folders that hold images, sorted."""
+    """List the sub-folders with images, sorted."""
     loose = next((name for name in names if "/" not in name), None)
     if loose:
         raise ValueError(f"{path}/{loose}: is in no sub-folder, so it has no class; move it, or set labels=False")
@@ -104,7 +105,7 @@ def _classes(path: str, names: list[str]) -> list[str]:
 
 
 def _check(root: str, names: list[str], rule: images.Rule) -> None:
-    """Check the header of every file; the error is that of the first bad one in order."""
+    """Check the header of every file; raise the error of the first bad file in order."""
     Image.init()
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         for _ in pool.map(lambda name: images.check(pathlib.Path(root, name), rule), names):

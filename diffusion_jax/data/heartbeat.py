@@ -1,4 +1,4 @@
-"""The binary heartbeat of Sohl-Dickstein et al. 2015: sequences in which every fifth bit is a one."""
+"""Data source: the binary heartbeat of Sohl-Dickstein et al. 2015, in which every fifth bit is a one."""
 
 import numpy as np
 
@@ -6,11 +6,14 @@ from diffusion_jax.data.source import Source, check_split, from_arrays
 
 STEPS, PERIOD = 20, 5
 PHASES = (np.arange(STEPS) % PERIOD == np.arange(PERIOD)[:, None]).astype(np.uint8)
-"""All that there are, [5,20]."""
+"""The five possible sequences, [5,20]."""
 
 
 def heartbeat(split: str, size: int = 10_000) -> Source:
-    """Bits uint8 [size,20], a one every five, the five phases in turn; labels are the phases. Both splits are alike."""
+    """Return bits uint8 [size,20], the five phases in turn; the labels are the phases.
+
+    Both splits are the same. Raises ValueError for fewer than five examples.
+    """
     check_split(split)
     if size < PERIOD:
         raise ValueError(f"heartbeat.size={size} must be at least {PERIOD}, to hold every phase")
@@ -19,7 +22,10 @@ def heartbeat(split: str, size: int = 10_000) -> Source:
 
 
 def count(samples: np.ndarray) -> dict[str, float]:
-    """Of bits [N,20]: the share that are heartbeats, and the shares of the rarest and the most frequent phase."""
+    """Count heartbeats in bits [N,20].
+
+    Returns the share of valid ones, and those of the rarest and the commonest phase.
+    """
     is_phase = (samples[:, None] == PHASES).all(axis=2).mean(axis=0)
     return {
         "heartbeat_valid": float(is_phase.sum()),

@@ -1,8 +1,8 @@
-"""One image, from an encoded file to uint8 [H,W,C], by stated rules; what the rules do not cover is refused.
+"""Decode an image file to uint8 [H,W,C].
 
-Colour: palettes, CMYK and YCbCr become RGB; RGB becomes grey by Rec. 601 luma, grey becomes RGB by repetition. Samples
-of 16 bits keep their upper byte (an 8-bit image stored in 16 bits comes back exactly). Transparency is laid over white.
-The orientation that a camera noted is applied. An embedded colour profile is not.
+Palettes, CMYK and YCbCr are converted to RGB; RGB to grey by Rec. 601 luma, grey to RGB by repetition. 16-bit samples
+keep their upper byte (an 8-bit image stored in 16 bits is restored exactly). Transparent pixels are composited over
+white. The EXIF orientation is applied, an embedded colour profile is not. Other images are errors.
 """
 
 import io
@@ -29,15 +29,15 @@ SIDEWAYS = (5, 6, 7, 8)
 
 
 class Rule(NamedTuple):
-    """How an image of any size becomes uint8 [height,width,channels]."""
+    """Conversion of an image of any size to uint8 [height,width,channels]."""
 
     height: int
     width: int
     channels: int
     resize: str
-    """"none": it must have that size. "center_crop": scaled to cover it, then cropped. "stretch": each side scaled."""
+    """"none": files must have that size. "center_crop": scaled to cover it, cropped. "stretch": both sides scaled."""
     filter: str
-    """The kernel of a resize; it averages over all that it shrinks."""
+    """Resampling kernel, one of FILTERS, antialiased."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -46,7 +46,10 @@ class Rule(NamedTuple):
 
 
 def rule(section: str, size: int | Sequence[int], channels: int, resize: str, filter: str) -> Rule:
-    """A checked Rule; size is a side or (height, width). ValueError names `section` and the option."""
+    """Make a checked Rule. size: one side or (height, width).
+
+    Raises ValueError, naming `section` and the option.
+    """
     sides = tuple(size) if isinstance(size, Sequence) else (size,)
     if len(sides) not in (1, 2) or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise ValueError(f"{section}.size={size} must be a number of pixels, or (height, width)")
@@ -60,7 +63,7 @@ def rule(section: str, size: int | Sequence[int], channels: int, resize: str, fi
 
 
 def check(file: pathlib.Path, rule: Rule) -> None:
-    """Raise ValueError unless the header of an image file is sound and the rule covers it. Decodes nothing."""
+    """Check the header of an image file against a rule, without decoding. Raises ValueError."""
     with _readable(str(file)), Image.open(file) as image:
         size, mode, frames = image.size, image.mode, getattr(image, "n_frames", 1)
         wrong_size = rule.resize == "none" and size != (rule.width, rule.height)
@@ -72,7 +75,10 @@ def check(file: pathlib.Path, rule: Rule) -> None:
 
 
 def decode(file: pathlib.Path | bytes, name: str, rule: Rule) -> np.ndarray:
-    """The image uint8 [H,W,C] of a file, or of its bytes, which errors call `name`. ValueError if it is damaged."""
+    """Decode an image file, or its bytes, to uint8 [H,W,C].
+
+    name: the name of the file in errors. Raises ValueError if it is damaged or does not fit the rule.
+    """
     with _readable(name), Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
         opened.load()
         image: Image.Image = opened

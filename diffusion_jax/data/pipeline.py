@@ -1,9 +1,10 @@
-"""Batches: the batch of step n is a pure function of (seed, n), on any number of processes and after any resume.
+"""Batches: the batch of step n is a pure function of (seed, n), for any number of processes and after any resume.
 
-The global batch of step n holds the positions n * batch_size + j of an endless sequence that runs through one
-permutation of the set after another. A process takes its rows of that batch. Files are decoded ahead by worker
-processes, each of which makes whole batches with the same function, so neither their number nor where a run starts can
-change what is seen.
+The global batch of step n has the positions n * batch_size + j of an endless sequence of permutations of the data set.
+Each process takes its rows of that batch. Worker processes decode files ahead; each makes whole batches with the same
+function, so neither their number nor the first step changes a batch.
+
+The entry "index", the place of an example in the global batch, identifies its random numbers in the train step.
 """
 
 import functools
@@ -19,7 +20,7 @@ import numpy as np
 from diffusion_jax.data.source import Source
 
 FLIPS = 2**32 - 1
-"""Sets the stream of flips apart from the permutations, whose epochs never come near it."""
+"""Second word of the seed of flips; permutations have the epoch there."""
 
 FOREVER = 2**62
 READ_THREADS = 4
@@ -31,11 +32,11 @@ T = TypeVar("T")
 
 
 def batch(source: Source, seed: int, step: int, batch_size: int, flip: bool, rows: slice = ALL) -> Batch:
-    """The `rows` of the global batch of a step: {"x0" [B,*D], "label" int32 [B], "index" int32 [B]}.
+    """Return the `rows` of the global batch of a step.
 
-    Position p = step * batch_size + j of the run is example permutation(seed, p // size)[p % size]. With flip, each
-    image is mirrored left to right with probability 1/2. label is -1 where there is none; index is the place j in the
-    global batch. Raises ValueError if the arguments do not fit.
+    The batch is {"x0": [B,*D], "label": int32 [B], "index": int32 [B]}. Position p = step * batch_size + j of the run
+    is example permutation(seed, p // size)[p % size]. flip: mirror each image left to right with probability 1/2. label
+    is -1 for unlabelled examples; index is the place j in the global batch. Raises ValueError.
     """
     check(source, seed, step, batch_size, flip)
     index = np.arange(batch_size, dtype=np.int32)[rows]
@@ -51,7 +52,10 @@ def batch(source: Source, seed: int, step: int, batch_size: int, flip: bool, row
 
 
 def _mirror(x0: np.ndarray, chosen: np.ndarray) -> None:
-    """Mirror the chosen images of x0[B,H,W,C] left to right in place, a few at a time, which stay in the cache."""
+    """Mirror the chosen images of x0 [B,H,W,C] in place, left to right.
+
+    A few at a time, so that they stay in the CPU cache.
+    """
     columns = np.arange(x0.shape[2])[::-1]
     for first in range(0, len(chosen), MIRRORED_AT_ONCE):
         few = chosen[first : first + MIRRORED_AT_ONCE]
@@ -59,7 +63,7 @@ def _mirror(x0: np.ndarray, chosen: np.ndarray) -> None:
 
 
 def check(source: Source, seed: int, step: int, batch_size: int, flip: bool) -> None:
-    """Raise ValueError unless batches can be made with these arguments."""
+    """Check the arguments of `batch`. Raises ValueError."""
     for name, value, least in (("seed", seed, 0), ("step", step, 0), ("batch_size", batch_size, 1)):
         if value < least:
             raise ValueError(f"{name}={value} must be at least {least}")
@@ -71,7 +75,7 @@ def check(source: Source, seed: int, step: int, batch_size: int, flip: bool) -> 
 
 @functools.lru_cache(maxsize=4)
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    """The order in which an epoch goes through the examples, int64 [size]; not to be written to."""
+    """Return the order of the examples in an epoch, int64 [size], read-only."""
     order = np.random.default_rng((seed, epoch)).permutation(size)
     order.flags.writeable = False
     return order
@@ -80,10 +84,10 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 def batches(
     source: Source, seed: int, start: int, batch_size: int, flip: bool, rows: slice = ALL, workers: int = 0
 ) -> Iterator[Batch]:
-    """The batches of steps start, start + 1, … without end, each as `batch` makes it.
+    """Return an endless iterator over the batches of steps start, start + 1, …
 
-    workers: processes that decode files ahead; 0 decodes in threads. Sources in memory need neither. Closing the
-    iterator ends the workers. Raises ValueError at once if the arguments do not fit.
+    workers: processes that decode files ahead; 0: threads. Sources in memory use neither. Closing the iterator ends the
+    workers. Raises ValueError at once.
     """
     check(source, seed, start, batch_size, flip)
     make = functools.partial(_step, source, seed, batch_size, flip, rows)
@@ -95,7 +99,10 @@ def _step(source: Source, seed: int, batch_size: int, flip: bool, rows: slice, s
 
 
 def in_order(source: Source, batch_size: int, rows: slice = ALL, workers: int = 0) -> Iterator[Batch]:
-    """The whole set once, in order, nothing dropped: batches with "mask" float32 [B], 0 for what pads the last one."""
+    """Iterate once over a whole source in order, with the last batch padded.
+
+    Batches have an entry "mask", float32 [B], which is 0 for padding. Raises ValueError.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     make = functools.partial(_part, source, batch_size, rows)
@@ -104,7 +111,7 @@ def in_order(source: Source, batch_size: int, rows: slice = ALL, workers: int = 
 
 
 def pad(batch: Batch, multiple: int) -> Batch:
-    """A batch of `in_order` made longer, to a multiple of some number of rows, by rows whose "mask" is 0."""
+    """Pad a batch of `in_order` to a multiple of rows; the "mask" of padding is 0."""
     missing = -len(batch["mask"]) % multiple
     padded = {name: np.concatenate([rows, rows[:1].repeat(missing, axis=0)]) for name, rows in batch.items()}
     padded["mask"][len(batch["mask"]) :] = 0
@@ -119,7 +126,7 @@ def _part(source: Source, batch_size: int, rows: slice, part: int) -> Batch:
 
 
 def _ahead(make: Callable[[int], Batch], start: int, stop: int, workers: int) -> Iterator[Batch]:
-    """make(start), …, make(stop - 1), made ahead in worker processes, or in threads if there are none."""
+    """Iterate over make(start), …, make(stop - 1), computed ahead in worker processes or threads."""
     import grain
     from absl import flags
 
@@ -143,7 +150,10 @@ def _ahead(make: Callable[[int], Batch], start: int, stop: int, workers: int) ->
 
 
 def _outlive_signals(worker: int, workers: int) -> None:
-    """A worker leaves Ctrl-C and SIGTERM to its parent, which may want to save first, and ends when that is gone."""
+    """Ignore Ctrl-C and SIGTERM in a worker, and end with the parent.
+
+    The parent may have to save before it ends.
+    """
     import multiprocessing
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -159,9 +169,10 @@ def _outlive_signals(worker: int, workers: int) -> None:
 
 
 def prefetch(iterator: Iterator[Any], put: Callable[[Any], T], depth: int = 2) -> Generator[T, None, None]:
-    """put(x) for every x, made by a background thread up to `depth` ahead; put places a batch on the devices.
+    """Iterate over put(x), computed by a background thread up to `depth` items ahead.
 
-    What the thread raises is raised here. When the consumer stops, the thread ends and closes the iterator.
+    put places a batch on the devices. Exceptions of the thread are raised here. When the consumer stops, the thread
+    ends and closes the iterator. Raises ValueError.
     """
     if depth < 1:
         raise ValueError(f"depth={depth} must be at least 1")

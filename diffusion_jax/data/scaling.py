@@ -1,7 +1,7 @@
-"""Grey levels at rest and the model's range: the one place that turns the first into the second and back.
+"""Conversion between stored grey levels and the range of the model.
 
-The range is [-1, 1], or what a mean and a standard deviation within [-1, 1] make of it: unit variance, for the bound of
-2015, which also wants the grey levels spread out by noise of their own width.
+The range is [-1, 1]. With a mean and a standard deviation, (x - mean) / std has unit variance, which the bound of 2015
+assumes; it also assumes a density, hence uniform noise of the width of a grey level (`dequantised`).
 """
 
 import jax
@@ -12,9 +12,10 @@ from jax.typing import ArrayLike
 
 
 def to_model(x: ArrayLike, levels: int, mean: float = 0.0, std: float = 1.0) -> Array:
-    """Grey levels 0 … levels - 1 to float32, (2 x / (levels - 1) - 1 - mean) / std; with levels = 0, (x - mean) / std.
+    """Convert grey levels to the range of the model, float32.
 
-    The mean and std of the defaults leave the numbers in [-1, 1].
+    x: 0 … levels - 1. Returns (2 x / (levels - 1) - 1 - mean) / std, or (x - mean) / std for floats (levels = 0). The
+    default mean and std give [-1, 1]. Raises ValueError.
     """
     if _grey(levels):
         x = jnp.asarray(x, jnp.float32) * (2 / (levels - 1)) - 1
@@ -22,7 +23,10 @@ def to_model(x: ArrayLike, levels: int, mean: float = 0.0, std: float = 1.0) -> 
 
 
 def from_model(x: ArrayLike, levels: int, mean: float = 0.0, std: float = 1.0) -> Array:
-    """The nearest grey level, uint8; inverts `to_model`, after clipping to the levels. With levels = 0, floats."""
+    """Convert the range of the model to the nearest grey levels, uint8, with clipping.
+
+    The inverse of `to_model`. For levels = 0 floats, without clipping. Raises ValueError.
+    """
     x = jnp.asarray(x)
     if (mean, std) != (0, 1):
         x = x * std + mean
@@ -33,7 +37,7 @@ def from_model(x: ArrayLike, levels: int, mean: float = 0.0, std: float = 1.0) -
 
 
 def to_rgb(x: np.ndarray, levels: int) -> np.ndarray:
-    """Grey levels [N,H,W,C] as uint8 0 … 255 with three channels, as other programs want them: grey is repeated."""
+    """Convert grey levels [N,H,W,C] to RGB, uint8 0 … 255. Raises ValueError."""
     if x.ndim != 4 or x.shape[-1] not in (1, 3) or not _grey(levels):
         raise ValueError(f"images [N,H,W,1 or 3] with grey levels can become RGB, not {x.shape} with levels={levels}")
     scaled = np.round(np.asarray(x, np.float32) * (255 / (levels - 1))).astype(np.uint8)
@@ -41,9 +45,10 @@ def to_rgb(x: np.ndarray, levels: int) -> np.ndarray:
 
 
 def dequantised(x: Array, levels: int, std: float, keys: Array) -> Array:
-    """x [B,*D] of `to_model` and uniform noise as wide as a grey level, each example's from its own key.
+    """Add uniform noise of the width of a grey level.
 
-    A density of x is then one that grey levels can be told by. Source: Theis et al. 2016, section 3.1.
+    x: [B,*D] of `to_model`. A density of the result bounds the probability of the grey levels. Reference: Theis et al.
+    2016, section 3.1. keys [B]: one per example.
     """
     width = 2 / ((levels - 1) * std)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:], x.dtype, -width / 2, width / 2))

@@ -1,4 +1,4 @@
-"""The noun of this folder: a `Source`, one split of a data set, which any place in it can be read from."""
+"""Data set splits with random access: `Source`."""
 
 import contextlib
 import functools
@@ -14,27 +14,30 @@ Item = Callable[[int], tuple[np.ndarray, int]]
 
 
 class Source(NamedTuple):
-    """One split of a data set, at rest: grey levels as uint8, or float32 vectors."""
+    """One split of a data set: grey levels as uint8, or float32 vectors."""
 
     name: str
     shape: tuple[int, ...]
-    """D: the shape of one example, (H, W, C) for images."""
+    """D, the shape of one example: (H, W, C) for images."""
     levels: int
     """Grey levels 0 … levels - 1 (256 for photographs); 0 for float32 values."""
     classes: int
-    """Labels are 0 … classes - 1; 0 where there are none."""
+    """Labels are 0 … classes - 1; 0: no labels."""
     size: int
     """Number of examples."""
     read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-    """`read(places int[B]) -> (x0 uint8|float32[B,*D], label int32[B])`; the label is -1 where there is none."""
+    """`read(places int[B]) -> (x0 uint8|float32[B,*D], label int32[B])`; label -1: unlabelled."""
     on_disk: bool
-    """Whether reading decodes files, so that other processes are of help."""
+    """True if `read` decodes files, so that worker processes help."""
 
 
 def from_arrays(
     name: str, x0: np.ndarray, label: np.ndarray | None, levels: int, classes: int, rows: np.ndarray | None = None
 ) -> Source:
-    """A Source of arrays x0[N,*D] and label[N] (None: unlabelled), or of their `rows` only. Nothing is copied."""
+    """Make a Source of arrays x0 [N,*D] and label [N] (None: unlabelled), without a copy.
+
+    rows: the rows of the arrays that belong to the split; None: all.
+    """
     x0 = np.asarray(x0)
     label = np.full(len(x0), -1, np.int32) if label is None else label.astype(np.int32)
     size = len(x0) if rows is None else len(rows)
@@ -47,7 +50,7 @@ def from_arrays(
 
 
 def from_items(name: str, shape: tuple[int, ...], levels: int, classes: int, size: int, item: Item) -> Source:
-    """A Source whose examples are read one by one: `item(place) -> (x0[*D], label)`, which must be picklable."""
+    """Make a Source from a picklable function `item(place) -> (x0[*D], label)`."""
     return Source(name, shape, levels, classes, size, functools.partial(_stack, item, shape), on_disk=True)
 
 
@@ -59,7 +62,7 @@ def _stack(item: Item, shape: tuple[int, ...], places: np.ndarray) -> tuple[np.n
 
 
 def load(source: Source) -> Source:
-    """The same Source, decoded once and held in memory."""
+    """Decode a Source once into memory."""
     x0, label = source.read(np.arange(source.size))
     return from_arrays(source.name, x0, label, source.levels, source.classes)
 
@@ -71,9 +74,10 @@ def check_split(split: str) -> None:
 
 
 def split_rows(name: str, size: int, split: str, fraction: float) -> np.ndarray:
-    """The places of a split when a `fraction` of `size` examples, at least one, is held out by a fixed permutation.
+    """Return the places of a split when a fraction of the examples is held out.
 
-    With fraction 0 all are for training, and there is no held-out split: ValueError, as for splits that would be empty.
+    A fixed permutation holds out `fraction` of `size` examples, at least one; with fraction 0 there is no held-out
+    split. name: the data set in errors. Raises ValueError for an empty split.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"{name}: heldout_fraction={fraction} is not in [0, 1)")
@@ -90,17 +94,20 @@ def split_rows(name: str, size: int, split: str, fraction: float) -> np.ndarray:
 
 
 def reason(error: Exception) -> str:
-    """What an error of another library says, on one line."""
+    """Return the message of an exception on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 class Refused(ValueError):
-    """A refusal of ours, in its own words, as against what other libraries raise for damaged files."""
+    """ValueError of this package, as opposed to errors of libraries about damaged files."""
 
 
 @contextlib.contextmanager
 def readable(what: str, advice: str, kind: str = "") -> Iterator[None]:
-    """Within it, whatever a library raises becomes a ValueError of one line: `what` cannot be read, and the advice."""
+    """Convert exceptions of libraries to a ValueError of one line.
+
+    The line is: `what` cannot be read, the reason, and the advice.
+    """
     try:
         yield
     except (FileNotFoundError, PermissionError, Refused):

@@ -1,4 +1,4 @@
-"""Image sets of TensorFlow Datasets, from a directory that has been prepared; reading them never imports TensorFlow."""
+"""Data source: prepared image sets of TensorFlow Datasets, read without TensorFlow."""
 
 import functools
 import json
@@ -34,13 +34,13 @@ def tfds(
     filter: str = "lanczos",
     in_memory: bool = False,
 ) -> Source:
-    """A set such as "cifar10", "imagenet_resized/64x64" or "mnist:3.0.1" that `prepare` has put below `data_dir`.
+    """Return a split of a prepared set, such as "cifar10", "imagenet_resized/64x64" or "mnist:3.0.1".
 
-    train, heldout: the names of its splits, slices such as "train[90%:]" included. image_key, label_key: the features
-    to read; label_key "" for unlabelled data. size, channels: 0 for the set's own; size must be said where its images
-    differ in size. resize, filter: see `images.Rule`. in_memory: decode all once.
+    data_dir: the directory of `prepare`. train, heldout: names of splits, slices such as "train[90%:]" included.
+    image_key, label_key: the features to read; label_key "": unlabelled. size, channels: 0: those of the set; size is
+    needed where the images differ in size. resize, filter: see `images.Rule`. in_memory: decode all examples once.
 
-    Raises FileNotFoundError with the command that prepares it, or ValueError.
+    Raises FileNotFoundError with the command that prepares the set, or ValueError.
     """
     check_split(split)
     if train == heldout or {train, heldout} & {train.partition("[")[0]} & {heldout.partition("[")[0]}:
@@ -96,7 +96,7 @@ def _item(
     rule: images.Rule,
     place: int,
 ) -> tuple[np.ndarray, int]:
-    """One example; of its record, which may hold much else, nothing but the image and the label is decoded."""
+    """Decode the image and the label of one record, and no other feature."""
     what = f"{name}, example {place}"
     with readable(what, AGAIN):
         example = parse(records[place])
@@ -107,7 +107,7 @@ def _item(
 
 
 def _features(dataset: str, features: Any, image_key: str, label_key: str) -> tuple[Any, int]:
-    """The image feature, checked, and the number of classes."""
+    """Return the checked image feature and the number of classes."""
     for option, key in (("image_key", image_key), ("label_key", label_key)):
         if key not in features and (key or option == "image_key"):
             none = ', or to "" for unlabelled data' if option == "label_key" else ""
@@ -123,7 +123,7 @@ def _features(dataset: str, features: Any, image_key: str, label_key: str) -> tu
 
 
 def _check_files(dataset: str, splits: Any, wanted: str) -> None:
-    """Raise unless a split is there, with all its files."""
+    """Check that a split exists with all its files. Raises ValueError or FileNotFoundError."""
     name = wanted.split("[")[0]
     if name not in splits:
         raise ValueError(
@@ -137,11 +137,10 @@ def _check_files(dataset: str, splits: Any, wanted: str) -> None:
 
 
 def prepare(dataset: str, data_dir: str) -> str:
-    """Make a set readable below `data_dir`, and return its directory; does nothing if it is so already.
+    """Prepare a set for reading in `data_dir`, unless it is prepared, and return its directory.
 
-    A set that stands there as TFRecord files is converted, into a folder of its own beside them, without TensorFlow.
-    Otherwise it is downloaded and built, which needs TensorFlow and, for most sets, a network. Raises ValueError that
-    says what to do.
+    TFRecord files are converted, into a folder of their own beside them, without TensorFlow. Otherwise the set is
+    downloaded and built, which needs TensorFlow and, for most sets, a network connection. Raises ValueError.
     """
     directory = _directory(dataset, data_dir) or _build(dataset, data_dir)
     return str(_readable(directory) or _convert(directory))
@@ -170,7 +169,7 @@ def _build(dataset: str, data_dir: str) -> pathlib.Path:
 
 
 def _directory(dataset: str, data_dir: str) -> pathlib.Path | None:
-    """Where a set is below data_dir: name, configuration if it has one, version (the highest unless said)."""
+    """Return the directory of a set, or None: data_dir/NAME[/CONFIGURATION]/VERSION, the highest version by default."""
     if not dataset:
         raise ValueError("data.tfds.dataset is empty; set it to the name of a set, such as cifar10")
     if not data_dir:
@@ -187,7 +186,7 @@ def _directory(dataset: str, data_dir: str) -> pathlib.Path | None:
 
 
 def _readable(directory: pathlib.Path) -> pathlib.Path | None:
-    """The directory itself, or the one within it that a conversion has made, whichever can be read by place."""
+    """Return the directory itself, or the converted one inside it, whichever has array_record files."""
     places = (directory, directory / FORMAT)
     return next((place for place in places if (place / INFO).exists() and _info(place)["fileFormat"] == FORMAT), None)
 
@@ -198,7 +197,7 @@ def _info(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def _convert(directory: pathlib.Path) -> pathlib.Path:
-    """Write a TFRecord build again as array_record, in a folder within it."""
+    """Convert a TFRecord build to array_record, in a folder inside it."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     info = _info(directory)
@@ -234,7 +233,10 @@ def _convert(directory: pathlib.Path) -> pathlib.Path:
 
 
 def _records(file: pathlib.Path) -> Iterator[bytes]:
-    """The records of a TFRecord file: length uint64, its checksum uint32, the bytes, their checksum uint32."""
+    """Iterate over the records of a TFRecord file.
+
+    A record is its length uint64, checksum uint32, the bytes, and their checksum uint32.
+    """
     size = file.stat().st_size
     with open(file, "rb") as stream:
         while head := stream.read(12):
