@@ -25,7 +25,7 @@ from diffusion_jax.runs import pictures, trained
 log = logging.getLogger(__name__)
 
 
-def variational_bound(run: trained.Run) -> tuple[dict[str, float], variational.Terms, dict[str, np.ndarray]]:
+def variational_bound(run: trained.Run) -> tuple[dict[str, float], variational.BoundTerms, dict[str, np.ndarray]]:
     """The bound on held-out data: figures, the terms of every example, and the curves of `evaluation.likelihood`.
 
     As config.bound asks. With grey levels the figures also hold `baseline_bits_per_dim`, of independent pixels.
@@ -39,7 +39,7 @@ def variational_bound(run: trained.Run) -> tuple[dict[str, float], variational.T
 
     into = sources.into_range(config)
 
-    def on_data(params: Any, key: Array, batch: dict[str, Array]) -> variational.Terms:
+    def on_data(params: Any, key: Array, batch: dict[str, Array]) -> variational.BoundTerms:
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
         return make(params, key, batch | {"x0": into(batch["x0"], keys)})
 

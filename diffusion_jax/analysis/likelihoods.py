@@ -67,7 +67,7 @@ def vlb(run: Run) -> Callable[[], Found]:
 
 
 def multi(run: Run) -> Callable[[], Found]:
-    """The bounds from the numbers of paths in config.bound.paths, by `evaluation.path_bound`."""
+    """The bounds from the numbers of paths in config.bound.paths, by `likelihood.path_bound`."""
     config, experiment = run.config, run.experiment
     needs_gaussian("multi", run)
     numbers = tuple(config.bound.paths)
@@ -84,14 +84,16 @@ def multi(run: Run) -> Callable[[], Found]:
         nats = each_example(run, weigh, numbers[-1], "multi")
         figures: dict[str, Any] = path_bound.summarise(nats, numbers, dims(run))
         steps = len(rows.at.t)
-        lines = [Line(f"multi_{k}", to_bits(path_bound.bound(nats, k), dims(run)), k * steps) for k in numbers]
+        lines = [
+            Line(f"multi_{k}", to_bits(path_bound.importance_bound(nats, k), dims(run)), k * steps) for k in numbers
+        ]
         return {**figures, "multi_examples": len(nats), "multi_steps": steps}, lines
 
     return found
 
 
 def ode(run: Run) -> Callable[[], Found]:
-    """The likelihood by the ODE, as config.ode asks, with its parts, by `evaluation.ode_likelihood`.
+    """The likelihood by the ODE, as config.ode asks, with its parts, by `likelihood.ode_likelihood`.
 
     ode_bits_per_dim is the sum of ode_prior (-log p of x at t = 1), ode_volume (-log of what the flow stretches) and
     the terms of the dequantisation. Each of eval.passes draws its noise and probes anew. Raises FloatingPointError
@@ -105,7 +107,7 @@ def ode(run: Run) -> Callable[[], Found]:
         raise ValueError(f"--likelihood=ode looks between the levels, where prediction.target={aim!r} cannot")
     flow.check(options.rtol, options.atol, options.max_calls, "ode")
     choices.choose("ode.trace", options.trace, ode_likelihood.PROBES)
-    law = choices.choose("ode.law", options.law, ode_likelihood.LAWS)
+    law = choices.choose("ode.law", options.law, ode_likelihood.TERMINAL_LOG_DENSITIES)
     make = choices.choose("ode.dequantisation", options.dequantisation, ode_likelihood.DEQUANTISATIONS)
     decode = objectives.decoder(config) if options.dequantisation == "process" else None
     dequantise = make(config.data.levels, decode)
@@ -156,7 +158,7 @@ def _ode_figures(run: Run, parts: Callable[..., Any], min_t: float) -> Found:
 
 
 def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The bound K of Sohl-Dickstein et al. 2015 on held-out data: figures, and curves of `evaluation.nonequilibrium`.
+    """The bound K of Sohl-Dickstein et al. 2015 on held-out data: figures, and curves of `likelihood.nonequilibrium`.
 
     All steps of the chain, for every example. Where the entropies of the data are known they stand beside it.
     """
@@ -166,9 +168,9 @@ def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     into = sources.into_range(config)
     term = objective_bound.K_term(process, experiment.reverse)
     terms = variational.make_terms(experiment.predict, process, experiment.schedule, term, rows)
-    ends = nonequilibrium.make_ends(process, path, rows)
+    ends = nonequilibrium.make_boundary_terms(process, path, rows)
 
-    def on_data(params: Any, key: Array, batch: dict[str, Array]) -> tuple[Array, nonequilibrium.Ends, Array]:
+    def on_data(params: Any, key: Array, batch: dict[str, Array]) -> tuple[Array, nonequilibrium.BoundaryTerms, Array]:
         x0 = into(batch["x0"], jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"]))
         moment = (
             jnp.square(x0).reshape(len(x0), -1).mean(1) if is_gaussian else (1 + x0).reshape(len(x0), -1).mean(1) / 2
@@ -180,7 +182,7 @@ def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     kl, at_ends, moments = bound.of_every_example(run, on_data, heldout, config.sampler.tile)
     shape = tuple(config.data.shape)
     figures = nonequilibrium.summarise(kl, at_ends, shape)
-    nats = -figures["K_bits"] * np.log(2) * nonequilibrium.unit(shape)[1]
+    nats = -figures["K_bits"] * np.log(2) * nonequilibrium.paper_unit(shape)[1]
     levels = config.data.levels if is_gaussian else 0
     figures["K_bits_per_dim"] = nonequilibrium.nats_to_bits_per_dim(nats, dims(run), levels, config.data.std)
     moment, wanted = float(moments.mean()), 1.0 if is_gaussian else config.process.binomial.rate

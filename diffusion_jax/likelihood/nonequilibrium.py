@@ -1,17 +1,16 @@
-"""How many bits does the bound K of Sohl-Dickstein et al. 2015 grant? Its terms, its ends, and what no step can beat.
+"""Bound K of Sohl-Dickstein et al. 2015: boundary terms, entropy bounds per step, summary and curves.
 
-    K = ends - sum of the KLs, in nats of an example,     ends = H_q(x_T | x_0) - H_q(x_1 | x_0) - H_p(x_T).
+    K = boundary - sum of the KLs, in nats per example,     boundary = H_q(x_T | x_0) - H_q(x_1 | x_0) - H_p(x_T).
 
-The null model is the prior itself, L_null = -H_p(x_T). Of each step the paper bounds what the reverse step has to say,
+The null model is the prior itself, L_null = -H_p(x_T). The paper bounds the entropy of each reverse step,
 
     H_q(x_t | x_s) + H_q(x_s | x_0) - H_q(x_t | x_0)  <=  H_q(x_s | x_t)  <=  H_q(x_t | x_s),
 
-and what the model says of it, the cross-entropy -E log p(x_s | x_t), is the lower bound plus the KL.
+and the cross-entropy of the model, -E log p(x_s | x_t), is the lower bound plus the KL.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,46 +18,59 @@ import numpy as np
 
 from diffusion_jax.likelihood.variational import standard_error
 from diffusion_jax.objective import bound
-from diffusion_jax.process.base import Array, Entropies, Process, Schedule
+from diffusion_jax.process.base import Array, Entropies, Process, Schedule, StepCoefficients
 
 
-class Ends(NamedTuple):
-    """What of K is known without the model, in nats; [B], and [B,N] for the steps."""
+class BoundaryTerms(NamedTuple):
+    """Parts of K that do not depend on the model, in nats."""
 
-    ends: Any
-    """H_q(x_T | x_0) - H_q(x_1 | x_0) - H_p(x_T)."""
+    boundary: Any
+    """H_q(x_T | x_0) - H_q(x_1 | x_0) - H_p(x_T), [B]."""
     prior: Any
-    """H_p(x_T)."""
+    """H_p(x_T), [B]."""
     steps: Entropies
-    """Of every step."""
+    """Conditional entropies around every step, fields [B,N]."""
 
 
-def make_ends(process: Process, schedule: Schedule, rows: Any) -> Callable[[Array], Ends]:
-    """Build `ends(x0[B,*D]) -> Ends` for the steps of a chain; nothing is drawn."""
+class BoundaryFunction(Protocol):
+    """Boundary terms of K, per example."""
 
-    def ends(x0: Array) -> Ends:
-        def of_step(row: Any) -> Entropies:
-            return process.entropies(jax.tree.map(lambda field: jnp.full(len(x0), field), row), x0)
-
-        steps = jax.lax.map(of_step, jax.tree.map(lambda field: jnp.asarray(field, x0.dtype), rows))
-        at_ends = bound.K_boundary(process, schedule, rows, x0)
-        return Ends(at_ends, process.prior_entropy(schedule, x0), jax.tree.map(jnp.transpose, steps))
-
-    return ends
+    def __call__(self, x0: Array, /) -> BoundaryTerms:
+        """Return the boundary terms for x0 [B,*D]."""
 
 
-def unit(shape: tuple[int, ...]) -> tuple[str, int]:
-    """The unit in which the paper gives K of data of a shape, and how many of them an example has."""
+def make_boundary_terms(process: Process, schedule: Schedule, coefficients: StepCoefficients) -> BoundaryFunction:
+    """Make the function that computes the boundary terms of K, without random draws.
+
+    coefficients: of the steps of a chain, fields [N].
+    """
+
+    def boundary_terms(x0: Array) -> BoundaryTerms:
+        def entropies(step: StepCoefficients) -> Entropies:
+            return process.entropies(jax.tree.map(lambda field: jnp.full(len(x0), field), step), x0)
+
+        steps = jax.lax.map(entropies, jax.tree.map(lambda field: jnp.asarray(field, x0.dtype), coefficients))
+        boundary = bound.K_boundary(process, schedule, coefficients, x0)
+        return BoundaryTerms(boundary, process.prior_entropy(schedule, x0), jax.tree.map(jnp.transpose, steps))
+
+    return boundary_terms
+
+
+def paper_unit(shape: tuple[int, ...]) -> tuple[str, int]:
+    """Return the name of the paper's unit of K for data of a shape, and the number of units in an example."""
     return ("bits/pixel", shape[0] * shape[1]) if len(shape) == 3 else ("bits/example", 1)
 
 
-def summarise(kl: np.ndarray, ends: Ends, shape: tuple[int, ...]) -> dict[str, Any]:
-    """K and its parts in the paper's units, with the standard error over the examples. kl: nats [B,N]."""
-    name, count = unit(shape)
+def summarise(kl: np.ndarray, terms: BoundaryTerms, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return K and its parts in the paper's units, with the standard error over the examples.
+
+    kl: the KL of each step in nats [B,N]. terms: the boundary terms of the same examples. shape: of an example.
+    """
+    name, count = paper_unit(shape)
     nats = np.log(2) * count
-    whole = (np.asarray(ends.ends, np.float64) - np.asarray(kl, np.float64).sum(1)) / nats
-    prior = np.asarray(ends.prior, np.float64).mean() / nats
-    first, last = (np.asarray(part, np.float64).mean() / nats for part in (ends.steps.at[:, -1], ends.steps.at[:, 0]))
+    whole = (np.asarray(terms.boundary, np.float64) - np.asarray(kl, np.float64).sum(1)) / nats
+    prior = np.asarray(terms.prior, np.float64).mean() / nats
+    first, last = (np.asarray(part, np.float64).mean() / nats for part in (terms.steps.at[:, -1], terms.steps.at[:, 0]))
     return {
         "K_bits": float(whole.mean()),
         "K_stderr": float(standard_error(whole)),
@@ -72,15 +84,15 @@ def summarise(kl: np.ndarray, ends: Ends, shape: tuple[int, ...]) -> dict[str, A
     }
 
 
-def curves(kl: np.ndarray, ends: Ends, times: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """What to draw, per step [N - 1] in the order of the steps, the one to x_0 left out, in the paper's units.
+def curves(kl: np.ndarray, terms: BoundaryTerms, times: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Return curves over the steps [N - 1] without the step to x_0, in the paper's units.
 
-    t: where the step starts. lower_bits, upper_bits: the paper's bounds on H_q(x_s | x_t). model_bits: what the model
-    needs for x_s. kl_bits, kl_stderr: the KL of the step.
+    t: start of the step. lower_bits, upper_bits: the paper's bounds on H_q(x_s | x_t). model_bits: cross-entropy of the
+    model for x_s. kl_bits, kl_stderr: the KL of the step and its standard error.
     """
-    nats = np.log(2) * unit(shape)[1]
+    nats = np.log(2) * paper_unit(shape)[1]
     kl = np.asarray(kl, np.float64)[:, :-1] / nats
-    at, to, step = (np.asarray(part, np.float64)[:, :-1].mean(0) / nats for part in ends.steps)
+    at, to, step = (np.asarray(part, np.float64)[:, :-1].mean(0) / nats for part in terms.steps)
     lower = step + to - at
     return {
         "t": times[:-1],
@@ -93,9 +105,9 @@ def curves(kl: np.ndarray, ends: Ends, times: np.ndarray, shape: tuple[int, ...]
 
 
 def nats_to_bits_per_dim(nats: float, dims: int, levels: int, std: float) -> float:
-    """A negative log density of unit-variance data as bits/dim of what they were: x is `std` wide in [-1, 1].
+    """Convert a negative log density of data scaled to unit variance to bits/dim of the data before scaling.
 
-    -log2 p per dimension, and for grey levels the width of unit variance in levels, log2(std (levels - 1)/2). Bits
-    (levels = 2 of the binomial process) have no width; there take levels = 0.
+    -log2 p per dimension, plus for grey levels the width of unit variance in levels, log2(std (levels - 1)/2), where
+    `std` is the standard deviation of the data in [-1, 1]. For bits (binomial process) pass levels = 0.
     """
     return nats / (dims * math.log(2)) + (math.log2(std * (levels - 1) / 2) if levels else 0.0)

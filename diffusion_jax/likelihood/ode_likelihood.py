@@ -1,73 +1,86 @@
-"""The exact likelihood of the model whose generator is the probability-flow ODE, by the change of variables.
+"""Likelihood under the probability-flow ODE, by the change of variables.
 
-    log p(x) = log p_1(x_1) + integral over the way from x to x_1 of the divergence of the flow,
+    log p(x) = log p_1(x_1) + integral of the divergence of the flow along the trajectory from x to x_1.
 
-Source: Chen et al. 2018; Grathwohl et al. 2019 (FFJORD); Song et al. 2021, section 4.3. The divergence is the trace of
-the Jacobian: exact with one product per dimension, or Hutchinson's estimate, the mean of probe · J probe over random
-probes, drawn once per way, whose expectation it is.
+The divergence is the trace of the Jacobian: exact with one Jacobian product per dimension, or Hutchinson's unbiased
+estimator, the mean of probe · J probe over random probes, which are drawn once per trajectory.
+
+Reference: Chen et al. 2018; Grathwohl et al. 2019 (FFJORD); Song et al. 2021, section 4.3.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from diffusion_jax.objective.decoders import Decoder
 from diffusion_jax.objective.prediction import Denoiser
-from diffusion_jax.process.base import Array, Level, Schedule, expand, level, normal
+from diffusion_jax.process.base import Array, Level, ScheduleFromParams, expand, level, normal
 from diffusion_jax.sampling.flow import log_ratio, log_scale, probability_flow
 from diffusion_jax.sampling.solve import solve
 
-Law = Callable[[Level, Array], Array]
-"""`law(level at t = 1 (scalars), x_1[B,*D]) -> log density in nats [B]`."""
 PRODUCTS = 16
-"""Jacobian products made at once."""
+"""Jacobian products computed at once."""
+
+
+class TerminalLogDensity(Protocol):
+    """Log density of x_1."""
+
+    def __call__(self, level: Level, x_1: Array, /) -> Array:
+        """Return the log density in nats [B] of x_1 [B,*D] at the level of t = 1 (scalar fields)."""
+
+
+class DrawProbes(Protocol):
+    """Probes for the trace of the Jacobian."""
+
+    def __call__(self, keys: Array, shape: tuple[int, ...], number: int, dtype: Any, /) -> Array:
+        """Return probes [P,B,*shape], those of each example drawn from its own key in `keys` [B]."""
 
 
 class Density(NamedTuple):
-    """Of each x at t = min_t the log density, the sum of its parts, in nats."""
+    """Log density of x at t = min_t, by its parts in nats."""
 
     terminal: Any
     """log p_1(x_1) [B]."""
     volume: Any
-    """log |d x_1 / d x| [B,P] as each probe estimates it; P = 1 if it is exact."""
+    """log |d x_1 / d x| [B,P], an estimate per probe; P = 1 if exact."""
     x_1: Any
-    """Where the flow carries x: [B,*D]."""
+    """End of the trajectory [B,*D]."""
     calls: Any
-    """Evaluations of the flow, int [B]: network calls, each with its Jacobian products."""
+    """Number of function evaluations, int [B]: network calls, each with its Jacobian products."""
     ok: Any
-    """Whether t = 1 was reached within the allowed calls, bool [B]."""
+    """True where t = 1 was reached within the allowed calls, bool [B]."""
 
     @property
     def log_prob(self) -> Array:
-        """log p(x) [B], the mean over the probes."""
+        """log p(x) in nats [B], the mean over the probes."""
         return self.terminal + self.volume.mean(1)
 
 
-def normal_law(log_std: Array, x: Array) -> Array:
-    """log N(x; 0, std² I) in nats [B]."""
+def normal_log_density(log_std: Array, x: Array) -> Array:
+    """Return log N(x; 0, std² I) in nats [B] for x [B,*D]."""
     nats = 0.5 * (x * jnp.exp(-log_std)) ** 2 + log_std + 0.5 * math.log(2 * math.pi)
     return -nats.reshape(len(x), -1).sum(1)
 
 
-LAWS: dict[str, Law] = {
-    "prior": lambda at, x: normal_law(0.5 * jnp.logaddexp(2 * at.log_alpha, 2 * at.log_sigma), x),
-    "noise": lambda at, x: normal_law(at.log_sigma, x),
+TERMINAL_LOG_DENSITIES: dict[str, TerminalLogDensity] = {
+    "prior": lambda at, x: normal_log_density(0.5 * jnp.logaddexp(2 * at.log_alpha, 2 * at.log_sigma), x),
+    "noise": lambda at, x: normal_log_density(at.log_sigma, x),
 }
-"""Laws of x_1 by name: N(0, alpha² + sigma²), which samplers draw from; or N(0, sigma²), as score_sde has it."""
+"""Log densities of x_1 by name: N(0, alpha² + sigma²), which samplers draw from; N(0, sigma²), as in score_sde."""
 
 
-def basis(keys: Array, shape: tuple[int, ...], number: int, dtype: Any) -> Array:
-    """All unit vectors [D,B,*shape], for which the sum of the products is the trace itself."""
+def unit_probes(keys: Array, shape: tuple[int, ...], number: int, dtype: Any) -> Array:
+    """Return all unit vectors [D,B,*shape], for which the sum of the products is the exact trace."""
     size = math.prod(shape)
     unit = jnp.eye(size, dtype=dtype).reshape(size, 1, *shape)
     return jnp.broadcast_to(unit, (size, len(keys), *shape))
 
 
-def rademacher(keys: Array, shape: tuple[int, ...], number: int, dtype: Any) -> Array:
-    """`number` probes [P,B,*shape] of random signs. Source: Hutchinson 1989."""
+def rademacher_probes(keys: Array, shape: tuple[int, ...], number: int, dtype: Any) -> Array:
+    """Draw `number` probes [P,B,*shape] of random signs. Reference: Hutchinson 1989."""
 
     def one(key: Array) -> Array:
         return jax.random.rademacher(key, (number, math.prod(shape)), dtype)
@@ -75,30 +88,55 @@ def rademacher(keys: Array, shape: tuple[int, ...], number: int, dtype: Any) -> 
     return jnp.moveaxis(jax.vmap(one)(keys), 0, 1).reshape(number, -1, *shape)
 
 
-def gaussian(keys: Array, shape: tuple[int, ...], number: int, dtype: Any) -> Array:
-    """`number` standard normal probes [P,B,*shape]: unbiased too, with more variance than signs."""
+def gaussian_probes(keys: Array, shape: tuple[int, ...], number: int, dtype: Any) -> Array:
+    """Draw `number` standard normal probes [P,B,*shape]: unbiased too, with more variance than signs."""
     return jnp.moveaxis(normal(keys, (number, *shape), dtype), 0, 1)
 
 
-PROBES: dict[str, Callable[..., Array]] = {"exact": basis, "rademacher": rademacher, "gaussian": gaussian}
-"""How the trace is taken."""
+PROBES: dict[str, DrawProbes] = {
+    "exact": unit_probes,
+    "rademacher": rademacher_probes,
+    "gaussian": gaussian_probes,
+}
+"""Trace estimators by name."""
+
+
+class DensityFunction(Protocol):
+    """Log density under the probability-flow ODE."""
+
+    def __call__(self, params: Any, keys: Array, x: Array, label: Array | None = None, /) -> Density:
+        """Return the log density of x.
+
+        Args:
+            params: the parameters of the model.
+            keys: one PRNG key per example [B], for the probes.
+            x: examples at the level of t = min_t, [B,*D].
+            label: class labels int [B], or None.
+        """
 
 
 def make_density(
     predict: Denoiser,
-    schedule: Callable[[Any], Schedule],
+    schedule: ScheduleFromParams,
     min_t: float,
     rtol: float = 1e-5,
     atol: float = 1e-5,
     max_calls: int = 10_000,
     trace: str = "rademacher",
     probes: int = 1,
-    law: Law = LAWS["prior"],
-) -> Callable[..., Density]:
-    """Build `density(params, keys[B], x[B,*D], label) -> Density` of x as it stands at t = min_t.
+    terminal: TerminalLogDensity = TERMINAL_LOG_DENSITIES["prior"],
+) -> DensityFunction:
+    """Make the function that computes the log density of x at t = min_t.
 
-    trace: a name of PROBES; probes: their number, where they are random. The tolerances are those of `solve` on z and
-    on the volume in nats per dimension.
+    Args:
+        predict: the denoiser.
+        schedule: params -> Schedule.
+        min_t: the time of x, in [0, 1).
+        rtol, atol: tolerances of `sampling.solve.solve`, on z and on the volume in nats per dimension.
+        max_calls: greatest number of function evaluations.
+        trace: a name of PROBES.
+        probes: number of random probes.
+        terminal: log density of x_1.
     """
 
     def density(params: Any, keys: Array, x: Array, label: Array | None = None) -> Density:
@@ -112,8 +150,8 @@ def make_density(
             def along(direction: Array) -> Array:
                 return (direction * product(direction)).reshape(len(x), -1).sum(1)
 
-            found = jax.lax.map(along, directions, batch_size=PRODUCTS).T / dims
-            return dz, found.sum(1, keepdims=True) if trace == "exact" else found
+            products = jax.lax.map(along, directions, batch_size=PRODUCTS).T / dims
+            return dz, products.sum(1, keepdims=True) if trace == "exact" else products
 
         t0, t1 = jnp.full(len(x), min_t, x.dtype), jnp.ones(len(x), x.dtype)
         log_s0, log_s1 = log_scale(path, t0), log_scale(path, t1)
@@ -124,21 +162,29 @@ def make_density(
         )
         x_1 = z * expand(jnp.exp(log_s1), x)
         end = level(path, jnp.ones((), x.dtype))
-        return Density(law(end, x_1), dims * (volume + (log_s1 - log_s0)[:, None]), x_1, calls, ok)
+        return Density(terminal(end, x_1), dims * (volume + (log_s1 - log_s0)[:, None]), x_1, calls, ok)
 
     return density
 
 
-# From the density at min_t to bits of the data: -log p(x0) is -log p(x) plus terms.
+class Dequantise(Protocol):
+    """Dequantisation: from data x0 to x at t = min_t, so that -log p(x0), or a bound on it, is -log p(x) plus terms."""
 
-Dequantise = Callable[..., tuple[Array, dict[str, Array]]]
-"""`dequantise(at, keys[B], x0[B,*D]) -> (x[B,*D], terms)`: which x at the level `at` (scalars) of min_t stands for x0,
-and the terms in nats [B], by name, that -log p(x) lacks to be -log p(x0), or a bound on it."""
+    def __call__(self, level: Level, keys: Array, x0: Array, /) -> tuple[Array, dict[str, Array]]:
+        """Return (x[B,*D], terms), terms being the summands in nats [B] by name.
+
+        Args:
+            level: of t = min_t, scalar fields.
+            keys: one PRNG key per example [B].
+            x0: [B,*D] in the model's range.
+        """
 
 
-def none(levels: int, decode: Decoder) -> Dequantise:
-    """Data that are real numbers, as they are. The model's x0 is x/alpha at min_t, so that x = alpha x0 and
-    log p(x0) = log p(x) + D log alpha: the term `scale`."""
+def no_dequantisation(levels: int, decode: Decoder) -> Dequantise:
+    """No dequantisation, for data that are real numbers: x = alpha x0.
+
+    The term `scale` is -D log alpha, since log p(x0) = log p(x) + D log alpha.
+    """
 
     def dequantise(at: Level, keys: Array, x0: Array) -> tuple[Array, dict[str, Array]]:
         return jnp.exp(at.log_alpha) * x0, {"scale": jnp.full(len(x0), -x0[0].size * at.log_alpha)}
@@ -146,14 +192,16 @@ def none(levels: int, decode: Decoder) -> Dequantise:
     return dequantise
 
 
-def uniform(levels: int, decode: Decoder) -> Dequantise:
-    """Noise, uniform over the bin of its grey level, is added to x0. In the range [-1, 1] a bin is w = 2/(levels - 1)
-    wide, and the probability of a level is the integral of the density over its bin, so that
+def uniform_dequantisation(levels: int, decode: Decoder) -> Dequantise:
+    """Uniform dequantisation: x0 plus noise that is uniform over the bin of its grey level.
+
+    In the range [-1, 1] a bin is w = 2/(levels - 1) wide, and the probability of a level is the integral of the density
+    over its bin, so that
 
         -log P(x0) <= E[-log p(x0 + noise)] - D log w = E[-log p(x)] - D log alpha - D log w,    x = alpha (x0 + noise):
 
-    the terms `scale` and `bins`. In bits/dim the latter is log2((levels - 1)/2), 6.994 for 256 levels.
-    Source: Theis et al. 2016, section 3.1. Raises ValueError for data without levels.
+    the terms `scale` and `bins`. In bits/dim `bins` is log2((levels - 1)/2), 6.994 for 256 levels.
+    Reference: Theis et al. 2016, section 3.1. Raises ValueError for data without levels.
     """
     if levels < 2:
         raise ValueError(
@@ -166,25 +214,25 @@ def uniform(levels: int, decode: Decoder) -> Dequantise:
         def noise(key: Array) -> Array:
             return jax.random.uniform(key, x0.shape[1:], x0.dtype, -width / 2, width / 2)
 
-        x, terms = none(levels, decode)(at, keys, x0 + jax.vmap(noise)(keys))
+        x, terms = no_dequantisation(levels, decode)(at, keys, x0 + jax.vmap(noise)(keys))
         return x, terms | {"bins": jnp.full(len(x0), -x0[0].size * math.log(width))}
 
     return dequantise
 
 
-def process(levels: int, decode: Decoder) -> Dequantise:
-    """x ~ q(x | x0) at min_t, as the network saw it in training, and the decoder says which level it came from:
+def process_dequantisation(levels: int, decode: Decoder) -> Dequantise:
+    """Dequantisation by the forward process: x ~ q(x | x0) at min_t, with a decoder from x to the grey level.
 
         -log P(x0) <= E[-log p(x) + log q(x | x0) - log P(x0 | x)],      P(x0 | x) = decode(x/alpha, sigma²/alpha²):
 
-    the terms `noise` and `decoder`. Tight where the network has learned that data of levels are spikes, narrower than
-    a bin; where it has smoothed them, `uniform` is tighter. Source: Zheng et al. 2023, section 4.2, without truncation.
+    the terms `noise` and `decoder`. Tight where the model puts the data on spikes narrower than a bin; where the model
+    is smoother, `uniform` is tighter. Reference: Zheng et al. 2023, section 4.2, without truncation.
     """
 
     def dequantise(at: Level, keys: Array, x0: Array) -> tuple[Array, dict[str, Array]]:
         noise = normal(keys, x0.shape[1:], x0.dtype)
         x = at.alpha * x0 + at.sigma * noise
-        log_q = normal_law(at.log_sigma, at.sigma * noise)
+        log_q = normal_log_density(at.log_sigma, at.sigma * noise)
         nll = decode(x0, x / at.alpha, -at.logsnr).reshape(len(x0), -1).sum(1)
         return x, {"noise": log_q, "decoder": nll}
 
@@ -192,8 +240,8 @@ def process(levels: int, decode: Decoder) -> Dequantise:
 
 
 DEQUANTISATIONS: dict[str, Callable[[int, Decoder], Dequantise]] = {
-    "uniform": uniform,
-    "process": process,
-    "none": none,
+    "uniform": uniform_dequantisation,
+    "process": process_dequantisation,
+    "none": no_dequantisation,
 }
-"""By name; each takes the number of grey levels of the data, and their decoder."""
+"""Dequantisations by name; each takes the number of grey levels of the data, and their decoder."""

@@ -287,7 +287,7 @@ def series(points: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
 def entropy_bounds(path: epath.PathLike, curves: Mapping[str, np.ndarray], title: str, unit: str) -> None:
     """Draw the entropy of each reverse step between its bounds, what the model needs, and the KL that is K's loss.
 
-    curves: as `evaluation.nonequilibrium.curves` gives them. Source of the bounds: Sohl-Dickstein et al. 2015, eq. 20.
+    curves: as `likelihood.nonequilibrium.curves` gives them. Source of the bounds: Sohl-Dickstein et al. 2015, eq. 20.
     """
     from matplotlib.figure import Figure
 

@@ -50,11 +50,11 @@ def compiled(index, x, min_t, tolerance, max_calls, prior, trace, probes):
         return lambda t: jax.lax.switch(index, [schedule for schedule, _ in PATHS.values()], t)
 
     def law(at, x):
-        return jnp.where(prior, ode_likelihood.LAWS["prior"](at, x), marginal(at, x))
+        return jnp.where(prior, ode_likelihood.TERMINAL_LOG_DENSITIES["prior"](at, x), marginal(at, x))
 
     keys = jax.random.split(jax.random.key(3), len(x))
     options = {"rtol": tolerance, "atol": tolerance, "max_calls": max_calls}
-    return ode_likelihood.make_density(predict, schedule, min_t, **options, law=law, trace=trace, probes=probes)(
+    return ode_likelihood.make_density(predict, schedule, min_t, **options, terminal=law, trace=trace, probes=probes)(
         index, keys, x
     )
 
@@ -88,7 +88,7 @@ def test_equals_the_marginal_in_float64(x64):
 
     prior = solve(VP, x, min_t, 1e-9, prior=True)
     end = level(schedule, jnp.ones(SIZE))
-    difference = oracles.log_density(DATA, end, found.x_1) - ode_likelihood.LAWS["prior"](
+    difference = oracles.log_density(DATA, end, found.x_1) - ode_likelihood.TERMINAL_LOG_DENSITIES["prior"](
         level(schedule, jnp.ones(())), found.x_1
     )
     assert np.abs(difference).max() > 1e-4
@@ -124,7 +124,7 @@ def test_laws():
     x = jnp.array([[0.5, -1.0]])
     for name, std in (("prior", 1.0), ("noise", 0.8)):
         expected = -0.5 * (1.25 / std**2) - 2 * math.log(std) - math.log(2 * math.pi)
-        assert float(ode_likelihood.LAWS[name](at, x)[0]) == pytest.approx(expected, rel=1e-6)
+        assert float(ode_likelihood.TERMINAL_LOG_DENSITIES[name](at, x)[0]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_point_that_is_not_carried_to_the_end_is_told():
@@ -144,7 +144,7 @@ def test_uniform_dequantisation_of_a_density_that_is_flat_over_bins(x64):
     x0 = jnp.asarray([[-1.0, 0.0, 0.5], [1.0, 1.0, -0.5]])
     mass = np.array([0.1, 0.2, 0.3, 0.25, 0.15])
     keys = jax.random.split(jax.random.key(0), 2)
-    x, terms = ode_likelihood.uniform(levels, decoders.bins(levels))(AT, keys, x0)
+    x, terms = ode_likelihood.uniform_dequantisation(levels, decoders.bins(levels))(AT, keys, x0)
     noise = np.asarray(x / AT.alpha - x0)
     assert np.abs(noise).max() <= 0.25 and np.unique(noise).size == 6
     bins = np.round((np.asarray(x / AT.alpha) + 1) * 2).astype(int)
@@ -153,14 +153,14 @@ def test_uniform_dequantisation_of_a_density_that_is_flat_over_bins(x64):
     expected = -np.log(mass[np.round((np.asarray(x0) + 1) * 2).astype(int)]).sum(1)
     np.testing.assert_allclose(total, expected, rtol=1e-12)
     np.testing.assert_allclose(terms["bins"] / dims / np.log(2), math.log2((levels - 1) / 2), rtol=1e-12)
-    assert ode_likelihood.uniform(256, decoders.bins(256))(AT, keys, x0)[1]["bins"][0] / dims / math.log(
+    assert ode_likelihood.uniform_dequantisation(256, decoders.bins(256))(AT, keys, x0)[1]["bins"][0] / dims / math.log(
         2
     ) == pytest.approx(6.994, abs=5e-4)
 
 
 def test_uniform_dequantisation_is_for_grey_levels():
     with pytest.raises(ValueError, match=r"the data have levels=0; use ode.dequantisation=none"):
-        ode_likelihood.uniform(0, decoders.density())
+        ode_likelihood.uniform_dequantisation(0, decoders.density())
 
 
 def test_all_three_ways_equal_the_entropy_of_gaussian_data():

@@ -50,7 +50,7 @@ def test_one_path_is_the_vlb(found):
 
 def test_more_paths_never_loosen_the_bound_of_an_example(found):
     nats, _, _ = found
-    bounds = {k: path_bound.bound(nats, k) for k in (1, 4, 16)}
+    bounds = {k: path_bound.importance_bound(nats, k) for k in (1, 4, 16)}
     assert np.all(bounds[4] <= bounds[1]) and np.all(bounds[16] <= bounds[4])
     figures = path_bound.summarise(nats, (1, 4, 16), 2)
     assert figures["multi_gain_bits_per_dim_16"] > 3 * figures["multi_gain_bits_per_dim_16_stderr"] > 0
@@ -64,7 +64,7 @@ def test_stays_above_the_truth_and_comes_closer(found):
     nats, _, x0 = found
     clean = Level(*(jnp.full(SIZE, field) for field in (0.0, 0.0, -jnp.inf)))
     truth = -np.asarray(oracles.log_density(DATA, clean, x0), float)
-    gaps = {k: path_bound.bound(nats, k) - truth for k in (1, 16)}
+    gaps = {k: path_bound.importance_bound(nats, k) - truth for k in (1, 16)}
     assert gaps[16].mean() > -3 * variational.standard_error(gaps[16])
     assert gaps[16].mean() < 0.6 * gaps[1].mean()
 
@@ -72,6 +72,6 @@ def test_stays_above_the_truth_and_comes_closer(found):
 def test_bound_is_the_log_mean_over_groups():
     nats = np.array([[1.0, 2.0, 4.0, 8.0], [0.0, 0.0, 1000.0, 1000.0]])
     two = [-np.log(np.exp(-nats[0, :2]).mean()), -np.log(np.exp(-nats[0, 2:]).mean())]
-    np.testing.assert_allclose(path_bound.bound(nats, 2), [np.mean(two), 500.0], rtol=1e-12)
-    np.testing.assert_allclose(path_bound.bound(nats, 1), nats.mean(1), rtol=1e-12)
-    np.testing.assert_allclose(path_bound.bound(nats, 4)[1], np.log(2), rtol=1e-12)
+    np.testing.assert_allclose(path_bound.importance_bound(nats, 2), [np.mean(two), 500.0], rtol=1e-12)
+    np.testing.assert_allclose(path_bound.importance_bound(nats, 1), nats.mean(1), rtol=1e-12)
+    np.testing.assert_allclose(path_bound.importance_bound(nats, 4)[1], np.log(2), rtol=1e-12)
