@@ -16,14 +16,13 @@
 # %% [markdown]
 # # 1. Foundations
 #
-# A tour of diffusion models in the order in which one learns them: Sohl-Dickstein et al. 2015, read with the notation
-# of Ho et al. 2020. Each step is computed on 1,500 real scans of handwritten digits, 8 x 8 pixels, and nothing is
-# trained. That is possible because for a *finite* set of images everything that a network would have to learn has a
-# closed form; what a network is needed for is to go beyond those images.
+# Diffusion models from first principles: Sohl-Dickstein et al. 2015, in the notation of Ho et al. 2020. Every step is
+# computed on 1,500 scans of handwritten digits, 8 x 8 pixels, without training. This is possible because the optimal
+# denoiser of a *finite* set of images has a closed form. A network is needed to generalise beyond those images.
 #
-# The pictures and the numbers are made by the package's own functions, so that each equation stands beside its code.
-# This notebook has a twin in plain text, `01_foundations.py`, from which it is made again in about a minute by
-# `python launch/notebooks.py 01_foundations`.
+# All pictures and numbers come from the package's own functions, so each equation stands next to its code. The
+# plain-text twin of this notebook is `01_foundations.py`; `python launch/notebooks.py 01_foundations` runs it in about
+# a minute.
 
 # %%
 import jax
@@ -69,10 +68,9 @@ print(f"{len(train)} training digits, {len(heldout)} held out; pixels from {trai
 # %% [markdown]
 # ## 1. Why a simple distribution is needed
 #
-# A model of images has to do two things: draw an image, and say how probable one is. A *flexible* density is easy to
-# write down, $p(x) = e^{-E(x)}/Z$ with any network for $E$, but $Z$ is a sum over all images: here $17^{64}$ of them.
-# A *simple* density, such as a Gaussian, can be summed, inverted and drawn from exactly, but it does not look like
-# data.
+# A model of images has two tasks: to draw an image, and to compute the probability of one. A *flexible* density is easy
+# to write down, $p(x) = e^{-E(x)}/Z$ with any network for $E$, but $Z$ is a sum over all images, here $17^{64}$ of
+# them. A *simple* density such as a Gaussian can be summed, inverted and sampled exactly, but does not resemble data.
 
 # %%
 RIDGE = 1e-3  # three pixels never carry ink; without it their variance would be zero
@@ -91,25 +89,26 @@ print(f"images that Z would have to sum over: 17^64 = 10^{64 * np.log10(17):.0f}
 print(f"pixel values that the Gaussian puts outside [-1, 1]: {np.mean(np.abs(correlated) > 1):.0%} (data: none)")
 
 # %% [markdown]
-# The Gaussian has every mean and every correlation right, and its draws are still not digits: pixels are bimodal (ink
-# or no ink) and digits come in ten kinds, of which no mean and covariance can speak. Diffusion does not look for a
-# density that is both simple and flexible. It keeps the simple one as a *starting point*, and joins it to the data by
-# many steps, each so small that a simple density is enough for it.
+# The Gaussian has the right means and correlations, and its samples are not digits: pixels are bimodal (ink or no ink),
+# and digits come in ten classes, neither of which a mean and a covariance describe. Diffusion models keep the simple
+# density as a *starting point* and connect it to the data by many steps, each so small that a simple density suffices
+# for it.
 
 # %% [markdown]
 # ## 2. The forward process and its noise schedule
 #
-# The path is fixed, with nothing to learn. Step $k$ of $T$ shrinks the image a little and adds a little noise,
+# The forward process is fixed; nothing in it is learned. Step $k$ of $T$ shrinks the image slightly and adds a little
+# noise,
 #
 # $$q(x_k \mid x_{k-1}) = \mathcal N\big(\sqrt{1-\beta_k}\,x_{k-1},\ \beta_k I\big),$$
 #
-# and since Gaussians compose, any level is reached in one jump (Ho et al. 2020, eq. 4). With $t = k/T$,
+# and since Gaussians compose, any level is reached in one step (Ho et al. 2020, eq. 4). With $t = k/T$,
 #
 # $$q(x_t \mid x_0) = \mathcal N\big(\alpha_t x_0,\ \sigma_t^2 I\big), \qquad
 # \alpha_t^2 = \bar\alpha_k = \prod_{i \le k} (1-\beta_i), \qquad \sigma_t^2 = 1 - \alpha_t^2 .$$
 #
-# In the code a schedule is a plain function `t -> (log alpha, log sigma)`; `level` evaluates it and `process.corrupt`
-# jumps.
+# In the code a schedule is a function `t -> (log alpha, log sigma)`; `level` evaluates it, and `process.corrupt` draws
+# from $q(x_t \mid x_0)$.
 
 # %%
 T = 1000
@@ -131,10 +130,11 @@ for axis, (name, schedule) in zip(axes, {"linear": linear, "cosine": cosine}.ite
     show(axis, x_t, 10, f"{name}: x_t at t = " + ", ".join(f"{t:.2g}" for t in times))
 
 # %% [markdown]
-# The schedule decides how the work is spread over the steps. What is destroyed can be counted: if $x_0$ is one of the
-# 1,500 training digits, $q(i \mid x_t) \propto \exp(-\lVert x_t - \alpha_t x^i\rVert^2 / 2\sigma_t^2)$ says which one
-# it may have been, and the entropy of these weights says how many bits about it are lost. The weights are all that is
-# needed for the rest of this notebook: they give the exact denoiser, and so the exact reverse process.
+# The schedule determines how the work is distributed over the steps. The loss of information can be counted: if $x_0$
+# is one of the 1,500 training digits, $q(i \mid x_t) \propto \exp(-\lVert x_t - \alpha_t x^i\rVert^2 / 2\sigma_t^2)$ is
+# the posterior probability of digit $i$, and the entropy of these weights is the number of bits about $x_0$ that are
+# lost. The rest of this notebook needs only these weights: they give the exact denoiser, and hence the exact reverse
+# process.
 
 
 # %%
@@ -177,24 +177,23 @@ for axis, place in zip(axes, ["center right", "lower left", "upper right"], stri
     axis.legend(loc=place)
 
 # %% [markdown]
-# On images this small the linear schedule has destroyed nearly everything at $t = 0.6$, so that the last 400 of its
-# 1,000 steps decide next to nothing; the cosine schedule (Nichol and Dhariwal 2021) was made to spread the work.
-# (Larger images, whose neighbouring pixels say the same thing many times, survive more noise.) Note the order in
-# which things go: at first which *scan* it was, and only later which *class*. Run backwards, a sample therefore
-# decides its coarse features first.
+# On images this small the linear schedule has destroyed nearly all information at $t = 0.6$, so the last 400 of its
+# 1,000 steps have little effect; the cosine schedule (Nichol and Dhariwal 2021) distributes the loss more evenly.
+# (Larger images, whose neighbouring pixels are redundant, survive more noise.) The information about the individual
+# *scan* is lost first, that about the *class* later. In reverse, a sample acquires its coarse features first.
 
 # %% [markdown]
 # ## 3. Why the reversal is Gaussian at small steps
 #
-# To go back from $t$ to $s < t$ one needs $q(x_s \mid x_t)$, in which $x_0$ is not given. Averaging over the digits
-# that $x_t$ may have come from,
+# A step from $t$ to $s < t$ needs $q(x_s \mid x_t)$, without $x_0$. Averaging over the digits from which $x_t$ may have
+# come,
 #
 # $$q(x_s \mid x_t) = \sum_i q(i \mid x_t)\; q(x_s \mid x_t, x_0 = x^i),$$
 #
-# is a mixture of Gaussians (section 4 derives them) of which we know every term. By Bayes' rule it is also
-# proportional to $q(x_t \mid x_s)\,q(x_s)$: a Gaussian in $x_s$, as narrow as the step, times a density that hardly
-# bends over such a short way. Below is one pixel of $x_s$ for steps of falling length, and how far it is from a
-# Gaussian, in nats.
+# is a mixture of Gaussians (derived in section 4) with known components. By Bayes' rule it is also proportional to
+# $q(x_t \mid x_s)\,q(x_s)$: a Gaussian in $x_s$ as narrow as the step, times a density that is almost log-linear over
+# such a short distance. Below: the density of one pixel of $x_s$ for shorter and shorter steps, and its divergence from
+# a Gaussian in nats.
 
 # %%
 PIXEL = 8 * 3 + 3
@@ -255,19 +254,19 @@ for length, a, b in zip(lengths, bent, moved, strict=True):
     print(f"t - s = {length:5.3f}   {a:.1e} nats   {b:.1e} nats")
 
 # %% [markdown]
-# A long step has to decide how much ink there is, and its density has several humps, which no single Gaussian has. A
-# short one only leans a little to one side. The divergence from the best Gaussian falls with the third power of the
-# step, and with the second power if the variance is simply fixed, as Ho et al. fix it. $T$ steps of length $1/T$ then
-# cost in total about $T^{-2}$, or $T^{-1}$: this is why a thousand crude steps can do what one clever step cannot.
+# For a long step the amount of ink is undecided, and the density has several modes; for a short step it is slightly
+# skewed. The divergence from the best Gaussian falls with the third power of the step, and with the second power if the
+# variance is fixed, as in Ho et al. $T$ steps of length $1/T$ then cost about $T^{-2}$ or $T^{-1}$ in total: a thousand
+# simple steps achieve what a single step cannot.
 
 # %% [markdown]
-# ### What neighbours tell about a pixel
+# ### Information in neighbouring pixels
 #
-# The mean of that Gaussian has to be learned, and there is something to learn only because pixels depend on each
-# other. We take the exact denoiser $\mathbb E[x_0 \mid x_t]$ and let it look at one pixel alone, at 3 x 3 pixels
-# around it, or at the whole image, and ask for *held-out* digits. The digits are smoothed for this: each training
-# digit becomes a small Gaussian cloud, whose width is chosen by leave-one-out likelihood. (Unsmoothed, the exact
-# denoiser answers with training digits only, and errs on new ones by the distance to the nearest.)
+# The mean of that Gaussian has to be learned, and it is learnable because pixels depend on each other. We restrict the
+# exact denoiser $\mathbb E[x_0 \mid x_t]$ to one pixel, to 3 x 3 pixels, or to the whole image, and evaluate it on
+# *held-out* digits. The training digits are smoothed for this: each becomes a narrow Gaussian, whose width is chosen by
+# leave-one-out likelihood. (Without smoothing, the exact denoiser returns training digits only, and its error on new
+# ones is the distance to the nearest.)
 
 # %%
 distance = np.sum(train**2, 1)[:, None] - 2 * train @ train.T + np.sum(train**2, 1)
@@ -326,15 +325,14 @@ for t in (0.1, 0.2, 0.4):
     print(f"t = {t}: MSE {alone:.4f} from its own value, {around:.4f} from 3 x 3, {whole:.4f} from the whole image")
 
 # %% [markdown]
-# With little noise a pixel's own value is nearly enough; with much noise nothing helps, and all three say the mean
-# digit. In between lies what a network can learn: seeing the neighbours cuts the error, and from about $t = 0.15$ on
-# seeing the whole digit cuts it further. At little noise 3 x 3 pixels do better than the whole image: 1,500 examples
-# say enough of small patches, and too little of whole images. A convolutional network has both views.
+# With little noise a pixel's own value is nearly sufficient; with much noise all three return the mean digit. In
+# between is what a network can learn: the neighbours reduce the error, and from about $t = 0.15$ on the whole digit
+# reduces it further. At low noise 3 x 3 pixels are better than the whole image: 1,500 examples cover small patches
+# well, and whole images poorly. A convolutional network uses both.
 #
-# ### Walking back
+# ### The reverse process
 #
-# With the exact denoiser of the 1,500 digits in the place of the network, `loop.sample` is the reverse process
-# itself.
+# With the exact denoiser of the 1,500 digits in place of the network, `loop.sample` is the exact reverse process.
 
 
 # %%
@@ -362,25 +360,23 @@ for axis, count in zip(axes, counts, strict=True):
     show(axis, x, 18, f"{count} step{'s' * (count > 1)}: RMS distance to the nearest training digit {away:.3f}")
 
 # %% [markdown]
-# One step gives the mean digit, a few steps give averages of digits, many steps give digits: the same Gaussian
-# kernel, used at steps short enough for it. They are *training* digits, to three decimals. That is what the exact
-# optimum of the training objective does on a finite set; a network that generates new digits does so because it is
-# not that optimum.
+# One step gives the mean digit, a few steps averages of digits, many steps digits: the same Gaussian kernel, used at
+# steps short enough for it. The samples are *training* digits, to three decimals. This is the exact optimum of the
+# training objective on a finite set; a network generates new digits because it is not that optimum.
 
 # %% [markdown]
 # ## 4. The posterior given x0
 #
-# The terms of the mixture follow from Bayes' rule with $x_0$ known:
-# $q(x_s \mid x_t, x_0) \propto q(x_t \mid x_s)\, q(x_s \mid x_0)$, a product of two Gaussians in $x_s$. With
-# $\alpha_{ts} = \alpha_t/\alpha_s$ and $\sigma_{ts}^2 = \sigma_t^2 - \alpha_{ts}^2\sigma_s^2$ (for one step of the
-# chain, $\sqrt{1-\beta}$ and $\beta$),
+# The components of the mixture follow from Bayes' rule with known $x_0$: $q(x_s \mid x_t, x_0) \propto q(x_t \mid
+# x_s)\, q(x_s \mid x_0)$, a product of two Gaussians in $x_s$. With $\alpha_{ts} = \alpha_t/\alpha_s$ and
+# $\sigma_{ts}^2 = \sigma_t^2 - \alpha_{ts}^2\sigma_s^2$ (for one step of the chain, $\sqrt{1-\beta}$ and $\beta$),
 #
 # $$q(x_s \mid x_t, x_0) = \mathcal N\Big(\underbrace{\tfrac{\alpha_s\sigma_{ts}^2}{\sigma_t^2}}_{c_0} x_0 +
 # \underbrace{\tfrac{\alpha_{ts}\sigma_s^2}{\sigma_t^2}}_{c_1} x_t,\ \
 # \tilde\beta = \tfrac{\sigma_{ts}^2\sigma_s^2}{\sigma_t^2}\Big),$$
 #
-# Ho et al. 2020, eq. 6 and 7. `loop.rows` computes $c_0$, $c_1$ and $\tilde\beta$ for a grid of times, in float64,
-# and `process.posterior` applies them. We check it against the product on a grid.
+# Ho et al. 2020, eq. 6 and 7. The sampling loop computes $c_0$, $c_1$ and $\tilde\beta$ for a grid of times in float64,
+# and `process.posterior` applies them. We compare with the product on a grid.
 
 # %%
 row = step(0.4, 0.3)
@@ -411,23 +407,22 @@ for axis in axes:
     axis.legend(fontsize="small", loc="upper left" if axis is not axes[1] else "best")
 
 # %% [markdown]
-# The posterior leans towards the image by a small share $c_0$ and keeps the rest of $x_t$. The two variances are the
-# two that Ho et al. use for the reverse kernel: $\tilde\beta$ is right if the data are a single point, $\beta$ if
-# they are $\mathcal N(0, I)$. They differ in the first steps only, and those are the steps which the likelihood
-# depends on most.
+# The posterior mean has a small share $c_0$ of the image and keeps the rest of $x_t$. The two variances are those that
+# Ho et al. use for the reverse kernel: $\tilde\beta$ is exact if the data are a single point, $\beta$ if they are
+# $\mathcal N(0, I)$. They differ only near $t = 0$, where the likelihood is most sensitive.
 
 # %% [markdown]
 # ## 5. The objective is a sum of KL terms between Gaussians
 #
-# The model is a chain of Gaussian kernels $p(x_s \mid x_t)$ from $p(x_1) = \mathcal N(0, I)$. Its bound on the
-# negative log-likelihood splits into one term per step (Ho et al. 2020, eq. 5):
+# The model is a chain of Gaussian kernels $p(x_s \mid x_t)$ from $p(x_1) = \mathcal N(0, I)$. Its bound on the negative
+# log-likelihood has one term per step (Ho et al. 2020, eq. 5):
 #
 # $$-\log p(x_0) \le \underbrace{\mathrm{KL}\big(q(x_1 | x_0)\,\|\,p(x_1)\big)}_{L_T} + \sum_{s > 0}
 # \underbrace{\mathbb E\,\mathrm{KL}\big(q(x_s | x_t, x_0)\,\|\,p(x_s | x_t)\big)}_{L_{t}}
 # \underbrace{-\,\mathbb E \log p(x_0 | x_{1/T})}_{L_0}.$$
 #
-# Both arguments of each KL are Gaussian, so nothing is left to estimate but the mean over $x_0$ and noise. In the
-# code it reads as the equation does:
+# Both arguments of each KL are Gaussian, so only the mean over $x_0$ and noise is estimated. The code follows the
+# equation:
 
 
 # %%
@@ -449,10 +444,10 @@ def bound(predict, kernel, rows, x0, draw):
 
 
 # %% [markdown]
-# **First check: $x_0 \sim \mathcal N(0, 1)$.** The best prediction of the noise is $\hat\epsilon = \sigma_t x_t$, and
-# with variance $\beta$ every kernel is the exact reversal. The bound must then *equal* the entropy,
-# $\tfrac12 \log 2\pi e = 1.4189385332$ nats, for any schedule that destroys the signal. Each term is quadratic in
-# $(x_0, \epsilon)$, so the four sign points $(\pm1, \pm1)$ give its mean exactly; no sample is drawn.
+# **First check: $x_0 \sim \mathcal N(0, 1)$.** The optimal prediction of the noise is $\hat\epsilon = \sigma_t x_t$,
+# and with variance $\beta$ every kernel is the exact reversal. The bound must *equal* the entropy, $\tfrac12 \log 2\pi
+# e = 1.4189385332$ nats, for any schedule that destroys the signal. Each term is quadratic in $(x_0, \epsilon)$, so the
+# four sign points $(\pm1, \pm1)$ give its mean exactly, without samples.
 
 # %%
 signs = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
@@ -471,10 +466,10 @@ np.testing.assert_allclose(parts, [2.01796e-05, 4.60515001, -3.18623165], rtol=1
 np.testing.assert_allclose(parts.sum(), 0.5 * np.log(2 * np.pi * np.e), atol=1e-10)
 
 # %% [markdown]
-# **Second check: a Gaussian fitted to the digits.** The denoiser is linear,
-# $\mathbb E[x_0|x_t] = m + \alpha C(\alpha^2 C + \sigma^2 I)^{-1}(x_t - \alpha m)$. Independently, in NumPy, from the
-# table of betas: along an eigenvector of $C$ with eigenvalue $\lambda$ the uncertainty left is
-# $V_k = \lambda\sigma_k^2/(\bar\alpha_k\lambda+\sigma_k^2)$, and the term is
+# **Second check: a Gaussian fitted to the digits.** The denoiser is linear, $\mathbb E[x_0|x_t] = m + \alpha C(\alpha^2
+# C + \sigma^2 I)^{-1}(x_t - \alpha m)$. Independently, in NumPy, from the table of betas: along an eigenvector of $C$
+# with eigenvalue $\lambda$ the posterior variance is $V_k = \lambda\sigma_k^2/(\bar\alpha_k\lambda+\sigma_k^2)$, and
+# the term is
 #
 # $$L_k = \tfrac12\sum_\lambda\Big[\log\frac{\beta_k}{\tilde\beta_k}
 # + \frac{\tilde\beta_k + c_0^2 V_k}{\beta_k} - 1\Big].$$
@@ -524,18 +519,17 @@ axis.legend(fontsize="small")
 print(f"share of the sum of L_t in the first 100 of 1,000 steps: {by_hand[1:100].sum() / by_hand[1:].sum():.0%}")
 
 # %% [markdown]
-# The two agree to the last printed digit. The bound lies above the entropy because this Gaussian is not
-# $\mathcal N(0, I)$: a fixed variance is not the exact one, and $T$ is finite. Most of the sum is paid in the first
-# steps, at noise that the eye cannot see; this is why the best likelihood and the best-looking samples ask for
-# different weights.
+# The two agree to the last printed digit. The bound is above the entropy because this Gaussian is not $\mathcal N(0,
+# I)$: the fixed variance is not the exact one, and $T$ is finite. Most of the sum comes from the steps near $t = 0$, at
+# noise that is invisible; this is why the best likelihood and the best samples need different weights.
 
 # %% [markdown]
-# ## 6. What predicting the noise changes
+# ## 6. The effect of predicting the noise
 #
 # Given $x_t$, the image, the noise and the posterior mean determine each other: a network may output any combination
-# $a\,x_0 + b\,\epsilon$, and together with $x_t = \alpha x_0 + \sigma\epsilon$ that is two equations in two unknowns
-# (`prediction.solve_x0_eps`). What changes is what an *error* of the network does, and how a squared error on its
-# output weighs the levels. We add 1 to the output and read off $x_0$.
+# $a\,x_0 + b\,\epsilon$, which together with $x_t = \alpha x_0 + \sigma\epsilon$ is a system of two equations. The
+# choice changes the effect of an *error* of the network, and the weight of a squared error of its output over the
+# levels. We add 1 to the output and compute the change of $x_0$.
 
 # %%
 targets = {
@@ -571,14 +565,13 @@ for t in (0.01, 0.1, 0.5, 1.0):
     print(f"t = {t}: error of x0 from " + ", ".join(values))
 
 # %% [markdown]
-# An error in the noise is harmless where there is little noise, and grows without limit where there is no signal. An
-# error in the image stays what it is at every level, also where $x_t$ itself shows the image better; $v$ has the
-# smaller of the two at either end. An error in the posterior mean is amplified everywhere, by $1/c_0$: the mean is a
-# multiple of $x_t$ plus $c_0$ times the image, and a network that predicts the whole has to be exact in that small
-# part.
+# An error of the noise has little effect at low noise and grows without limit where there is no signal. An error of the
+# image is the same at every level, also where $x_t$ itself shows the image better; $v$ has the smaller of the two at
+# either end. An error of the posterior mean is amplified everywhere, by $1/c_0$: the mean is a multiple of $x_t$ plus
+# $c_0$ times the image, so a network that predicts it has to be exact in that small part.
 #
-# Read as weights: the bound with variance $\beta$ puts $c_0^2/2\beta$ on the error of $x_0$, which is Ho et al.'s eq.
-# 12 on the error of the noise. L_simple (eq. 14) drops that factor. We check eq. 12, and print what is dropped.
+# As weights: the bound with variance $\beta$ has $c_0^2/2\beta$ on the error of $x_0$, which is eq. 12 of Ho et al. on
+# the error of the noise. L_simple (eq. 14) drops that factor. We check eq. 12 and print the dropped factor.
 
 # %%
 row = jax.tree.map(lambda field: jnp.asarray(field[:-1]), rows)  # all steps but the last, as one batch
@@ -597,28 +590,28 @@ for k in (2, 10, 100, 500, 1000):
     print(f"step {k:4d}: eq. 12 weighs the squared error of the noise by {factor[T - k]:.4f}, L_simple by 1")
 
 # %% [markdown]
-# The factor falls by more than an order of magnitude in the first hundred steps. Dropping it moves the network's
-# attention from noise that nobody sees to levels where the digit is decided: samples improve, and the bound gets
-# worse. The package states every weight relative to the error of the noise (`losses.WEIGHTS`), so that weight and
-# parameterisation can be chosen separately.
+# The factor falls by more than an order of magnitude in the first hundred steps. Without it training puts less weight
+# on invisible noise and more on the levels that determine the digit: samples improve, and the bound gets worse. The
+# package defines every weight relative to the error of the noise (`losses.WEIGHTS`), so weight and parameterisation are
+# chosen independently.
 
 # %% [markdown]
-# ## 7. Diffusion as a chain of many VAEs
+# ## 7. Diffusion as a hierarchical VAE
 #
-# Read $x_{1/T}, \dots, x_1$ as the latent variables of a deep generative model: $q$ is its encoder, $p$ its decoder,
-# and the bound of section 5 is its ELBO. Each $L_t$ is the *rate* of a layer, the nats that its latent costs beyond
-# what the layers above have already said, and $L_0$ is the reconstruction.
+# With $x_{1/T}, \dots, x_1$ as latent variables, $q$ is the encoder, $p$ the decoder, and the bound of section 5 the
+# ELBO. Each $L_t$ is the *rate* of a layer, the nats of its latent beyond those of the layers above, and $L_0$ is the
+# reconstruction.
 #
 # | variational autoencoder | diffusion |
 # |---|---|
 # | one latent, small | $T$ latents, each the size of the image |
 # | encoder learned | encoder fixed: add noise |
-# | prior matched by a learned encoder | prior reached because the noise drowns the image |
+# | prior matched by a learned encoder | prior reached because the noise dominates |
 # | decoder: one large step | decoder: $T$ small steps, one network for all |
-# | all layers trained at once | each term needs $x_t$ only, so layers are drawn at random |
+# | all layers trained at once | each term needs $x_t$ only, so layers are sampled |
 #
-# How many layers does it take? We take the smoothed digits of section 3, whose $-\log p(x_0)$ is exact, the exact
-# denoiser for $\mathbb E[x_0|x_t]$, and the held-out digits, one draw of noise for each layer.
+# How many layers are needed? We use the smoothed digits of section 3, whose $-\log p(x_0)$ is exact, the exact denoiser
+# $\mathbb E[x_0|x_t]$, and the held-out digits, with one draw of noise per layer.
 
 
 # %%
@@ -671,13 +664,13 @@ print(
 )
 
 # %% [markdown]
-# One layer is a poor autoencoder: it asks a single Gaussian to turn noise into a digit. With more layers the same
-# fixed encoder and the same form of decoder approach the exact likelihood, as section 3 promised: 256 leave about
-# 0.02 nats per pixel. On the right the layers are read as a code: those down to $t$ have said what $x_t$ tells of the
-# image, and little more; altogether they spend the bits that it takes to name one digit among 1,500, and a little
-# more for being finite in number. The middle shows where they spend them: the layers near $t = 1$ have next to
-# nothing to say, and near $t = 0$ all has been said.
+# One layer is a poor autoencoder: a single Gaussian has to turn noise into a digit. With more layers the same fixed
+# encoder and the same form of decoder approach the exact likelihood, as derived in section 3: 256 layers are within
+# about 0.02 nats per pixel. Right: read as a code, the layers down to $t$ have sent the information that $x_t$ has
+# about the image, and little more; in total they use the bits that identify one digit among 1,500, plus the cost of a
+# finite number of layers. Middle: the layers near $t = 1$ carry almost no information, and near $t = 0$ all of it has
+# been sent.
 #
-# **What a network adds.** Everything here was exact for 1,500 points, and for new images it can only answer with the
-# old ones. A trained network puts a function of bounded capacity in the place of `exact(train)`; the process, the
-# objective, the kernels and the loop stay as they are.
+# **What a network adds.** Everything here was exact for 1,500 points, and for new images it returns the old ones. A
+# trained network replaces `exact(train)` by a function of bounded capacity; process, objective, kernels and loop are
+# the same.

@@ -14,22 +14,22 @@
 # ---
 
 # %% [markdown]
-# # 2. What a trained DDPM has learned
+# # 2. Analysis of a trained DDPM
 #
-# The first notebook trained nothing. This one reads trained models and asks where their bits go, step by step, what a
+# The first notebook trained nothing. This one analyses trained models: where their bits go, step by step, what a
 # receiver sees while the bits arrive, which images are expensive, and which choices of Ho et al. 2020 matter. It only
-# reads files, so it runs in seconds; the files are made by these commands, from the root of the repository:
+# reads files, so it runs in seconds. These commands make the files, from the root of the repository:
 #
 #     python -m diffusion_jax.main train    --config=configs/digits.py --workdir=runs/digits
 #     python -m diffusion_jax.main evaluate --workdir=runs/digits --likelihood=vlb
 #     python -m diffusion_jax.main show     --workdir=runs/digits
-#     # the same three for a model that is made for likelihood: configs/digits_vlb.py, runs/digits_vlb
+#     # the same three for a model trained for likelihood: configs/digits_vlb.py, runs/digits_vlb
 #     python -m diffusion_jax.main sweep    --sweep=configs/sweeps/ddpm_table2.py:digits --workdir=runs/table2_digits
 #     python -m diffusion_jax.main sweep    --sweep=configs/sweeps/iddpm_table1.py:digits --workdir=runs/table1_digits
 #
-# The environment variables `RUN`, `LIKELIHOOD_RUN` and `SWEEPS` name other folders. Any runs of one set of images
-# will do; without the second run or the sweeps the rest still works. Whatever the text says of *these* runs is
-# computed in the cell above it.
+# The environment variables `RUN`, `LIKELIHOOD_RUN` and `SWEEPS` name other directories. Any runs on one set of images
+# will do; the second run and the sweeps are optional. Statements about *these* runs are computed in the cell above
+# them.
 
 # %%
 import json
@@ -116,11 +116,10 @@ of_mean = float(np.sqrt(np.mean((images - mean) ** 2)) * 255 / (config.data.leve
 # %% [markdown]
 # ## 1. The bound, term by term
 #
-# $-\log p(x_0)$ is at most $L_T + \sum_k L_{k-1}$ (Ho et al. 2020, eq. 5): $L_T$ for telling $x_1$, one KL for each
-# step, and for the last step, to $x_0$ itself, the bits of a decoder of grey levels. Everything before that step is
-# called *rate*, and what the last one costs *distortion*: how much has still to be said of the grey levels. Divided
-# by the number of pixels, these are bits/dim. The baseline that any model should beat takes every pixel by itself, a
-# histogram for each place.
+# $-\log p(x_0)$ is at most $L_T + \sum_k L_{k-1}$ (Ho et al. 2020, eq. 5): $L_T$ for $x_1$, one KL per step, and for
+# the last step, to $x_0$ itself, the bits of a decoder of grey levels. The terms before that step are the *rate*, the
+# last one is the *distortion*: the bits of the grey levels that are still missing. Divided by the number of pixels,
+# these are bits/dim. The baseline is one histogram per pixel.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), width_ratios=[3, 2])
@@ -148,19 +147,18 @@ axes[1].invert_yaxis()
 axes[1].grid(axis="y", alpha=0)
 
 # %% [markdown]
-# The left point of each curve is the decoder's, the distortion on the right. How the bits are divided between it and
-# the last KLs is a matter of the schedule: the less noise the last level has, the more of the grey levels has been
-# told before.
+# The left-most point of each curve is the decoder, the distortion in the right panel. The schedule determines how the
+# bits are divided between the decoder and the last KLs: with less noise at the last level, more of the grey levels has
+# been sent before.
 
 # %% [markdown]
-# ## 2. Where the bits go, and what they change
+# ## 2. Where the bits go, and their effect
 #
-# Ho et al. found on CIFAR-10 that of 1.78 bits/dim of rate, 1.66 are sent in the last tenth of the reverse steps, in
-# which the error of the picture falls from 12 to 1 of 255: imperceptible, most of it. We ask the same of these runs.
-# The *distortion* of a receiver is the root mean square (RMSE) of $x_0 - \hat x_0(x_t)$, in 255ths of the range.
-# Whoever knows nothing of an image does best to guess the mean image (dotted). A network that predicts the noise may
-# start far above it, off the picture even, since at $t = 1$ its errors are amplified most (the first notebook,
-# section 6); what that costs in bits is on the left.
+# On CIFAR-10, Ho et al. found that 1.66 of 1.78 bits/dim of rate are sent in the last tenth of the reverse steps, in
+# which the error of the picture falls from 12 to 1 of 255: mostly imperceptible. Here are the same quantities for these
+# runs. The *distortion* of a receiver is the root mean square error (RMSE) of $\hat x_0(x_t)$, in 255ths of the range.
+# Without any information the best guess is the mean image (dotted). A network that predicts the noise may start far
+# above it, since at $t = 1$ its errors are amplified most (first notebook, section 6); the cost in bits is on the left.
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.3))
@@ -191,11 +189,10 @@ axes[0].legend(loc="upper left")
 axes[2].invert_xaxis()
 
 # %% [markdown]
-# The printed lines put the two side by side: the share of the bits in the last tenth of the steps, shaded, and what it
-# does to the error; then the same for the second half of the *bits*. For how many steps the expensive stretch is
-# given is a matter of the schedule, and two schedules are compared better against the noise that is left (right).
-# Here are the pictures near the end of the path, as the network guesses them, and what the rest of the bits makes of
-# them.
+# The printed lines have the share of the bits in the last tenth of the steps (shaded) and their effect on the error,
+# then the same for the second half of the *bits*. The schedule determines the number of steps in the expensive part, so
+# two schedules are better compared against the remaining noise (right). Below: the predicted pictures near the end of
+# the path, and the effect of the remaining bits.
 
 
 # %%
@@ -238,15 +235,15 @@ for run in pictured:
     )
 
 # %% [markdown]
-# Bits that are spent on what nobody sees are the reason for *latent* diffusion: let an autoencoder drop them first,
-# in one step, and spend the diffusion model's capacity on the coarse part that decides what the picture shows. The
-# bound weighs a bit of either kind the same; the eye does not.
+# Bits for invisible detail are the motivation for *latent* diffusion: an autoencoder drops them first, in one step, and
+# the capacity of the diffusion model goes to the coarse part that determines the content. The bound weighs all bits
+# equally; perception does not.
 
 # %% [markdown]
 # ## 3. Rate and distortion
 #
-# Take the steps out of the picture: how well does a receiver know the image when so many bits have arrived? This is
-# the curve of Ho et al. 2020, figure 5, and here models with different schedules can be compared point by point.
+# Without reference to steps: how well does a receiver know the image after so many bits? This is the curve of Ho et al.
+# 2020, figure 5, in which models with different schedules are compared point by point.
 
 # %%
 figure, axis = plt.subplots(figsize=(6.5, 3.4))
@@ -275,18 +272,17 @@ for run in runs:
 
 # %% [markdown]
 # On CIFAR-10 the bend is sharp: from RMSE 67.6 to 12.0 in the first 0.12 of 1.78 bits/dim. An image of 64 pixels has
-# less that can be left out than one of 3,072. Once the error is below half a step of the grey levels, rounding would
-# mostly give the image, and a perfect denoiser, which knows that there are no other greys, would have less and
-# less to pay. The bits that a model still spends there are the price of its small errors, measured in units of the even
-# smaller noise, and of a variance that is not the right one. In this way a model can draw good digits and have a
-# bound above that of independent pixels (section 1).
+# less redundancy than one of 3,072. Below an error of half a grey level, rounding would mostly give the image, and the
+# cost of a perfect denoiser, for which other greys have no probability, would approach zero. The bits that a model
+# still uses there are the price of its small errors, relative to the even smaller noise, and of a variance that is not
+# the exact one. Hence a model can generate good digits and have a bound above that of independent pixels (section 1).
 
 # %% [markdown]
 # ## 4. What a receiver sees
 #
-# *Progressive decoding* shows held-out images $x_0$ as guessed from $x_t \sim q(x_t|x_0)$, while the rate grows: the
-# lossy codec that every diffusion model is. *Progressive generation* is the same for samples, with nothing to decode:
-# the model makes up the bits, the coarse ones first (Ho et al. 2020, figure 6).
+# *Progressive decoding* shows held-out images $x_0$ as predicted from $x_t \sim q(x_t|x_0)$ for increasing rate: every
+# diffusion model is a lossy codec. *Progressive generation* is the same for samples: the model generates the bits, the
+# coarse ones first (Ho et al. 2020, figure 6).
 
 # %%
 for run in [run for run in runs if not run.shown]:
@@ -304,10 +300,10 @@ for run in pictured[:1]:
         tiles(axis, run.shown[name].reshape(-1, *run.config.data.shape), levels, count, f"{run.name}: {title}", rows)
 
 # %% [markdown]
-# The same division of labour shows when samples *share* $x_t$ and part from there: the printed spread of the copies
-# says how much $x_t$ has left open (Ho et al. 2020, figure 7). Mixing two held-out images at level $t$ and walking
-# back interpolates between them (figure 8). All columns have the noise in common: little noise leaves the ends as they
-# are, the more there is the more the model makes up, and where it has drowned both ends all columns are one sample.
+# The same order, coarse to fine, appears when samples *share* $x_t$: the printed spread of the copies measures what
+# $x_t$ leaves open (Ho et al. 2020, figure 7). Mixing two held-out images at level $t$ and running the reverse process
+# interpolates between them (figure 8). All columns have the same noise: with little noise the ends are unchanged, with
+# more noise the model generates more, and where the noise dominates both ends all columns are one sample.
 
 # %%
 for run in pictured[:1]:
@@ -328,10 +324,9 @@ for run in pictured[:1]:
 # %% [markdown]
 # ## 5. Which images cost most
 #
-# The bound is a sum over examples, and its mean hides a spread. Below is every held-out image's bound, by class on
-# the right, and the images at both ends. A digit is expensive if the model has seen few like it, or if there is
-# simply a lot to say about its strokes; the correlation with the number of pixels that are neither empty nor full
-# tells how much of it the second is.
+# The bound is a mean over examples, which hides a spread. Below: the bound of every held-out image, by class on the
+# right, and the images at both ends. A digit is expensive if the model has seen few similar ones, or if its strokes
+# have much detail; the correlation with the number of pixels that are neither empty nor full measures the second.
 
 
 # %%
@@ -368,12 +363,12 @@ for axis, run, cost in zip(axes[:, 0], runs, costs, strict=True):
     tiles(axis, images[ends], config.data.levels, len(ends) // 2, f"{run.name}: bits/dim of held-out images", rows)
 
 # %% [markdown]
-# ## 6. The ablations
+# ## 6. Ablations
 #
-# A sweep trains every cell at several seeds: what to predict and what to minimise (Ho et al. 2020, table 2),
-# schedules and losses (Nichol and Dhariwal 2021). The papers had CIFAR-10, half a million steps or more, and the FID;
-# here are digits, some minutes of training each, and the Fréchet distance of pixels in its place. This is no
-# repetition of the papers' tables: a short run also asks what learns *fast*.
+# A sweep trains every cell with several seeds: target and objective (Ho et al. 2020, table 2), schedules and losses
+# (Nichol and Dhariwal 2021). The papers used CIFAR-10, half a million steps or more, and FID; these runs use digits,
+# minutes of training, and the Fréchet distance of pixels. A short run also measures how *fast* a choice learns, so this
+# is not a replication of the papers' tables.
 
 
 # %%
@@ -388,9 +383,9 @@ for directory in grids:
     display(Markdown("##" + table))
 
 # %% [markdown]
-# bits/dim and distance ask for different things. Each cell below is a point with the standard errors of its seeds;
-# small dots are the seeds, dashed lines what independent pixels need and how far the held-out digits are from the
-# training digits. The lower left would be best at both.
+# bits/dim and distance favour different choices. Each cell below is a point with standard errors over its seeds; small
+# dots are single seeds; dashed lines are the cost of independent pixels and the distance of the held-out digits from
+# the training digits. The lower left is best in both.
 
 # %%
 FIGURES = "bits_per_dim", "frechet_pixels"
@@ -422,10 +417,10 @@ for directory in grids:
     figure.legend(loc="outside right upper")
 
 # %% [markdown]
-# What does the papers' order say of these cells? For every two cells that a paper orders, the means here are
-# compared: *agrees* or *contradicts* if they differ by more than two standard errors of the difference, *open*
-# otherwise. Pairs that are close in the paper itself (`CLOSE`) are left out. With three seeds a standard error is
-# itself uncertain by about half its size: read *open* as a lack of seeds, not as a tie.
+# Comparison with the papers' order: for every two cells that a paper orders, the means here are compared: *agrees* or
+# *contradicts* if they differ by more than two standard errors of the difference, *open* otherwise. Pairs that are
+# close in the paper itself (`CLOSE`) are omitted. With three seeds a standard error is itself uncertain by about half
+# its size: *open* means too few seeds, not a tie.
 
 # %%
 PAPERS = {  # cell: (bits/dim, FID) on CIFAR-10, None where the paper gives no figure
@@ -478,5 +473,4 @@ for directory in grids:
             print(f"    {row.cell}, unstable to train in the paper: {ends}")
 
 # %% [markdown]
-# To repeat this at the papers' size, run the sweeps without `:digits`; the cells, the commands and this notebook stay
-# the same.
+# At the papers' size, run the sweeps without `:digits`; cells, commands and this notebook are the same.

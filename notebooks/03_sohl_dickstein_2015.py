@@ -14,19 +14,19 @@
 # ---
 
 # %% [markdown]
-# # 3. Where it began: Sohl-Dickstein et al. 2015
+# # 3. The origin: Sohl-Dickstein et al. 2015
 #
-# Five years before DDPM the whole construction was there: a fixed process that destroys structure step by step, a
-# network that learns to undo one step, a bound on the likelihood that is a sum over the steps. What differs is worth
-# seeing: the rates of the process are *learned*, binary data have a process of their own, and the bound $K$ is counted
-# in entropies and in bits per example. This notebook reads runs, which these commands make on two CPU cores:
+# Five years before DDPM this paper had the whole construction: a fixed process that destroys structure step by step, a
+# network that learns to reverse one step, and a bound on the likelihood that is a sum over the steps. Three differences
+# are instructive: the rates of the process are *learned*, binary data have a process of their own, and the bound $K$ is
+# measured by entropies, in bits per example. This notebook reads runs, which these commands make on two CPU cores:
 #
 #     python -m diffusion_jax.main train    --config=configs/dpm2015_swissroll.py --workdir=runs/swissroll
 #     python -m diffusion_jax.main evaluate --workdir=runs/swissroll --likelihood=K
 #     # the same two for configs/dpm2015_heartbeat.py (runs/heartbeat) and dpm2015_deadleaves.py (runs/deadleaves)
 #     python -m diffusion_jax.main sweep    --sweep=configs/sweeps/dpm2015_rates.py --workdir=runs/dpm2015_rates
 #
-# `RUNS` names the folder that holds all four, `runs` unless it is set. What is not there is left out.
+# `RUNS` names the directory that holds all four (`runs` by default). Missing runs are skipped.
 
 # %%
 import itertools
@@ -73,11 +73,11 @@ if not runs:
 # %% [markdown]
 # ## 1. Table 1
 #
-# $K = -\sum_{k=2}^{T} \mathrm{KL} + H_q(X^T|X^0) - H_q(X^1|X^0) - H_p(X^T)$, and beside it how far it is above the null
-# model, the prior itself: independent unit Gaussians, or independent bits. The step to $x^0$ is not modelled, so no
-# model gets beyond $-H(X^1)$. The paper's figures are reported ones. Its data differ from ours: the noise of its
-# swiss roll and the making of its dead leaves are not given. The noise decides what can be had, so for the swiss roll
-# only the last column says how good a model is.
+# $K = -\sum_{k=2}^{T} \mathrm{KL} + H_q(X^T|X^0) - H_q(X^1|X^0) - H_p(X^T)$, and its difference from the null model,
+# the prior itself: independent unit Gaussians, or independent bits. The step to $x^0$ is not modelled, so no model
+# exceeds $-H(X^1)$. The paper's values are as reported. Its data differ from ours: it gives neither the noise of its
+# swiss roll nor the construction of its dead leaves. The noise determines the attainable $K$, so for the swiss roll
+# only the last column measures the quality of a model.
 
 # %%
 PAPER = {"swissroll": (2.35, 6.45), "heartbeat": (-2.414, 12.024), "deadleaves": (1.489, 3.536)}
@@ -96,11 +96,11 @@ for name, f in figures.items():
     )
 
 # %% [markdown]
-# ## 2. Every step between two entropies
+# ## 2. Entropy bounds of every step
 #
-# What a reverse step has to say lies between $H_q(X^t|X^{t-1}) + H_q(X^{t-1}|X^0) - H_q(X^t|X^0)$ and
-# $H_q(X^t|X^{t-1})$, both known in closed form. What the model needs is the lower bound plus the KL of the step, and
-# these KLs are all that $K$ loses.
+# The entropy of a reverse step lies between $H_q(X^t|X^{t-1}) + H_q(X^{t-1}|X^0) - H_q(X^t|X^0)$ and
+# $H_q(X^t|X^{t-1})$, both known in closed form. The cost of the model is the lower bound plus the KL of the step, and
+# the loss of $K$ is the sum of these KLs.
 
 # %%
 figure, axes = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 3.2), squeeze=False)
@@ -116,8 +116,8 @@ axes[0, 0].set_ylabel("the model's entropy: 0 lower bound, 1 upper")
 # %% [markdown]
 # ## 3. The swiss roll, forward and reverse
 #
-# The paper's figure 1: the data, half way, and noise; below, what the model makes of noise; and the drift, by how much
-# the mean of a reverse step differs from where it starts.
+# Figure 1 of the paper: data, intermediate time and noise; below, the reverse process of the model; and the drift, the
+# difference between the mean of a reverse step and its starting point.
 
 # %%
 if "swissroll" in runs:
@@ -156,8 +156,9 @@ if "swissroll" in runs:
 # %% [markdown]
 # ## 4. Learned rates
 #
-# Through frozen noise $K$ can be differentiated in the rates $\beta_2 … \beta_T$; $\beta_1$ is fixed, or it would
-# shrink for ever. Where are they moved from 1/linspace(T, 2, T), where they start?
+# With frozen noise $K$ can be differentiated with respect to the rates $\beta_2 … \beta_T$; $\beta_1$ is fixed, since
+# it would otherwise shrink without limit. The rates start at 1/linspace(T, 2, T); the plot shows where training moves
+# them.
 
 # %%
 if "swissroll" in runs and config.schedule.name == "learned_betas":
@@ -177,8 +178,8 @@ if "swissroll" in runs and config.schedule.name == "learned_betas":
     plt.show()
 
 # %% [markdown]
-# Is it worth it? The same recipe with the rates fixed, free, and as ten bumps in time, everything else equal;
-# fixed_as_code has the larger first rate of the public code:
+# Does learning the rates help? The same recipe with fixed rates, free rates, and ten bumps in time, everything else
+# equal; fixed_as_code has the larger first rate of the public code:
 
 # %%
 directory = RUNS / "dpm2015_rates"
@@ -200,8 +201,8 @@ else:
 # %% [markdown]
 # ## 5. Heartbeats
 #
-# Bits that are forgotten one by one: the process of binary data. A sample is right if every fifth bit is a one and no
-# other. Index 0 of the chain is never reversed, so a few samples keep a bit that noise has turned.
+# The process of binary data: bits are redrawn one by one. A sample is valid if exactly every fifth bit is a one. The
+# chain never reverses index 0, so a few samples keep a bit flipped by noise.
 
 # %%
 if "heartbeat" in runs:
@@ -221,7 +222,7 @@ if "heartbeat" in runs:
 # %% [markdown]
 # ## 6. Dead leaves
 #
-# Discs that occlude one another, with radii by a power law: left ours, made on the spot, right the model's samples.
+# Discs that occlude one another, with radii from a power law. Left: generated data; right: samples of the model.
 
 # %%
 if "deadleaves" in runs:
@@ -236,15 +237,15 @@ if "deadleaves" in runs:
     plt.show()
 
 # %% [markdown]
-# ## 7. What is missing
+# ## 7. Inpainting
 #
-# Section 2.5 of the paper: to draw a picture of which a part is known, multiply the kernel of every reverse step by
-# $r(x)$, the likelihood of what is known. `constant` is the paper's inpainting: the known pixels are pinned at all
-# levels of noise, so around the hole the model sees clean pixels where it has learned to expect noisy ones. `renoise`
-# (later work) draws them with the noise of each step instead. RMSE of the missing pixels, of 255, against what was
-# there. A sample is not the mean of all that would fit: two independent draws of a picture are further from one another
-# than either is from their mean, so the mean of the range has the smaller error, and a model that fills in plausible
-# leaves is judged by the eye. Ours, after nine minutes of training, draws texture that takes up the edges, not discs.
+# Section 2.5 of the paper: to sample given a part of the picture, multiply the kernel of every reverse step by $r(x)$,
+# the likelihood of the known part. `constant` is the paper's inpainting: the known pixels are fixed at all noise
+# levels, so around the hole the model sees clean pixels where it was trained on noisy ones. `renoise` (later work) adds
+# the noise of each step to them. The RMSE is over the missing pixels, in 255ths of the range. A sample is not the mean
+# of all possible completions: two independent samples are further from each other than either is from their mean, so
+# the mean of the range has the smaller error, and plausible completions have to be judged by eye. Our model, trained
+# for nine minutes, generates texture that continues the edges, not discs.
 
 # %%
 if "deadleaves" in runs:

@@ -16,13 +16,13 @@
 # %% [markdown]
 # # 4. The score-based view
 #
-# The same models once more, as Song and Ermon 2019 and Song et al. 2021 see them: noise turns the data into a family
-# of densities $p_t$, a network learns the *score* $\nabla_x \log p_t(x)$ of each, and samples follow a differential
-# equation in which the score is all that is unknown. In the plane one can look at a whole field of scores, and for a
-# mixture of Gaussians the truth has a closed form, so that whatever is learned or approximated stands beside it.
+# The same models as in Song and Ermon 2019 and Song et al. 2021: noise turns the data into a family of densities $p_t$,
+# a network learns the *score* $\nabla_x \log p_t(x)$ of each, and samples follow a differential equation whose only
+# unknown is the score. In the plane the whole field of scores can be plotted, and for a mixture of Gaussians the exact
+# score has a closed form, with which every learned or approximate quantity is compared.
 #
-# Sections 1 to 3 train a small perceptron and need nothing else. Sections 4 and 5 end with what was measured on
-# images, and read it from runs, if there are any:
+# Sections 1 to 3 train a small perceptron and need nothing else. Sections 4 and 5 end with measurements on images,
+# which they read from runs, where there are any:
 #
 #     python -m diffusion_jax.main train    --config=configs/digits.py --workdir=runs/digits
 #     python -m diffusion_jax.main frontier --workdir=runs/digits --samplers=ancestral,ddim,dpmpp_2m:logsnr \
@@ -30,8 +30,8 @@
 #     python -m diffusion_jax.main train    --config=configs/digits_cond.py --workdir=runs/digits_cond
 #     python -m diffusion_jax.main evaluate --workdir=runs/digits_cond --scales=0,1,2,4,8 --sampler.num_steps=100
 #
-# The environment variables `FRONTIERS` and `GUIDED` name other folders, several with a colon between them; `STEPS` and
-# `POINTS` set how long the perceptron is trained and how many samples are drawn.
+# The environment variables `FRONTIERS` and `GUIDED` name other directories, several separated by colons; `STEPS` and
+# `POINTS` are the training steps of the perceptron and the number of samples.
 
 # %%
 import csv
@@ -71,16 +71,16 @@ source = toy2d("train")
 data = source.read(np.arange(source.size))[0]
 
 # %% [markdown]
-# ## 1. One field for each level of noise
+# ## 1. One score field per noise level
 #
-# The data are eight small Gaussians on a ring, $p_0 = \frac18 \sum_k \mathcal N(m_k, c^2 I)$. Under
-# $x_t = \alpha x_0 + \sigma \epsilon$ they become $p_t = \frac18 \sum_k \mathcal N(\alpha m_k, (\alpha^2c^2 +
-# \sigma^2) I)$. Score, noise and clean point are three words for one thing (Tweedie's formula; Vincent 2011),
+# The data are eight small Gaussians on a ring, $p_0 = \frac18 \sum_k \mathcal N(m_k, c^2 I)$. Under $x_t = \alpha x_0 +
+# \sigma \epsilon$ they become $p_t = \frac18 \sum_k \mathcal N(\alpha m_k, (\alpha^2c^2 + \sigma^2) I)$. Score, noise
+# and clean point are equivalent (Tweedie's formula; Vincent 2011),
 #
 # $$\nabla_x \log p_t(x) = -\frac{\mathbb E[\epsilon \mid x_t = x]}{\sigma}
 # = \frac{\alpha\, \mathbb E[x_0 \mid x_t = x] - x}{\sigma^2},$$
 #
-# so that a network that was trained to predict the noise, by nothing but squared errors, has learned the score.
+# so a network trained to predict the noise, with squared errors only, has learned the score.
 
 
 # %%
@@ -161,12 +161,12 @@ for column, (noise, t) in enumerate(zip(NOISE, at_noise, strict=True)):
         axis.grid(False)
 
 # %% [markdown]
-# Density in blue, scores as arrows (their lengths as square roots). With much noise there is one hill, and every
-# arrow leads to its top; with less the eight spots come apart, and each draws what is nearest. The learned arrows agree
-# with the true ones where there is density, which is where the network saw examples. Elsewhere nothing has told it,
-# and nothing needs to: a sample that starts at the prior meets at each level what that level's density holds.
+# Density in blue, scores as arrows (length: square root of the norm). With much noise there is one mode, and every
+# arrow points to it; with less noise the eight modes separate. The learned arrows agree with the exact ones where there
+# is density, which is where the network was trained. Elsewhere they are arbitrary, without harm: a sample that starts
+# from the prior stays in the region of high density at each level.
 #
-# How far off is it, on points of $p_t$ itself and on points spread over the whole square?
+# How large is the error, at points of $p_t$ and at points spread over the whole square?
 
 # %%
 levels = np.linspace(0.02, 1, 25)
@@ -198,18 +198,18 @@ for t in (0.02, 0.1, 0.6):
     print(f"t = {levels[i]:.2f}: relative error {found[i, 0]:.1%} where the data are, {found[i, 1]:.1%} anywhere")
 
 # %% [markdown]
-# At little noise the network is right where the data are and wrong between them. Towards $t = 1$ it is less exact
-# again, since the training looked at those levels seldom (log-normal times of Karras et al. 2022); there the density is
-# the prior's, and little is decided.
+# At low noise the network is accurate at the data and inaccurate between them. Towards $t = 1$ it is less accurate
+# again, since training rarely sampled those levels (log-normal times of Karras et al. 2022); there the density is close
+# to the prior, and the error has little effect.
 
 # %% [markdown]
-# ## 2. Why a ladder of noise
+# ## 2. Why several noise levels
 #
-# A score is enough to sample with: Langevin dynamics, $x \leftarrow x + e \nabla \log p(x) + \sqrt{2e}\,\epsilon$,
-# have $p$ for their limit. But where spots are apart the way between them leads through nearly no density, and the
-# limit is far: at the lowest level a point stays with the spot it came upon first, whatever that spot's weight.
-# Song and Ermon 2019 therefore start at a level where there is one hill, and lower the noise step by step. Both walks
-# below take the same number of steps with the *exact* score of a mixture whose left spot holds one eighth.
+# The score suffices for sampling: Langevin dynamics, $x \leftarrow x + e \nabla \log p(x) + \sqrt{2e}\,\epsilon$,
+# converge to $p$. But between separated modes there is almost no density, and convergence is slow: at the lowest level
+# a point remains at the first mode it reaches, whatever the weight of that mode. Song and Ermon 2019 therefore start at
+# a level with one mode, and lower the noise step by step. Both chains below take the same number of steps with the
+# *exact* score of a mixture whose left mode has a weight of one eighth.
 
 # %%
 two_sided = np.array([[-1.0, 0.0]] + [[1.0, 0.0]] * 7)  # equal weights, so seven in one place are seven eighths
@@ -242,21 +242,21 @@ for axis, (name, points) in zip(
     )
 
 # %% [markdown]
-# Started anywhere in the square, half of the points go to the left spot and stay there; down the ladder they divide
-# nearly as the data do, the more nearly the longer they stay at each level.
-# `configs/cifar10_ncsn.py` and `cifar10_ncsnv2.py` are this recipe on images.
+# From uniform starting points, half of the points go to the left mode and stay there; with decreasing noise levels they
+# divide nearly as the data do, and more nearly with more steps per level. `configs/cifar10_ncsn.py` and
+# `cifar10_ncsnv2.py` are this method on images.
 
 # %% [markdown]
-# ## 3. A stochastic and a deterministic way back
+# ## 3. Reverse SDE and probability-flow ODE
 #
-# With infinitely many levels the ladder becomes a diffusion, $dx = f x\,dt + g\,dw$, and two equations lead back
-# through the same densities $p_t$ (Song et al. 2021, eq. 6 and 13),
+# In the limit of infinitely many levels the forward process is a diffusion, $dx = f x\,dt + g\,dw$, and two equations
+# lead back through the same densities $p_t$ (Song et al. 2021, eq. 6 and 13),
 #
 # $$dx = \big(f x - g^2\,\nabla \log p_t(x)\big)\,dt + g\,d\bar w, \qquad\qquad
 # dx = \big(f x - \tfrac12 g^2\,\nabla \log p_t(x)\big)\,dt,$$
 #
-# one that draws noise at every moment, and one that draws none. Both are walked here with the learned score, from the
-# *same* starting points. Below, the first coordinate against time, over the density that it should have.
+# one with noise at every time, and one without. Both are solved here with the learned score, from the *same* starting
+# points. Below, the first coordinate against time, over the density of $p_t$.
 
 
 # %%
@@ -319,17 +319,17 @@ same = np.mean(ends[0] == ends[1])
 print(f"points that both ways take to the same spot: {same:.0%}")
 
 # %% [markdown]
-# The two clouds at the end have the same density, but not the same points. The ODE takes each start to one place along
-# a smooth path, on which it can be taken back, which gives likelihoods and encodings. The SDE forgets where it came
-# from: that both end in the same spot is as rare as chance has it, one in eight.
+# The two sets of end points have the same density, but are not the same points. The ODE maps each start to one end
+# along a smooth, invertible path, which gives likelihoods and encodings. The SDE forgets its start: both end at the
+# same mode in one case of eight, as by chance.
 
 # %% [markdown]
 # ## 4. Quality against network calls
 #
-# A smooth path can be followed in few steps. How few? With the exact score the solvers' errors are the only ones, and
-# the ODE has a true solution for each start, which 1,000 steps of Heun's method give to many digits. For the methods
-# that draw noise there is no such point; what both have is the density of their samples, whose distance from the data
-# is the *sliced Wasserstein distance* here: sorted projections on 32 directions, compared.
+# A smooth path can be followed in few steps. How few? With the exact score there are only errors of the solver, and the
+# ODE has an exact solution for each start, which 1,000 steps of Heun's method give to many digits. Stochastic methods
+# have no such solution; for both kinds the density of the samples is compared with the data, by the *sliced Wasserstein
+# distance*: sorted projections on 32 directions.
 
 # %%
 COUNTS = 5, 10, 20, 40, 80
@@ -391,13 +391,13 @@ for name in WITHOUT_NOISE:
     print(f"{name:12} error falls as calls^{np.polyfit(np.log(calls[-3:]), np.log(error[-3:]), 1)[0]:.1f}")
 
 # %% [markdown]
-# On the left each solver's order shows as a slope, and the third-order one wins where precision is asked for. On the
-# right most of that precision is worth nothing: once a sample's error is smaller than what so many points can tell of a
-# density (grey: sets of data against each other), further calls do not show, and at twenty calls every method is there.
-# Those that draw noise go on varying within it with what they draw, as sets of data do.
+# Left: the slope of each solver is its order, and the third-order one is best at high precision. Right: most of that
+# precision does not show in the density: once the error of a sample is below the statistical resolution of so many
+# points (grey: distances between sets of data), further calls have no effect, and at twenty calls every method is
+# there. The stochastic ones still vary within it from draw to draw, as sets of data do.
 #
-# With a trained network on images there is no truth to compare with, and the network's own error is a floor that no
-# solver can go below. `main frontier` draws the same picture there.
+# With a trained network on images there is no exact solution, and the network's own error is a floor for every solver.
+# `main frontier` draws the same picture there.
 
 
 # %%
@@ -447,14 +447,14 @@ for run in places_of("FRONTIERS", "runs/digits"):
 # %% [markdown]
 # ## 5. Guidance
 #
-# A model that is told the class $y$, and also that there is none, has two scores. Their difference is the score of a
-# classifier, $\nabla \log p_t(y \mid x)$, by Bayes' rule, and classifier-free guidance (Ho and Salimans 2022) takes $w$
-# times that step from the one to the other:
+# A class-conditional model with label dropout has two scores, with and without the class $y$. Their difference is the
+# score of a classifier, $\nabla \log p_t(y \mid x)$, by Bayes' rule, and classifier-free guidance (Ho and Salimans
+# 2022) adds $w$ times this difference:
 #
 # $$\nabla \log p_t(x) + w\,\big(\nabla \log p_t(x \mid y) - \nabla \log p_t(x)\big).$$
 #
-# $w = 1$ is the class as it is. Beyond, samples are drawn to where the class is *certain*, which is not where its
-# density is. Three overlapping classes and their exact scores show what that buys and what it costs.
+# $w = 1$ is the class-conditional density. For $w > 1$ samples move to where the class is *certain*, which is not where
+# its density is. Three overlapping classes and their exact scores show the gain and the cost.
 
 # %%
 triangle = 1.1 * np.stack(
@@ -484,9 +484,9 @@ for axis, scale in zip(axes, scales, strict=True):
     print(f"w = {scale:g}: {agreement:.0%} in the region of their class, spread {within:.2f} of the class's own")
 
 # %% [markdown]
-# At $w = 0$ the class is ignored. At $w = 1$ the classes overlap as they do in the data. With growing $w$ each keeps
-# away from the others, beyond its own centre, and shrinks. The same on digits, where an SVM says which class a sample
-# is of, and diversity is the spread within a class relative to that of the data:
+# At $w = 0$ the class has no effect. At $w = 1$ the classes overlap as in the data. With growing $w$ each class moves
+# away from the others, beyond its own centre, and shrinks. Below, the same on digits: an SVM assigns a class to each
+# sample, and diversity is the spread within a class relative to that of the data:
 
 # %%
 curves = {"three classes, exact score": np.transpose(exact_rows)}
@@ -517,5 +517,5 @@ for axis in axes:
     axis.legend(fontsize="small")
 
 # %% [markdown]
-# Agreement is bought with diversity, and most of it at small $w$: past the bend of the curve on the right only
-# diversity is spent.
+# Agreement costs diversity, and most of the gain comes at small $w$: beyond the bend of the curve on the right
+# diversity falls without a gain.
