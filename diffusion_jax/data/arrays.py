@@ -35,9 +35,9 @@ def arrays(
     """
     check_split(split)
     if not (levels == 0 or 2 <= levels <= 256):
-        raise ValueError(f"data.arrays.levels={levels} must be 2 … 256, or 0 for floats as they are")
+        raise ValueError(f"data.arrays.levels={levels}: must be 2 … 256, or 0 for floats")
     if heldout and pathlib.Path(heldout).resolve() == pathlib.Path(path).resolve():
-        raise ValueError(f"data.arrays.heldout: {heldout} is the training file itself; name another, or none")
+        raise ValueError(f"data.arrays.heldout={heldout}: is the training file. Use another file, or none")
     x0, label = _read("data.arrays.path", path, key, label_key)
     x0, grey = _examples(path, x0, levels)
     label, classes = _labels(path, label, len(x0), classes)
@@ -50,8 +50,8 @@ def arrays(
     held, held_grey = _examples(heldout, held, levels)
     if (held.shape[1:], held_grey) != (x0.shape[1:], grey):
         raise ValueError(
-            f"{heldout}: holds examples of shape {held.shape[1:]} with levels={held_grey}, but {path} "
-            f"{x0.shape[1:]} with levels={grey}; the two files must agree"
+            f"{heldout}: examples of shape {held.shape[1:]} with levels={held_grey}, but {path} has "
+            f"{x0.shape[1:]} with levels={grey}. The two files must agree"
         )
     held_label, _ = _labels(heldout, held_label, len(held), classes)
     return from_arrays(heldout, held, held_label, grey, classes)
@@ -60,23 +60,25 @@ def arrays(
 def _read(option: str, path: str, key: str, label_key: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the unchecked arrays of examples and, with a label_key, of labels."""
     if not path:
-        raise ValueError(f"{option} is empty; set it to a .npz or .npy file")
+        raise ValueError(f"{option}: is empty. Set it to a .npz or .npy file")
     file = pathlib.Path(path)
     if file.is_dir():
-        raise ValueError(f"{path}: is a folder, not a .npz or .npy file; for a folder of images use data.name=folder")
+        raise ValueError(f"{path}: is a folder, not a .npz or .npy file. For a folder of images use data.name=folder")
     if not file.exists():
-        raise FileNotFoundError(f"{path}: no such file; set {option} to a .npz or .npy file")
+        raise FileNotFoundError(f"{path}: no such file. Set {option} to a .npz or .npy file")
     if file.suffix not in (".npy", ".npz"):
-        raise ValueError(f"{path}: its name must end in .npz or .npy; save it with np.savez(path, images=…, labels=…)")
+        raise ValueError(f"{path}: the name must end in .npz or .npy. Save it with np.savez(path, images=…, labels=…)")
     with open(file, "rb") as stream:
         if (stream.read(len(ZIP)) == ZIP) != (file.suffix == ".npz") and file.stat().st_size:
             raise ValueError(
-                f"{path}: is not what its name says; .npy is for one array, .npz for several in a zip file"
+                f"{path}: content and extension do not match; .npy is one array, .npz a zip file of arrays"
             )
         stream.seek(0)
         if file.suffix == ".npy":
             if key or label_key:
-                raise ValueError(f"{path}: a .npy file holds one array; leave key and label_key empty, or use .npz")
+                raise ValueError(
+                    f"{path}: a .npy file has one array. Leave data.arrays.key and label_key empty, or use .npz"
+                )
             with _readable(path):
                 return np.load(file, mmap_mode="r", allow_pickle=False), None
         with _readable(path):
@@ -91,16 +93,14 @@ def _only(path: str, members: np.lib.npyio.NpzFile, label_key: str) -> str:
     found = [name for name, shape in shapes.items() if len(shape) >= 2]
     if len(found) != 1:
         raise ValueError(
-            f"{path}: which array holds the examples? There are {shapes or 'none'}; set key to one of them"
+            f"{path}: cannot choose the array of examples among {shapes or 'none'}. Set data.arrays.key to one of them"
         )
     return found[0]
 
 
 def _member(path: str, members: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     if name not in members.files:
-        raise ValueError(
-            f"{path}: has no array {name!r}; it has {', '.join(members.files) or 'none'}; set the key to one"
-        )
+        raise ValueError(f"{path}: no array {name!r}. Set the key to one of: {', '.join(members.files) or 'none'}")
     with _readable(f"{path}: array {name!r}"):
         return members[name]
 
@@ -114,8 +114,8 @@ def _readable(what: str) -> Iterator[None]:
     except ValueError as error:
         if any(word in str(error.__cause__) for word in ("Object arrays", "Python objects", "pickle")):
             raise ValueError(
-                f"{what}: holds Python objects, which are never unpickled; save one numeric array, such as np.stack of "
-                "images of one size"
+                f"{what}: has pickled Python objects, which are not loaded. Save one numeric array, such as "
+                "np.stack of images of one size"
             ) from error
         raise
 
@@ -123,36 +123,38 @@ def _readable(what: str) -> Iterator[None]:
 def _examples(path: str, x0: np.ndarray, levels: int) -> tuple[np.ndarray, int]:
     """Check examples; return them as uint8 or float32 [N,*D] with their number of levels."""
     if x0.ndim < 2:
-        raise ValueError(f"{path}: an array of shape {x0.shape} is not [N,D], [N,H,W] or [N,H,W,C]; add the first axis")
+        raise ValueError(f"{path}: shape {x0.shape} is not [N,D], [N,H,W] or [N,H,W,C]. Add the first axis")
     if not x0.size:
-        raise ValueError(f"{path}: holds no data: its shape is {x0.shape}")
+        raise ValueError(f"{path}: is empty, shape {x0.shape}")
     if x0.dtype.kind == "b":
         if levels != 2:
-            raise ValueError(f"{path}: holds booleans; set levels=2, now {levels}")
+            raise ValueError(f"{path}: booleans need data.arrays.levels=2 (got {levels})")
         x0 = x0.view(np.uint8)
     if x0.dtype.kind in "iu":
         x0 = _grey_levels(path, x0, levels)
     elif x0.dtype.kind == "f":
         x0, levels = _floats(path, x0, levels), 0
     else:
-        raise ValueError(f"{path}: dtype {x0.dtype} cannot be modelled; save uint8 images or float32 vectors")
+        raise ValueError(f"{path}: unsupported dtype {x0.dtype}. Save uint8 images or float32 vectors")
     return x0[..., None] if x0.ndim == 3 else x0, levels
 
 
 def _grey_levels(path: str, x0: np.ndarray, levels: int) -> np.ndarray:
     if levels == 0:
-        raise ValueError(f"{path}: holds {x0.dtype}, but levels=0 means floats; set levels to 256, or save float32")
+        raise ValueError(
+            f"{path}: dtype {x0.dtype}, but levels=0 is for floats. Set data.arrays.levels=256, or save float32"
+        )
     if x0.ndim == 4 and x0.shape[1] in (1, 3) and x0.shape[3] > 4:
         raise ValueError(
-            f"{path}: shape {x0.shape} looks like [N,C,H,W]; save np.moveaxis(x, 1, -1), which is [N,H,W,C]"
+            f"{path}: shape {x0.shape} seems to be [N,C,H,W]. Save np.moveaxis(x, 1, -1), which is [N,H,W,C]"
         )
     if (x0.dtype, levels) != (np.uint8, 256):
         for value, place in ((x0.min(), x0.argmin()), (x0.max(), x0.argmax())):
             if not 0 <= value < levels:
                 index = tuple(int(i) for i in np.unravel_index(place, x0.shape))
                 raise ValueError(
-                    f"{path}: {x0.dtype} values must be grey levels 0 … {levels - 1}, but there is {value} at index "
-                    f"{index}; rescale them, or set levels"
+                    f"{path}: {x0.dtype} values must be grey levels 0 … {levels - 1} (got {value} at index "
+                    f"{index}). Rescale them, or set data.arrays.levels"
                 )
     return np.ascontiguousarray(x0, np.uint8)
 
@@ -160,8 +162,8 @@ def _grey_levels(path: str, x0: np.ndarray, levels: int) -> np.ndarray:
 def _floats(path: str, x0: np.ndarray, levels: int) -> np.ndarray:
     if x0.ndim > 2 and levels != 0:
         raise ValueError(
-            f"{path}: holds {x0.dtype} images {x0.shape}; save them as uint8, np.round(255 * x).astype(np.uint8) for x "
-            "in [0, 1], or set levels=0 to model the floats as they are"
+            f"{path}: images of dtype {x0.dtype}, shape {x0.shape}. Save them as uint8, "
+            "np.round(255 * x).astype(np.uint8) for x in [0, 1], or set data.arrays.levels=0 to model the floats"
         )
     with np.errstate(over="ignore"):
         x0 = np.ascontiguousarray(x0, np.float32)
@@ -169,7 +171,7 @@ def _floats(path: str, x0: np.ndarray, levels: int) -> np.ndarray:
     if bad.any():
         index = tuple(int(i) for i in np.unravel_index(bad.argmax(), x0.shape))
         raise ValueError(
-            f"{path}: {bad.sum()} values are not finite in float32, the first at index {index}; remove those examples"
+            f"{path}: {bad.sum()} values are not finite in float32, the first at index {index}. Remove those examples"
         )
     return x0
 
@@ -178,17 +180,19 @@ def _labels(path: str, label: np.ndarray | None, size: int, classes: int) -> tup
     """Check labels; return them with the number of classes."""
     if label is None:
         if classes:
-            raise ValueError(f"{path}: classes={classes} needs labels; set label_key to the array that holds them")
+            raise ValueError(
+                f"{path}: data.arrays.classes={classes} needs labels. Set data.arrays.label_key to their array"
+            )
         return None, 0
     if label.shape != (size,) or label.dtype.kind not in "iu":
         raise ValueError(
-            f"{path}: labels must be integers of shape ({size},), but are {label.dtype} {label.shape}; "
-            "take np.argmax of one-hot rows"
+            f"{path}: labels must be integers of shape ({size},) (got {label.dtype} {label.shape}). "
+            "Take np.argmax of one-hot rows"
         )
     least, most = int(label.min()), int(label.max())
     allowed = classes or most + 1
     if least < 0 or most >= allowed:
         raise ValueError(
-            f"{path}: labels must be 0 … {allowed - 1}, but run from {least} to {most}; correct them, or classes"
+            f"{path}: labels must be 0 … {allowed - 1} (got {least} to {most}). Correct them, or data.arrays.classes"
         )
     return label, allowed

@@ -31,8 +31,8 @@ def dead_leaves(
     small, large = radii
     if not (height >= 1 and width >= 1 and 0 < small < large and size >= 1):
         raise ValueError(
-            f"dead_leaves: shape={tuple(shape)}, radii={tuple(radii)} and size={size} must be at least 1, and the "
-            "radii two that rise"
+            f"data.dead_leaves: shape={tuple(shape)}, radii={tuple(radii)} and size={size} must be at least 1, and "
+            "0 < radii[0] < radii[1]"
         )
     read = functools.partial(_read, (seed, SPLITS.index(split)), (height, width), (float(small), float(large)))
     return Source(f"dead_leaves/{split}", (height, width, 1), 256, 0, size, read, on_disk=False)

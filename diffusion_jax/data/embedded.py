@@ -42,11 +42,11 @@ def toy2d(split: str, kind: str = "mixture", size: int = 20_000, seed: int = 0, 
     """
     check_split(split)
     if kind not in TOYS:
-        raise ValueError(f"toy2d.kind={kind!r} is not known; use one of {', '.join(TOYS)}")
+        raise ValueError(f"data.toy2d.kind={kind!r}: unknown. Use one of {', '.join(TOYS)}")
     if size < 1:
-        raise ValueError(f"toy2d.size={size} must be at least 1")
+        raise ValueError(f"data.toy2d.size={size}: must be at least 1")
     if not noise >= 0:
-        raise ValueError(f"toy2d.noise={noise} must be at least 0")
+        raise ValueError(f"data.toy2d.noise={noise}: must be at least 0")
     draw, classes = TOYS[kind]
     rng = np.random.default_rng((seed, SPLITS.index(split)))
     x0, label = _swissroll(rng, size, noise) if kind == "swissroll" else draw(rng, size)

@@ -45,12 +45,14 @@ def folder(
     if heldout:
         ours, theirs = pathlib.Path(path).resolve(), pathlib.Path(heldout).resolve()
         if theirs.is_relative_to(ours) or ours.is_relative_to(theirs):
-            raise ValueError(f"folder.heldout: {heldout} and {path} share files; name two folders side by side")
+            raise ValueError(f"data.folder.heldout={heldout}: shares files with {path}. Use two separate folders")
         if split == "heldout":
-            root, names = heldout, _names("folder.heldout", heldout)
+            root, names = heldout, _names("data.folder.heldout", heldout)
             unknown = sorted(set(_classes(heldout, names)) - set(classes)) if labels else []
             if unknown:
-                raise ValueError(f"{heldout}: sub-folder {unknown[0]!r} is not in {path}; use the same ones in both")
+                raise ValueError(
+                    f"{heldout}: sub-folder {unknown[0]!r} is not in {path}. Use the same sub-folders in both"
+                )
     else:
         names = [names[row] for row in np.sort(split_rows(path, len(names), split, heldout_fraction))]
     label = np.array([classes.index(pathlib.PurePath(name).parts[0]) if labels else -1 for name in names], np.int32)
@@ -68,11 +70,11 @@ def _item(root: str, names: list[str], label: np.ndarray, rule: images.Rule, pla
 def _names(option: str, path: str) -> list[str]:
     """List the image files under a folder, relative to it and sorted; symbolic links are followed."""
     if not path:
-        raise ValueError(f"{option} is empty; set it to a folder of images")
+        raise ValueError(f"{option}: is empty. Set it to a folder of images")
     if not os.path.exists(path):
-        raise FileNotFoundError(f"{path}: no such folder; set {option} to a folder of images")
+        raise FileNotFoundError(f"{path}: no such folder. Set {option} to a folder of images")
     if not os.path.isdir(path):
-        raise ValueError(f"{path}: is a file, not a folder; unpack an archive first, or use data.name=arrays for .npz")
+        raise ValueError(f"{path}: is a file, not a folder. Unpack an archive first; for .npz use data.name=arrays")
     names, seen = [], set()
     for parent, folders, files in os.walk(path, onerror=_raise, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -84,7 +86,9 @@ def _names(option: str, path: str) -> list[str]:
         inside = pathlib.Path(parent).relative_to(path)
         names += [(inside / name).as_posix() for name in files if _is_image(name)]
     if not names:
-        raise ValueError(f"{path}: no images in it or below; they must end in one of {', '.join(EXTENSIONS)}")
+        raise ValueError(
+            f"{path}: no images in this folder or below. Their names must end in one of {', '.join(EXTENSIONS)}"
+        )
     return sorted(names)
 
 
@@ -100,7 +104,9 @@ def _classes(path: str, names: list[str]) -> list[str]:
     """List the sub-folders with images, sorted."""
     loose = next((name for name in names if "/" not in name), None)
     if loose:
-        raise ValueError(f"{path}/{loose}: is in no sub-folder, so it has no class; move it, or set labels=False")
+        raise ValueError(
+            f"{path}/{loose}: is in no sub-folder, so it has no class. Move it, or set data.folder.labels=False"
+        )
     return sorted({pathlib.PurePath(name).parts[0] for name in names})
 
 

@@ -16,7 +16,7 @@ def heartbeat(split: str, size: int = 10_000) -> Source:
     """
     check_split(split)
     if size < PERIOD:
-        raise ValueError(f"heartbeat.size={size} must be at least {PERIOD}, to hold every phase")
+        raise ValueError(f"data.heartbeat.size={size}: must be at least {PERIOD}, one example of each phase")
     label = np.arange(size) % PERIOD
     return from_arrays(f"heartbeat/{split}", PHASES, np.arange(PERIOD), 2, PERIOD, rows=label)
 

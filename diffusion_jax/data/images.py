@@ -52,13 +52,13 @@ def rule(section: str, size: int | Sequence[int], channels: int, resize: str, fi
     """
     sides = tuple(size) if isinstance(size, Sequence) else (size,)
     if len(sides) not in (1, 2) or not all(isinstance(side, int) and side >= 1 for side in sides):
-        raise ValueError(f"{section}.size={size} must be a number of pixels, or (height, width)")
+        raise ValueError(f"data.{section}.size={size}: must be a number of pixels, or (height, width)")
     if channels not in (1, 3):
-        raise ValueError(f"{section}.channels={channels} must be 1 (grey) or 3 (RGB)")
+        raise ValueError(f"data.{section}.channels={channels}: must be 1 (grey) or 3 (RGB)")
     if resize not in RESIZES:
-        raise ValueError(f"{section}.resize={resize!r} is not known; use one of {', '.join(RESIZES)}")
+        raise ValueError(f"data.{section}.resize={resize!r}: unknown. Use one of {', '.join(RESIZES)}")
     if filter not in FILTERS:
-        raise ValueError(f"{section}.filter={filter!r} is not known; use one of {', '.join(FILTERS)}")
+        raise ValueError(f"data.{section}.filter={filter!r}: unknown. Use one of {', '.join(FILTERS)}")
     return Rule(sides[0], sides[-1], channels, resize, filter)
 
 
@@ -118,13 +118,13 @@ def _readable(name: str) -> AbstractContextManager[None]:
 
 def _check_mode(name: str, mode: str, frames: int) -> None:
     if frames != 1:
-        raise Refused(f"{name}: holds {frames} images, of which none can be chosen; save one image a file")
+        raise Refused(f"{name}: has {frames} frames. Save one image per file")
     if mode not in MODES:
-        raise Refused(f"{name}: pixels of kind {mode!r} have no rule; convert it to 8-bit RGB or grey")
+        raise Refused(f"{name}: unsupported pixel mode {mode!r}. Convert the image to 8-bit RGB or grey")
 
 
 def _refuse_size(name: str, size: tuple[int, int], rule: Rule) -> None:
     raise Refused(
-        f"{name}: is {size[1]} x {size[0]} pixels (height x width), not {rule.height} x {rule.width}; "
-        "set size to that, or resize to center_crop or stretch"
+        f"{name}: is {size[1]} x {size[0]} pixels (height x width), not {rule.height} x {rule.width}. "
+        "Set size to that, or resize to center_crop or stretch"
     )

@@ -66,10 +66,10 @@ def check(source: Source, seed: int, step: int, batch_size: int, flip: bool) -> 
     """Check the arguments of `batch`. Raises ValueError."""
     for name, value, least in (("seed", seed, 0), ("step", step, 0), ("batch_size", batch_size, 1)):
         if value < least:
-            raise ValueError(f"{name}={value} must be at least {least}")
+            raise ValueError(f"{name}={value}: must be at least {least}")
     if flip and len(source.shape) != 3:
         raise ValueError(
-            f"flip: {source.name} has examples of shape {source.shape}, not images (H, W, C); turn flip off"
+            f"data.flip=True: {source.name} has examples of shape {source.shape}, not images (H, W, C). Use False"
         )
 
 
@@ -104,7 +104,7 @@ def in_order(source: Source, batch_size: int, rows: slice = ALL, workers: int = 
     Batches have an entry "mask", float32 [B], which is 0 for padding. Raises ValueError.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
+        raise ValueError(f"batch_size={batch_size}: must be at least 1")
     make = functools.partial(_part, source, batch_size, rows)
     count = -(-source.size // batch_size)
     return _ahead(make, 0, count, workers) if source.on_disk else map(make, range(count))
@@ -175,7 +175,7 @@ def prefetch(iterator: Iterator[Any], put: Callable[[Any], T], depth: int = 2) -
     ends and closes the iterator. Raises ValueError.
     """
     if depth < 1:
-        raise ValueError(f"depth={depth} must be at least 1")
+        raise ValueError(f"depth={depth}: must be at least 1")
     return _prefetched(iterator, put, depth)
 
 

@@ -39,7 +39,7 @@ def from_model(x: ArrayLike, levels: int, mean: float = 0.0, std: float = 1.0) -
 def to_rgb(x: np.ndarray, levels: int) -> np.ndarray:
     """Convert grey levels [N,H,W,C] to RGB, uint8 0 … 255. Raises ValueError."""
     if x.ndim != 4 or x.shape[-1] not in (1, 3) or not _grey(levels):
-        raise ValueError(f"images [N,H,W,1 or 3] with grey levels can become RGB, not {x.shape} with levels={levels}")
+        raise ValueError(f"RGB needs images [N,H,W,1 or 3] with grey levels (got {x.shape}, levels={levels})")
     scaled = np.round(np.asarray(x, np.float32) * (255 / (levels - 1))).astype(np.uint8)
     return scaled if scaled.shape[-1] == 3 else scaled.repeat(3, axis=-1)
 
@@ -57,5 +57,5 @@ def dequantised(x: Array, levels: int, std: float, keys: Array) -> Array:
 
 def _grey(levels: int) -> bool:
     if levels != 0 and not 2 <= levels <= 256:
-        raise ValueError(f"levels={levels} must be 2 … 256 grey levels, or 0 for data that are floats already")
+        raise ValueError(f"levels={levels}: must be 2 … 256 grey levels, or 0 for floats")
     return levels != 0

@@ -70,7 +70,7 @@ def load(source: Source) -> Source:
 def check_split(split: str) -> None:
     """Raise ValueError unless `split` is one of SPLITS."""
     if split not in SPLITS:
-        raise ValueError(f"split={split!r} is not known; use one of {', '.join(SPLITS)}")
+        raise ValueError(f"split={split!r}: unknown. Use one of {', '.join(SPLITS)}")
 
 
 def split_rows(name: str, size: int, split: str, fraction: float) -> np.ndarray:
@@ -80,14 +80,14 @@ def split_rows(name: str, size: int, split: str, fraction: float) -> np.ndarray:
     split. name: the data set in errors. Raises ValueError for an empty split.
     """
     if not 0 <= fraction < 1:
-        raise ValueError(f"{name}: heldout_fraction={fraction} is not in [0, 1)")
+        raise ValueError(f"{name}: heldout_fraction={fraction} must be in [0, 1)")
     held = max(1, round(size * fraction)) if fraction else 0
     if split == "heldout" and not held:
-        raise ValueError(f"{name}: nothing is held out; set heldout_fraction above 0, or heldout to a path of its own")
+        raise ValueError(f"{name}: the held-out split is empty. Set heldout_fraction above 0, or heldout to a path")
     if held >= size:
         raise ValueError(
-            f"{name}: holding out {held} of {size} examples leaves none for training; "
-            "set heldout_fraction=0, or heldout to a path of its own"
+            f"{name}: holding out {held} of {size} examples leaves none for training. "
+            "Set heldout_fraction=0, or heldout to a path"
         )
     order = np.random.default_rng(HELDOUT_SEED).permutation(size)
     return order[: size - held] if split == "train" else order[size - held :]
@@ -113,4 +113,4 @@ def readable(what: str, advice: str, kind: str = "") -> Iterator[None]:
     except (FileNotFoundError, PermissionError, Refused):
         raise
     except Exception as error:
-        raise ValueError(f"{what}: cannot be read{kind} ({reason(error)}); {advice}") from error
+        raise ValueError(f"{what}: cannot be read{kind} ({reason(error)}). {advice[0].upper() + advice[1:]}") from error

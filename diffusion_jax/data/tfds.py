@@ -17,7 +17,7 @@ from diffusion_jax.data.source import Source, check_split, from_items, load, rea
 
 FORMAT = "array_record"
 INFO = "dataset_info.json"
-AGAIN = "copy the whole directory, or prepare it again"
+AGAIN = "Copy the whole directory, or prepare it again"
 
 
 def tfds(
@@ -44,13 +44,15 @@ def tfds(
     """
     check_split(split)
     if train == heldout or {train, heldout} & {train.partition("[")[0]} & {heldout.partition("[")[0]}:
-        raise ValueError(f"tfds.train={train!r} and tfds.heldout={heldout!r} overlap; name two that share nothing")
+        raise ValueError(
+            f"data.tfds.train={train!r} and data.tfds.heldout={heldout!r}: overlap. Use two disjoint splits"
+        )
     directory = _directory(dataset, data_dir)
     found = _readable(directory) if directory else None
     if not found:
         state = f"is prepared, but not as {FORMAT}," if directory else "is not prepared"
         raise FileNotFoundError(
-            f"data.tfds.dataset={dataset!r} {state} in {data_dir}; run: python -m diffusion_jax.main prepare "
+            f"data.tfds.dataset={dataset!r} {state} in {data_dir}. Run: python -m diffusion_jax.main prepare "
             f"--config=CONFIG --config.data.name=tfds --config.data.tfds.dataset={dataset} "
             f"--config.data.tfds.data_dir={data_dir}"
         )
@@ -66,7 +68,7 @@ def tfds(
     if not size:
         if not (height and width):
             raise ValueError(
-                f"tfds.size: images of {dataset} differ in size; set it, and resize to center_crop or stretch"
+                f"data.tfds.size: images of {dataset} differ in size. Set size, and resize to center_crop or stretch"
             )
         size = (height, width)
     rule = images.rule("tfds", size, channels or own_channels, resize, filter)
@@ -74,7 +76,7 @@ def tfds(
     try:
         records = builder.as_data_source(split=wanted, deserialize_method=raw)
     except Exception as error:
-        raise ValueError(f"{dataset}: split {wanted!r} cannot be opened ({reason(error)}); choose another") from error
+        raise ValueError(f"{dataset}: split {wanted!r} cannot be opened ({reason(error)}). Choose another") from error
     name = f"{dataset}/{wanted}"
     wanted_features = tensorflow_datasets.features.FeaturesDict(
         {key: features[key] for key in (image_key, label_key) if key}
@@ -102,7 +104,7 @@ def _item(
         example = parse(records[place])
         label = int(example[label_key]) if label_key else -1
     if not -1 <= label < max(classes, 1):
-        raise ValueError(f"{what}: label {label} is none of the {classes} classes; {AGAIN}")
+        raise ValueError(f"{what}: label {label} is not in 0 … {classes - 1}. {AGAIN}")
     return images.decode(example[image_key], what, rule), label
 
 
@@ -110,15 +112,19 @@ def _features(dataset: str, features: Any, image_key: str, label_key: str) -> tu
     """Return the checked image feature and the number of classes."""
     for option, key in (("image_key", image_key), ("label_key", label_key)):
         if key not in features and (key or option == "image_key"):
-            none = ', or to "" for unlabelled data' if option == "label_key" else ""
-            raise ValueError(f"tfds.{option}={key!r}: {dataset} has {', '.join(features)}; set it to one of them{none}")
+            none = ', or "" for unlabelled data' if option == "label_key" else ""
+            raise ValueError(
+                f"data.tfds.{option}={key!r}: not a feature of {dataset}. Use one of {', '.join(features)}{none}"
+            )
     image, label = features[image_key], features[label_key] if label_key else None
     if type(image).__name__ != "Image" or np.dtype(image.np_dtype) != np.uint8:
         raise ValueError(
-            f"tfds.image_key={image_key!r}: {image} of {dataset} is no 8-bit image; choose another feature"
+            f"data.tfds.image_key={image_key!r}: {image} of {dataset} is not an 8-bit image. Use another feature"
         )
     if label is not None and type(label).__name__ != "ClassLabel":
-        raise ValueError(f'tfds.label_key={label_key!r}: {label} of {dataset} is no ClassLabel; choose another, or ""')
+        raise ValueError(
+            f'data.tfds.label_key={label_key!r}: {label} of {dataset} is not a ClassLabel. Use another, or ""'
+        )
     return image, label.num_classes if label is not None else 0
 
 
@@ -127,13 +133,13 @@ def _check_files(dataset: str, splits: Any, wanted: str) -> None:
     name = wanted.split("[")[0]
     if name not in splits:
         raise ValueError(
-            f"{dataset}: has no split {wanted!r}; set tfds.train and tfds.heldout among {', '.join(splits)}"
+            f"{dataset}: no split {wanted!r}. Set data.tfds.train and data.tfds.heldout to two of {', '.join(splits)}"
         )
     with readable(f"{dataset}: split {name!r}", AGAIN):
         files = splits[name].filepaths
     for file in files:
         if not os.path.exists(file):
-            raise FileNotFoundError(f"{file}: is missing from {dataset}; {AGAIN}")
+            raise FileNotFoundError(f"{file}: is missing from {dataset}. {AGAIN}")
 
 
 def prepare(dataset: str, data_dir: str) -> str:
@@ -151,8 +157,8 @@ def _build(dataset: str, data_dir: str) -> pathlib.Path:
         import tensorflow
     except ImportError as error:
         raise ValueError(
-            f"preparing {dataset} needs TensorFlow; pip install 'diffusion_jax[tf]', or copy a directory that was "
-            f"prepared elsewhere to {data_dir}"
+            f"data.tfds.dataset={dataset}: preparing it needs TensorFlow. Run pip install 'diffusion_jax[tf]', or "
+            f"copy a prepared directory to {data_dir}"
         ) from error
     import tensorflow_datasets
 
@@ -162,8 +168,8 @@ def _build(dataset: str, data_dir: str) -> pathlib.Path:
         builder.download_and_prepare()
     except Exception as error:
         raise ValueError(
-            f"{dataset}: cannot be downloaded or built in {data_dir} ({reason(error)}); where there is no network, run "
-            f"the same command on a machine that has one and copy its {data_dir} here"
+            f"{dataset}: cannot be downloaded or built in {data_dir} ({reason(error)}). Without a network, run "
+            f"the same command on another machine and copy its {data_dir}"
         ) from error
     return pathlib.Path(builder.data_dir)
 
@@ -171,9 +177,9 @@ def _build(dataset: str, data_dir: str) -> pathlib.Path:
 def _directory(dataset: str, data_dir: str) -> pathlib.Path | None:
     """Return the directory of a set, or None: data_dir/NAME[/CONFIGURATION]/VERSION, the highest version by default."""
     if not dataset:
-        raise ValueError("data.tfds.dataset is empty; set it to the name of a set, such as cifar10")
+        raise ValueError("data.tfds.dataset: is empty. Set it to the name of a set, such as cifar10")
     if not data_dir:
-        raise ValueError("tfds.data_dir is empty; set it to the folder that holds prepared sets")
+        raise ValueError("data.tfds.data_dir: is empty. Set it to the directory of the prepared sets")
     name, _, version = dataset.partition(":")
     parent = pathlib.Path(data_dir).expanduser() / name
     folders = [found.name for found in parent.iterdir() if found.is_dir()] if parent.is_dir() else []
@@ -181,7 +187,7 @@ def _directory(dataset: str, data_dir: str) -> pathlib.Path | None:
     best = max(versions, key=lambda found: [int(part) for part in found.split(".")], default=None)
     configs = [found for found in folders if "incomplete" not in found and not re.fullmatch(r"[\d.]+", found)]
     if best is None and configs and "/" not in name:
-        raise ValueError(f"data.tfds.dataset={dataset!r} has configurations; say one, as {name}/{sorted(configs)[0]}")
+        raise ValueError(f"data.tfds.dataset={dataset!r}: needs a configuration, such as {name}/{sorted(configs)[0]}")
     return parent / best if best and (parent / best / INFO).exists() else None
 
 
@@ -202,7 +208,7 @@ def _convert(directory: pathlib.Path) -> pathlib.Path:
 
     info = _info(directory)
     if info["fileFormat"] != "tfrecord":
-        raise ValueError(f"{directory}: holds {info['fileFormat']} files, not tfrecord; move it away and prepare again")
+        raise ValueError(f"{directory}: has {info['fileFormat']} files, not tfrecord. Move it away and prepare again")
     partial, target = directory / f"incomplete.{FORMAT}", directory / FORMAT
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -217,14 +223,14 @@ def _convert(directory: pathlib.Path) -> pathlib.Path:
             stem, place = stems[name], f"{shard:05d}-of-{len(lengths):05d}"
             origin = directory / f"{stem}.tfrecord-{place}"
             if not origin.exists():
-                raise FileNotFoundError(f"{origin}: is missing; {AGAIN} elsewhere")
+                raise FileNotFoundError(f"{origin}: is missing. {AGAIN} elsewhere")
             writer, written = ArrayRecordWriter(str(partial / f"{stem}.{FORMAT}-{place}"), "group_size:1"), 0
             for record in _records(origin):
                 writer.write(record)
                 written += 1
             writer.close()
             if written != length:
-                raise ValueError(f"{origin}: holds {written} examples, not {length}; prepare or copy it again")
+                raise ValueError(f"{origin}: has {written} examples, not {length}. Prepare or copy it again")
     for split in info["splits"]:
         split["filepathTemplate"] = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
     (partial / INFO).write_text(json.dumps(info | {"fileFormat": FORMAT}, indent=2))
@@ -242,6 +248,6 @@ def _records(file: pathlib.Path) -> Iterator[bytes]:
         while head := stream.read(12):
             length = struct.unpack("<QI", head)[0] if len(head) == 12 else size
             if length + 4 > size - stream.tell():
-                raise ValueError(f"{file}: ends in the middle of an example; prepare or copy it again")
+                raise ValueError(f"{file}: ends in the middle of an example. Prepare or copy it again")
             yield stream.read(length)
             stream.read(4)

@@ -92,15 +92,15 @@ def test_a_second_file_is_held_out(save):
 def test_a_key_is_needed_only_where_there_is_a_choice(save):
     path = save("x.npz", {"a": IMAGES, "b": IMAGES[:, :2], "labels": LABELS})
     assert arrays("train", path, key="b").shape == (2, 4, 3)
-    with pytest.raises(ValueError, match=r"which array holds the examples\? There are .*'a'.*'b'.*; set key"):
+    with pytest.raises(ValueError, match=r"'a'.*'b'.*key"):
         arrays("train", path)
-    with pytest.raises(ValueError, match="which array holds the examples"):
+    with pytest.raises(ValueError, match=r"arrays\.key"):
         arrays("train", save("y.npz", {"labels": LABELS}))
-    with pytest.raises(ValueError, match="has no array 'c'; it has a, b, labels"):
+    with pytest.raises(ValueError, match=r"'c'.*a, b, labels"):
         arrays("train", path, key="c")
-    with pytest.raises(ValueError, match="has no array 'c'; it has a, b, labels"):
+    with pytest.raises(ValueError, match=r"'c'.*a, b, labels"):
         arrays("train", path, key="a", label_key="c")
-    with pytest.raises(ValueError, match="holds one array; leave key"):
+    with pytest.raises(ValueError, match="label_key"):
         arrays("train", save("x.npy", IMAGES), label_key="labels")
 
 
@@ -113,25 +113,25 @@ def poisoned(value):
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        (IMAGES / 255, {}, "holds float64 images .*; save them as uint8, .* or set levels=0"),
-        (poisoned(np.nan), {}, r"1 values are not finite in float32, the first at index \(2, 1\)"),
-        (poisoned(-np.inf), {}, r"the first at index \(2, 1\); remove"),
-        (poisoned(1.0).astype(np.float64) * 1e200, {}, r"not finite in float32, the first at index \(2, 1\)"),
-        (IMAGES.astype(np.int32) - 1, {}, "int32 values must be grey levels 0 … 255, but there is -1 at index"),
-        (IMAGES.astype(np.uint16) + 1, {}, "uint16 values must be grey levels 0 … 255, but there is 256 at index"),
-        (IMAGES, {"levels": 17}, "uint8 values must be grey levels 0 … 16"),
-        (IMAGES, {"levels": 0}, "holds uint8, but levels=0 means floats"),
-        (IMAGES > 3, {}, "holds booleans; set levels=2"),
-        (np.moveaxis(np.tile(IMAGES, (1, 1, 2, 1)), -1, 1), {}, r"looks like \[N,C,H,W\]"),
-        (IMAGES.astype(np.complex64), {}, "dtype complex64 cannot be modelled"),
-        (np.array([["a", "b"]]), {}, "dtype <U1 cannot be modelled"),
-        (np.zeros(3, np.uint8), {}, r"shape \(3,\) is not \[N,D\]"),
-        (np.zeros((0, 4, 4), np.uint8), {}, r"holds no data: its shape is \(0, 4, 4\)"),
-        (np.zeros((4, 0), np.float32), {}, "holds no data"),
-        (IMAGES[:1], {}, "holding out 1 of 1 examples leaves none for training"),
-        (IMAGES, {"heldout_fraction": -0.1}, r"heldout_fraction=-0.1 is not in"),
-        (IMAGES, {"levels": 300}, r"arrays\.levels=300 must be"),
-        (IMAGES, {"classes": 3}, "classes=3 needs labels; set label_key"),
+        (IMAGES / 255, {}, "float64.*levels=0"),
+        (poisoned(np.nan), {}, r"x\.npy.*\(2, 1\)"),
+        (poisoned(-np.inf), {}, r"x\.npy.*\(2, 1\)"),
+        (poisoned(1.0).astype(np.float64) * 1e200, {}, r"float32.*\(2, 1\)"),
+        (IMAGES.astype(np.int32) - 1, {}, "int32.*0 … 255.*-1"),
+        (IMAGES.astype(np.uint16) + 1, {}, "uint16.*0 … 255.*256"),
+        (IMAGES, {"levels": 17}, "uint8.*0 … 16"),
+        (IMAGES, {"levels": 0}, "uint8.*levels=0"),
+        (IMAGES > 3, {}, "levels=2"),
+        (np.moveaxis(np.tile(IMAGES, (1, 1, 2, 1)), -1, 1), {}, r"\[N,C,H,W\]"),
+        (IMAGES.astype(np.complex64), {}, "complex64"),
+        (np.array([["a", "b"]]), {}, "<U1"),
+        (np.zeros(3, np.uint8), {}, r"\(3,\).*\[N,D\]"),
+        (np.zeros((0, 4, 4), np.uint8), {}, r"\(0, 4, 4\)"),
+        (np.zeros((4, 0), np.float32), {}, r"\(4, 0\)"),
+        (IMAGES[:1], {}, "1 of 1"),
+        (IMAGES, {"heldout_fraction": -0.1}, "heldout_fraction=-0.1"),
+        (IMAGES, {"levels": 300}, r"arrays\.levels=300"),
+        (IMAGES, {"classes": 3}, "classes=3.*label_key"),
     ],
 )
 def test_what_is_refused(save, given, options, message):
@@ -143,11 +143,11 @@ def test_what_is_refused(save, given, options, message):
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
-        (LABELS[:19], {}, r"labels must be integers of shape \(20,\), but are int64 \(19,\)"),
-        (np.eye(3)[LABELS], {}, "take np.argmax of one-hot rows"),
-        (LABELS / 1.0, {}, "but are float64"),
-        (LABELS - 1, {}, "labels must be 0 … 1, but run from -1 to 1"),
-        (LABELS, {"classes": 2}, "labels must be 0 … 1, but run from 0 to 2"),
+        (LABELS[:19], {}, r"labels .*\(20,\).*int64 \(19,\)"),
+        (np.eye(3)[LABELS], {}, r"labels .*float64"),
+        (LABELS / 1.0, {}, r"labels .*float64"),
+        (LABELS - 1, {}, "labels .*0 … 1.*-1 to 1"),
+        (LABELS, {"classes": 2}, "labels .*0 … 1.*0 to 2"),
     ],
 )
 def test_labels_that_are_refused(save, labels, options, message):
@@ -157,13 +157,13 @@ def test_labels_that_are_refused(save, labels, options, message):
 
 
 def test_files_that_are_not_what_they_should_be(save, tmp_path):
-    with pytest.raises(ValueError, match=r"arrays\.path is empty"):
+    with pytest.raises(ValueError, match=r"arrays\.path"):
         arrays("train", "")
-    with pytest.raises(FileNotFoundError, match=r"gone\.npz: no such file; set data\.arrays\.path"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.npz.*data\.arrays\.path"):
         arrays("train", str(tmp_path / "gone.npz"))
-    with pytest.raises(ValueError, match=r"is a folder, .*; for a folder of images use data.name=folder"):
+    with pytest.raises(ValueError, match=r"data\.name=folder"):
         arrays("train", str(tmp_path))
-    with pytest.raises(ValueError, match=r"x\.txt: its name must end in \.npz or \.npy"):
+    with pytest.raises(ValueError, match=r"x\.txt"):
         arrays("train", save("x.txt", b"hello"))
     whole = (tmp_path / save("whole.npz", {"images": IMAGES})).read_bytes()
     damaged = whole[:200] + bytes(255 - byte for byte in whole[200:300]) + whole[300:]
@@ -176,13 +176,11 @@ def test_files_that_are_not_what_they_should_be(save, tmp_path):
         ("damaged.npz", damaged),
         ("cut.npy", single[:-10]),
     ):
-        with pytest.raises(
-            ValueError, match=rf"{name}: .*cannot be read \(.*\); write the file again|pickle"
-        ) as caught:
+        with pytest.raises(ValueError, match=rf"{name}: ") as caught:
             arrays("train", save(name, content))
         assert "\n" not in str(caught.value)
     for name, content in (("really.npy", whole), ("really.npz", single)):
-        with pytest.raises(ValueError, match="is not what its name says"):
+        with pytest.raises(ValueError, match=r"\.np[yz]"):
             arrays("train", save(name, content))
 
 
@@ -194,18 +192,18 @@ def test_nothing_is_ever_unpickled(save):
         save("x.npz", {"images": ragged}),
         save("bare.npy", pickle.dumps([1, 2])),
     ):
-        with pytest.raises(ValueError, match="holds Python objects, which are never unpickled") as caught:
+        with pytest.raises(ValueError, match="pickled") as caught:
             arrays("train", path)
         assert "\n" not in str(caught.value)
 
 
 def test_held_out_files_that_do_not_fit(save):
     path = save("train.npz", {"x": IMAGES, "y": LABELS})
-    with pytest.raises(ValueError, match="is the training file itself"):
+    with pytest.raises(ValueError, match=r"arrays\.heldout"):
         arrays("heldout", path, heldout=path)
-    with pytest.raises(ValueError, match=r"shape \(2, 4, 3\) with levels=256, but .* \(6, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"\(2, 4, 3\).*\(6, 4, 3\)"):
         arrays("heldout", path, heldout=save("small.npz", {"x": IMAGES[:, :2]}))
-    with pytest.raises(ValueError, match="labels must be 0 … 2, but run from 3 to 5"):
+    with pytest.raises(ValueError, match=r"labels .*0 … 2.*3 to 5"):
         arrays("heldout", path, label_key="y", heldout=save("more.npz", {"x": IMAGES, "y": LABELS + 3}))
 
 

@@ -87,7 +87,7 @@ def test_the_camera_is_turned_upright(tmp_path):
     file.write_bytes(encoded(np.ascontiguousarray(lying), exif=exif))
     images.check(file, RGB)
     file.write_bytes(encoded(np.ascontiguousarray(lying)))
-    with pytest.raises(ValueError, match=r"is 4 x 6 pixels \(height x width\), not 6 x 4"):
+    with pytest.raises(ValueError, match=r"4 x 6.*6 x 4"):
         images.check(file, RGB)
 
 
@@ -130,12 +130,12 @@ def test_the_crop_is_central():
 @pytest.mark.parametrize(
     ("image", "format", "options", "message"),
     [
-        (Image.fromarray(np.zeros((6, 4), np.float32)), "tiff", {}, "pixels of kind 'F' have no rule"),
-        (Image.fromarray(np.zeros((6, 4), np.int32)), "tiff", {}, "pixels of kind 'I' have no rule"),
-        (Image.fromarray(PIXELS).convert("LAB"), "tiff", {}, "pixels of kind 'LAB' have no rule"),
-        (PIXELS[:5], "png", {}, "is 5 x 4 pixels .*, not 6 x 4; set size to that, or resize"),
-        (PIXELS, "tiff", {"save_all": True, "append_images": [Image.fromarray(PIXELS)]}, "holds 2 images"),
-        (PIXELS, "webp", {"save_all": True, "append_images": [Image.fromarray(255 - PIXELS)]}, "holds 2 images"),
+        (Image.fromarray(np.zeros((6, 4), np.float32)), "tiff", {}, ".*'F'"),
+        (Image.fromarray(np.zeros((6, 4), np.int32)), "tiff", {}, ".*'I'"),
+        (Image.fromarray(PIXELS).convert("LAB"), "tiff", {}, ".*'LAB'"),
+        (PIXELS[:5], "png", {}, ".*5 x 4.*6 x 4"),
+        (PIXELS, "tiff", {"save_all": True, "append_images": [Image.fromarray(PIXELS)]}, ".* 2 "),
+        (PIXELS, "webp", {"save_all": True, "append_images": [Image.fromarray(255 - PIXELS)]}, ".* 2 "),
     ],
 )
 def test_what_has_no_rule_is_refused(tmp_path, image, format, options, message):
@@ -151,10 +151,10 @@ def test_damaged_files_are_named(tmp_path):
     whole = encoded(PIXELS)
     for name, content in (("empty", b""), ("text", b"hello"), ("head", whole[:20])):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{name}: cannot be read as an image \(.*\); replace it or delete it"):
+        with pytest.raises(ValueError, match=f"{name}: "):
             images.check(tmp_path / name, RGB)
     for cut in (60, 80, 100):
-        with pytest.raises(ValueError, match="cut: cannot be read as an image") as caught:
+        with pytest.raises(ValueError, match="cut: ") as caught:
             images.decode(whole[:cut], "cut", RGB)
         assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError):
@@ -164,12 +164,12 @@ def test_damaged_files_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((0, 3, "none", "box"), r"folder\.size=0 must be"),
-        (((1, 2, 3), 3, "none", "box"), r"folder\.size=\(1, 2, 3\) must be"),
-        ((8.5, 3, "none", "box"), r"folder\.size=8.5 must be"),
-        ((8, 4, "none", "box"), r"folder\.channels=4 must be 1"),
-        ((8, 3, "crop", "box"), r"folder\.resize='crop' is not known; use one of none, center_crop, stretch"),
-        ((8, 3, "none", "area"), r"folder\.filter='area' is not known; use one of box"),
+        ((0, 3, "none", "box"), r"folder\.size=0"),
+        (((1, 2, 3), 3, "none", "box"), r"folder\.size=\(1, 2, 3\)"),
+        ((8.5, 3, "none", "box"), r"folder\.size=8.5"),
+        ((8, 4, "none", "box"), r"folder\.channels=4"),
+        ((8, 3, "crop", "box"), r"folder\.resize='crop'.*none, center_crop, stretch"),
+        ((8, 3, "none", "area"), r"folder\.filter='area'.*box"),
     ],
 )
 def test_rules_that_cannot_be(options, message):

@@ -33,7 +33,7 @@ def test_floats_pass_as_they_are():
 
 @pytest.mark.parametrize("levels", [-1, 1, 257])
 def test_impossible_levels_are_named(levels):
-    with pytest.raises(ValueError, match=f"levels={levels} must be"):
+    with pytest.raises(ValueError, match=f"levels={levels}"):
         to_model(np.zeros(1), levels)
 
 
@@ -43,5 +43,5 @@ def test_to_rgb():
     colour = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
     np.testing.assert_array_equal(to_rgb(colour, 256), colour)
     for x, levels in ((grey[0], 17), (grey, 0), (grey.repeat(2, -1), 17)):
-        with pytest.raises(ValueError, match="can become RGB"):
+        with pytest.raises(ValueError, match="RGB"):
             to_rgb(x, levels)

@@ -42,11 +42,11 @@ def test_a_fraction_is_held_out(fraction):
 
 def test_splits_that_cannot_be():
     assert len(source.split_rows("x", 3, "train", 0)) == 3
-    with pytest.raises(ValueError, match="x: nothing is held out; set heldout_fraction"):
+    with pytest.raises(ValueError, match=r"x: .*heldout_fraction"):
         source.split_rows("x", 3, "heldout", 0)
-    with pytest.raises(ValueError, match="x: holding out 1 of 1 examples leaves none"):
+    with pytest.raises(ValueError, match=r"x: .*1 of 1"):
         source.split_rows("x", 1, "train", 0.1)
-    with pytest.raises(ValueError, match=r"heldout_fraction=1 is not in \[0, 1\)"):
+    with pytest.raises(ValueError, match="heldout_fraction=1"):
         source.split_rows("x", 3, "train", 1)
-    with pytest.raises(ValueError, match="split='test' is not known; use one of train, heldout"):
+    with pytest.raises(ValueError, match=r"split='test'.*train, heldout"):
         source.check_split("test")
