@@ -121,17 +121,17 @@ def restore(args: flags.FlagValues) -> Results:
 
 def stats(args: flags.FlagValues) -> Results:
     """Reference statistics of a whole split, with their provenance, into a .npz."""
-    from diffusion_jax.experiment import sources
+    from diffusion_jax.experiment import quality, sources
     from diffusion_jax.metrics import reference
 
     out = to_write(args.out)
     if args.keep < 2:
         raise ValueError(f"--keep={args.keep} must be at least 2")
     source = sources.source(args.config, args.split)
-    network = sources.feature_network(args.features, source.shape, source.levels, weights=args.inception)
-    found = reference.measure(args.config, args.split, network, args.keep)
-    reference.write(out, found)
-    return {"stats": str(out), "kept": len(found.features), **found.provenance}
+    network = quality.feature_network(args.features, source.shape, source.levels, weights=args.inception)
+    statistics = quality.measure(args.config, args.split, network, args.keep)
+    reference.write(out, statistics)
+    return {"stats": str(out), "kept": len(statistics.features), **statistics.provenance}
 
 
 def evaluate(args: flags.FlagValues) -> Results:

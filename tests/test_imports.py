@@ -13,7 +13,7 @@ MAY_IMPORT = {name: [name] for name in BOTTOM} | {
     "objective": ["process"],
     "sampling": ["objective", "process"],
     "likelihood": ["sampling", "objective", "process"],
-    "metrics": ["data", "networks", "files", "progress", "devices", "interop.fit", "experiment", "runs"],
+    "metrics": ["data", "networks", "files", "progress", "devices"],
     "interop": ["networks", "files", "experiment", "training"],
     "experiment": [*BOTTOM, "objective", "sampling", "metrics"],
     "training": [*BOTTOM, "objective", "sampling", "metrics", "experiment", "runs"],

@@ -1,7 +1,7 @@
-"""A trained run, judged: samples that are kept, their features, and every figure with its interval and what it is of.
+"""Sample-quality metrics of a trained run, with confidence intervals and provenance.
 
 run = trained.load("runs/digits")
-record = judged.judge(run, network, reference, ["fid", "pr"], judged.Options(1500))
+record = sample_metrics.evaluate_samples(run, network, reference, ["fid", "pr"], sample_metrics.Options(1500))
 """
 
 import json
@@ -14,9 +14,9 @@ import numpy as np
 from etils import epath
 
 from diffusion_jax import files
-from diffusion_jax.experiment import choices, sources
-from diffusion_jax.metrics import bootstrap, figures, neighbours, reference
-from diffusion_jax.metrics.features import FeatureNetwork
+from diffusion_jax.experiment import choices, quality, sources
+from diffusion_jax.metrics import bootstrap, neighbours, reference, registry
+from diffusion_jax.metrics.features import FeatureNetwork, Features, extract
 from diffusion_jax.metrics.frechet import frechet_pixels
 from diffusion_jax.metrics.svm import svm_confidence
 from diffusion_jax.runs import pictures, stored_samples, trained
@@ -25,44 +25,46 @@ log = logging.getLogger(__name__)
 
 RECORDS = "metrics.json"
 DRAWS = 20
-"""How often as many samples as there are held-out examples are drawn, to stand beside these."""
+"""Random subsets of the samples, as large as the held-out set, whose metrics are compared with it."""
+PICTURED = 10
+"""Samples in the picture of nearest neighbours."""
 
 
 class Options(NamedTuple):
-    """How samples are judged."""
+    """Options of an evaluation."""
 
     number: int = 0
-    """Samples; 0: as many as the reference has examples."""
+    """Number of samples; 0: as many as the reference has examples."""
     seed: int = 0
-    """Of the first sample."""
+    """Seed of the first sample."""
     allowed: tuple[str, ...] = ()
-    """"few": fewer examples than features; "sizes": another number of samples than of reference examples."""
+    """Checks to skip: "few" (fewer examples than features), "sizes" (sample and reference counts differ)."""
     replicates: int = 100
-    """Of the bootstrap; 0: no intervals."""
-    beside_heldout: bool = False
-    """Whether to give the figures of held-out data too, and of as many samples."""
+    """Replicates of the bootstrap; 0: no intervals."""
+    heldout: bool = False
+    """Also evaluate the held-out data, and as many samples."""
 
 
 def prepare_metrics(
     run: trained.Run, metrics: Sequence[str], features: str, weights: str, stats: str, options: Options
 ) -> Callable[[], dict[str, Any]]:
-    """Check everything before any sample is drawn; return a function that evaluates them and returns `flat` figures.
+    """Check everything before any sample is drawn; return a function that evaluates, and returns `flat` metrics.
 
-    features: a name of build.FEATURES, or the user's module:function. weights: a file for Inception, or "". stats: a
-    file of `main stats`; "" measures the training data, once, into workdir/evaluation/stats_<features>.npz. Raises
-    ValueError or FileNotFoundError.
+    features: a name of `feature_networks.FEATURES`, or module:function. weights: a file of Inception weights, or "".
+    stats: a file of `main stats`; "": statistics of the training data, measured once and stored in
+    workdir/evaluation/stats_<features>.npz. Raises ValueError or FileNotFoundError.
     """
     for name in metrics:
-        choices.choose("metrics", name, figures.METRICS)
+        choices.choose("metrics", name, registry.METRICS)
     config = run.config
-    network = sources.feature_network(features, tuple(config.data.shape), config.data.levels, weights=weights)
+    network = quality.feature_network(features, tuple(config.data.shape), config.data.levels, weights=weights)
     ref = reference.read(stats) if stats else own_reference(run, network)
     check(run, network, ref, options)
     return lambda: flat(evaluate_samples(run, network, ref, metrics, options))
 
 
 def own_reference(run: trained.Run, network: FeatureNetwork) -> reference.Reference:
-    """The statistics of the training data of a run, measured unless they are there already."""
+    """Return the statistics of the training data of a run, from their file if it is there and fits."""
     path = epath.Path(run.workdir).expanduser() / "evaluation" / f"stats_{network.name}.npz"
     source = sources.source(run.config, "train")
     if path.exists():
@@ -71,199 +73,209 @@ def own_reference(run: trained.Run, network: FeatureNetwork) -> reference.Refere
         expected |= reference.describe(network, source.shape, source.levels)
         if network.compiled and expected.items() <= stored.provenance.items():
             return stored
-    found = reference.measure(run.config, "train", network)
+    measured = quality.measure(run.config, "train", network)
     path.parent.mkdir(parents=True, exist_ok=True)
-    reference.write(path, found)
-    return found
+    reference.write(path, measured)
+    return measured
 
 
 def check(
     run: trained.Run, network: FeatureNetwork, ref: reference.Reference, options: Options
 ) -> tuple[int, list[str]]:
-    """How many samples to draw, and what is marked on their figures, in words. ValueError for what is not allowed."""
+    """Return the number of samples, and the warnings that flag their metrics. Raises ValueError if they do not fit."""
     config = run.config
-    reference.check(ref, reference.describe(network, tuple(config.data.shape), config.data.levels))
+    reference.check_fits(ref, reference.describe(network, tuple(config.data.shape), config.data.levels))
     count, dims = int(ref.provenance["count"]), len(ref.mean)
     number = options.number or count
     trained.seeds_from(options.seed, number)
     if number < 4:
-        raise ValueError(f"--num_samples={number} is too few to be judged; draw 4 at least")
+        raise ValueError(f"--num_samples={number}: metrics need at least 4 samples")
     unknown = set(options.allowed) - {"few", "sizes"}
     if unknown:
-        raise ValueError(f"--allow={unknown.pop()} is not known; use few, sizes")
+        raise ValueError(f"--allow={unknown.pop()}: unknown check. Use few, sizes")
     if options.replicates and options.replicates < 2:
-        raise ValueError(f"--bootstrap={options.replicates} must be at least 2, or 0 for no intervals")
-    if options.beside_heldout and (held := sources.source(config, "heldout").size) > number:
-        raise ValueError(f"--heldout: there are {held} held-out examples, but only {number} samples; draw more")
-    found = {}
+        raise ValueError(f"--bootstrap={options.replicates}: must be at least 2, or 0 for no intervals")
+    if options.heldout and (size := sources.source(config, "heldout").size) > number:
+        raise ValueError(f"--heldout: needs at least as many samples as held-out examples, {size} (got {number})")
+    warnings = {}
     if min(number, count) < dims:
-        found["few"] = f"{min(number, count)} examples for {dims} features, so that their covariance is singular"
+        warnings["few"] = f"{min(number, count)} examples for {dims} features, so that their covariance is singular"
     if number != count:
-        found["sizes"] = f"{number} samples are compared with {count} examples"
-    for name, what in found.items():
+        warnings["sizes"] = f"{number} samples are compared with {count} examples"
+    for name, warning in warnings.items():
         if name not in options.allowed:
-            raise ValueError(f"{what}; change --num_samples, or accept it, marked, with --allow={','.join(found)}")
-    return number, [f"{name}: {what}" for name, what in found.items()]
+            raise ValueError(f"{warning}. Change --num_samples, or accept it with --allow={','.join(warnings)}")
+    return number, [f"{name}: {warning}" for name, warning in warnings.items()]
 
 
 def evaluate_samples(
     run: trained.Run, network: FeatureNetwork, ref: reference.Reference, metrics: Sequence[str], options: Options
 ) -> dict[str, Any]:
-    """Draw samples, or take those that are kept, and find what `metrics` (names of figures.METRICS) ask for.
+    """Draw samples, or take the stored ones, and compute `metrics`, names of `registry.METRICS`.
 
-    Returns the record that is also put into workdir/evaluation/<step>-<ema>/metrics.json: `figures`, {full name: value,
-    low and high of the 95 % interval}, and all that they depend on. Raises ValueError as `check` does.
+    Returns the record that is also added to workdir/evaluation/<step>-<ema>/metrics.json: `figures`, {full name: value,
+    with low and high of the 95 % interval}, and everything that they depend on. Raises ValueError as `check` does.
     """
-    functions = [choices.choose("metrics", name, figures.METRICS) for name in metrics]
-    number, marks = check(run, network, ref, options)
-    for mark in marks:
-        log.warning("marked: %s", mark)
-    needs_heldout = options.beside_heldout or "nn" in metrics
-    heldout = reference.of_split(run.config, "heldout", network) if needs_heldout else None
-    real = figures.Real(ref.mean, ref.cov, ref.features, heldout.features if heldout else None)
+    functions = [choices.choose("metrics", name, registry.METRICS) for name in metrics]
+    number, warnings = check(run, network, ref, options)
+    for warning in warnings:
+        log.warning("flagged: %s", warning)
+    needs_heldout = options.heldout or "nn" in metrics
+    heldout = quality.split_features(run.config, "heldout", network) if needs_heldout else None
+    real = registry.RealFeatures(ref.mean, ref.cov, ref.features, heldout.features if heldout else None)
 
     seeds = trained.seeds_from(options.seed, number)
-    samples, first = features_of(run, network, seeds)
-    found: dict[str, dict[str, float]] = {}
-    for name, figure in _all(functions, real, samples).items():
-        log.info("figures: %s", name)
-        entry = {"value": figure(figures.ALL)}
+    samples, first = sample_features(run, network, seeds)
+    entries: dict[str, dict[str, float]] = {}
+    for name, statistic in _statistics(functions, real, samples).items():
+        log.info("metrics: %s", name)
+        entry = {"value": statistic(registry.ALL)}
         if options.replicates:
-            low, high = bootstrap.interval(figure, entry["value"], number, options.replicates)
+            low, high = bootstrap.interval(statistic, entry["value"], number, options.replicates)
             entry |= {"low": low, "high": high}
-        found[figures.name(name, network.name, number)] = entry
-    if options.beside_heldout and heldout:
-        found |= beside(functions, real, samples, heldout, network.name)
+        entries[registry.full_name(name, network.name, number)] = entry
+    if options.heldout and heldout:
+        entries |= heldout_entries(functions, real, samples, heldout, network.name)
     if "nn" in metrics and ref.provenance["split"] == "train":
         draw_neighbours(run, network, ref, samples, first)
 
     record = {
-        "figures": found,
+        "figures": entries,
         "num_samples": number,
         "seeds": [int(seeds[0]), int(seeds[-1])],
-        **stored_samples.drawn_by(run),
+        **stored_samples.sampling_sections(run),
         "network_calls": trained.network_calls(run),
-        "weights": {"step": run.step, "ema": run.ema, "hash": stored_samples.hashed(run.params)},
+        "weights": {"step": run.step, "ema": run.ema, "hash": stored_samples.weights_hash(run.params)},
         "quantisation": quantisation(run.config.data.levels),
         "bootstrap": {"replicates": options.replicates, "interval": 0.95, "reference": "held fixed"},
         "reference": ref.provenance,
         "kept_reference_features": len(ref.features),
-        "marked": marks,
+        "marked": warnings,
         "device": jax.devices()[0].device_kind,
         "versions": reference.versions(),
     }
-    keep(run, f"{network.name} {number} {stored_samples.place(run).name}", record)
+    add_record(run, f"{network.name} {number} {stored_samples.directory_of(run).name}", record)
     return record
 
 
-def _all(functions: Sequence[Any], real: figures.Real, samples: figures.Features) -> dict[str, figures.Figure]:
-    return {name: figure for function in functions for name, figure in function(real, samples).items()}
+def _statistics(
+    functions: Sequence[registry.Metric], real: registry.RealFeatures, samples: Features
+) -> dict[str, registry.Statistic]:
+    return {name: statistic for function in functions for name, statistic in function(real, samples).items()}
 
 
-def features_of(
+def sample_features(
     run: trained.Run, network: FeatureNetwork, seeds: np.ndarray
-) -> tuple[figures.Features, dict[int, np.ndarray]]:
-    """The features of the samples at these seeds, in their order; and {row: sample} of the first few."""
+) -> tuple[Features, dict[int, np.ndarray]]:
+    """Return the features of the samples at these seeds, in their order, and the first PICTURED samples by row."""
     order: list[np.ndarray] = []
     first: dict[int, np.ndarray] = {}
 
     def samples() -> Iterator[np.ndarray]:
         for rows, x in stored_samples.shards(run, seeds):
             order.append(rows)
-            first.update((int(row), sample) for row, sample in zip(rows, x, strict=True) if row < 10)
+            first.update((int(row), sample) for row, sample in zip(rows, x, strict=True) if row < PICTURED)
             yield x
 
-    found = reference.extract(network, run.config.data.levels, samples(), len(seeds), "samples")
+    shuffled = extract(network, run.config.data.levels, samples(), len(seeds), "samples")
     back = np.argsort(np.concatenate(order))
-    return figures.Features(found.features[back], None if found.logits is None else found.logits[back]), first
+    logits = None if shuffled.logits is None else shuffled.logits[back]
+    return Features(shuffled.features[back], logits), first
 
 
-def beside(
-    functions: Sequence[Any], real: figures.Real, samples: figures.Features, heldout: figures.Features, features: str
+def heldout_entries(
+    functions: Sequence[registry.Metric],
+    real: registry.RealFeatures,
+    samples: Features,
+    heldout: Features,
+    features: str,
 ) -> dict[str, dict[str, float]]:
-    """Figures of the held-out data, and of as many samples: mean and standard deviation over DRAWS draws of these.
+    """Return the metrics of the held-out data, and of as many samples.
 
-    What a perfect model would reach is not 0 or 1 but the first, at the same number of examples.
+    The former are what a perfect model would reach at this number of examples, which is not 0 or 1. The latter are mean
+    and standard deviation over DRAWS random subsets of the samples.
     """
     count = len(heldout.features)
-    others = real._replace(heldout=None)  # how near held-out data are to the training set is no news of the model
-    functions = [function for function in functions if function is not figures.memorisation_figure]
+    real = real._replace(heldout=None)
+    functions = [function for function in functions if function is not registry.memorisation_statistic]
     rng = np.random.default_rng(0)
-    draws = [np.sort(rng.permutation(len(samples.features))[:count]) for _ in range(DRAWS)]
-    found = {}
-    for name, figure in _all(functions, others, heldout).items():
-        found[figures.name(f"heldout_{name}", features, count)] = {"value": figure(figures.ALL)}
-    for name, figure in _all(functions, others, samples).items():
-        values = [figure(rows) for rows in draws]
+    subsets = [np.sort(rng.permutation(len(samples.features))[:count]) for _ in range(DRAWS)]
+    entries = {}
+    for name, statistic in _statistics(functions, real, heldout).items():
+        entries[registry.full_name(f"heldout_{name}", features, count)] = {"value": statistic(registry.ALL)}
+    for name, statistic in _statistics(functions, real, samples).items():
+        values = [statistic(rows) for rows in subsets]
         entry = {"value": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
-        found[figures.name(name, features, count)] = entry
-    return found
+        entries[registry.full_name(name, features, count)] = entry
+    return entries
 
 
 def draw_neighbours(
     run: trained.Run,
     network: FeatureNetwork,
     ref: reference.Reference,
-    samples: figures.Features,
+    samples: Features,
     first: dict[int, np.ndarray],
 ) -> None:
-    """neighbours_<features>.png: the first samples, and below each the training examples that are nearest to it."""
+    """Draw neighbours_<features>.png: the first samples, and below each the nearest training examples."""
     source = sources.source(run.config, "train")
     if source.size != ref.provenance["count"] or source.name != ref.provenance["data"]:
-        log.warning("no picture of neighbours: the reference is of %s, not of the data here", ref.provenance["data"])
+        log.warning(
+            "no picture of neighbours: the reference is of %s, not of the training data", ref.provenance["data"]
+        )
         return
     rows = sorted(first)
-    near = ref.places[neighbours.nearest(samples.features[rows], ref.features, min(4, len(ref.features)))[1]]
-    columns = [source.read(places)[0] for places in near]
-    table = np.stack([np.stack([first[row] for row in rows]), *np.stack(columns, axis=1)])
-    names = ["sample", *(f"neighbour {i + 1}" for i in range(len(table) - 1))]
+    nearest = neighbours.nearest(samples.features[rows], ref.features, min(4, len(ref.features)))[1]
+    columns = [source.read(places)[0] for places in ref.places[nearest]]
+    images = np.stack([np.stack([first[row] for row in rows]), *np.stack(columns, axis=1)])
+    labels = ["sample", *(f"neighbour {i + 1}" for i in range(len(images) - 1))]
     path = trained.evaluation_directory(run) / f"neighbours_{network.name}.png"
-    pictures.table(path, table, run.config.data.levels, names, f"nearest training examples by {network.name}")
+    pictures.table(
+        path, images, run.config.data.levels, labels, f"nearest training examples by {network.name} features"
+    )
     log.info("nearest training examples: %s", path)
 
 
 def quantisation(levels: int) -> str:
-    """What becomes of a sample before it is looked at."""
+    """Return how samples are quantised, in words."""
     return f"clipped to [-1, 1], rounded to the nearest of {levels} levels" if levels else "none"
 
 
-def keep(run: trained.Run, key: str, record: dict[str, Any]) -> None:
-    """Put a record into metrics.json under a key that says what of."""
+def add_record(run: trained.Run, key: str, record: dict[str, Any]) -> None:
+    """Add a record to metrics.json, or replace the record of the same key."""
     path = trained.evaluation_directory(run) / RECORDS
     records = json.loads(path.read_text()) if path.exists() else {}
     files.save_json(path, records | {key: record})
 
 
 def flat(record: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a record by name, with name_low, name_high and name_std."""
-    found: dict[str, Any] = {}
+    """Return the metrics of a record by name, with name_low, name_high and name_std, and its warnings as `marked`."""
+    values: dict[str, Any] = {}
     for name, entry in record["figures"].items():
-        found |= {name if part == "value" else f"{name}_{part}": value for part, value in entry.items()}
-    return found | ({"marked": record["marked"]} if record["marked"] else {})
+        values |= {name if part == "value" else f"{name}_{part}": value for part, value in entry.items()}
+    return values | ({"marked": record["marked"]} if record["marked"] else {})
 
 
-# Figures of their own: of data with classes that an SVM tells apart, and of data that are known altogether.
+# Metrics of labelled data, and of data sets whose every example is known.
 
 
 def svm_metrics(run: trained.Run, number: int, seed: int = 0) -> dict[str, float]:
-    """What an SVM fitted on the real training data says of samples, and how far they are from these in pixels."""
+    """Return `svm_confidence` of samples, and their Fréchet distance to the training data in pixels."""
     samples = stored_samples.samples(run, seeds := trained.seeds_from(seed, number))
     train, heldout = (sources.source(run.config, split) for split in ("train", "heldout"))
-    real, held_back = (source.read(np.arange(source.size)) for source in (train, heldout))
+    real, real_heldout = (source.read(np.arange(source.size)) for source in (train, heldout))
     return {
         "num_samples": number,
         "network_calls": trained.network_calls(run),
-        **svm_confidence(real, held_back, samples, trained.labels(run, seeds)),
+        **svm_confidence(real, real_heldout, samples, trained.labels(run, seeds)),
         "frechet_pixels": frechet_pixels(real[0], samples),
-        "frechet_pixels_heldout": frechet_pixels(real[0], held_back[0]),
+        "frechet_pixels_heldout": frechet_pixels(real[0], real_heldout[0]),
     }
 
 
 def pattern_counts(run: trained.Run, number: int, seed: int = 0) -> dict[str, float]:
-    """What can be counted in samples of a data set whose every example is known; nothing for the others."""
-    counted = sources.JUDGES.get(run.config.data.name)
-    return (
-        counted(stored_samples.samples(run, trained.seeds_from(seed, number))) | {"num_samples": number}
-        if counted
-        else {}
-    )
+    """Return the shares of valid patterns in samples of a data set whose every example is known; {} for other data."""
+    count = sources.JUDGES.get(run.config.data.name)
+    if count is None:
+        return {}
+    return count(stored_samples.samples(run, trained.seeds_from(seed, number))) | {"num_samples": number}

@@ -20,7 +20,7 @@ from diffusion_jax import devices
 from diffusion_jax.analysis.description import compiled_bytes, describe
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source, from_arrays
-from diffusion_jax.experiment import guidances, sources, wiring
+from diffusion_jax.experiment import guidances, quality, sources, wiring
 from diffusion_jax.metrics.features import FeatureNetwork
 from diffusion_jax.process.base import level
 from diffusion_jax.training import loop, state
@@ -207,12 +207,12 @@ def sampling(config: ConfigDict, experiment: wiring.Experiment, params: Any, rep
 def feature_network(name: str, source: Source, weights: str) -> FeatureNetwork:
     """The network, with random weights where the public ones are not on this machine."""
     try:
-        return sources.feature_network(name, source.shape, source.levels, weights=weights)
+        return quality.feature_network(name, source.shape, source.levels, weights=weights)
     except FileNotFoundError as error:
         if weights:
             raise
         log.info("random weights stand in (%s)", error)
-    return sources.feature_network(name, source.shape, source.levels, drawn=True)
+    return quality.feature_network(name, source.shape, source.levels, drawn=True)
 
 
 def extraction(network: FeatureNetwork, source: Source, repeats: int) -> Figures:

@@ -1,8 +1,6 @@
 """The data of a config: sources, their range, and the networks that look at them."""
 
-import importlib
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +11,6 @@ from diffusion_jax.data import arrays, dead_leaves, embedded, entropies, folder,
 from diffusion_jax.data.scaling import dequantised, from_model, to_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment.choices import choose, options
-from diffusion_jax.metrics import feature_networks, features
 from diffusion_jax.process.base import Array, Schedule, in_float64
 
 SOURCES: dict[str, Callable[..., Source]] = {
@@ -24,13 +21,6 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "arrays": arrays.arrays,
     "folder": folder.folder,
     "tfds": tfds.tfds,
-}
-
-
-FEATURES: dict[str, Callable[..., features.FeatureNetwork]] = {
-    "pixels": features.pixels,
-    "digits": feature_networks.digits,
-    "inception": feature_networks.inception,
 }
 
 
@@ -87,24 +77,3 @@ def into_range(config: ConfigDict) -> Callable[[Array, Array], Array]:
 def out_of_range(config: ConfigDict) -> Callable[[ArrayLike], Array]:
     """`out(x0) -> x at rest`: the nearest grey levels, or floats."""
     return lambda x0: from_model(x0, config.data.levels, config.data.mean, config.data.std)
-
-
-def feature_network(name: str, shape: tuple[int, ...], levels: int, **options: Any) -> features.FeatureNetwork:
-    """A network of FEATURES, or the user's own function "module:function", for data at rest of a shape and levels.
-
-    The function takes NumPy arrays at rest [B,*D] and returns features [B,F]. Raises ValueError if there is none.
-    """
-    if ":" not in name:
-        network = choose("features", name, FEATURES)(shape, levels, **(options if name == "inception" else {}))
-
-        def apply(params: Any, x: Any) -> tuple[Any, Any]:
-            with jax.default_matmul_precision("highest"):  # GPUs and TPUs would round float32 to 11 or 8 bits
-                return network.apply(params, to_model(x, levels))
-
-        return network._replace(apply=apply)
-    module, _, function = name.partition(":")
-    try:
-        own = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"features={name!r} cannot be imported ({error}); give module:function") from error
-    return features.own(function, own)

@@ -32,9 +32,7 @@ from diffusion_jax.experiment.paths import (
 )
 from diffusion_jax.experiment.samplers import METHODS, clips, sampler, sampling_times
 from diffusion_jax.experiment.sources import (
-    FEATURES,
     JUDGES,
-    feature_network,
     into_range,
     known_entropies,
     out_of_range,
@@ -49,7 +47,6 @@ from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import guidance, loop
 
 __all__ = [
-    "FEATURES",
     "JUDGES",
     "LEARNED",
     "LEARNED_SCHEDULES",
@@ -68,7 +65,6 @@ __all__ = [
     "clips",
     "count_calls",
     "decoder",
-    "feature_network",
     "grid_rows",
     "init",
     "init_schedule",

@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from diffusion_jax.interop import fit
-from diffusion_jax.interop.fit import Path
+from diffusion_jax.networks.parameters import Path, check_shapes
 from diffusion_jax.networks.unet import UNet
 
 AVERAGE = "/ExponentialMovingAverage"
@@ -62,7 +62,7 @@ def read(prefix: str, unet: UNet, shape: tuple[int, ...]) -> tuple[dict[str, Any
     def tree(suffix: str, found: set[str]) -> dict[str, Any]:
         arrays = {name.removeprefix(scope): np.asarray(reader.get_tensor(name + suffix)) for name in found}
         expected = fit.shapes(unet, shape)
-        fit.check(f"{prefix}: the variables{suffix}", arrays, {name: expected[path] for name, path in names.items()})
+        check_shapes(f"{prefix}: the variables{suffix}", arrays, {name: expected[path] for name, path in names.items()})
         return traverse_util.unflatten_dict({path: arrays[name] for name, path in names.items()})
 
     averaged = {name for name in inside if name + AVERAGE in stored}

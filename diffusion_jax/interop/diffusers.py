@@ -13,7 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from diffusion_jax.interop import fit
-from diffusion_jax.interop.fit import Path
+from diffusion_jax.networks.parameters import Path, check_shapes
 from diffusion_jax.networks.unet import UNet
 
 
@@ -62,7 +62,7 @@ def to_flax(tensors: Mapping[str, np.ndarray], unet: UNet, shape: tuple[int, ...
         name: LAYOUTS[layout].to_torch(np.broadcast_to(np.float32(0), shapes[path])).shape
         for name, (path, layout) in names.items()
     }
-    fit.check("diffusers: the tensors", tensors, expected)
+    check_shapes("diffusers: the tensors", tensors, expected)
     return traverse_util.unflatten_dict(
         {path: np.ascontiguousarray(LAYOUTS[layout].to_flax(tensors[name])) for name, (path, layout) in names.items()}
     )
@@ -74,7 +74,7 @@ def from_flax(params: Mapping[str, Any], unet: UNet, shape: tuple[int, ...]) -> 
     Raises ValueError if parameters are missing, unknown or of another shape.
     """
     flat = {"/".join(path): np.asarray(value) for path, value in traverse_util.flatten_dict(params).items()}
-    fit.check("diffusers: params", flat, {"/".join(path): s for path, s in fit.shapes(unet, shape).items()})
+    check_shapes("diffusers: params", flat, {"/".join(path): s for path, s in fit.shapes(unet, shape).items()})
     return {
         name: np.ascontiguousarray(LAYOUTS[layout].to_torch(flat["/".join(path)]))
         for name, (path, layout) in name_map(unet, shape).items()

@@ -1,4 +1,4 @@
-"""A small classifier of the embedded digits, for its features: what Inception is to photographs, for 8x8 scans."""
+"""A small classifier of the embedded 8x8 digits, whose features replace those of Inception."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,10 +8,10 @@ from diffusion_jax.networks.layers import Array
 
 
 class DigitFeatures(nn.Module):
-    """x [B,8,8,1] in [-1, 1] -> (features [B,64], logits [B,10]).
+    """Classifier: x [B,8,8,1] in [-1, 1] -> (features [B,64], logits [B,10]).
 
-    Three 3x3 convolutions with silu, the second with a stride of 2, then the mean over the pixels: the features, on
-    which the logits are linear. launch/digit_features.py trains it.
+    Three 3x3 convolutions with silu, the second with stride 2; the features are the mean over the pixels, and the
+    logits a linear map of the features. launch/digit_features.py trains the weights.
     """
 
     @nn.compact

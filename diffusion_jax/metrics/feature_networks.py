@@ -1,7 +1,8 @@
-"""The feature networks whose weights come from files: the one that this package ships, and Inception."""
+"""Feature networks by name: pixels, the digit classifier that this package ships, and Inception."""
 
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,35 +10,51 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from diffusion_jax.metrics import feature_weights
-from diffusion_jax.metrics import inception_weights as public
+from diffusion_jax.data.scaling import to_model
+from diffusion_jax.metrics import feature_weights, inception_weights
 from diffusion_jax.metrics.digit_features import DigitFeatures
-from diffusion_jax.metrics.features import FeatureNetwork
+from diffusion_jax.metrics.features import FeatureNetwork, pixels
 from diffusion_jax.metrics.inception import SIZE, Inception
 from diffusion_jax.networks.layers import Array
+from diffusion_jax.networks.parameters import parameter_shapes
 
 IMPORTED = pathlib.Path("~/.cache/diffusion_jax/inception.npz")
-"""Where imported weights of Inception are, unless another file is named."""
+"""The file of imported Inception weights, unless another one is named."""
+
+
+def digits(shape: tuple[int, ...], levels: int) -> FeatureNetwork:
+    """64 features of a small classifier of the embedded digits. Raises ValueError for data of another shape."""
+    if shape != (8, 8, 1):
+        raise ValueError(f"features=digits: needs images of shape (8, 8, 1) (got {shape}). Use inception")
+    network = DigitFeatures()
+    params, weights = feature_weights.read(feature_weights.DIGITS, _shapes(network, shape))
+
+    def apply(params: Any, x: Array) -> Any:
+        return network.apply({"params": params}, x)
+
+    return FeatureNetwork("digits", apply, params, weights, "none")
 
 
 def inception(shape: tuple[int, ...], levels: int, weights: str = "", drawn: bool = False) -> FeatureNetwork:
-    """The 2,048 features of the FID, of images of any size; grey ones are repeated as red, green and blue.
+    """The 2,048 features of the FID, for images of any size; grey images are repeated as red, green and blue.
 
-    weights: a file of `import_inception`; "" is IMPORTED. FileNotFoundError, with what to do, where there is none.
-    drawn: random weights in their place, which have the same speed and nothing else.
+    weights: a file of `import_inception`; "": IMPORTED. drawn: use random weights instead, to measure speed. Raises
+    ValueError for data that are not images, FileNotFoundError if there is no such file.
     """
     if len(shape) != 3 or shape[-1] not in (1, 3):
-        raise ValueError(f"features=inception: wants images (H, W, 1 or 3), not {shape}; use pixels, or your own")
-    network, image = Inception(), (1, 8, 8, 3)
+        raise ValueError(
+            f"features=inception: needs images (H, W, 1 or 3) (got {shape}). Use pixels, or module:function of yours"
+        )
+    network = Inception()
     path = pathlib.Path(weights or IMPORTED).expanduser()
     if drawn:
         rng = np.random.default_rng(0)
-        flat = {at: 0.02 * rng.standard_normal(of, np.float32) for at, of in shapes(network, image).items()}
+        flat = {at: 0.02 * rng.standard_normal(of, np.float32) for at, of in inception_shapes().items()}
         params, digest = traverse_util.unflatten_dict(flat), "random"
     elif path.is_file():
-        params, digest = feature_weights.read(path, shapes(network, image))
+        params, digest = feature_weights.read(path, inception_shapes())
     else:
-        raise FileNotFoundError(f"features=inception: there is no {path}; {public.SOURCES}")
+        raise FileNotFoundError(f"features=inception: no file {path}; {inception_weights.SOURCES}")
 
     def apply(params: Any, x: Array) -> Any:
         x = (x + 1) * 127.5
@@ -48,30 +65,37 @@ def inception(shape: tuple[int, ...], levels: int, weights: str = "", drawn: boo
     return FeatureNetwork("inception", apply, params, digest, rule, tile=16)
 
 
+FEATURES: dict[str, Callable[..., FeatureNetwork]] = {"pixels": pixels, "digits": digits, "inception": inception}
+"""Factories by name: `factory(shape, levels, **options)` for data of a shape [*D] and a number of grey levels."""
+
+
+def on_stored(network: FeatureNetwork, levels: int) -> FeatureNetwork:
+    """Return the network for stored examples: grey levels 0 … levels - 1, or floats (levels 0)."""
+
+    def apply(params: Any, x: Any) -> tuple[Any, Any]:
+        with jax.default_matmul_precision("highest"):  # GPUs and TPUs would round float32 to 11 or 8 bits
+            return network.apply(params, to_model(x, levels))
+
+    return network._replace(apply=apply)
+
+
+def inception_shapes() -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Return the shapes of the parameters of Inception by path."""
+    return _shapes(Inception(), (8, 8, 3))
+
+
+def _shapes(network: Any, shape: tuple[int, ...]) -> dict[tuple[str, ...], tuple[int, ...]]:
+    return parameter_shapes(network, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+
+
 def import_inception(path: str, out: os.PathLike | str = "") -> dict[str, Any]:
-    """Turn the public weights into a file of ours; see `interop.inception.read`. Writes nothing if they do not fit."""
-    params = public.read(path, shapes(Inception(), (1, 8, 8, 3)))
+    """Convert the public weights to a .npz file, see `inception_weights.read`; write nothing if they do not fit.
+
+    Returns the path of the file, the hash of the weights, and their numbers.
+    """
+    params = inception_weights.read(path, inception_shapes())
     out = pathlib.Path(out or IMPORTED).expanduser()
     feature_weights.write(out, params)
     flat = {"/".join(at): value for at, value in traverse_util.flatten_dict(params).items()}
     sizes = {"tensors": len(flat), "parameters": sum(value.size for value in flat.values())}
     return {"weights": str(out), "hash": feature_weights.digest(flat), **sizes}
-
-
-def digits(shape: tuple[int, ...], levels: int) -> FeatureNetwork:
-    """64 features of a small classifier of the embedded digits. ValueError for data of another shape."""
-    if shape != (8, 8, 1):
-        raise ValueError(f"features=digits: its network knows images of shape (8, 8, 1), not {shape}; use inception")
-    network = DigitFeatures()
-    params, weights = feature_weights.read(feature_weights.DIGITS, shapes(network, (1, *shape)))
-
-    def apply(params: Any, x: Array) -> Any:
-        return network.apply({"params": params}, x)
-
-    return FeatureNetwork("digits", apply, params, weights, "none")
-
-
-def shapes(network: Any, shape: tuple[int, ...]) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """The shapes of the parameters of a network by path, for inputs of a shape; traced, not computed."""
-    params = jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))["params"]
-    return {path: value.shape for path, value in traverse_util.flatten_dict(params).items()}

@@ -1,4 +1,4 @@
-"""Weights of feature networks as flat .npz files: what this package ships and what it imports; nothing is unpickled."""
+"""Weights of feature networks in flat .npz files, shipped or imported; nothing is unpickled."""
 
 import hashlib
 import os
@@ -11,14 +11,14 @@ import numpy as np
 from flax import traverse_util
 
 from diffusion_jax import files
-from diffusion_jax.interop.fit import check
+from diffusion_jax.networks.parameters import check_shapes
 
 DIGITS = pathlib.Path(__file__).parent / "digit_features.npz"
-"""The network of launch/digit_features.py."""
+"""The weights of `DigitFeatures`, trained by launch/digit_features.py."""
 
 
 def write(path: os.PathLike | str, params: Mapping[str, Any]) -> None:
-    """Write a tree of parameters, atomically; the names are paths such as conv0/kernel."""
+    """Write a tree of parameters; the names are paths such as conv0/kernel."""
     path = pathlib.Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     flat = {"/".join(at): np.asarray(value) for at, value in sorted(traverse_util.flatten_dict(params).items())}
@@ -26,21 +26,21 @@ def write(path: os.PathLike | str, params: Mapping[str, Any]) -> None:
 
 
 def read(path: os.PathLike | str, shapes: Mapping[tuple[str, ...], tuple[int, ...]]) -> tuple[dict[str, Any], str]:
-    """(parameters, their hash) of a file, which must hold exactly the `shapes` by path; ValueError otherwise."""
+    """Return the parameters of a file and their hash. Raises ValueError unless they have exactly the `shapes`."""
     path = pathlib.Path(path).expanduser()
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             flat = {name: file[name] for name in file.files}
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path}: is no sound .npz of weights; import or copy it again") from error
-    check(f"{path}: the weights", flat, {"/".join(at): shape for at, shape in shapes.items()})
+        raise ValueError(f"{path}: no .npz file of weights, or a damaged one. Import or copy it again") from error
+    check_shapes(f"{path}: the weights", flat, {"/".join(at): shape for at, shape in shapes.items()})
     return traverse_util.unflatten_dict({tuple(name.split("/")): value for name, value in flat.items()}), digest(flat)
 
 
 def digest(flat: Mapping[str, np.ndarray]) -> str:
-    """The first 16 digits of the SHA-256 of names, shapes, dtypes and values: the same whatever the file's format."""
-    found = hashlib.sha256()
+    """Return the first 16 digits of the SHA-256 of names, shapes, dtypes and values, whatever the file's format."""
+    sha = hashlib.sha256()
     for name in sorted(flat):
         value = np.ascontiguousarray(flat[name])
-        found.update(f"{name} {value.shape} {value.dtype.str}\n".encode() + value.tobytes())
-    return found.hexdigest()[:16]
+        sha.update(f"{name} {value.shape} {value.dtype.str}\n".encode() + value.tobytes())
+    return sha.hexdigest()[:16]

@@ -1,34 +1,56 @@
-"""The contract of a feature network, and the simplest one: an example is its own features."""
+"""Feature networks, which turn examples into vectors, and the features of many examples.
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+network = feature_networks.digits((8, 8, 1), levels=17)
+features = extract(network, 17, [x], len(x), "samples").features
+"""
 
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 
+from diffusion_jax import devices, progress
 from diffusion_jax.networks.layers import Array
 
 
+class FeatureFunction(Protocol):
+    """The function of a feature network."""
+
+    def __call__(self, params: Any, x: Any, /) -> tuple[Any, Any]:
+        """Return (features [B,F], logits [B,K] or None) of x [B,*D]; each row is a function of its own example."""
+
+
 class FeatureNetwork(NamedTuple):
-    """Turns examples into vectors, in which sets of them can be compared."""
+    """A feature network: its function, its parameters, and what identifies them."""
 
     name: str
-    apply: Callable[[Any, Any], tuple[Any, Any]]
-    """`apply(params, x[B,*D]) -> (features [B,F], logits [B,K] or None)`, each row a function of its own example."""
+    apply: FeatureFunction
     params: Any
     weights: str
-    """A hash of the parameters; "none" where there are none."""
+    """A hash of the parameters; "none" without parameters."""
     rule: str
-    """What is done to an image before the network sees it, in words."""
+    """The preprocessing of an image, in words."""
     tile: int = 256
     """Examples per device and call."""
     images: bool = True
-    """Whether it takes images, hence floats in [-1, 1] only."""
+    """Whether examples are images, so that floats must lie in [-1, 1]."""
     compiled: bool = True
-    """Whether `apply` is a JAX function; if not, it takes and returns NumPy arrays."""
+    """Whether `apply` is a JAX function; otherwise it takes and returns NumPy arrays."""
+
+
+class Features(NamedTuple):
+    """Outputs of a feature network for N examples."""
+
+    features: np.ndarray
+    """[N,F] float32"""
+    logits: np.ndarray | None
+    """[N,K], if the network is a classifier."""
 
 
 def pixels(shape: tuple[int, ...], levels: int) -> FeatureNetwork:
-    """The values themselves: grey levels, or floats. x in [-1, 1], or whatever floats are where levels = 0."""
+    """Feature network without weights: the example itself, in grey levels, or floats (levels 0)."""
 
     def apply(params: Any, x: Array) -> tuple[Array, None]:
         flat = x.reshape(len(x), -1)
@@ -37,6 +59,50 @@ def pixels(shape: tuple[int, ...], levels: int) -> FeatureNetwork:
     return FeatureNetwork("pixels", apply, {}, "none", "none", images=False)
 
 
-def own(name: str, function: Callable[[Any], Any]) -> FeatureNetwork:
-    """The user's own `function(x[B,*D]) -> features [B,F]` of NumPy arrays, a network of any framework inside."""
+def own(name: str, function: Callable[[np.ndarray], Any]) -> FeatureNetwork:
+    """Feature network from a function of NumPy arrays, x [B,*D] -> features [B,F], with any framework inside."""
     return FeatureNetwork(name, lambda params, x: (function(x), None), {}, "the user's", "the user's", 64, False, False)
+
+
+def extract(network: FeatureNetwork, levels: int, batches: Iterable[np.ndarray], total: int, what: str) -> Features:
+    """Return the features of `total` stored examples, which come in batches of any size.
+
+    Features depend neither on the size of the batches nor on the number of devices, see `devices.TiledMap`. what: what
+    the examples are, for messages. Raises ValueError for images of floats outside [-1, 1], and for features that are
+    not finite.
+    """
+
+    def checked() -> Iterator[np.ndarray]:
+        for x in batches:
+            if network.images and levels == 0 and not (np.abs(x) <= 1).all():
+                raise ValueError(
+                    f"{what}: images of floats must lie in [-1, 1] for features={network.name} (got {x.min():g} to "
+                    f"{x.max():g}). Rescale them, or save uint8 images and set levels=256"
+                )
+            yield x
+
+    parts: list[Features] = []
+    done = 0
+    for features, logits in _outputs(network, checked(), total, f"features of {what}"):
+        if not np.isfinite(features).all():
+            bad = done + int(np.argmin(np.isfinite(features).all(1)))
+            raise ValueError(f"{what}: features={network.name} of example {bad} are not finite. Check that example")
+        parts.append(Features(np.asarray(features, np.float32), logits))
+        done += len(features)
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def _outputs(
+    network: FeatureNetwork, batches: Iterable[np.ndarray], total: int, name: str
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Yield features and logits, batch by batch."""
+    if network.compiled:
+        tiled = devices.TiledMap(network.apply, network.tile, name=name)
+        yield from tiled.stream((devices.replicate(network.params),), ((x,) for x in batches), total)
+        return
+    with progress.track(name, total) as report:
+        done = 0
+        for x in devices.rebatch(batches, network.tile):
+            yield network.apply(network.params, x)
+            done += len(x)
+            report(done)

@@ -1,4 +1,4 @@
-"""How far are two sets apart, seen as two Gaussians: the Fréchet (2-Wasserstein) distance of their features."""
+"""Fréchet (2-Wasserstein) distance between Gaussians fitted to the features of two sets."""
 
 from collections.abc import Callable
 
@@ -6,53 +6,56 @@ import numpy as np
 
 
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
-    """|m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^(1/2)), the squared distance of N(m1, C1) and N(m2, C2); never negative.
+    """Return the squared Fréchet distance of N(m1, C1) and N(m2, C2), in float64; it is never negative.
 
-    mean [F], cov [F,F]. In float64; singular covariances, as fewer examples than features give, need no care.
-    Source: Dowson and Landau 1982; Heusel et al. 2017 for its use on images.
+        |m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^(1/2))
+
+    mean [F], cov [F,F], which may be singular, as from fewer examples than features.
+    Reference: Dowson and Landau 1982; Heusel et al. 2017 for its use on images.
     """
     return frechet_from(mean1, cov1)(mean2, cov2)
 
 
 def frechet_from(mean1: np.ndarray, cov1: np.ndarray) -> Callable[[np.ndarray, np.ndarray], float]:
-    """`frechet_distance` from one Gaussian to many: `distance(mean2, cov2)`.
+    """Return `distance(mean2, cov2)`, the `frechet_distance` from one Gaussian to many.
 
-    The trace of (C1 C2)^(1/2) is the sum of the singular values of R1^T R2 with C = R R^T. That costs no square root of
-    a rounding error, as the eigenvalues of C1 C2 would: with those, sets of fewer examples than features are 5e-5 off.
+    The trace of (C1 C2)^(1/2) is computed as the sum of the singular values of R1^T R2, where C = R R^T. The
+    eigenvalues of C1 C2 would need the square root of a rounding error: the error is then 5e-5 for sets of fewer
+    examples than features.
     """
     mean1, cov1 = np.asarray(mean1, np.float64), np.asarray(cov1, np.float64)
     root1 = _root(cov1)
 
     def distance(mean2: np.ndarray, cov2: np.ndarray) -> float:
         mean2, cov2 = np.asarray(mean2, np.float64), np.asarray(cov2, np.float64)
-        both = np.linalg.svd(root1.T @ _root(cov2), compute_uv=False).sum()
-        found = np.sum((mean1 - mean2) ** 2) + np.trace(cov1) + np.trace(cov2) - 2 * both
-        return max(0.0, float(found))
+        trace = np.linalg.svd(root1.T @ _root(cov2), compute_uv=False).sum()
+        squared = np.sum((mean1 - mean2) ** 2) + np.trace(cov1) + np.trace(cov2) - 2 * trace
+        return max(0.0, float(squared))
 
     return distance
 
 
 def _root(cov: np.ndarray) -> np.ndarray:
-    """R [F,rank] with R R^T = cov, without the directions whose variance is rounding error."""
+    """Return R [F,rank] with R R^T = cov, without the directions whose variance is rounding error."""
     values, vectors = np.linalg.eigh(cov)
     real = values > len(values) * np.finfo(values.dtype).eps * values[-1]
     return vectors[:, real] * np.sqrt(values[real])
 
 
 def statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [F] and covariance [F,F] (over N - 1) of features [N,F], in float64. Raises ValueError below two rows."""
+    """Return mean [F] and covariance [F,F] (over N - 1) of features [N,F], in float64. Raises ValueError for N < 2."""
     if features.ndim != 2 or len(features) < 2:
-        raise ValueError(f"a covariance needs features [N,F] of at least 2 examples, not {features.shape}")
+        raise ValueError(f"a covariance needs features [N,F] of at least 2 examples (got shape {features.shape})")
     x = np.asarray(features, np.float64)
     mean = x.mean(0)
     return mean, (x - mean).T @ (x - mean) / (len(x) - 1)
 
 
 def frechet_pixels(real: np.ndarray, samples: np.ndarray) -> float:
-    """The Fréchet distance on the pixels themselves, in squared grey levels of the data. real [N,*D], samples [M,*D].
+    """Return the Fréchet distance on the pixels themselves, in squared grey levels. real [N,*D], samples [M,*D].
 
-    It sees means and covariances only, and it falls with M, so compare sets of one size. For small images: a
-    covariance of F pixels wants many more than F samples.
+    It depends on means and covariances only, and it decreases with M: compare sets of equal size. For small images, as
+    a covariance of F pixels needs many more than F samples.
     """
     (mean1, cov1), (mean2, cov2) = (statistics(x.reshape(len(x), -1)) for x in (real, samples))
     return frechet_distance(mean1, cov1, mean2, cov2)
@@ -61,11 +64,11 @@ def frechet_pixels(real: np.ndarray, samples: np.ndarray) -> float:
 def frechet_interval(
     real: np.ndarray, samples: np.ndarray, draws: int = 500, share: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """A bootstrap interval of `frechet_pixels` for sets of M samples [M,*D], the real ones being what they are.
+    """Return a bootstrap interval of `frechet_pixels` for sets of M samples [M,*D], with the real data held fixed.
 
-    Samples are drawn again with replacement, `draws` times. Doubles among them raise every figure by some bias, as few
-    samples do, so the quantiles are moved by as much as the mean of the draws lies above the figure itself: what is
-    covered is the figure that sets of this size have on average, not its limit. Source: Efron 1979.
+    Samples are drawn with replacement, `draws` times. The duplicates add a bias, so the quantiles are shifted by the
+    difference between the distance and the mean of the draws. The interval covers the expected distance of sets of this
+    size, not its limit. Reference: Efron 1979.
     """
     mean1, cov1 = statistics(real.reshape(len(real), -1))
     x = np.asarray(samples, np.float64).reshape(len(samples), -1)

@@ -1,9 +1,9 @@
-"""InceptionV3 in the variant of the FID: the graph of December 2015 with which the distance was defined.
+"""InceptionV3 in the variant of the FID, the TensorFlow graph of December 2015.
 
 It differs from the InceptionV3 of libraries in its weights, its 1,008 classes, average pools that do not count the
 padding, and a maximum where the last block pools. Batch norms are folded into the convolutions. Modules have the names
 of the PyTorch ports (Mixed_5b/branch1x1 …), so that their weights are found by name.
-Source: Szegedy et al. 2016; Heusel et al. 2017.
+Reference: Szegedy et al. 2016; Heusel et al. 2017.
 """
 
 import flax.linen as nn
@@ -19,10 +19,10 @@ Window = int | tuple[int, int]
 
 
 def resize(x: Array, size: int = SIZE) -> Array:
-    """Bilinear by the rule of TensorFlow 1: pixel i of the result lies at i · (old size / new size), without smoothing.
+    """Resize images bilinearly by the rule of TensorFlow 1: [B,H,W,C] -> [B,size,size,C].
 
-    Corners are not aligned and no half pixel is added; beyond the last pixel there is that pixel. [B,H,W,C] ->
-    [B,size,size,C], for any size, smaller ones too.
+    Pixel i of the result lies at i · (old size / new size): corners are not aligned, no half pixel is added, and there
+    is no smoothing, also for smaller sizes. Beyond the last pixel, that pixel is repeated.
     """
 
     def along(x: Array, axis: int) -> Array:
@@ -37,7 +37,7 @@ def resize(x: Array, size: int = SIZE) -> Array:
 
 
 class Unit(nn.Module):
-    """relu(convolution), the batch norm folded in."""
+    """relu(convolution), with the batch norm folded in."""
 
     channels: int
     window: Window
@@ -51,24 +51,24 @@ class Unit(nn.Module):
 
 
 def branch(x: Array, name: str, *units: tuple[int, Window] | tuple[int, Window, int, str]) -> Array:
-    """Units one after another, called name_1, name_2, … or just `name` if there is one."""
+    """Apply units in a row, named name_1, name_2, …, or `name` if there is one."""
     for i, options in enumerate(units):
         x = Unit(*options, name=name if len(units) == 1 else f"{name}_{i + 1}")(x)
     return x
 
 
 def average(x: Array) -> Array:
-    """The mean over 3x3 pixels, of those that there are."""
+    """Average pool over 3x3 pixels, without the padding."""
     return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
 
 
 def largest(x: Array, stride: int = 2, padding: str = "VALID") -> Array:
-    """The maximum over 3x3 pixels."""
+    """Maximum pool over 3x3 pixels."""
     return nn.max_pool(x, (3, 3), (stride, stride), padding)
 
 
 class BlockA(nn.Module):
-    """Figure 5 of Szegedy et al. 2016, with one 5x5."""
+    """Block of figure 5 of Szegedy et al. 2016, with one 5x5 convolution."""
 
     pooled: int
 
@@ -84,7 +84,7 @@ class BlockA(nn.Module):
 
 
 class BlockB(nn.Module):
-    """Halves height and width."""
+    """Block that halves height and width, after the blocks A."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -97,7 +97,7 @@ class BlockB(nn.Module):
 
 
 class BlockC(nn.Module):
-    """Figure 6 of Szegedy et al. 2016, n = 7."""
+    """Block of figure 6 of Szegedy et al. 2016, n = 7."""
 
     inner: int
 
@@ -114,7 +114,7 @@ class BlockC(nn.Module):
 
 
 class BlockD(nn.Module):
-    """Halves height and width."""
+    """Block that halves height and width, after the blocks C."""
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -127,7 +127,7 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-    """Figure 7 of Szegedy et al. 2016; the last of the two pools with a maximum, as the graph of 2015 does."""
+    """Block of figure 7 of Szegedy et al. 2016; the last of the two uses a maximum pool, as the graph of 2015 does."""
 
     last: bool
 
@@ -149,9 +149,9 @@ class BlockE(nn.Module):
 
 
 class Inception(nn.Module):
-    """x [B,H,W,3], 0 … 255, of any size -> (features [B,2048], logits [B,1008] without their bias).
+    """Classifier: x [B,H,W,3] in 0 … 255, of any size -> (features [B,2048], logits [B,1008]).
 
-    The features are those of pool_3. The Inception score is, by tradition, of logits without the bias.
+    The features are those of pool_3. The logits have no bias: the Inception score is, by tradition, computed without.
     """
 
     @nn.compact

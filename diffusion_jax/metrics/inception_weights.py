@@ -1,7 +1,7 @@
-"""The public weights of the FID's Inception, from PyTorch ports as safetensors or from the TensorFlow graph of 2015.
+"""Read the public weights of the FID's Inception: PyTorch ports as safetensors, or the TensorFlow graph of 2015.
 
-Neither PyTorch nor TensorFlow is needed, and nothing in the files is executed: a frozen graph is read as the protocol
-buffer that it is, for its constants alone.
+Neither PyTorch nor TensorFlow is needed, and nothing in the files is executed: of a frozen graph, a protocol buffer,
+only the constants are read.
 """
 
 import os
@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from diffusion_jax.interop.fit import check
 from diffusion_jax.metrics.inception import CLASSES, FEATURES
+from diffusion_jax.networks.parameters import check_shapes
 
 EPSILON = 1e-3
-"""Of every batch norm."""
+"""The epsilon of every batch norm."""
 SOURCES = (
     "the weights are not shipped: get pt_inception-2015-12-05-6726825d.pth (github.com/mseitzer/pytorch-fid, releases) "
     "and save it as safetensors, or classify_image_graph_def.pb (download.tensorflow.org, inception-2015-12-05.tgz), "
-    "then run: python -m diffusion_jax.main import-inception --path=FILE; or judge by other features: "
+    "then run: python -m diffusion_jax.main import-inception --path=FILE; or use other features: "
     "--features=digits, pixels, or module:function of yours"
 )
 BLOCKS = ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")
@@ -56,9 +56,9 @@ CHAINS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def read(path: os.PathLike | str, shapes: Mapping[tuple[str, ...], tuple[int, ...]]) -> dict[str, Any]:
-    """The parameters of `networks.inception.Inception`, whose `shapes` are known, from a .safetensors or a .pb file.
+    """Return the parameters of `Inception`, which have the `shapes` by path, from a .safetensors or .pb file.
 
-    Raises FileNotFoundError if there is no file, ValueError if it holds something else.
+    Raises FileNotFoundError if there is no such file, ValueError if it holds something else.
     """
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
@@ -70,12 +70,12 @@ def read(path: os.PathLike | str, shapes: Mapping[tuple[str, ...], tuple[int, ..
     else:
         raise ValueError(f"--path={path}: must end in .safetensors or .pb (pickles such as .pth are not read)")
     flat = folded(path, tensors)
-    check(f"{path}: the weights", flat, {"/".join(at): shape for at, shape in shapes.items()})
+    check_shapes(f"{path}: the weights", flat, {"/".join(at): shape for at, shape in shapes.items()})
     return traverse_util.unflatten_dict({tuple(name.split("/")): value for name, value in flat.items()})
 
 
 def folded(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Parameters by path from tensors by the names of PyTorch, each batch norm folded into its convolution.
+    """Return parameters by path from tensors by PyTorch's names, with each batch norm folded into its convolution.
 
     gain · (conv(x) - mean) / sqrt(var + epsilon) + bias, computed in float64.
     """
@@ -85,7 +85,9 @@ def folded(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> dict[str, n
         norm = [f"{unit}.bn.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
         missing = [part for part in norm if part not in tensors]
         if missing or tensors[name].ndim != 4:
-            raise ValueError(f"{path}: {missing[0] if missing else name} is missing or misshapen; get the file again")
+            raise ValueError(
+                f"{path}: {missing[0] if missing else name} is missing or misshapen. Download the file again"
+            )
         gain, bias, mean, var = (tensors[part].astype(np.float64) for part in norm)
         scale = gain / np.sqrt(var + EPSILON)
         kernel = tensors[name].transpose(2, 3, 1, 0) * scale
@@ -103,14 +105,14 @@ def _of_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path}: is no sound safetensors file ({error}); save it again") from error
+        raise ValueError(f"{path}: no safetensors file, or a damaged one ({error}). Save it again") from error
 
 
 # The frozen graph.
 
 
 def graph_names() -> dict[str, str]:
-    """Scope in the graph -> unit by PyTorch's name, for all of them."""
+    """Return the scopes of the graph and the units by PyTorch's names that they are."""
     names = dict(zip(_numbered("conv"), FIRST, strict=False))
     for scope, block in zip(_numbered("mixed"), BLOCKS, strict=False):
         for inner, units in CHAINS.get(block, CHAINS[block[0]]).items():
@@ -126,11 +128,11 @@ def _numbered(name: str) -> Iterator[str]:
 
 
 def _of_graph(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The constants of a frozen graph under the names and in the layouts of PyTorch."""
+    """Return the constants of a frozen graph by the names and in the layouts of PyTorch."""
     try:
         constants = dict(_constants(path.read_bytes()))
     except (IndexError, ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is no frozen graph ({error}); get it again") from error
+        raise ValueError(f"{path}: no frozen graph ({error}). Download it again") from error
     tensors = {}
     norm = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
     for scope, unit in graph_names().items():
@@ -145,7 +147,7 @@ def _of_graph(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _constants(graph: bytes) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, value) of every float32 constant of a GraphDef. Fields are those of TensorFlow's graph.proto and below."""
+    """Yield name and value of every float32 constant of a GraphDef, by the fields of TensorFlow's graph.proto."""
     for number, node in _fields(graph):
         if number != 1:
             continue
@@ -164,7 +166,7 @@ def _constants(graph: bytes) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _tensor(message: bytes) -> np.ndarray | None:
-    """A TensorProto of float32, whose values are bytes or a packed list; None for another dtype."""
+    """Return the value of a TensorProto of float32, bytes or a packed list; None for another dtype."""
     fields: dict[int, Any] = dict(_fields(message))
     if fields.get(1) != 1:
         return None
@@ -175,7 +177,7 @@ def _tensor(message: bytes) -> np.ndarray | None:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """(number, content) of the fields of a protocol buffer: a whole number, or the bytes as they are."""
+    """Yield number and content of the fields of a protocol buffer; the content is an integer or bytes."""
     at = 0
 
     def varint() -> int:

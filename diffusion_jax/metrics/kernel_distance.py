@@ -1,23 +1,24 @@
-"""How far are two sets apart, whatever their laws look like: the kernel distance (KID) of their features, unbiased."""
+"""Kernel distance (KID): unbiased squared maximum mean discrepancy of the features of two sets."""
 
 import numpy as np
 
 BLOCK = 1000
-"""Examples of a block, as in the public code of Binkowski et al. 2018."""
+"""Examples per block, as in the public code of Binkowski et al. 2018."""
 
 
 def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(x·y / F + 1)³ for each pair of x [N,F] and y [M,F]: [N,M]. Source: Binkowski et al. 2018, section 3.1."""
+    """Return (x·y / F + 1)³ for each pair of x [N,F] and y [M,F]: [N,M]. Reference: Binkowski et al. 2018, 3.1."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """E k(x,x') + E k(y,y') - 2 E k(x,y), each over pairs of different examples: unbiased, hence at times negative.
+    """Return the unbiased squared MMD, E k(x,x') + E k(y,y') - 2 E k(x,y), over pairs of different examples.
 
-    x [N,F], y [M,F]; in float64. Source: Gretton et al. 2012, eq. 3. Raises ValueError below two examples.
+    x [N,F], y [M,F]; in float64. It may be negative. Reference: Gretton et al. 2012, eq. 3. Raises ValueError for fewer
+    than two examples.
     """
     if min(len(x), len(y)) < 2:
-        raise ValueError(f"the kernel distance needs at least 2 examples of each set, not {len(x)} and {len(y)}")
+        raise ValueError(f"the kernel distance needs at least 2 examples of each set (got {len(x)} and {len(y)})")
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
 
     def within(z: np.ndarray) -> float:
@@ -28,10 +29,10 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def kernel_distance(real: np.ndarray, samples: np.ndarray, block: int = BLOCK) -> float:
-    """The mean of `squared_mmd` over blocks that share no example: all of both sets is used, N·block kernels a set.
+    """Return the mean of `squared_mmd` over disjoint blocks, which together use all of both sets.
 
-    There are as many blocks as the smaller set has blocks of `block` examples, at least one; a single one compares
-    every pair. The sets are split as they stand, so their order must mean nothing. real [N,F], samples [M,F].
+    There are as many blocks as the smaller set has blocks of `block` examples, but at least one; a single block
+    compares every pair. The sets are split in their order, which must therefore be random. real [N,F], samples [M,F].
     """
     blocks = max(1, min(len(real), len(samples)) // block)
     pairs = zip(np.array_split(real, blocks), np.array_split(samples, blocks), strict=True)

@@ -1,7 +1,7 @@
-"""Samples of a trained run that are drawn once, kept beside its other results, and gone on with after a kill.
+"""Samples of a trained run that are drawn once and stored in its run directory; drawing resumes after a kill.
 
 run = trained.load("runs/digits")
-samples = kept.samples(run, np.arange(1500))
+samples = stored_samples.samples(run, np.arange(1500))
 """
 
 import hashlib
@@ -23,36 +23,36 @@ log = logging.getLogger(__name__)
 
 
 def samples(run: trained.Run, seeds: np.ndarray) -> np.ndarray:
-    """The samples [N,*D] at these seeds, in the levels of the data, from `shards`."""
+    """Return the samples [N,*D] at these seeds, in the levels of the data, from `shards`."""
     parts = list(shards(run, seeds))
     order = np.argsort(np.concatenate([rows for rows, _ in parts]))
     return np.concatenate([x for _, x in parts])[order]
 
 
 def shards(run: trained.Run, seeds: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows of `seeds`, their samples at rest) in parts: those on disk, then the others as they are drawn and kept.
+    """Yield rows of `seeds` and their samples, first the stored ones, then the others as they are drawn and stored.
 
-    They stand in workdir/evaluation/<step>-<ema>/samples-<hash>/, the hash being that of all that a sample depends on
-    beside its seed, so that the same command goes on where it was stopped. Raises ValueError for a damaged file.
+    The files are in workdir/evaluation/<step>-<ema>/samples-<hash>/, where the hash is that of everything that a sample
+    depends on beside its seed. Raises ValueError for a damaged file.
     """
-    directory = place(run)
+    directory = directory_of(run)
     missing = np.ones(len(seeds), bool)
     for path in sorted(directory.glob("[0-9]*.npz")):
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-                held, samples = file["seeds"], file["samples"]
-            if samples.shape != (len(held), *run.config.data.shape):
+                stored_seeds, samples = file["seeds"], file["samples"]
+            if samples.shape != (len(stored_seeds), *run.config.data.shape):
                 raise ValueError(f"samples of shape {samples.shape}")
         except Exception as error:
-            raise ValueError(f"{path} is damaged; delete it, and the same command draws its samples again") from error
-        rows = np.flatnonzero(missing & np.isin(seeds, held))
+            raise ValueError(f"{path}: damaged. Delete it; the same command then draws its samples again") from error
+        rows = np.flatnonzero(missing & np.isin(seeds, stored_seeds))
         missing[rows] = False
         if len(rows):
-            row_of = dict(zip(held.tolist(), range(len(held)), strict=True))
+            row_of = dict(zip(stored_seeds.tolist(), range(len(stored_seeds)), strict=True))
             yield rows, samples[[row_of[seed] for seed in seeds[rows].tolist()]]
 
     to_draw = np.flatnonzero(missing)
-    log.info("samples: %d of %d are kept in %s", len(seeds) - len(to_draw), len(seeds), directory)
+    log.info("samples: %d of %d are stored in %s", len(seeds) - len(to_draw), len(seeds), directory)
     draw = loop.samples(run.config, run.experiment.sampler, complete=True)
     per_call = run.config.sampler.tile * jax.device_count()
     with progress.track("samples", len(to_draw)) as report:
@@ -64,16 +64,16 @@ def shards(run: trained.Run, seeds: np.ndarray) -> Iterator[tuple[np.ndarray, np
                 files.save_npz(path, {"seeds": seeds[rows], "samples": samples})
             yield rows, samples
             report(first + len(rows))
-    devices.wait_for_all("samples are kept")  # whoever looks next, in any process, finds them all
+    devices.wait_for_all("samples are stored")  # so that every process finds the files of all
 
 
-def place(run: trained.Run) -> epath.Path:
-    """Where the samples of a run, a sampler, and a kind of device are kept, made if need be."""
+def directory_of(run: trained.Run) -> epath.Path:
+    """Return the directory of the stored samples of a run, a sampler and a kind of device; make it if necessary."""
     depends_on = {
         "step": run.step,
         "ema": run.ema,
-        **drawn_by(run),
-        "weights": hashed(run.params),
+        **sampling_sections(run),
+        "weights": weights_hash(run.params),
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }
@@ -86,14 +86,14 @@ def place(run: trained.Run) -> epath.Path:
     return directory
 
 
-def drawn_by(run: trained.Run) -> dict[str, Any]:
-    """The sections of the config that decide how samples are drawn of a trained network."""
+def sampling_sections(run: trained.Run) -> dict[str, Any]:
+    """Return the sections of the config that the samples of a trained network depend on."""
     return {name: run.config[name].to_dict() for name in ("sampler", "guidance") if name in run.config}
 
 
-def hashed(params: Any) -> str:
-    """A hash of the weights that samples are drawn with."""
-    found = hashlib.sha256()
+def weights_hash(params: Any) -> str:
+    """Return the first 16 digits of the SHA-256 of a tree of weights."""
+    sha = hashlib.sha256()
     for path, value in jax.tree_util.tree_leaves_with_path(jax.device_get(params)):
-        found.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(value).tobytes())
-    return found.hexdigest()[:16]
+        sha.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(value).tobytes())
+    return sha.hexdigest()[:16]

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from diffusion_jax import devices
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source
-from diffusion_jax.experiment import sources, wiring
+from diffusion_jax.experiment import quality, sources, wiring
 from diffusion_jax.metrics import monitor
 from diffusion_jax.runs import metric_log, pictures
 from diffusion_jax.sampling.loop import Sampler
@@ -75,7 +75,7 @@ def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dic
     pipeline.check(train_source, config.seed, 0, config.batch_size, config.data.flip)
     heldout = sources.source(config, "heldout") if config.eval.every else None
     draw = drawing(config) if config.report.samples_every else None
-    judge = monitor.judging(config, quick_samples(config)) if config.eval.quality_every else None
+    judge = quality.make_monitor(config, quick_samples(config)) if config.eval.quality_every else None
     key_init, key_train, key_eval = keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
     kept = checkpoints.steps(workdir)
@@ -157,7 +157,7 @@ def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dic
             log.info("step %d: %s", n, ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
             results |= found
             if config.checkpoint.best != "heldout_loss":
-                aim = monitor.aim(config.checkpoint.best, found)
+                aim = monitor.objective(config.checkpoint.best, found)
         if draw and (last or is_drawn(n, config.report.samples_every)):
             reporter.images(n, "samples", draw(averaged(train_state, config)), config.data.levels)
         if last or stop or n % config.checkpoint.every == 0:

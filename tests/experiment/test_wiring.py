@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import defaults
-from diffusion_jax.experiment import objectives, paths, samplers, sources, wiring
+from diffusion_jax.experiment import objectives, paths, quality, samplers, wiring
 from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import Level
 from diffusion_jax.process.gaussian import GaussianProcess
@@ -481,7 +481,7 @@ def test_weight_decay_shrinks_parameters_without_a_gradient():
     np.testing.assert_allclose(updates["w"], -0.001, rtol=1e-5)
 
 
-FEATURES = sources.feature_network("digits", (8, 8, 1), 17)
+FEATURES = quality.feature_network("digits", (8, 8, 1), 17)
 EXACT = {
     "features": (FEATURES.apply, FEATURES.params, jnp.zeros((2, 8, 8, 1), jnp.uint8)),
     "learned rates": (learned.betas(8, bumps=3).schedule({"perturbation": jnp.zeros(3)}), jnp.ones(2)),

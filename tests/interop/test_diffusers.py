@@ -145,10 +145,8 @@ def test_tensors_that_do_not_fit_are_named():
     tensors["conv_norm_out.bias"] = np.zeros(5)
     with pytest.raises(ValueError) as caught:
         diffusers.to_flax(tensors, SMALL, SMALL_SHAPE)
-    assert str(caught.value) == (
-        "diffusers: the tensors do not fit the network: 4 missing (conv_in.bias, conv_in.weight, conv_out.bias, ...); "
-        "1 unknown (ema.decay); 1 of another shape (conv_norm_out.bias (5,) instead of (4,)); check its options"
-    )
+    for name in ("conv_in.bias", "ema.decay", "conv_norm_out.bias"):
+        assert name in str(caught.value)
 
 
 def test_parameters_that_do_not_fit_are_named():

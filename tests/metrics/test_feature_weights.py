@@ -1,4 +1,4 @@
-"""Weights of feature networks: written and read as they are, hashed by value, refused where they do not fit."""
+"""Weights of feature networks: round trip, hash, and what does not fit the network."""
 
 import pathlib
 import runpy
@@ -17,26 +17,26 @@ SHAPES = {("a", "kernel"): (2, 3), ("b", "bias"): (3,)}
 
 def test_round_trip_and_hash(tmp_path):
     feature_weights.write(tmp_path / "w.npz", PARAMS)
-    found, digest = feature_weights.read(tmp_path / "w.npz", SHAPES)
-    np.testing.assert_array_equal(found["a"]["kernel"], PARAMS["a"]["kernel"])
+    params, digest = feature_weights.read(tmp_path / "w.npz", SHAPES)
+    np.testing.assert_array_equal(params["a"]["kernel"], PARAMS["a"]["kernel"])
     feature_weights.write(tmp_path / "again.npz", dict(reversed(PARAMS.items())))
     assert feature_weights.read(tmp_path / "again.npz", SHAPES)[1] == digest
     feature_weights.write(tmp_path / "other.npz", PARAMS | {"b": {"bias": np.full(3, 1e-7, np.float32)}})
     assert feature_weights.read(tmp_path / "other.npz", SHAPES)[1] != digest
 
 
-def test_what_does_not_fit_is_refused(tmp_path):
+def test_weights_that_do_not_fit_are_refused(tmp_path):
     feature_weights.write(tmp_path / "w.npz", PARAMS)
-    with pytest.raises(ValueError, match=r"1 missing \(c/bias\)"):
+    with pytest.raises(ValueError, match="c/bias"):
         feature_weights.read(tmp_path / "w.npz", SHAPES | {("c", "bias"): (3,)})
     (tmp_path / "w.npz").write_bytes((tmp_path / "w.npz").read_bytes()[:100])
-    with pytest.raises(ValueError, match="is no sound"):
+    with pytest.raises(ValueError, match=r"w\.npz"):
         feature_weights.read(tmp_path / "w.npz", SHAPES)
-    with pytest.raises(ValueError, match=r"knows images of shape \(8, 8, 1\), not \(8, 8, 3\)"):
+    with pytest.raises(ValueError, match=r"features=digits.*\(8, 8, 3\)"):
         feature_networks.digits((8, 8, 3), 17)
 
 
-def test_the_shipped_network_knows_digits_it_was_not_trained_on():
+def test_the_shipped_network_classifies_heldout_digits():
     assert feature_weights.DIGITS.stat().st_size < 300_000
     script = runpy.run_path(str(ROOT / "launch" / "digit_features.py"))
     network = feature_networks.digits((8, 8, 1), 17)
@@ -46,7 +46,7 @@ def test_the_shipped_network_knows_digits_it_was_not_trained_on():
     assert features.shape == (5, 64) and logits.shape == (5, 10)
 
 
-def test_its_recipe_learns_and_repeats_itself():
+def test_its_training_learns_and_is_deterministic():
     script = runpy.run_path(str(ROOT / "launch" / "digit_features.py"))
     one, two = script["train"](12), script["train"](12)
     np.testing.assert_array_equal(one["conv2"]["kernel"], two["conv2"]["kernel"])

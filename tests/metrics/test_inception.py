@@ -1,4 +1,4 @@
-"""The FID's Inception: its resize against the rule, pixel by pixel, and all of it against the PyTorch port."""
+"""Inception of the FID: its resize pixel by pixel, and the network against the PyTorch port."""
 
 import json
 import pathlib
@@ -8,8 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffusion_jax.metrics import feature_networks
-from diffusion_jax.metrics import inception_weights as public
+from diffusion_jax.metrics import feature_networks, inception_weights
 from diffusion_jax.metrics.inception import Inception, resize
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
@@ -25,7 +24,7 @@ def golden():
 def test_resize_is_the_rule_of_tensorflow_1(shape):
     x, size = np.random.default_rng(0).uniform(0, 255, shape), 7
 
-    def between(values, place):  # a list of numbers, read at a real place
+    def between(values, place):  # linear interpolation in a list of numbers
         low = int(place)
         after = values[min(low + 1, len(values) - 1)]
         return values[low] + (after - values[low]) * (place - low)
@@ -35,8 +34,8 @@ def test_resize_is_the_rule_of_tensorflow_1(shape):
         [between([between(line, np.float32(j) * scale_x) for line in x], np.float32(i) * scale_y) for j in range(size)]
         for i in range(size)
     ]
-    found = resize(x[None, :, :, None].astype(np.float32), size)[0, :, :, 0]
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-3)
+    resized = resize(x[None, :, :, None].astype(np.float32), size)[0, :, :, 0]
+    np.testing.assert_allclose(resized, expected, rtol=1e-5, atol=1e-3)
 
 
 def test_resize_equals_the_pytorch_port(golden):
@@ -47,8 +46,8 @@ def test_resize_equals_the_pytorch_port(golden):
 def test_equals_the_pytorch_port(golden):
     """Features of size 0.8 and logits of size 1.8, both to 1e-4."""
     tensors = runpy.run_path(str(GOLDEN / "make_inception.py"))["draw"](json.loads(str(golden["shapes"])))
-    flat = public.folded(pathlib.Path("drawn"), tensors)
-    expected = feature_networks.shapes(Inception(), (1, 8, 8, 3))
+    flat = inception_weights.folded(pathlib.Path("drawn"), tensors)
+    expected = feature_networks.inception_shapes()
     assert {name: value.shape for name, value in flat.items()} == {"/".join(at): s for at, s in expected.items()}
     params = feature_networks.traverse_util.unflatten_dict({tuple(n.split("/")): v for n, v in flat.items()})
     features, logits = jax.jit(Inception().apply)({"params": params}, golden["images"].astype(np.float32))

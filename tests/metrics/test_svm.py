@@ -1,4 +1,4 @@
-"""The SVM's word on samples that are known to be good, bad or all of one kind."""
+"""Confidence of the SVM in samples that are good, bad, or all of one class."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def real():
     return [s.read(np.arange(s.size)) for s in (digits("train"), digits("heldout"))]
 
 
-def test_held_out_digits_score_one_and_what_is_no_digit_is_found_out(real):
+def test_heldout_digits_have_ratio_one_and_blends_less(real):
     train, heldout = real
     good = svm_confidence(train, heldout, heldout[0])
     assert good["svm_confidence_ratio"] == 1 and good["svm_rarest_class"] > 0.05
@@ -20,7 +20,7 @@ def test_held_out_digits_score_one_and_what_is_no_digit_is_found_out(real):
     blends = ((heldout[0][1:].astype(int) + heldout[0][:-1]) // 2).astype(np.uint8)
     assert svm_confidence(train, heldout, blends)["svm_confidence_ratio"] < 0.98
     noise = np.random.default_rng(0).integers(0, 17, (200, 8, 8, 1)).astype(np.uint8)
-    # an SVM can be sure of what noise is: hence the second figure
+    # an SVM can be confident in noise, hence the second metric
     assert svm_confidence(train, heldout, noise)["svm_rarest_class"] == 0
 
 

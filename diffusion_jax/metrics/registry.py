@@ -1,0 +1,101 @@
+"""Sample-quality metrics by name, each a function of a subset of the samples, so that it can be resampled.
+
+    metric(real, samples) -> {name: statistic},   statistic(rows) -> float
+
+`statistic(ALL)` is the value; `bootstrap.interval` passes other rows. What does not depend on the rows is computed
+once, in the metric.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from diffusion_jax.metrics import frechet, inception_score, kernel_distance, manifold, neighbours
+from diffusion_jax.metrics.features import Features
+
+Statistic = Callable[[Any], float]
+ALL = slice(None)
+
+
+class RealFeatures(NamedTuple):
+    """Features and statistics of real data, with which samples are compared."""
+
+    mean: np.ndarray
+    """[F], over all examples."""
+    cov: np.ndarray
+    """[F,F]"""
+    features: np.ndarray
+    """[K,F] of a random choice of the examples, in random order."""
+    heldout: np.ndarray | None
+    """[M,F] of held-out data."""
+
+
+class Metric(Protocol):
+    """One or several metrics that share their computation."""
+
+    def __call__(self, real: RealFeatures, samples: Features, /) -> dict[str, Statistic]:
+        """Return the statistics by short name."""
+
+
+def frechet_statistic(real: RealFeatures, samples: Features) -> dict[str, Statistic]:
+    """fd: Fréchet distance."""
+    distance = frechet.frechet_from(real.mean, real.cov)
+    return {"fd": lambda rows: distance(*frechet.statistics(samples.features[rows]))}
+
+
+def kernel_statistic(real: RealFeatures, samples: Features) -> dict[str, Statistic]:
+    """kd: kernel distance, in blocks of 1,000 examples."""
+    return {"kd": lambda rows: kernel_distance.kernel_distance(real.features, samples.features[rows])}
+
+
+def inception_score_statistic(real: RealFeatures, samples: Features) -> dict[str, Statistic]:
+    """is_1split: Inception score without splits. Raises ValueError if the feature network is no classifier."""
+    if samples.logits is None:
+        raise ValueError(
+            "metrics=is: these features have no classes. Leave it out, or use features=inception or digits"
+        )
+    logits = samples.logits
+    return {"is_1split": lambda rows: inception_score.inception_score(logits[rows])}
+
+
+def support_statistics(real: RealFeatures, samples: Features) -> dict[str, Statistic]:
+    """precision, recall, density and coverage, with the k of their authors."""
+    inside = manifold.count_balls(samples.features, real.features, manifold.radii(real.features, 3)) > 0
+    radii = manifold.radii(real.features, 5)
+    density = manifold.count_balls(samples.features, real.features, radii, closed=False) / 5
+
+    def coverage(rows: Any) -> float:
+        return float((neighbours.nearest(real.features, samples.features[rows], 1)[0][:, 0] < radii).mean())
+
+    return {
+        "precision": lambda rows: float(inside[rows].mean()),
+        "recall": lambda rows: manifold.recall(real.features, samples.features[rows]),
+        "density": lambda rows: float(density[rows].mean()),
+        "coverage": coverage,
+    }
+
+
+def memorisation_statistic(real: RealFeatures, samples: Features) -> dict[str, Statistic]:
+    """memorisation: see `neighbours.memorisation`. Raises ValueError without held-out data."""
+    if real.heldout is None:
+        raise ValueError("metrics=nn: no held-out data. Leave it out")
+    own, other = (neighbours.nearest(x, real.features, 1)[0][:, 0] for x in (samples.features, real.heldout))
+    return {"memorisation": lambda rows: neighbours.memorisation_from_distances(own[rows], other)}
+
+
+METRICS: dict[str, Metric] = {
+    "fid": frechet_statistic,
+    "kid": kernel_statistic,
+    "is": inception_score_statistic,
+    "pr": support_statistics,
+    "nn": memorisation_statistic,
+}
+
+
+def full_name(statistic: str, features: str, count: int) -> str:
+    """Return a statistic's name with features and number of samples: fid_50k for Inception, else fd_digits_2000."""
+    stem = (
+        {"fd": "fid", "kd": "kid"}.get(statistic, statistic) if features == "inception" else f"{statistic}_{features}"
+    )
+    return f"{stem}_{f'{count // 1000}k' if count >= 10_000 and count % 1000 == 0 else count}"
