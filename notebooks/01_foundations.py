@@ -41,7 +41,8 @@ from diffusion_jax.sampling import loop
 from diffusion_jax.sampling.ancestral import ancestral
 
 jax.config.update("jax_enable_x64", True)  # closed forms are compared to many digits below
-plt.rcParams.update({"figure.dpi": 96, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
+plt.style.use("tableau-colorblind10")
+plt.rcParams.update({"figure.dpi": 120, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
 
 
 def read(split):
@@ -147,7 +148,7 @@ def log_weights(x_t, at, points=train, width=0.0):
 
 @jax.jit
 def bits_left(at):
-    """Bits that x_t still tells of the training digit and of its class, averaged over 300 digits."""
+    """Mutual information of x_t with the training digit and with its class, in bits, over 300 digits."""
     x_t = process.corrupt(at, train[:300], jax.random.normal(jax.random.key(1), (300, 64)))
     log_w = log_weights(x_t, at)
     in_class = jnp.exp(log_w) @ jnp.eye(10)[train_label]
@@ -168,10 +169,10 @@ for name, schedule in {"linear": linear, "cosine": cosine}.items():
     axes[2].plot(grid, left[:, 0], label=name)
     axes[2].plot(grid, left[:, 1], "--", color=axes[2].lines[-1].get_color())
     half = grid[jnp.argmin(jnp.abs(left[:, 1] - np.log2(10) / 2))]
-    print(f"{name}: half of what x_t tells of the class is gone at t = {half:.2f}")
-axes[0].set(title="signal alpha² (solid),\nnoise sigma² (dashed)")
-axes[1].set(title="log signal-to-noise ratio,\nlog alpha²/sigma²")
-axes[2].set(title="bits that x_t tells: which digit (solid),\nwhich class (dashed)", ylabel="bits")
+    print(f"{name}: half of the information about the class is lost at t = {half:.2f}")
+axes[0].set(title=r"Signal $\alpha^2$ (solid), noise $\sigma^2$ (dashed)")
+axes[1].set(title=r"Log signal-to-noise ratio, $\log\,\alpha^2/\sigma^2$")
+axes[2].set(title=r"Information in $x_t$ about digit (solid)" "\nand class (dashed)", ylabel="bits")
 for axis, place in zip(axes, ["center right", "lower left", "upper right"], strict=True):
     axis.set(xlabel="t")
     axis.legend(loc=place)
@@ -241,15 +242,17 @@ example = int(np.argmax(jnp.exp(log_weights(x_t, step(START, 0.0).at)) @ train[:
 for axis, length in zip(axes[:3], [0.38, 0.3, 0.02], strict=True):
     axis.plot(z, reversal(x_t[example : example + 1], START, START - length, z)[0][0], label="exact")
     axis.plot(z, normal_density, "--", label="Gaussian")
-    axis.set(title=f"t = {START} to s = {START - length:.2f}", xlabel="(x_s - mean)/std, one pixel", xlim=(-4, 4))
+    axis.set(
+        title=f"t = {START} to s = {START - length:.2f}", xlabel=r"($x_s$ - mean) / std of one pixel", xlim=(-4, 4)
+    )
     axis.legend(fontsize="small")
-axes[3].loglog(lengths, bent, "o-", label="to the Gaussian of its mean and variance")
-axes[3].loglog(lengths, moved, "s-", label="to variance beta-tilde, mean exact")
-axes[3].set(xlabel="length of the step, t - s", ylabel="nats", title="KL of the exact reversal, one pixel")
+axes[3].loglog(lengths, bent, "o-", label="Gaussian, exact mean and variance")
+axes[3].loglog(lengths, moved, "s-", label=r"Gaussian, exact mean, variance $\tilde\beta$")
+axes[3].set(xlabel="step t - s", ylabel="nats", title="KL of the exact reversal of one pixel to a Gaussian")
 axes[3].legend(fontsize="small")
 fit = slice(-4, None)
 slopes = [np.polyfit(np.log(lengths[fit]), np.log(kl[fit]), 1)[0] for kl in (bent, moved)]
-print(f"KL falls as (t - s)^{slopes[0]:.2f}, or as (t - s)^{slopes[1]:.2f} where the variance is not adapted")
+print(f"KL falls as (t - s)^{slopes[0]:.2f}, or as (t - s)^{slopes[1]:.2f} with a fixed variance")
 for length, a, b in zip(lengths, bent, moved, strict=True):
     print(f"t - s = {length:5.3f}   {a:.1e} nats   {b:.1e} nats")
 
@@ -312,13 +315,11 @@ at = level(linear, jnp.asarray(0.2))
 x_t = process.corrupt(at, clean, noise)
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4), width_ratios=[1.1, 1])
 rows_shown = [clean[:8], x_t[:8], *(denoise_seeing(view, x_t, at)[:8] for view in VIEWS.values())]
-show(
-    left, np.concatenate(rows_shown), 8, "t = 0.2, by row: clean, noisy, and the clean pixel\nfrom " + ", ".join(VIEWS)
-)
+show(left, np.concatenate(rows_shown), 8, "Rows: clean, noisy (t = 0.2), predicted from\n" + ", ".join(VIEWS))
 for name, values in errors.items():
     right.semilogy(grid, values, "o-", label=f"from {name}")
-right.axhline(np.mean((clean - mean) ** 2), color="gray", linestyle=":", label="the mean digit, no x_t at all")
-right.set(xlabel="t", ylabel="mean squared error", title="predicting the clean pixel of held-out digits")
+right.axhline(np.mean((clean - mean) ** 2), color="gray", linestyle=":", label="mean digit (no input)")
+right.set(xlabel="t", ylabel="mean squared error", title="Prediction of the clean pixel, held-out digits")
 right.legend(fontsize="small")
 for t in (0.1, 0.2, 0.4):
     alone, around, whole = (values[list(grid).index(t)] for values in errors.values())
@@ -393,16 +394,16 @@ print(f"largest difference between the product and process.posterior: {np.abs(pr
 
 rows = loop.rows(process, linear, loop.uniform_times(T, T))
 figure, axes = plt.subplots(1, 3, figsize=(12, 3))
-axes[0].plot(x_s, prior / prior.max(), label="q(x_s | x0), from the image")
-axes[0].plot(x_s, likelihood / likelihood.max(), label="q(x_t | x_s), from the noisy image")
-axes[0].plot(x_s, product / product.max(), "k", label="their product, q(x_s | x_t, x0)")
-axes[0].set(xlabel="x_s", xlim=(-3, 3), ylim=(0, 1.6), title="one pixel, t = 0.4 to s = 0.3\n(each scaled to 1)")
-axes[1].semilogy(rows.at.t, rows.x0_scale, label="c0, of x0")
-axes[1].semilogy(rows.at.t[:-1], rows.x_t_scale[:-1], label="c1, of x_t")
-axes[1].set(xlabel="t", title="coefficients of the posterior mean,\nsteps of 1/1000")
-axes[2].loglog(rows.at.t, np.exp(rows.log_var_large), label="beta")
-axes[2].loglog(rows.at.t[:-1], np.exp(rows.log_var_small[:-1]), "--", label="beta-tilde")
-axes[2].set(xlabel="t", title="variance of the forward step\nand of the posterior")
+axes[0].plot(x_s, prior / prior.max(), label=r"$q(x_s|x_0)$")
+axes[0].plot(x_s, likelihood / likelihood.max(), label=r"$q(x_t|x_s)$")
+axes[0].plot(x_s, product / product.max(), "k", label=r"product, $q(x_s|x_t,x_0)$")
+axes[0].set(xlabel="$x_s$", xlim=(-3, 3), ylim=(0, 1.6), title="One pixel, t = 0.4 to s = 0.3\n(maximum scaled to 1)")
+axes[1].semilogy(rows.at.t, rows.x0_scale, label="$c_0$, of $x_0$")
+axes[1].semilogy(rows.at.t[:-1], rows.x_t_scale[:-1], label="$c_1$, of $x_t$")
+axes[1].set(xlabel="t", title="Coefficients of the posterior mean,\nsteps of 1/1000")
+axes[2].loglog(rows.at.t, np.exp(rows.log_var_large), label=r"$\beta$")
+axes[2].loglog(rows.at.t[:-1], np.exp(rows.log_var_small[:-1]), "--", label=r"$\tilde\beta$")
+axes[2].set(xlabel="t", title="Variance of the forward step\nand of the posterior")
 for axis in axes:
     axis.legend(fontsize="small", loc="upper left" if axis is not axes[1] else "best")
 
@@ -506,15 +507,15 @@ np.testing.assert_allclose([prior.mean(), decoder.mean()], [prior_by_hand, by_ha
 total = float(prior.mean() + terms.mean(1).sum() + decoder.mean()) / 64
 entropy = 0.5 * np.mean(np.log(2 * np.pi * np.e * eigenvalues))
 print(f"process.kl, summed: {total:.8f} nats per pixel; in NumPy: {(prior_by_hand + by_hand.sum()) / 64:.8f}")
-print(f"entropy of the Gaussian: {entropy:.8f}; the bound lies {total - entropy:.4f} above it")
+print(f"entropy of the Gaussian: {entropy:.8f}; the bound is {total - entropy:.4f} above it")
 
 small_terms = bound(fitted_gaussian, reverse.fixed_small(process), rows, x0, lambda i: noise)[1]
 figure, axis = plt.subplots(figsize=(7, 3))
-axis.loglog(rows.at.t[:-1], terms.mean(1), label="process.kl, variance beta")
+axis.loglog(rows.at.t[:-1], terms.mean(1), label=r"process.kl, variance $\beta$")
 some = np.unique(np.geomspace(2, T, 25).astype(int))
-axis.loglog(some / T, by_hand[some - 1], "k.", label="in NumPy, variance beta")
-axis.loglog(rows.at.t[:-1], small_terms.mean(1), "--", label="process.kl, variance beta-tilde")
-axis.set(xlabel="t", ylabel="L_t, nats per image", title="the KL of each step, digits' Gaussian, T = 1000")
+axis.loglog(some / T, by_hand[some - 1], "k.", label=r"NumPy, variance $\beta$")
+axis.loglog(rows.at.t[:-1], small_terms.mean(1), "--", label=r"process.kl, variance $\tilde\beta$")
+axis.set(xlabel="t", ylabel="$L_t$, nats per image", title="KL of each step, Gaussian fitted to digits, T = 1000")
 axis.legend(fontsize="small")
 print(f"share of the sum of L_t in the first 100 of 1,000 steps: {by_hand[1:100].sum() / by_hand[1:].sum():.0%}")
 
@@ -554,10 +555,10 @@ for name, error in amplified.items():
     axes[1].loglog(at.t, weight, label=f"squared error of {name}")
 c0 = rows.x0_scale[:-1]
 axes[1].loglog(
-    rows.at.t[:-1], c0**2 / np.exp(rows.log_var_large[:-1]), "k--", label="the bound, variance beta (times 2)"
+    rows.at.t[:-1], c0**2 / np.exp(rows.log_var_large[:-1]), "k--", label=r"bound, variance $\beta$ (times 2)"
 )
-axes[0].set(xlabel="t", title="error of x0 if the network's output errs by 1")
-axes[1].set(xlabel="t", title="weight on the squared error of x0")
+axes[0].set(xlabel="t", ylabel="error of $x_0$", title="Error of $x_0$ for a unit error of the output")
+axes[1].set(xlabel="t", ylabel="weight", title="Weight on the squared error of $x_0$")
 axes[0].legend(fontsize="small")
 axes[1].legend(fontsize="x-small")
 for t in (0.01, 0.1, 0.5, 1.0):
@@ -587,7 +588,7 @@ factor = (betas / (2 * (1 - betas) * (1 - bar)))[1:][
 ]  # eq. 12: beta² / (2 sigma² alpha (1 - alpha-bar)), sigma² = beta
 np.testing.assert_allclose(kl, factor, rtol=1e-7)
 for k in (2, 10, 100, 500, 1000):
-    print(f"step {k:4d}: eq. 12 weighs the squared error of the noise by {factor[T - k]:.4f}, L_simple by 1")
+    print(f"step {k:4d}: weight of the squared error of the noise: eq. 12 {factor[T - k]:.4f}, L_simple 1")
 
 # %% [markdown]
 # The factor falls by more than an order of magnitude in the first hundred steps. Without it training puts less weight
@@ -640,7 +641,7 @@ for count in counts:
     )
 print(f"exact -log p(x0): {float(truth.mean()) / 64:.3f} nats per pixel")
 
-# The other way around: x0 is one of the training digits, so that the rate is what it takes to name it.
+# Conversely: x0 is one of the training digits, so the rate is the number of bits that identify it.
 rows, (prior, terms, _) = layered(train, 0.0, reverse.fixed_small(process), 500, train[:100])
 spent = (float(prior.mean()) + np.cumsum(terms.mean(1))) / np.log(2)
 grid = jnp.linspace(0.02, 1, 50)
@@ -650,18 +651,16 @@ figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
 axes[0].errorbar(counts, *np.transpose(bounds), fmt="o-", capsize=3)
 axes[0].axhline(0, color="k", linestyle="--", label="exact")
 axes[0].set(
-    xlabel="layers", xscale="log", ylabel="nats per pixel", title="bound minus exact -log p(x0), held-out digits"
+    xlabel="layers", xscale="log", ylabel="nats per pixel", title="Bound minus exact $-\\log p(x_0)$, held-out digits"
 )
 axes[0].legend()
 axes[1].plot(rows.at.t[:-1], terms.mean(1) / np.log(2))
-axes[1].set(xlabel="t of the layer", ylabel="bits", title="rate of each of 500 layers, training digits")
-axes[2].plot(rows.to.t[:-1], spent, label="rate of all layers down to t, summed")
-axes[2].plot(grid, known, "k--", label="bits that x_t tells (section 2)")
-axes[2].set(xlabel="t", ylabel="bits", title="what the layers have said by t")
+axes[1].set(xlabel="t of the layer", ylabel="bits", title="Rate of each of 500 layers, training digits")
+axes[2].plot(rows.to.t[:-1], spent, label="rate of the layers down to t")
+axes[2].plot(grid, known, "k--", label="information in $x_t$ (section 2)")
+axes[2].set(xlabel="t", ylabel="bits", title="Cumulative rate")
 axes[2].legend(fontsize="small")
-print(
-    f"to name one of 1,500 digits: {np.log2(len(train)):.2f} bits; rate of the 500 layers in sum: {spent[-1]:.2f} bits"
-)
+print(f"bits to identify one of 1,500 digits: {np.log2(len(train)):.2f}; total rate of the 500 layers: {spent[-1]:.2f}")
 
 # %% [markdown]
 # One layer is a poor autoencoder: a single Gaussian has to turn noise into a digit. With more layers the same fixed
