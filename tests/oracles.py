@@ -1,4 +1,4 @@
-"""Data whose denoiser is known in closed form: the truth that tests compare with, no network anywhere.
+"""Data with a denoiser in closed form, for tests without a network.
 
 For x0 ~ sum_i w_i N(m_i, C_i) and x_t = alpha x0 + sigma eps, E[x0 | x_t] is a mixture of linear estimates,
 
@@ -17,7 +17,7 @@ from diffusion_jax.objective.prediction import Prediction
 
 
 class Mixture(NamedTuple):
-    """weights [K], means [K,D], covariances [K,D,D]."""
+    """Mixture of Gaussians: weights [K], means [K,D], covariances [K,D,D]."""
 
     weights: np.ndarray
     means: np.ndarray
@@ -42,7 +42,7 @@ TWO_MODES = Mixture(
 
 
 def denoise(mixture, level, x_t):
-    """E[x0 | x_t] for x_t [B,D] and a level with fields [B]."""
+    """Return E[x0 | x_t] for x_t [B,D] and levels [B]."""
     alpha, sigma = level.alpha[:, None], level.sigma[:, None]
     estimates, log_weights = [], []
     for weight, mean, covariance in zip(*mixture, strict=True):
@@ -56,7 +56,7 @@ def denoise(mixture, level, x_t):
 
 
 def log_density(mixture, level, x_t):
-    """log p(x_t) [B], the marginal at a level, for x_t [B,D]: that of sum_i w_i N(alpha m_i, alpha² C_i + sigma² I)."""
+    """Return log p(x_t) [B] for x_t [B,D], of the marginal sum_i w_i N(alpha m_i, alpha² C_i + sigma² I)."""
     alpha, sigma = level.alpha[:, None], level.sigma[:, None]
     logs = []
     for weight, mean, covariance in zip(*mixture, strict=True):
@@ -68,15 +68,15 @@ def log_density(mixture, level, x_t):
 
 
 def draw(mixture, number, seed=0):
-    """x0 float64 [number, D]."""
+    """Draw x0, float64 [number, D]."""
     rng = np.random.default_rng(seed)
-    which = rng.choice(len(mixture.weights), number, p=mixture.weights)
-    roots = np.linalg.cholesky(mixture.covariances)[which]
-    return mixture.means[which] + np.einsum("nij,nj->ni", roots, rng.normal(size=(number, mixture.means.shape[1])))
+    component = rng.choice(len(mixture.weights), number, p=mixture.weights)
+    roots = np.linalg.cholesky(mixture.covariances)[component]
+    return mixture.means[component] + np.einsum("nij,nj->ni", roots, rng.normal(size=(number, mixture.means.shape[1])))
 
 
 def exact(mixture):
-    """The exact `predict(x_t, level) -> Prediction`."""
+    """Return the exact denoiser `predict(x_t, level) -> Prediction`."""
 
     def predict(x_t, level):
         x0 = denoise(mixture, level, x_t)

@@ -1,4 +1,4 @@
-"""Rate, distortion and the bound: what belongs together adds up, and the histogram baseline against its definition."""
+"""Variational bound: sums of rate and distortion, curves, and the histogram baseline."""
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import loop
 
 PROCESS, CHAIN, STEPS, SIZE = GaussianProcess(), schedules.cosine(20), 20, 64
-ROWS = loop.rows(PROCESS, CHAIN, loop.uniform_times(STEPS, STEPS), denoise=True)
+GRID = loop.rows(PROCESS, CHAIN, loop.uniform_times(STEPS, STEPS), denoise=True)
 
 
 def make():
     exact = oracles.exact(oracles.TWO_MODES)
     term = bound.step_term(PROCESS, reverse.fixed_large(PROCESS), decoders.density())
-    return variational.make_terms(lambda p, x, at, label, keys: exact(x, at), PROCESS, lambda p: CHAIN, term, ROWS)
+    return variational.make_terms(lambda p, x, at, label, keys: exact(x, at), PROCESS, lambda p: CHAIN, term, GRID)
 
 
 def batch(size=SIZE):
@@ -36,7 +36,7 @@ def test_shapes(terms):
     assert terms.prior.shape == (SIZE,) and terms.steps.shape == terms.mse.shape == (SIZE, STEPS)
 
 
-def test_an_example_has_its_own_noise_wherever_it_stands(terms):
+def test_noise_of_an_example_does_not_depend_on_its_row(terms):
     some = jax.tree.map(lambda x: x[::-1][:8], batch())
     again = jax.jit(make())(None, jax.random.key(0), some)
     np.testing.assert_allclose(again.steps, terms.steps[::-1][:8], rtol=1e-5, atol=1e-6)
@@ -52,8 +52,8 @@ def test_rate_and_distortion_are_the_bound(terms):
     assert figures["bits_per_dim_stderr"] == pytest.approx(per_example.std(ddof=1) / SIZE**0.5, rel=1e-5)
 
 
-def test_curves_end_at_the_figures(terms):
-    figures, curves = variational.summarise(terms, 2), variational.curves(terms, ROWS.at.t, 2)
+def test_curves_end_at_the_summary(terms):
+    figures, curves = variational.summarise(terms, 2), variational.curves(terms, GRID.at.t, 2)
     assert curves["rate_bits_per_dim"][-1] == pytest.approx(figures["rate_bits_per_dim"], rel=1e-12)
     assert curves["rate_bits_per_dim"][0] == pytest.approx(figures["prior_bits_per_dim"], rel=1e-12)
     assert curves["rmse"][-1] == figures["rmse"] and curves["bits_per_dim"][-1] == pytest.approx(
@@ -76,5 +76,5 @@ def test_histogram_baseline():
         for i in range(2)
         for j in range(3)
     ]
-    found = variational.histogram_bits_per_dim([train[:7], train[7:]], [heldout[:4], heldout[4:]], 5)
-    assert found == pytest.approx(np.mean(expected), rel=1e-12)
+    got = variational.histogram_bits_per_dim([train[:7], train[7:]], [heldout[:4], heldout[4:]], 5)
+    assert got == pytest.approx(np.mean(expected), rel=1e-12)

@@ -1,4 +1,4 @@
-"""Decoders: probabilities that sum to one, against SciPy, in the far tails, and with gradients that stay finite."""
+"""Decoders: probabilities that sum to one, comparison with SciPy, far tails, finite gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -8,21 +8,21 @@ from scipy import stats
 
 from diffusion_jax.objective import decoders
 
-OF_LEVELS = ["bins", "bins_tanh", "softmax"]
+WITH_LEVELS = ["bins", "bins_tanh", "softmax"]
 
 
 def grid(levels):
     return 2 * jnp.arange(levels) / (levels - 1) - 1
 
 
-@pytest.mark.parametrize("name", OF_LEVELS)
+@pytest.mark.parametrize("name", WITH_LEVELS)
 @pytest.mark.parametrize("levels", [2, 17, 256])
 @pytest.mark.parametrize("sigma", [0.003, 0.05, 2.0])
 def test_probabilities_sum_to_one(name, levels, sigma, x64):
     mean = jnp.array([-1.4, -1.0, -0.11, 0.3, 0.999, 2.0])[:, None]
     nats = jax.jit(decoders.DECODERS[name](levels))(grid(levels)[None, :], mean, jnp.log(sigma**2))
-    # the approximation never gives less than 1e-12, nor exactly what it takes from the neighbour
-    np.testing.assert_allclose(jnp.exp(-nats).sum(1), 1, rtol=1e-9)
+    floor = 1e-12 * levels if name == "bins_tanh" else 0  # no mass is below 1e-12 there
+    np.testing.assert_allclose(jnp.exp(-nats).sum(1), 1, atol=floor + 1e-12, rtol=0)
 
 
 def test_bins_are_masses_of_the_gaussian(x64):
@@ -38,19 +38,19 @@ def test_bins_are_masses_of_the_gaussian(x64):
 
 
 def test_bins_are_right_in_both_far_tails(x64):
-    """1000 standard deviations away all of the mass of a bin lies at its near edge: log phi(a) - log a there."""
+    """1000 standard deviations away the mass of a bin is that beyond its near edge a: phi(a)/a (1 - 1/a² + 3/a⁴ …)."""
     sigma, half = 1e-3, 1 / 255
     level = grid(256)[128]
     decode = jax.jit(decoders.bins(256))
     for side in (-1, 1):
         mean = level + side * (1.0 + half)
         a = 1.0 / sigma
-        expected = 0.5 * a**2 + 0.5 * np.log(2 * np.pi) + np.log(a)
+        expected = 0.5 * a**2 + 0.5 * np.log(2 * np.pi) + np.log(a) - np.log1p(-1 / a**2 + 3 / a**4)
         nats = decode(level, mean, jnp.log(sigma**2))
-        assert float(nats) == pytest.approx(expected, abs=2e-6)
+        assert float(nats) == pytest.approx(expected, abs=1e-8)
 
 
-@pytest.mark.parametrize("name", [*OF_LEVELS, "density"])
+@pytest.mark.parametrize("name", [*WITH_LEVELS, "density"])
 @pytest.mark.parametrize("sigma", [1e-3, 1e-2, 1.0, 30.0])
 def test_float32_agrees_with_float64_and_gradients_are_finite(name, sigma):
     x = grid(256)[jnp.array([0, 1, 100, 128, 254, 255])][:, None]
@@ -66,30 +66,32 @@ def test_float32_agrees_with_float64_and_gradients_are_finite(name, sigma):
     narrow = decode(x, mean, log_var)
     with jax.enable_x64(True):
         wide = decode(*(jnp.asarray(np.asarray(v), jnp.float64) for v in (x, mean, log_var)))
-        if name == "bins_tanh":  # in float32 a difference of tanhs is lost below 1e-7 of a mass
-            seen = np.asarray(wide) < 7
-            np.testing.assert_allclose(np.asarray(narrow)[seen], np.asarray(wide)[seen], atol=2e-3)
-        else:
-            np.testing.assert_allclose(narrow, wide, rtol=2e-4, atol=2e-4)
+        # A bin has a share 2/255/sigma of a wide Gaussian, and float32 knows its edges to 1.2e-7.
+        atol = 5e-4 + 10 * 1.2e-7 * sigma * 255 / 2
+        representable = np.asarray(wide) < (7 if name == "bins_tanh" else np.inf)  # differences of tanhs above 1e-3
+        atol = 2e-3 if name == "bins_tanh" else atol
+        np.testing.assert_allclose(
+            np.asarray(narrow)[representable], np.asarray(wide)[representable], rtol=5e-4, atol=atol
+        )
 
 
 def test_tanh_approximation_is_close_to_the_exact_one(x64):
-    """Of two levels, the lower has the mass Phi(-mean / sigma): 1.79e-4 off at 2.59, and less everywhere else."""
+    """Of two levels, the lower has the mass Phi(-mean / sigma): at most 1.79e-4 off, at 2.59."""
     mean = jnp.linspace(-5, 5, 10_001)
     exact, approximate = (
         jax.jit(decoders.DECODERS[n](2))(-jnp.ones_like(mean), mean, 0.0) for n in ("bins", "bins_tanh")
     )
     difference = np.abs(np.exp(-exact) - np.exp(-approximate))
-    assert difference.max() == pytest.approx(1.789e-4, rel=1e-3)
-    assert abs(mean[difference.argmax()]) == pytest.approx(2.592, abs=2e-3)
+    assert difference.max() == pytest.approx(1.789e-4, rel=5e-3)
+    assert abs(mean[difference.argmax()]) == pytest.approx(2.592, abs=2e-2)
 
 
-def test_density_is_the_gaussians():
+def test_density_is_the_gaussian_density(x64):
     nats = decoders.density()(jnp.array([0.3]), jnp.array([-0.2]), jnp.log(jnp.array([0.49])))
-    np.testing.assert_allclose(nats, -stats.norm(-0.2, 0.7).logpdf(0.3), rtol=1e-6)
+    np.testing.assert_allclose(nats, -stats.norm(-0.2, 0.7).logpdf(0.3), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", OF_LEVELS)
-def test_data_without_levels_need_the_density(name):
-    with pytest.raises(ValueError, match=r"the data have levels=0; use bound\.decoder=density"):
+@pytest.mark.parametrize("name", WITH_LEVELS)
+def test_data_without_levels_are_refused(name):
+    with pytest.raises(ValueError, match=r"bound\.decoder"):
         decoders.DECODERS[name](0)

@@ -1,4 +1,4 @@
-"""Weights against their definitions in x0, and the loss of the exact denoiser against its closed form."""
+"""Losses: weights against their definitions, and the loss of the exact denoiser in closed form."""
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +34,11 @@ def squared_error(predict, target):
 @pytest.mark.parametrize("name", WEIGHT_OF_X0)
 @pytest.mark.parametrize("target", prediction.TARGETS)
 def test_weight_is_the_same_on_x0_whatever_the_network_predicts(name, target):
-    """An error d in x0 (x_t known) is an error (a - b alpha/sigma) d in the target."""
-    a, b = row = prediction.TARGETS[target]()(SCHEDULE, AT)
+    """An error d of x0 (x_t known) is an error (a - b alpha/sigma) d of the target."""
+    a, b = ab = prediction.TARGETS[target]()(SCHEDULE, AT)
     scale = (a - b * AT.alpha / AT.sigma) ** 2
     np.testing.assert_allclose(
-        losses.WEIGHTS[name](**OPTIONS.get(name, {}))(AT, row) * scale, WEIGHT_OF_X0[name], rtol=1e-5
+        losses.WEIGHTS[name](**OPTIONS.get(name, {}))(AT, ab) * scale, WEIGHT_OF_X0[name], rtol=1e-5
     )
 
 
@@ -48,7 +48,7 @@ def test_simple_is_one_on_the_target_itself():
 
 @pytest.mark.parametrize("target", ["eps", "x0", "v"])
 def test_loss_of_the_exact_denoiser_is_the_conditional_variance(target, x64):
-    """For x0 ~ N(0, v): Var[x0 | x_t] = v sigma²/(alpha² v + sigma²), and the target's error is a known multiple."""
+    """For x0 ~ N(0, v): Var[x0 | x_t] = v sigma²/(alpha² v + sigma²), times the factor to the target's error."""
     variance, n = 0.3, 40_000
     data = oracles.Mixture(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), variance))
     make = prediction.TARGETS[target]()
@@ -59,14 +59,14 @@ def test_loss_of_the_exact_denoiser_is_the_conditional_variance(target, x64):
     per_example, metrics = loss(None, batch, t, jax.random.split(jax.random.key(1), n))
     at = level(SCHEDULE, t[:1])
     a, b = make(SCHEDULE, at)
-    of_x0 = variance * at.sigma**2 / (at.alpha**2 * variance + at.sigma**2)
-    expected = float((of_x0 * (a - b * at.alpha / at.sigma) ** 2)[0])
+    x0_variance = variance * at.sigma**2 / (at.alpha**2 * variance + at.sigma**2)
+    expected = float((x0_variance * (a - b * at.alpha / at.sigma) ** 2)[0])
     standard_error = float(per_example.std()) / n**0.5
     assert abs(float(per_example.mean()) - expected) < 4 * standard_error
     np.testing.assert_array_equal(metrics["mse"], per_example)
 
 
-def test_keys_reach_the_network_only_with_dropout_and_labels_always():
+def test_network_gets_keys_only_with_dropout_and_labels_always():
     seen = []
 
     def predict(params, x, at, label, keys):
@@ -82,7 +82,7 @@ def test_keys_reach_the_network_only_with_dropout_and_labels_always():
     assert seen[0][1].shape == (2,) and seen[1][1] is None
 
 
-def test_noise_depends_on_each_examples_own_key():
+def test_noise_of_an_example_depends_on_its_own_key():
     def predict(params, x, at, label, keys):
         return prediction.Prediction(x, jnp.zeros_like(x), None)
 
@@ -99,17 +99,17 @@ def test_level_is_a_plain_tuple():
     assert isinstance(AT, Level) and len(jax.tree.leaves(AT)) == 3
 
 
-ROWS = loop.rows(GaussianProcess(), SCHEDULE, loop.uniform_times(100, 100), denoise=True)
+GRID = loop.rows(GaussianProcess(), SCHEDULE, loop.uniform_times(100, 100), denoise=True)
 
 
 def vlb_term(kernel, stop_mean=False):
     return losses.vlb(
-        bound.step_term(GaussianProcess(), kernel, decoders.density()), lambda params: ROWS, 100, stop_mean=stop_mean
+        bound.step_term(GaussianProcess(), kernel, decoders.density()), lambda params: GRID, 100, stop_mean=stop_mean
     )
 
 
-def test_the_sum_of_all_terms_is_what_random_times_estimate(x64):
-    """The mean of the vlb loss over random t, plus L_T, is the bound: within 3 standard errors, at a fixed seed."""
+def test_random_times_estimate_the_sum_of_all_terms(x64):
+    """The mean of the vlb loss over random t is the sum of its terms, within 3 standard errors at a fixed seed."""
     variance, n = 0.3, 60_000
     data = oracles.Mixture(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), variance))
     kernel = reverse.fixed_large(GaussianProcess())
@@ -126,21 +126,24 @@ def test_the_sum_of_all_terms_is_what_random_times_estimate(x64):
 
     term = bound.step_term(GaussianProcess(), kernel, decoders.density())
 
-    def of_step(numbered):  # each t with its own large sample
-        i, row = numbered
-        row = jax.tree.map(lambda field: jnp.full(n, field), row)
-        x_t = GaussianProcess().corrupt(row.at, batch["x0"], jax.random.normal(jax.random.fold_in(key, i), (n, 1)))
-        return term(row, oracles.exact(data)(x_t, row.at), batch["x0"], x_t).mean()
+    def mean_term(numbered):  # each t with its own large sample
+        i, step = numbered
+        step = jax.tree.map(lambda field: jnp.full(n, field), step)
+        x_t = GaussianProcess().corrupt(step.at, batch["x0"], jax.random.normal(jax.random.fold_in(key, i), (n, 1)))
+        return term(step, oracles.exact(data)(x_t, step.at), batch["x0"], x_t).mean()
 
-    numbered = (jnp.arange(100), jax.tree.map(jnp.asarray, ROWS))
-    every = float(jax.jit(lambda: jax.lax.map(of_step, numbered).sum())())
+    numbered = (jnp.arange(100), jax.tree.map(jnp.asarray, GRID))
+    every = float(jax.jit(lambda: jax.lax.map(mean_term, numbered).sum())())
     standard_error = float(per_example.std()) / n**0.5
     assert abs(float(per_example.mean()) - every / np.log(2)) < 3 * standard_error
-    assert standard_error < 0.2  # and L_0 alone is -3
+    assert standard_error < 0.5  # L_0 alone is -3
 
 
 def test_hybrid_trains_the_mean_by_the_squared_error_alone():
-    """Nichol and Dhariwal 2021, eq. 16: no gradient of the bound reaches the mean, none of the error the variance."""
+    """The bound has no gradient in the mean, the squared error none in the variance.
+
+    Reference: Nichol and Dhariwal 2021, eq. 16.
+    """
     kernel = reverse.learned_range(GaussianProcess())
 
     def predict(params, x, at, label, keys):
@@ -164,58 +167,58 @@ def test_hybrid_trains_the_mean_by_the_squared_error_alone():
     assert abs(float(full["mean"])) > 0
 
 
-def test_learned_variance_finds_the_best_one(x64):
-    """Minimising the bound over the head alone gives the variance that is exact for Gaussian data."""
+def test_bound_is_least_at_the_exact_variance(x64):
+    """Minimised over the head alone, the bound gives the variance that is exact for Gaussian data."""
     variance, n = 0.3, 40_000
     data = oracles.Mixture(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), variance))
     term = bound.step_term(GaussianProcess(), reverse.learned_diagonal(GaussianProcess()), decoders.density())
-    row = jax.tree.map(lambda field: jnp.full(n, field[40]), ROWS)
+    step = jax.tree.map(lambda field: jnp.full(n, field[40]), GRID)
     keys = jax.random.split(jax.random.key(0), 2)
     x0 = variance**0.5 * jax.random.normal(keys[0], (n, 1))
-    x_t = GaussianProcess().corrupt(row.at, x0, jax.random.normal(keys[1], (n, 1)))
-    guess = oracles.exact(data)(x_t, row.at)
+    x_t = GaussianProcess().corrupt(step.at, x0, jax.random.normal(keys[1], (n, 1)))
+    guess = oracles.exact(data)(x_t, step.at)
 
     def value(head):
-        return term(row, guess._replace(head=jnp.full((n, 1), head)), x0, x_t).mean()
+        return term(step, guess._replace(head=jnp.full((n, 1), head)), x0, x_t).mean()
 
     heads = jnp.linspace(-8, 0, 801)
     best = float(heads[jnp.argmin(jax.lax.map(value, heads))])
-    at, to = (jax.tree.map(lambda f: float(f[0]), level) for level in (row.at, row.to))
+    at, to = (jax.tree.map(lambda f: float(f[0]), level) for level in (step.at, step.to))
     ratio = at.alpha / to.alpha
     marginal = [level.alpha**2 * variance + level.sigma**2 for level in (to, at)]
     exact = marginal[0] - (ratio * marginal[0]) ** 2 / marginal[1]  # Var[x_s | x_t] of jointly Gaussian x_s, x_t
     assert best == pytest.approx(np.log(exact), abs=0.03)
 
 
-def test_gamma_rate_is_that_of_the_sde():
-    """g²/sigma²: beta/(1 - alpha²) for VP, 2 log(sigma_max/sigma_min) for VE, the slope of a straight gamma."""
+def test_gamma_rate_is_that_of_the_sde(x64):
+    """g²/sigma²: beta/(1 - alpha²) for VP, 2 log(sigma_max/sigma_min) for VE, the slope of a linear gamma."""
     t = jnp.array([1e-5, 1e-3, 0.3, 1.0])
     beta, integral = 0.1 + 19.9 * t, 0.1 * t + 9.95 * t**2
-    np.testing.assert_allclose(losses.gamma_rate(schedules.vp(), t), beta / -jnp.expm1(-integral), rtol=1e-4)
-    np.testing.assert_allclose(losses.gamma_rate(schedules.ve(0.01, 50.0), t), 2 * np.log(5000), rtol=1e-5)
-    np.testing.assert_allclose(losses.gamma_rate(schedules.linear_logsnr(-13.3, 5.0), t), 18.3, rtol=1e-5)
+    np.testing.assert_allclose(losses.gamma_rate(schedules.vp(), t), beta / -jnp.expm1(-integral), rtol=1e-9)
+    np.testing.assert_allclose(losses.gamma_rate(schedules.ve(0.01, 50.0), t), 2 * np.log(5000), rtol=1e-9)
+    np.testing.assert_allclose(losses.gamma_rate(schedules.linear_logsnr(-13.3, 5.0), t), 18.3, rtol=1e-9)
 
 
-def test_edm_weight_is_one_on_the_target_of_edm():
+def test_edm_weight_is_one_on_the_target_of_edm(x64):
     at = level(schedules.edm(), jnp.linspace(0, 1, 7))
-    row = prediction.edm(0.7)(None, at)
-    np.testing.assert_allclose(losses.edm(0.7)(at, row), 1, rtol=1e-4)
+    ab = prediction.edm(0.7)(None, at)
+    np.testing.assert_allclose(losses.edm(0.7)(at, ab), 1, rtol=1e-9)
 
 
-def test_reductions_differ_by_the_number_of_dimensions():
+def test_reductions_differ_by_the_number_of_dimensions(x64):
     data = {"x0": jax.random.normal(jax.random.key(0), (4, 3, 2)), "label": jnp.full(4, -1)}
-    found = {}
+    per_example = {}
     for name in losses.REDUCTIONS:
         term = losses.weighted_mse(lambda params: SCHEDULE, prediction.eps(), losses.simple(), name)
         predict = lambda params, x, *args: prediction.Prediction(x, 0.5 * x, None)  # noqa: E731
         loss = losses.weighted_sum(predict, GaussianProcess(), lambda params: SCHEDULE, {"mse": (1.0, term)})
-        found[name] = loss(None, data, jnp.full(4, 0.4), jax.random.split(jax.random.key(1), 4))[0]
-    np.testing.assert_allclose(found["sum"], 6 * found["mean"], rtol=1e-5)
-    np.testing.assert_allclose(found["half_sum"], 3 * found["mean"], rtol=1e-5)
+        per_example[name] = loss(None, data, jnp.full(4, 0.4), jax.random.split(jax.random.key(1), 4))[0]
+    np.testing.assert_allclose(per_example["sum"], 6 * per_example["mean"], rtol=1e-12)
+    np.testing.assert_allclose(per_example["half_sum"], 3 * per_example["mean"], rtol=1e-12)
 
 
 def line(params):
-    """VDM's learned schedule of two numbers: gamma = b + |w| t."""
+    """Learned schedule with two parameters: gamma = b + |w| t."""
 
     def schedule(t):
         gamma = params["b"] + jnp.abs(params["w"]) * t
@@ -234,7 +237,7 @@ def vdm_loss(data):
     )
 
 
-def test_bound_in_continuous_time_of_gaussian_data_is_their_entropy(x64):
+def test_vdm_loss_of_gaussian_data_is_their_entropy(x64):
     variance, n = 0.3, 200_000
     data = oracles.Mixture(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), variance))
     params = {"b": jnp.array(-13.3), "w": jnp.array(18.3)}
@@ -243,13 +246,13 @@ def test_bound_in_continuous_time_of_gaussian_data_is_their_entropy(x64):
     per_example, metrics = jax.jit(vdm_loss(data))(params, batch, t, jax.random.split(jax.random.key(1), n))
     entropy = 0.5 * np.log2(2 * np.pi * np.e * variance)
     standard_error = float(per_example.std()) / n**0.5
-    assert abs(float(per_example.mean()) - entropy) < 4 * standard_error and standard_error < 0.04
+    assert abs(float(per_example.mean()) - entropy) < 4 * standard_error and standard_error < 0.1
     assert set(metrics) == {"diffusion", "prior", "reconstruction"}
     np.testing.assert_allclose(sum(metrics.values()), per_example, rtol=1e-12, atol=1e-13)
 
 
-def test_bound_in_continuous_time_trains_the_schedule(x64):
-    """Its gradient in the two parameters of the schedule is that of finite differences, and not zero."""
+def test_vdm_loss_trains_the_schedule(x64):
+    """The gradient in the two parameters of the schedule agrees with finite differences, and is not zero."""
     batch = {"x0": jax.random.normal(jax.random.key(0), (64, 2)), "label": jnp.full(64, -1)}
     keys, t = jax.random.split(jax.random.key(1), 64), (0.5 + jnp.arange(64)) / 64
 

@@ -1,4 +1,4 @@
-"""Every parameterisation is one linear system: round trips, and the stated conditioning in float32."""
+"""Parameterisations as linear systems: round trips, and errors in float32; conditioning; denoisers."""
 
 import jax
 import jax.numpy as jnp
@@ -28,16 +28,16 @@ def pair(dtype):
 
 
 def round_trip(target, schedule, dtype):
-    """Errors of (x0, eps) recovered from the target, the level, and the condition number of the 2x2 system [STEPS]."""
+    """Return the errors [STEPS] of (x0, eps) recovered from the target, the condition numbers, and the levels."""
     x0, eps = pair(dtype)
     at = level(schedule, jnp.arange(1, STEPS + 1, dtype=dtype) / STEPS)
     x_t = GaussianProcess().corrupt(at, x0, eps)
-    row = target(schedule, at)
-    output = prediction.combine_x0_eps(row, x0, eps)
-    got = prediction.solve_x0_eps(row, at, x_t, output)
+    ab = target(schedule, at)
+    output = prediction.combine_x0_eps(ab, x0, eps)
+    got = prediction.solve_x0_eps(ab, at, x_t, output)
     errors = [np.abs(np.asarray(g - w)).max((1, 2)) for g, w in zip(got, (x0, eps), strict=True)]
-    # rows scaled to 1: how large a and b themselves are says nothing about the system
-    system = np.moveaxis(np.array([[at.alpha, at.sigma], row], np.float64), -1, 0)
+    # Both equations are scaled to 1: the size of a and b does not matter to the conditioning.
+    system = np.moveaxis(np.array([[at.alpha, at.sigma], ab], np.float64), -1, 0)
     condition = np.linalg.cond(system / np.linalg.norm(system, axis=2, keepdims=True))
     return np.max(errors, axis=0), condition, at
 
@@ -57,20 +57,21 @@ def test_round_trip_in_float32(target, schedule):
     if target == "posterior_mean":
         moderate = np.zeros_like(moderate)
     scale = np.hypot(at.alpha, at.sigma)  # of x_t: 1 unless the variance explodes
-    assert np.all(error[moderate] < 1e-5 * scale[moderate])
-    assert np.all(error[~moderate] < 1e-6 * (condition * scale)[~moderate])
+    assert np.all(error[moderate] < 5e-5 * scale[moderate])
+    # Some ten operations on numbers up to 4, each with a relative error of 1.2e-7, times the condition number.
+    assert np.all(error < 5e-6 * condition * scale)
 
 
-def test_rows_are_the_definitions():
+def test_coefficients_are_the_definitions(x64):
     at = Level(jnp.array([0.4]), jnp.log(jnp.array([0.6])), jnp.log(jnp.array([0.8])))
     x0, eps = jnp.array([[2.0]]), jnp.array([[-1.0]])
     expected = {"eps": -1.0, "x0": 2.0, "v": 0.6 * -1 - 0.8 * 2, "score": 1 / 0.8}
     for name, value in expected.items():
         got = prediction.combine_x0_eps(TARGETS[name](None, at), x0, eps)
-        assert float(got[0, 0]) == pytest.approx(value, rel=1e-6)
+        assert float(got[0, 0]) == pytest.approx(value, rel=1e-12)
 
 
-def test_edm_is_the_preconditioning_of_the_paper():
+def test_edm_is_the_preconditioning_of_the_paper(x64):
     """x0 = c_skip x + c_out F with x = x_t/alpha, c_in x has variance 1, and d = 1 in a VP process gives -v."""
     d, sigma = 0.5, jnp.array([0.002, 0.3, 80.0])
     c_skip, c_out = d**2 / (sigma**2 + d**2), sigma * d / jnp.sqrt(sigma**2 + d**2)
@@ -78,18 +79,18 @@ def test_edm_is_the_preconditioning_of_the_paper():
         at = Level(sigma, jnp.full(3, jnp.log(alpha)), jnp.log(alpha * sigma))
         x, output = jax.random.normal(jax.random.key(0), (2, 3, 4))
         got, _ = prediction.solve_x0_eps(prediction.edm(d)(None, at), at, alpha * x, output)
-        np.testing.assert_allclose(got, c_skip[:, None] * x + c_out[:, None] * output, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(prediction.unit_variance(d)(at) * alpha, 1 / jnp.sqrt(sigma**2 + d**2), rtol=1e-5)
+        np.testing.assert_allclose(got, c_skip[:, None] * x + c_out[:, None] * output, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(prediction.unit_variance(d)(at) * alpha, 1 / jnp.sqrt(sigma**2 + d**2), rtol=1e-12)
     at = level(schedules.vp(), jnp.array([0.1, 0.6]))
     for a, b in zip(prediction.edm(1.0)(None, at), prediction.v()(None, at), strict=True):
-        np.testing.assert_allclose(a, -b, rtol=1e-5)
+        np.testing.assert_allclose(a, -b, rtol=1e-12)
 
 
-def test_the_network_sees_the_scaled_input():
+def test_input_scale_is_applied_at_the_input_alone(x64):
     at = Level(jnp.array([0.5]), jnp.log(jnp.array([0.6])), jnp.log(jnp.array([0.8])))
     seen = []
 
-    def apply(variables, x, told, label, keys):
+    def apply(variables, x, conditioning, label, keys):
         seen.append(x)
         return x
 
@@ -98,7 +99,7 @@ def test_the_network_sees_the_scaled_input():
             apply, lambda params: None, TARGETS["x0"], prediction.time_conditioning(), input_scale=scale
         )({"net": None}, jnp.ones((1, 2)), at)
     np.testing.assert_array_equal(seen[0], 1)
-    np.testing.assert_allclose(seen[1], 1 / np.sqrt(0.64 + 0.09), rtol=1e-6)
+    np.testing.assert_allclose(seen[1], 1 / np.sqrt(0.64 + 0.09), rtol=1e-12)
 
 
 def test_posterior_mean_is_that_of_the_process(x64):
@@ -107,17 +108,18 @@ def test_posterior_mean_is_that_of_the_process(x64):
     at = level(schedule, t)
     x0, eps = jax.random.normal(jax.random.key(1), (2, 3, 4))
     x_t = GaussianProcess().corrupt(at, x0, eps)
-    mean, _ = GaussianProcess().posterior(step_coefficients(at, level(schedule, t - 1 / STEPS)), x0, x_t)
+    step = step_coefficients(at, level(schedule, t - 1 / STEPS))
+    mean, _ = GaussianProcess().posterior(step, x0, x_t)
     got = prediction.combine_x0_eps(TARGETS["posterior_mean"](schedule, at), x0, eps)
     np.testing.assert_allclose(got, mean, atol=1e-12)
     np.testing.assert_allclose(got[2], x0[2], atol=1e-12)  # the last step ends at x0 itself
 
 
-def test_predictor_splits_off_the_head_and_passes_everything_on():
+def test_denoiser_splits_off_the_head_and_passes_everything_on(x64):
     seen = {}
 
-    def apply(variables, x, told, label, keys):
-        seen.update(params=variables["params"], told=told, label=label, keys=keys)
+    def apply(variables, x, conditioning, label, keys):
+        seen.update(params=variables["params"], conditioning=conditioning, label=label, keys=keys)
         return jnp.concatenate([0 * x, x + 7], -1)
 
     schedule = schedules.linear(1000)
@@ -128,41 +130,41 @@ def test_predictor_splits_off_the_head_and_passes_everything_on():
     x_t = jnp.ones((2, 4, 4, 3))
     got = predict({"net": "p"}, x_t, at, "label", "keys")
     assert seen["params"] == "p" and seen["label"] == "label" and seen["keys"] == "keys"
-    np.testing.assert_array_equal(seen["told"], [0, 999])
-    np.testing.assert_allclose(got.x0, x_t / at.alpha[:, None, None, None], rtol=1e-6)
+    np.testing.assert_array_equal(seen["conditioning"], [0, 999])
+    np.testing.assert_allclose(got.x0, x_t / at.alpha[:, None, None, None], rtol=1e-12)
     np.testing.assert_array_equal(got.head, 8)
 
 
 @pytest.mark.parametrize("steps", [40, 200, 1000, 2000, 4000])
-def test_step_told_is_a_whole_number_on_the_chain(steps):
+def test_step_conditioning_is_a_whole_number_on_the_chain(steps):
     t = jnp.asarray(np.arange(1, steps + 1) / steps, jnp.float32)
     at = Level(t, t, t)
     np.testing.assert_array_equal(prediction.step_conditioning(steps)(at), np.arange(steps))
     between = prediction.step_conditioning(steps)(Level(jnp.array(10.5 / steps), t[0], t[0]))
-    assert float(between) == pytest.approx(9.5, abs=1e-4)
+    assert float(between) == pytest.approx(9.5, abs=1e-3)
 
 
-def test_other_ways_to_tell_the_level():
+def test_conditioning_functions_are_the_definitions(x64):
     at = Level(jnp.array([0.5]), jnp.log(jnp.array([0.6])), jnp.log(jnp.array([0.3])))
-    assert float(prediction.time_conditioning()(at)[0]) == pytest.approx(499.5)
-    assert float(prediction.logsnr_conditioning()(at)[0]) == pytest.approx(np.log(4), rel=1e-6)
-    assert float(prediction.log_sigma_conditioning()(at)[0]) == pytest.approx(np.log(0.5) / 4, rel=1e-6)
+    assert float(prediction.time_conditioning()(at)[0]) == pytest.approx(499.5, rel=1e-12)
+    assert float(prediction.logsnr_conditioning()(at)[0]) == pytest.approx(np.log(4), rel=1e-12)
+    assert float(prediction.log_sigma_conditioning()(at)[0]) == pytest.approx(np.log(0.5) / 4, rel=1e-12)
 
 
-def test_clip_x0_keeps_the_pair_consistent():
+def test_clip_x0_keeps_the_pair_consistent(x64):
     at = Level(jnp.array([0.5]), jnp.log(jnp.array([0.6])), jnp.log(jnp.array([0.8])))
     x_t = jnp.array([[2.0, 0.3]])
     free = prediction.Prediction(jnp.array([[3.0, 0.2]]), (x_t - 0.6 * jnp.array([[3.0, 0.2]])) / 0.8, None)
     got = prediction.clip_x0(lambda *args: free)(None, x_t, at)
-    np.testing.assert_allclose(got.x0, [[1.0, 0.2]], rtol=1e-6)
-    np.testing.assert_allclose(0.6 * got.x0 + 0.8 * got.eps, x_t, rtol=1e-6)
+    np.testing.assert_allclose(got.x0, [[1.0, 0.2]], rtol=1e-12)
+    np.testing.assert_allclose(0.6 * got.x0 + 0.8 * got.eps, x_t, rtol=1e-12)
 
 
 def test_labels_are_dropped_in_training_alone_and_by_the_key_of_each_example():
-    told = []
+    labels = []
 
     def predict(params, x_t, at, label, keys):
-        told.append(label)
+        labels.append(label)
 
     keys = jax.random.split(jax.random.key(0), 2000)
     label = jnp.arange(2000) % 10
@@ -170,8 +172,8 @@ def test_labels_are_dropped_in_training_alone_and_by_the_key_of_each_example():
     dropping(None, None, None, label, keys)
     dropping(None, None, None, label[::-1], keys[::-1])
     dropping(None, None, None, label, None)
-    dropped = np.asarray(told[0] == -1)
+    dropped = np.asarray(labels[0] == -1)
     assert abs(dropped.mean() - 0.2) < 4 * np.sqrt(0.2 * 0.8 / 2000)
-    np.testing.assert_array_equal(np.where(dropped, -1, label), told[0])
-    np.testing.assert_array_equal(told[1][::-1], told[0])
-    np.testing.assert_array_equal(told[2], label)
+    np.testing.assert_array_equal(np.where(dropped, -1, label), labels[0])
+    np.testing.assert_array_equal(labels[1][::-1], labels[0])
+    np.testing.assert_array_equal(labels[2], label)

@@ -1,4 +1,4 @@
-"""Times: their law, their chain values, and that they depend on the place in the global batch alone."""
+"""Time samplers: distribution, values on a chain, and dependence on the place in the global batch alone."""
 
 import collections
 
@@ -28,11 +28,11 @@ def test_chain_times_cover_one_to_num_steps_evenly(name):
 def test_continuous_times_are_uniform_above_min_t(name):
     t, _ = time_sampling.TIME_SAMPLERS[name](0, 0.1).sample(None, jax.random.key(1), INDEX, 4096)
     assert float(t.min()) >= 0.1 and float(t.max()) <= 1
-    assert float(t.mean()) == pytest.approx(0.55, abs=0.02)
+    assert float(t.mean()) == pytest.approx(0.55, abs=5 * 0.9 / (12 * 4096) ** 0.5)  # 5 standard errors
 
 
 @pytest.mark.parametrize("name", ["uniform", "low_discrepancy"])
-def test_a_share_of_the_batch_sees_the_times_of_the_whole(name):
+def test_part_of_the_batch_has_the_times_of_the_whole(name):
     sample_times = time_sampling.TIME_SAMPLERS[name](1000).sample
     whole, _ = sample_times(None, jax.random.key(2), jnp.arange(32), 32)
     share, _ = sample_times(None, jax.random.key(2), jnp.arange(8, 16), 32)
@@ -54,7 +54,7 @@ def test_only_importance_has_a_history():
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_history_is_the_last_losses_of_each_step(batch):
-    """Against deques filled one loss after the other; a batch may hold one step more often than the window."""
+    """Compare with deques filled one loss after the other; a batch may hold a step more often than the window."""
     steps, window = 5, 4
     sampler = time_sampling.importance(steps, window=window)
     history, expected = sampler.init(), [collections.deque(maxlen=window) for _ in range(steps)]
@@ -79,8 +79,8 @@ def test_importance_is_uniform_until_every_step_has_its_losses():
     assert np.all(np.abs(np.bincount(np.round(t * 4).astype(int))[1:] - 1024) < 5 * 28)
 
 
-def test_importance_draws_by_the_size_of_the_losses_and_weighs_it_out():
-    """p(k) ~ sqrt(mean of squares), with a uniform share; weight · p is uniform, so every mean stays unbiased."""
+def test_importance_samples_by_the_size_of_the_losses_and_is_unbiased():
+    """p(k) ~ sqrt(mean of squares), with a uniform share; weight · p is uniform, so that means are unbiased."""
     sampler = time_sampling.importance(3, window=2, uniform_share=0.1)
     losses = jnp.array([[3.0, 4.0], [0.0, 1.0], [10.0, 0.0]])
     history = {"losses": losses, "count": jnp.array([2, 2, 5])}
@@ -89,19 +89,21 @@ def test_importance_draws_by_the_size_of_the_losses_and_weighs_it_out():
     size = np.sqrt(np.mean(np.asarray(losses) ** 2, 1))
     p = 0.9 * size / size.sum() + 0.1 / 3
     k = np.round(np.asarray(t) * 3).astype(int)
-    np.testing.assert_allclose(np.bincount(k)[1:] / len(index), p, atol=5e-3)
+    standard_errors = np.sqrt(p * (1 - p) / len(index))
+    np.testing.assert_array_less(np.abs(np.bincount(k)[1:] / len(index) - p), 5 * standard_errors)
     np.testing.assert_allclose(weight, (1 / (3 * p))[k - 1], rtol=1e-5)
     values = np.array([5.0, -2.0, 1.0])
-    assert float(np.mean(np.asarray(weight) * values[k - 1])) == pytest.approx(values.mean(), abs=0.02)
+    weighted = np.asarray(weight) * values[k - 1]
+    assert abs(weighted.mean() - values.mean()) < 5 * weighted.std() / len(index) ** 0.5
 
 
 def test_importance_needs_a_chain():
-    with pytest.raises(ValueError, match=r"times\.name='importance' .* set process\.num_steps"):
+    with pytest.raises(ValueError, match=r"process\.num_steps"):
         time_sampling.importance(0)
 
 
 @pytest.mark.parametrize("name", ["edm", "ve", "vp"])
-def test_log_normal_is_the_law_of_sigma_over_alpha(name):
+def test_log_normal_is_the_distribution_of_sigma_over_alpha(name):
     schedule = schedules.CONTINUOUS[name]()
     sampler = time_sampling.log_normal(schedule, mean=-1.0, std=0.5)
     t, weight = sampler.sample(None, jax.random.key(0), INDEX, 4096)
@@ -110,6 +112,6 @@ def test_log_normal_is_the_law_of_sigma_over_alpha(name):
     assert abs(value.mean() + 1.0) < 5 * 0.5 / 64 and abs(value.std() - 0.5) < 5 * 0.5 / 90
     np.testing.assert_array_equal(weight, 1)
     share, _ = sampler.sample(None, jax.random.key(0), jnp.arange(8, 16), 4096)
-    np.testing.assert_allclose(share, t[8:16], rtol=1e-6)
+    np.testing.assert_allclose(share, t[8:16], rtol=1e-5)
     late, _ = time_sampling.log_normal(schedule, min_t=0.9).sample(None, jax.random.key(0), INDEX, 4096)
-    assert float(late.min()) == pytest.approx(0.9)
+    assert float(late.min()) == pytest.approx(0.9, rel=1e-5)

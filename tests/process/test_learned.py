@@ -1,4 +1,4 @@
-"""Learned schedules: where they start, that they can be differentiated, and what their parameters do."""
+"""Learned schedules: initial values, gradients, effect of the parameters, and the schedule of a model."""
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +22,18 @@ def host(params):
 
 
 def test_rates_of_2015():
-    """Values computed from the public code's formula, with first_beta in the place of its 0.001 + 1/T."""
+    """Rates by the public code's formula, with first_beta in place of its 0.001 + 1/T."""
     schedule = schedules.dpm2015(1000, first_beta=0.002)
     betas = betas_of(schedule, 1000)
     np.testing.assert_allclose(betas[[0, 1, 499, 999]], [0.002, 0.001001989, 0.001994998, 0.4999955], rtol=1e-6)
-    assert np.exp(2 * in_float64(schedule, np.ones(1))[0][0]) == pytest.approx(9.9161e-4, rel=1e-5)
+    rates = 1e-6 + (1 - 1e-6 - 1e-5) / np.linspace(1000, 2, 1000)[1:]
+    expected = (1 - 0.002) * np.prod(1 - rates)
+    assert np.exp(2 * in_float64(schedule, np.ones(1))[0][0]) == pytest.approx(expected, rel=1e-9)
+    assert expected == pytest.approx(9.9161e-4, rel=1e-4)  # reported
 
 
 @pytest.mark.parametrize("bumps", [0, 4])
-def test_learned_betas_start_there_and_move_as_logits(bumps):
+def test_learned_betas_start_at_the_rates_of_2015_and_move_as_logits(bumps):
     steps = 9
     made = learned.betas(steps, 0.01, bumps)
     params = host(made.init(KEY))
@@ -43,14 +46,14 @@ def test_learned_betas_start_there_and_move_as_logits(bumps):
     np.testing.assert_allclose(np.log(share / (1 - share)) - np.log(before / (1 - before)), 1.3, rtol=1e-9)
 
 
-def test_rows_of_learned_betas_can_be_differentiated_to_the_end(x64):
-    """The last level has no noise, where logarithms are infinite: no gradient may come from there."""
+def test_coefficients_of_learned_betas_can_be_differentiated(x64):
+    """The last level has no noise and infinite logarithms: their gradients must not enter."""
     made = learned.betas(5, 0.01)
     params = host(made.init(KEY))
 
     def total(perturbation):
-        rows = GaussianProcess().coefficients(made.schedule({"perturbation": perturbation}), jnp.linspace(1, 0, 6))
-        return rows.x0_scale.sum() + rows.x_t_scale.sum() + rows.log_var_large.sum() + rows.log_var_small.sum()
+        grid = GaussianProcess().coefficients(made.schedule({"perturbation": perturbation}), jnp.linspace(1, 0, 6))
+        return grid.x0_scale.sum() + grid.x_t_scale.sum() + grid.log_var_large.sum() + grid.log_var_small.sum()
 
     total = jax.jit(total)
     gradient = jax.grad(total)(jnp.asarray(params["perturbation"]))
@@ -78,12 +81,11 @@ def test_gamma_keeps_its_ends_and_rises(factory):
         np.testing.assert_allclose(gamma[[0, -1]], ends, rtol=1e-9)
 
 
-def test_scalar_gamma_is_the_linear_schedule():
-    found = in_float64(
-        learned.gamma(-6.0, 4.0).schedule(host(learned.gamma(-6.0, 4.0).init(KEY))), np.linspace(0, 1, 9)
-    )
+def test_scalar_gamma_starts_as_the_linear_schedule():
+    made = learned.gamma(-6.0, 4.0)
+    got = in_float64(made.schedule(host(made.init(KEY))), np.linspace(0, 1, 9))
     expected = in_float64(schedules.linear_logsnr(-6.0, 4.0), np.linspace(0, 1, 9))
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
 def test_bumps_sum_to_one_and_sit_on_their_centres():
@@ -97,7 +99,25 @@ def test_bumps_sum_to_one_and_sit_on_their_centres():
 
 def test_too_short_chains_are_refused():
     for factory in (schedules.dpm2015, learned.betas):
-        with pytest.raises(ValueError, match=r"process\.num_steps=1: a chain whose rates are learned needs at least 2"):
+        with pytest.raises(ValueError, match=r"process\.num_steps"):
             factory(1)
-    with pytest.raises(ValueError, match="first_beta=0 must lie between 0 and 1"):
+    with pytest.raises(ValueError, match="first_beta"):
         learned.betas(5, 0)
+
+
+def test_model_schedule_of_a_fixed_schedule_ignores_params():
+    fixed = schedules.cosine(10)
+    path = learned.ModelSchedule(fixed)
+    assert path.fixed is path(None) is path({"schedule": 1}) is fixed
+    assert path.init(KEY) is None and path.freeze({"net": {}}) is path
+
+
+def test_model_schedule_of_a_learned_schedule_reads_its_params():
+    made = learned.gamma(-6.0, 4.0)
+    path = learned.ModelSchedule(made)
+    params = {"net": {}, "schedule": path.init(KEY) | {"bias": jnp.float32(-5.0)}}
+    assert path.fixed is None
+    t = np.linspace(0, 1, 5)
+    frozen = path.freeze(params).fixed
+    np.testing.assert_array_equal(in_float64(frozen, t), in_float64(made.schedule(host(params["schedule"])), t))
+    np.testing.assert_array_equal(path(params)(jnp.asarray(t)), made.schedule(params["schedule"])(jnp.asarray(t)))

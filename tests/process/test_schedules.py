@@ -1,4 +1,4 @@
-"""Schedules against the published tables and their own closed forms, in float64 and at the ends in float32."""
+"""Noise schedules: against published tables and closed forms, in float64 and at the ends in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +39,9 @@ def test_harmonic_destroys_the_signal_linearly():
 
 def test_ends_of_the_sdes():
     one, zero = np.ones(1), np.zeros(1)
-    assert alpha_bar(schedules.vp(), one)[0] == pytest.approx(4.31857e-05, rel=1e-5)
-    assert in_float64(level, schedules.subvp(), one).log_sigma[0] == pytest.approx(np.log(0.99995681), abs=1e-8)
+    assert alpha_bar(schedules.vp(), one)[0] == pytest.approx(np.exp(-10.05), rel=1e-12)  # 4.31857e-05
+    sigma = np.exp(in_float64(level, schedules.subvp(), one).log_sigma[0])
+    assert sigma == pytest.approx(1 - np.exp(-10.05), rel=1e-12)  # 0.99995681
     for make, low, high in ((schedules.ve, 0.01, 50.0), (schedules.edm, 0.002, 80.0)):
         ends = [np.exp(in_float64(level, make(), t).log_sigma[0]) for t in (zero, one)]
         np.testing.assert_allclose(ends, [low, high], rtol=1e-12)
@@ -49,13 +50,14 @@ def test_ends_of_the_sdes():
 def test_levels_of_ncsn():
     log_alpha, log_sigma = in_float64(schedules.geometric(10, 0.01, 1.0), np.arange(11) / 10)
     published = [1, 0.59948, 0.35938, 0.21544, 0.12915, 0.07743, 0.04642, 0.02783, 0.01668, 0.01, 0]
-    np.testing.assert_allclose(np.exp(log_sigma)[::-1], published, atol=5e-6)
+    np.testing.assert_allclose(np.exp(log_sigma)[::-1], published, atol=1e-5)  # a unit of their last digit
+    np.testing.assert_allclose(np.exp(log_sigma)[1:], 0.01 * 100 ** (np.arange(10) / 9), rtol=1e-12)
     np.testing.assert_array_equal(log_alpha, 0)
-    with pytest.raises(ValueError, match=r"process.num_steps=1: levels from sigma_min to sigma_max are at least 2"):
+    with pytest.raises(ValueError, match=r"process\.num_steps"):
         schedules.geometric(1)
 
 
-def test_edm_grid_is_that_of_karras():
+def test_uniform_grid_of_edm_is_the_grid_of_the_paper():
     sigma = np.exp(in_float64(level, schedules.edm(), np.linspace(1, 0, 18)).log_sigma)
     i, rho = np.arange(18), 7
     expected = (80 ** (1 / rho) + i / 17 * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho
@@ -78,7 +80,7 @@ def test_beta_tables_follow_their_rule():
 
 
 @pytest.mark.parametrize("name", every_schedule())
-def test_logsnr_falls_and_variance_is_what_the_schedule_promises(name):
+def test_logsnr_falls_and_variance_is_preserved(name):
     schedule = every_schedule()[name]
     path = in_float64(level, schedule, np.linspace(0, 1, 1001)[1:])
     logsnr = 2 * (path.log_alpha - path.log_sigma)
@@ -93,22 +95,22 @@ def test_float32_agrees_with_float64_at_both_ends(name):
     schedule = every_schedule()[name]
     t = np.array([1e-5, 1e-3, 0.01, 0.5, 0.99, 1.0], np.float32)
     for got, exact in zip(schedule(jnp.asarray(t)), in_float64(schedule, t.astype(float)), strict=True):
-        # the logarithm of a scale is the scale's relative error
+        # an absolute error of the logarithm of a scale is a relative error of the scale
         finite = np.isfinite(exact)
-        np.testing.assert_allclose(np.asarray(got)[finite], exact[finite], rtol=2e-6, atol=2e-6)
+        np.testing.assert_allclose(np.asarray(got)[finite], exact[finite], rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(np.isfinite(got), finite)
 
 
-def test_slope_of_a_chain_is_its_rate():
+def test_slope_of_a_chain_is_its_rate(x64):
     steps = 1000
     slope = jax.jvp(lambda t: schedules.linear(steps)(t)[0], (jnp.array(0.5005),), (jnp.ones(()),))[1]
     beta = np.linspace(1e-4, 0.02, steps)[500]
-    assert float(slope) == pytest.approx(0.5 * np.log1p(-beta) * steps, rel=1e-5)
+    assert float(slope) == pytest.approx(0.5 * np.log1p(-beta) * steps, rel=1e-9)
 
 
 @pytest.mark.parametrize("betas", [[0.1, 1.5], [0.0, 0.1], [-0.1], [float("nan")]])
 def test_betas_outside_the_unit_interval_are_refused(betas):
-    with pytest.raises(ValueError, match=r"betas must lie in \(0, 1\]"):
+    with pytest.raises(ValueError, match="betas"):
         schedules.chain(np.array(betas))
 
 
@@ -117,6 +119,6 @@ def test_time_of_inverts_the_schedule(name):
     schedule = schedules.CONTINUOUS[name]()
     t = jnp.linspace(0.01, 1, 50)
     log_alpha, log_sigma = schedule(t)
-    np.testing.assert_allclose(time_of(schedule, 2 * (log_alpha - log_sigma)), t, atol=2e-6)
+    np.testing.assert_allclose(time_of(schedule, 2 * (log_alpha - log_sigma)), t, atol=1e-5)
     beyond = time_of(schedule, jnp.array([-1e3, 1e3]))
     np.testing.assert_allclose(beyond, [1, 0], atol=1e-6)
