@@ -56,7 +56,7 @@ def rows(x):
     ],
 )
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
-def test_what_is_accepted(save, given, shape, levels, options, suffix):
+def test_valid_arrays(save, given, shape, levels, options, suffix):
     path = save("x.npy", given) if suffix == "npy" else save("x.npz", {"images": given})
     source = arrays("train", path, heldout_fraction=0, **options)
     assert (source.shape, source.levels, source.classes, source.size) == (shape, levels, 0, 20)
@@ -67,7 +67,7 @@ def test_what_is_accepted(save, given, shape, levels, options, suffix):
     np.testing.assert_array_equal(label, -1)
 
 
-def test_labels_follow_their_examples_into_both_splits(save):
+def test_labels_stay_with_their_examples_in_both_splits(save):
     path = save("x.npz", {"images": IMAGES, "labels": LABELS})
     train, heldout = (arrays(split, path, label_key="labels", heldout_fraction=0.25) for split in ("train", "heldout"))
     assert (train.size, heldout.size, train.classes, heldout.classes) == (15, 5, 3, 3)
@@ -79,7 +79,7 @@ def test_labels_follow_their_examples_into_both_splits(save):
     assert not rows(everything(train)[0]) & rows(everything(heldout)[0])
 
 
-def test_a_second_file_is_held_out(save):
+def test_second_file_is_the_heldout_split(save):
     path = save("train.npz", {"x": IMAGES[:15], "y": LABELS[:15]})
     other = save("test.npz", {"x": IMAGES[15:17], "y": LABELS[15:17]})
     train = arrays("train", path, label_key="y", heldout=other)
@@ -89,7 +89,7 @@ def test_a_second_file_is_held_out(save):
     assert (train.classes, heldout.classes) == (3, 3)
 
 
-def test_a_key_is_needed_only_where_there_is_a_choice(save):
+def test_key_is_needed_for_several_arrays(save):
     path = save("x.npz", {"a": IMAGES, "b": IMAGES[:, :2], "labels": LABELS})
     assert arrays("train", path, key="b").shape == (2, 4, 3)
     with pytest.raises(ValueError, match=r"'a'.*'b'.*key"):
@@ -134,7 +134,7 @@ def poisoned(value):
         (IMAGES, {"classes": 3}, "classes=3.*label_key"),
     ],
 )
-def test_what_is_refused(save, given, options, message):
+def test_invalid_arrays_raise(save, given, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         arrays("train", save("x.npy", given), **options)
     assert "\n" not in str(caught.value)
@@ -150,13 +150,13 @@ def test_what_is_refused(save, given, options, message):
         (LABELS, {"classes": 2}, "labels .*0 … 1.*0 to 2"),
     ],
 )
-def test_labels_that_are_refused(save, labels, options, message):
+def test_invalid_labels_raise(save, labels, options, message):
     path = save("x.npz", {"images": IMAGES, "labels": labels})
     with pytest.raises(ValueError, match=message):
         arrays("train", path, key="images", label_key="labels", **options)
 
 
-def test_files_that_are_not_what_they_should_be(save, tmp_path):
+def test_missing_and_wrong_files_raise(save, tmp_path):
     with pytest.raises(ValueError, match=r"arrays\.path"):
         arrays("train", "")
     with pytest.raises(FileNotFoundError, match=r"gone\.npz.*data\.arrays\.path"):
@@ -184,7 +184,7 @@ def test_files_that_are_not_what_they_should_be(save, tmp_path):
             arrays("train", save(name, content))
 
 
-def test_nothing_is_ever_unpickled(save):
+def test_pickled_objects_raise(save):
     ragged = np.empty(2, object)
     ragged[:] = [IMAGES[0], IMAGES[1, :2]]
     for path in (
@@ -197,7 +197,7 @@ def test_nothing_is_ever_unpickled(save):
         assert "\n" not in str(caught.value)
 
 
-def test_held_out_files_that_do_not_fit(save):
+def test_mismatched_heldout_files_raise(save):
     path = save("train.npz", {"x": IMAGES, "y": LABELS})
     with pytest.raises(ValueError, match=r"arrays\.heldout"):
         arrays("heldout", path, heldout=path)
@@ -210,7 +210,7 @@ def test_held_out_files_that_do_not_fit(save):
 @settings(DRAWN, max_examples=100)
 @given(damage=ANYWHERE)
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
-def test_a_damaged_file_opens_or_is_refused_in_one_line(save, suffix, damage):
+def test_damaged_file_is_read_or_raises_one_line(save, suffix, damage):
     path = pathlib.Path(save(f"x.{suffix}", IMAGES[:4] if suffix == "npy" else {"images": IMAGES[:4]}))
     content = path.read_bytes()
     path.unlink()  # the array of the example before may still be mapped
@@ -228,7 +228,7 @@ def test_a_damaged_file_opens_or_is_refused_in_one_line(save, suffix, damage):
         st.tuples(st.sampled_from(["path", "heldout"]), TEXT),
     )
 )
-def test_options_of_which_nobody_thought_are_refused_by_name(save, option):
+def test_odd_option_values_raise_with_the_name(save, option):
     path = save("x.npz", {"images": IMAGES, "labels": LABELS})
     name, value = option
     options = {"path": path, "key": "images", "label_key": "labels", name: value}

@@ -7,7 +7,7 @@ from diffusion_jax.data import dead_leaves as leaves
 from diffusion_jax.data.dead_leaves import dead_leaves
 
 
-def test_an_image_is_a_function_of_seed_and_place():
+def test_image_is_a_function_of_seed_and_place():
     source = dead_leaves("train", (16, 12))
     x0, label = source.read(np.arange(200))
     assert x0.shape == (200, 16, 12, 1) and x0.dtype == np.uint8 and (label == -1).all()
@@ -17,7 +17,7 @@ def test_an_image_is_a_function_of_seed_and_place():
         assert (other.read(np.arange(200))[0] != x0).any(axis=(1, 2, 3)).all()
 
 
-def test_images_are_those_of_a_painter_who_takes_one_disc_after_another():
+def test_images_equal_a_disc_by_disc_rendering():
     shape, radii, place = (9, 11), (1.0, 8.0), 7
     image = dead_leaves("train", shape, radii).read(np.array([place]))[0][0, ..., 0]
     share, table, discs = leaves._radius_table(shape, radii)
@@ -31,7 +31,7 @@ def test_images_are_those_of_a_painter_who_takes_one_disc_after_another():
     assert (painted != image).sum() <= 1  # float32 may put a pixel on the other side of an edge
 
 
-def test_greys_are_uniform_and_nothing_depends_on_the_place_in_the_image():
+def test_greys_are_uniform_at_every_pixel():
     x0 = dead_leaves("train", (16, 16)).read(np.arange(3000))[0][..., 0] / 255.0
     error = 4 * (1 / 12 / 3000) ** 0.5
     np.testing.assert_allclose(x0.mean(axis=0), 0.5, atol=1.1 * error)
@@ -40,7 +40,7 @@ def test_greys_are_uniform_and_nothing_depends_on_the_place_in_the_image():
     np.testing.assert_allclose(across + down, np.mean(across + down), atol=0.08)
 
 
-def test_two_pixels_agree_as_often_as_the_geometry_says():
+def test_probability_that_two_pixels_are_equal():
     """P(same leaf) at distance d is A/(2 a - A), a = mean area and A = mean overlap of a disc and itself moved by d.
 
     Source: Lee, Mumford and Huang 2001, section 4: the first leaf to cover either of the two pixels covers both.
@@ -57,6 +57,6 @@ def test_two_pixels_agree_as_often_as_the_geometry_says():
 
 
 @pytest.mark.parametrize("options", [{"radii": (4.0, 2.0)}, {"radii": (0.0, 2.0)}, {"size": 0}, {"shape": (0, 4)}])
-def test_what_cannot_be_made_is_refused(options):
+def test_invalid_options_raise(options):
     with pytest.raises(ValueError, match="dead_leaves"):
         dead_leaves("train", **options)

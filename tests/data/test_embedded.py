@@ -29,7 +29,7 @@ def test_digits_are_the_scans_in_a_fixed_order():
 
 
 @pytest.mark.parametrize("kind", TOYS)
-def test_toys_are_deterministic_and_of_unit_scale(kind):
+def test_toys_are_deterministic_with_unit_variance(kind):
     train, again, heldout = toy2d("train", kind), toy2d("train", kind), toy2d("heldout", kind)
     x0, label = everything(train)
     assert (train.shape, train.levels, x0.dtype) == ((2,), 0, np.float32)
@@ -41,7 +41,7 @@ def test_toys_are_deterministic_and_of_unit_scale(kind):
     assert not np.array_equal(x0, everything(toy2d("train", kind, seed=1))[0])
 
 
-def test_the_mixture_has_the_density_it_states():
+def test_mixture_density():
     x0, label = everything(toy2d("train", "mixture", size=40_000))
     inside = (x0 - RING_MEANS[label]) / RING_STD
     np.testing.assert_allclose(inside.mean(axis=0), 0, atol=0.02)
@@ -49,14 +49,14 @@ def test_the_mixture_has_the_density_it_states():
     np.testing.assert_allclose(np.bincount(label) / len(label), 1 / 8, atol=0.01)
 
 
-def test_the_checkerboard_fills_its_dark_squares_only():
+def test_checkerboard_fills_dark_squares_only():
     x0, label = everything(toy2d("train", "checkerboard"))
     column, row = np.floor(x0 / np.sqrt(3 / 4)).astype(int).T + 2
     assert ((column + row) % 2 == 0).all()
     assert len(set(zip(column, row, label, strict=True))) == 8
 
 
-def test_errors_name_what_is_allowed():
+def test_errors_list_allowed_values():
     with pytest.raises(ValueError, match=r"toy2d\.kind='circle'.*mixture"):
         toy2d("train", "circle")
     with pytest.raises(ValueError, match=r"toy2d\.size=0"):

@@ -10,7 +10,7 @@ from diffusion_jax.data import entropies
 from diffusion_jax.data.embedded import swissroll_curve
 
 
-def test_heartbeat_after_the_first_step_by_brute_force():
+def test_heartbeat_entropy_against_brute_force():
     """The same enumeration over every sequence, of two of the four beats; and a chain's known ceiling."""
     alpha, rate, period, steps = 0.9**0.5, 0.2, 5, 10
     one, zero = 0.9 + 0.1 * rate, 0.1 * rate

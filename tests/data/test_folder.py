@@ -23,7 +23,7 @@ def everything(source):
     return source.read(np.arange(source.size))
 
 
-def test_all_images_in_order_of_their_names(tmp_path):
+def test_images_are_in_order_of_name(tmp_path):
     names = ["b/2.PNG", "b/10.png", "a.bmp", "c/d/e.tiff", "c/f.webp"]
     path = fill(tmp_path, names[:4])
     Image.fromarray(PIXELS[4]).save(tmp_path / names[4], lossless=True)
@@ -51,7 +51,7 @@ def test_linked_folders_are_followed_once(tmp_path):
     np.testing.assert_array_equal(everything(source)[0], PIXELS[[1, 0]])
 
 
-def test_sub_folders_are_classes_and_a_part_is_held_out(tmp_path):
+def test_sub_folders_are_classes_and_a_fraction_is_held_out(tmp_path):
     names = [f"{animal}/{i}.png" for animal in ("cat", "dog", "eel") for i in range(4)]
     path = fill(tmp_path, names)
     train, heldout = (
@@ -67,7 +67,7 @@ def test_sub_folders_are_classes_and_a_part_is_held_out(tmp_path):
     assert sorted(seen) == list(range(12))
 
 
-def test_a_second_folder_is_held_out(tmp_path):
+def test_second_folder_is_the_heldout_split(tmp_path):
     path = fill(tmp_path / "train", ["cat/0.png", "dog/0.png", "eel/0.png"])
     other = fill(tmp_path / "val", ["eel/0.png"], PIXELS[5:])
     train = folder("train", path, size=(6, 4), labels=True, heldout=other)
@@ -84,7 +84,7 @@ def test_a_second_folder_is_held_out(tmp_path):
             folder("heldout", path, size=(6, 4), heldout=inside)
 
 
-def test_folders_that_are_not_what_they_should_be(tmp_path):
+def test_missing_and_wrong_folders_raise(tmp_path):
     with pytest.raises(ValueError, match=r"folder\.path"):
         folder("train", "")
     with pytest.raises(FileNotFoundError, match=r"gone.*data\.folder\.path"):
@@ -103,7 +103,7 @@ def test_folders_that_are_not_what_they_should_be(tmp_path):
         folder("heldout", path, size=(6, 4), heldout=str(tmp_path / "none"))
 
 
-def test_bad_files_are_found_when_the_folder_is_opened(tmp_path):
+def test_bad_files_raise_when_the_folder_is_opened(tmp_path):
     path = fill(tmp_path, [f"{i}.png" for i in range(4)])
     with pytest.raises(ValueError, match=r"\d\.png.*6 x 4.*6 x 6"):
         folder("train", path, size=6)
@@ -114,7 +114,7 @@ def test_bad_files_are_found_when_the_folder_is_opened(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_damage_past_the_header_is_named_when_read(tmp_path):
+def test_damage_past_the_header_raises_when_read(tmp_path):
     path = fill(tmp_path, ["0.png", "1.png"])
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:80])
     source = folder("train", path, size=(6, 4), heldout_fraction=0)
@@ -138,7 +138,7 @@ def test_images_of_many_sizes_are_cropped_and_resized(tmp_path):
 @settings(DRAWN, max_examples=100)
 @given(damage=ANYWHERE)
 @pytest.mark.parametrize("format", ["png", "jpg", "webp", "bmp", "tiff"])
-def test_a_damaged_image_is_read_or_refused_in_one_line(tmp_path, format, damage):
+def test_damaged_image_is_read_or_raises_one_line(tmp_path, format, damage):
     file = tmp_path / f"x.{format}"
     Image.fromarray(PIXELS[0]).save(file)
     file.write_bytes(damaged(file.read_bytes(), **damage))
@@ -156,7 +156,7 @@ def test_a_damaged_image_is_read_or_refused_in_one_line(tmp_path, format, damage
         st.tuples(st.sampled_from(["path", "heldout"]), TEXT),
     )
 )
-def test_options_of_which_nobody_thought_are_refused_by_name(tmp_path, option):
+def test_odd_option_values_raise_with_the_name(tmp_path, option):
     path = fill(tmp_path / "set", ["0.png", "1.png"])
     name, value = option
     assume(value not in (1, 3, [6, 4]))

@@ -15,13 +15,13 @@ def test_every_fifth_bit_is_a_one_and_the_phases_are_even():
     assert np.bincount(label).tolist() == [10] * 5
 
 
-def test_counting_tells_heartbeats_from_others():
+def test_count_of_valid_heartbeats():
     broken = PHASES[0].copy()
     broken[7] = 1
     found = count(np.stack([PHASES[0], PHASES[0], PHASES[3], broken]))
     assert found == {"heartbeat_valid": 0.75, "heartbeat_rarest_phase": 0.0, "heartbeat_commonest_phase": 0.5}
 
 
-def test_too_few_are_refused():
+def test_too_few_examples_raise():
     with pytest.raises(ValueError, match=r"heartbeat\.size=4"):
         heartbeat("train", size=4)

@@ -23,12 +23,12 @@ def decoded(image, rule=RGB, format="png", **options):
 
 
 @pytest.mark.parametrize("format", ["png", "bmp", "tiff", "webp"])
-def test_lossless_files_come_back(format):
+def test_lossless_formats_are_exact(format):
     options = {"lossless": True} if format == "webp" else {}
     np.testing.assert_array_equal(decoded(PIXELS, format=format, **options), PIXELS)
 
 
-def test_grey_and_colour_become_each_other():
+def test_grey_and_colour_conversion():
     grey = PIXELS[..., 0]
     np.testing.assert_array_equal(decoded(grey), np.repeat(grey[..., None], 3, -1))
     np.testing.assert_array_equal(decoded(grey, GREY), grey[..., None])
@@ -42,7 +42,7 @@ def test_two_levels_are_black_and_white():
     np.testing.assert_array_equal(decoded(dark, GREY)[..., 0], np.where(PIXELS[..., 0] > 127, 255, 0))
 
 
-def test_a_palette_becomes_its_colours():
+def test_palette_becomes_rgb():
     palette = Image.fromarray(PIXELS).quantize(24)
     assert palette.mode == "P"
     np.testing.assert_array_equal(decoded(palette), np.asarray(palette.convert("RGB")))
@@ -65,7 +65,7 @@ def test_cmyk_becomes_rgb():
     assert decoded(inks, GREY, "tiff").shape == (6, 4, 1)
 
 
-def test_transparency_is_laid_over_white():
+def test_transparency_is_composited_over_white():
     opaque = np.dstack([PIXELS, np.full((6, 4), 255, np.uint8)])
     np.testing.assert_array_equal(decoded(opaque), PIXELS)
     clear = np.dstack([PIXELS, np.zeros((6, 4), np.uint8)])
@@ -78,7 +78,7 @@ def test_transparency_is_laid_over_white():
     np.testing.assert_array_equal(decoded(palette, transparency=0), 255)
 
 
-def test_the_camera_is_turned_upright(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[images.ORIENTATION] = 6
     lying = np.rot90(PIXELS)
@@ -113,14 +113,14 @@ def test_box_halving_is_the_mean_of_four():
 
 @pytest.mark.parametrize("size", [(6, 4), (4, 6), (9, 9), (1, 1), (7, 500)])
 @pytest.mark.parametrize("target", [(6, 4), (3, 8), (5, 5)])
-def test_any_size_becomes_any_other(size, target):
+def test_any_size_to_any_other(size, target):
     image = np.full((*size, 3), 77, np.uint8)
     for resize in ("center_crop", "stretch"):
         out = decoded(image, images.rule("folder", target, 3, resize, "lanczos"))
         np.testing.assert_array_equal(out, np.full((*target, 3), 77))
 
 
-def test_the_crop_is_central():
+def test_crop_is_central():
     tall = np.zeros((20, 4), np.uint8)
     tall[8:12] = 255
     out = decoded(tall, images.rule("folder", 4, 1, "center_crop", "box"))
@@ -138,7 +138,7 @@ def test_the_crop_is_central():
         (PIXELS, "webp", {"save_all": True, "append_images": [Image.fromarray(255 - PIXELS)]}, ".* 2 "),
     ],
 )
-def test_what_has_no_rule_is_refused(tmp_path, image, format, options, message):
+def test_unsupported_images_raise(tmp_path, image, format, options, message):
     file = tmp_path / "odd"
     file.write_bytes(encoded(image, format, **options))
     with pytest.raises(ValueError, match=f"odd: {message}"):
@@ -147,7 +147,7 @@ def test_what_has_no_rule_is_refused(tmp_path, image, format, options, message):
         images.decode(file, str(file), RGB)
 
 
-def test_damaged_files_are_named(tmp_path):
+def test_damaged_files_raise_with_their_name(tmp_path):
     whole = encoded(PIXELS)
     for name, content in (("empty", b""), ("text", b"hello"), ("head", whole[:20])):
         (tmp_path / name).write_bytes(content)
@@ -172,7 +172,7 @@ def test_damaged_files_are_named(tmp_path):
         ((8, 3, "none", "area"), r"folder\.filter='area'.*box"),
     ],
 )
-def test_rules_that_cannot_be(options, message):
+def test_invalid_rules_raise(options, message):
     with pytest.raises(ValueError, match=message):
         images.rule("folder", *options)
     assert images.rule("folder", [8], 3, "none", "box").shape == (8, 8, 3)

@@ -35,7 +35,7 @@ def places(x0):
     return [int(np.flatnonzero((image == IMAGES).all((1, 2, 3)))[0]) for image in x0]
 
 
-def test_a_batch_is_what_the_contract_says():
+def test_batch_matches_its_definition():
     batch = pipeline.batch(MEMORY, 0, 5, 8, False)
     assert {name: (value.dtype.name, value.shape) for name, value in batch.items()} == {
         "x0": ("uint8", (8, 4, 6, 3)),
@@ -47,7 +47,7 @@ def test_a_batch_is_what_the_contract_says():
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 30, 64])
-def test_every_epoch_is_a_permutation_of_its_own(batch_size):
+def test_every_epoch_is_a_different_permutation(batch_size):
     steps = -(-90 // batch_size)
     seen = np.concatenate([places(pipeline.batch(MEMORY, 3, n, batch_size, False)["x0"]) for n in range(steps)])
     epochs = seen[:90].reshape(3, 30)
@@ -63,7 +63,7 @@ def test_seeds_differ_and_steps_repeat():
     assert not np.array_equal(one["x0"], other["x0"])
 
 
-def test_flips_are_asked_for_fair_and_horizontal():
+def test_flips_are_optional_fair_and_horizontal():
     plain = [pipeline.batch(MEMORY, 0, n, 50, False)["x0"] for n in range(40)]
     flipped = [pipeline.batch(MEMORY, 0, n, 50, True)["x0"] for n in range(40)]
     before, after = np.concatenate(plain), np.concatenate(flipped)
@@ -77,7 +77,7 @@ def test_flips_are_asked_for_fair_and_horizontal():
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_the_rows_of_processes_make_up_the_global_batch(flip):
+def test_rows_of_processes_make_up_the_global_batch(flip):
     for step in (0, 4):
         whole = pipeline.batch(MEMORY, 0, step, 12, flip)
         parts = [pipeline.batch(MEMORY, 0, step, 12, flip, slice(4 * i, 4 * i + 4)) for i in range(3)]
@@ -91,7 +91,7 @@ def test_batches_resume_anywhere(start):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_files_follow_the_same_rule_whoever_reads_them(disk, workers):
+def test_files_do_not_depend_on_workers(disk, workers):
     rows = slice(2, 7)
     order = [int(i) for i in np.argsort(np.arange(30) % 7, kind="stable")]
     memory = source.from_arrays("memory", IMAGES[order], np.arange(30)[order] % 7, 256, 7)
@@ -105,7 +105,7 @@ def test_files_follow_the_same_rule_whoever_reads_them(disk, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_that_goes_bad_is_named(disk, tmp_path, workers):
+def test_file_damaged_after_opening_raises_with_its_name(disk, tmp_path, workers):
     for i in range(3):
         Image.fromarray(IMAGES[i]).save(tmp_path / f"{i}.png")
     files = folder("train", str(tmp_path), size=(4, 6), heldout_fraction=0)
@@ -118,7 +118,7 @@ def test_a_file_that_goes_bad_is_named(disk, tmp_path, workers):
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 @pytest.mark.parametrize("batch_size", [7, 10, 64])
-def test_in_order_drops_nothing_and_masks_the_rest(kind, batch_size, disk):
+def test_in_order_drops_nothing_and_masks_padding(kind, batch_size, disk):
     data = {"memory": MEMORY, "disk": disk}[kind]
     batches = list(pipeline.in_order(data, batch_size))
     assert len(batches) == -(-30 // batch_size)
@@ -136,7 +136,7 @@ def test_in_order_drops_nothing_and_masks_the_rest(kind, batch_size, disk):
         same({name: value[:3] for name, value in whole.items()}, part)
 
 
-def test_vectors_have_no_left_and_right():
+def test_flip_of_vectors_raises():
     vectors = source.from_arrays("vectors", np.zeros((4, 2), np.float32), None, 0, 0)
     assert pipeline.batch(vectors, 0, 0, 3, False)["x0"].dtype == np.float32
     with pytest.raises(ValueError, match=r"flip=True.*vectors"):
@@ -162,7 +162,7 @@ def test_prefetch_keeps_order_and_ends():
     assert list(pipeline.prefetch(iter([]), str)) == []
 
 
-def test_prefetch_goes_no_further_than_its_depth():
+def test_prefetch_respects_its_depth():
     made, reached = [], threading.Event()
 
     def put(x):
@@ -179,7 +179,7 @@ def test_prefetch_goes_no_further_than_its_depth():
     assert made[:4] == [0, 1, 2, 3] and len(made) <= 5
 
 
-def test_prefetch_passes_errors_on():
+def test_prefetch_raises_errors_of_its_thread():
     def numbers():
         yield 1
         raise KeyError("from the source")
@@ -193,7 +193,7 @@ def test_prefetch_passes_errors_on():
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
-def test_prefetch_closes_what_it_reads_when_the_consumer_stops():
+def test_prefetch_closes_its_iterator_when_the_consumer_stops():
     closed = threading.Event()
 
     def endless():

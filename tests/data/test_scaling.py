@@ -6,7 +6,7 @@ from diffusion_jax.data.scaling import from_model, to_model, to_rgb
 
 
 @pytest.mark.parametrize("levels", [2, 3, 17, 255, 256])
-def test_every_level_comes_back(levels):
+def test_every_level_survives_the_round_trip(levels):
     x = np.arange(levels, dtype=np.uint8)
     inside = to_model(x, levels)
     assert inside.dtype == jnp.float32
@@ -17,13 +17,13 @@ def test_every_level_comes_back(levels):
     np.testing.assert_array_equal(back, x)
 
 
-def test_the_nearest_level_of_anything():
+def test_rounding_to_the_nearest_level():
     x = np.array([-7.0, -1.0, -0.51, -0.49, 0.49, 0.51, 1.0, 7.0])
     np.testing.assert_array_equal(from_model(x, 3), [0, 0, 0, 1, 1, 2, 2, 2])
     np.testing.assert_array_equal(from_model(jnp.asarray(x, jnp.bfloat16), 3), [0, 0, 0, 1, 1, 2, 2, 2])
 
 
-def test_floats_pass_as_they_are():
+def test_floats_are_unchanged():
     x = np.array([[-3.5, 1e6]], np.float32)
     for there in (to_model, from_model):
         out = there(x, 0)
@@ -32,7 +32,7 @@ def test_floats_pass_as_they_are():
 
 
 @pytest.mark.parametrize("levels", [-1, 1, 257])
-def test_impossible_levels_are_named(levels):
+def test_invalid_levels_raise(levels):
     with pytest.raises(ValueError, match=f"levels={levels}"):
         to_model(np.zeros(1), levels)
 

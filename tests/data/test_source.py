@@ -4,7 +4,7 @@ import pytest
 from diffusion_jax.data import source
 
 
-def test_a_source_of_arrays_reads_any_places():
+def test_source_of_arrays_reads_any_places():
     x0, label = np.arange(12, dtype=np.uint8).reshape(6, 2), np.arange(6)
     rows = np.array([5, 1, 3])
     part = source.from_arrays("part", x0, label, 256, 6, rows)
@@ -19,7 +19,7 @@ def test_a_source_of_arrays_reads_any_places():
     np.testing.assert_array_equal(unlabelled.read(np.arange(6))[1], np.full(6, -1))
 
 
-def test_a_source_of_items_can_be_loaded():
+def test_source_of_items_can_be_loaded():
     def item(place):
         return np.full((2, 2, 1), place, np.uint8), place % 2
 
@@ -34,13 +34,13 @@ def test_a_source_of_items_can_be_loaded():
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 0.99])
-def test_a_fraction_is_held_out(fraction):
+def test_fraction_is_held_out(fraction):
     train, heldout = (source.split_rows("x", 200, split, fraction) for split in source.SPLITS)
     assert len(heldout) == max(1, round(200 * fraction))
     np.testing.assert_array_equal(np.sort(np.concatenate([train, heldout])), np.arange(200))
 
 
-def test_splits_that_cannot_be():
+def test_invalid_splits_raise():
     assert len(source.split_rows("x", 3, "train", 0)) == 3
     with pytest.raises(ValueError, match=r"x: .*heldout_fraction"):
         source.split_rows("x", 3, "heldout", 0)

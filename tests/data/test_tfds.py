@@ -99,7 +99,7 @@ def everything(source):
     return source.read(np.arange(source.size))
 
 
-def test_a_prepared_set_is_read_whole(data_dir):
+def test_prepared_set_is_complete(data_dir):
     train, heldout = tfds("train", "tiny_set", data_dir), tfds("heldout", "tiny_set", data_dir)
     assert train.on_disk and train.name == "tiny_set/train"
     assert (train.shape, train.levels, train.classes, train.size) == ((4, 6, 3), 256, 5, 20)
@@ -113,7 +113,7 @@ def test_a_prepared_set_is_read_whole(data_dir):
     assert sorted(found[:20]) == list(range(20)) and sorted(found) == list(range(27))
 
 
-def test_a_version_an_order_and_memory_do_not_change_the_examples(data_dir):
+def test_version_order_and_memory_do_not_change_the_examples(data_dir):
     source = tfds("train", "tiny_set:1.2.0", data_dir)
     x0, label = everything(source)
     loaded = tfds("train", "tiny_set", data_dir, in_memory=True)
@@ -157,7 +157,7 @@ def test_reading_and_converting_never_import_tensorflow(prepared):
     assert prepare("tiny_set", str(copy)).endswith("tiny_set/1.2.0/array_record")
 
 
-def test_a_set_that_is_not_prepared_tells_the_command(prepared, tmp_path):
+def test_unprepared_set_raises_with_the_command(prepared, tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         tfds("train", "cifar10", str(tmp_path))
     assert str(caught.value) == (
@@ -195,19 +195,19 @@ def test_a_set_that_is_not_prepared_tells_the_command(prepared, tmp_path):
         ({"resize": "crop"}, r"tfds\.resize='crop'"),
     ],
 )
-def test_options_that_do_not_fit(data_dir, options, message):
+def test_mismatched_options_raise(data_dir, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         tfds("train", "tiny_set", data_dir, **options)
     assert "\n" not in str(caught.value)
 
 
-def test_images_of_another_size_are_named_when_read(data_dir):
+def test_images_of_another_size_raise_when_read(data_dir):
     source = tfds("train", "tiny_set", data_dir, image_key="photo", size=(4, 6))
     with pytest.raises(ValueError, match=r"tiny_set/train, example \d+.*[56] x 6"):
         everything(source)
 
 
-def test_missing_and_damaged_files_are_named(prepared, tmp_path):
+def test_missing_and_damaged_files_raise_with_their_name(prepared, tmp_path):
     shutil.copytree(prepared[0] / "new", tmp_path / "new")
     (shard,) = (tmp_path / "new" / "tiny_set" / "1.2.0").glob("*train*")
     shard.unlink()
@@ -227,7 +227,7 @@ def test_missing_and_damaged_files_are_named(prepared, tmp_path):
     assert tfds("train", "tiny_set", str(tmp_path / "old")).size == 20
 
 
-def test_preparing_says_what_to_do_when_it_cannot(prepared, tmp_path, monkeypatch):
+def test_failed_preparation_raises_with_advice(prepared, tmp_path, monkeypatch):
     said = prepared[1]
     assert said["new"].endswith("new/tiny_set/1.2.0")
     for name in ("no_such_set_at_all", "tiny_set/no_such_config"):
@@ -242,7 +242,7 @@ def test_preparing_says_what_to_do_when_it_cannot(prepared, tmp_path, monkeypatc
 @settings(DRAWN, max_examples=100)
 @given(damage=ANYWHERE)
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json", "tiny_set-train.array_record-00000-of-00001"])
-def test_a_damaged_set_is_read_or_refused_in_one_line(data_dir, tmp_path, name, damage):
+def test_damaged_set_is_read_or_raises_one_line(data_dir, tmp_path, name, damage):
     shutil.copytree(data_dir, tmp_path / "set", dirs_exist_ok=True)
     (file,) = (tmp_path / "set").rglob(name)
     file.write_bytes(damaged(file.read_bytes(), **damage))
@@ -252,7 +252,7 @@ def test_a_damaged_set_is_read_or_refused_in_one_line(data_dir, tmp_path, name, 
 @settings(DRAWN, max_examples=100)
 @given(damage=ANYWHERE)
 @pytest.mark.parametrize("name", ["dataset_info.json", "tiny_set-train.tfrecord-00000-of-00001"])
-def test_a_damaged_set_is_converted_or_refused_in_one_line(prepared, tmp_path, name, damage):
+def test_damaged_set_is_converted_or_raises_one_line(prepared, tmp_path, name, damage):
     shutil.rmtree(tmp_path / "set", ignore_errors=True)
     shutil.copytree(prepared[0] / "old", tmp_path / "set")
     (file,) = (tmp_path / "set").rglob(name)
@@ -274,7 +274,7 @@ def test_a_damaged_set_is_converted_or_refused_in_one_line(prepared, tmp_path, n
         st.tuples(st.just("dataset"), TEXT),
     )
 )
-def test_options_of_which_nobody_thought_are_refused_by_name(data_dir, option):
+def test_odd_option_values_raise_with_the_name(data_dir, option):
     name, value = option
     assume(value not in (0, 1, 3))
     options = {"dataset": "tiny_set", name: value}
