@@ -1,4 +1,4 @@
-"""Bound K of Sohl-Dickstein et al. 2015: boundary terms, entropy bounds per step, summary and curves.
+"""Bound K of Sohl-Dickstein et al. 2015: boundary terms, summary and curves.
 
     K = boundary - sum of the KLs, in nats per example,     boundary = H_q(x_T | x_0) - H_q(x_1 | x_0) - H_p(x_T).
 
@@ -57,12 +57,12 @@ def make_boundary_terms(process: Process, schedule: Schedule, coefficients: Step
 
 
 def paper_unit(shape: tuple[int, ...]) -> tuple[str, int]:
-    """Return the name of the paper's unit of K for data of a shape, and the number of units in an example."""
+    """Return the paper's unit of K for data of a shape: its name, and the number per example."""
     return ("bits/pixel", shape[0] * shape[1]) if len(shape) == 3 else ("bits/example", 1)
 
 
 def summarise(kl: np.ndarray, terms: BoundaryTerms, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return K and its parts in the paper's units, with the standard error over the examples.
+    """Return K and its parts in the paper's units, with standard errors.
 
     kl: the KL of each step in nats [B,N]. terms: the boundary terms of the same examples. shape: of an example.
     """
@@ -85,7 +85,7 @@ def summarise(kl: np.ndarray, terms: BoundaryTerms, shape: tuple[int, ...]) -> d
 
 
 def curves(kl: np.ndarray, terms: BoundaryTerms, times: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Return curves over the steps [N - 1] without the step to x_0, in the paper's units.
+    """Return curves over the steps in the paper's units, without the step to x_0: [N - 1].
 
     t: start of the step. lower_bits, upper_bits: the paper's bounds on H_q(x_s | x_t). model_bits: cross-entropy of the
     model for x_s. kl_bits, kl_stderr: the KL of the step and its standard error.
@@ -105,7 +105,7 @@ def curves(kl: np.ndarray, terms: BoundaryTerms, times: np.ndarray, shape: tuple
 
 
 def nats_to_bits_per_dim(nats: float, dims: int, levels: int, std: float) -> float:
-    """Convert a negative log density of data scaled to unit variance to bits/dim of the data before scaling.
+    """Convert a negative log density of unit-variance data to bits/dim of the unscaled data.
 
     -log2 p per dimension, plus for grey levels the width of unit variance in levels, log2(std (levels - 1)/2), where
     `std` is the standard deviation of the data in [-1, 1]. For bits (binomial process) pass levels = 0.

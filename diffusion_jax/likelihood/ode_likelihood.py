@@ -73,7 +73,7 @@ TERMINAL_LOG_DENSITIES: dict[str, TerminalLogDensity] = {
 
 
 def unit_probes(keys: Array, shape: tuple[int, ...], number: int, dtype: Any) -> Array:
-    """Return all unit vectors [D,B,*shape], for which the sum of the products is the exact trace."""
+    """Return all unit vectors [D,B,*shape]: the sum of their products is the exact trace."""
     size = math.prod(shape)
     unit = jnp.eye(size, dtype=dtype).reshape(size, 1, *shape)
     return jnp.broadcast_to(unit, (size, len(keys), *shape))
@@ -168,7 +168,10 @@ def make_density(
 
 
 class Dequantise(Protocol):
-    """Dequantisation: from data x0 to x at t = min_t, so that -log p(x0), or a bound on it, is -log p(x) plus terms."""
+    """Dequantisation: from data x0 to x at t = min_t.
+
+    -log p(x0), or a bound on it, is -log p(x) plus terms.
+    """
 
     def __call__(self, level: Level, keys: Array, x0: Array, /) -> tuple[Array, dict[str, Array]]:
         """Return (x[B,*D], terms), terms being the summands in nats [B] by name.
@@ -193,7 +196,7 @@ def no_dequantisation(levels: int, decode: Decoder) -> Dequantise:
 
 
 def uniform_dequantisation(levels: int, decode: Decoder) -> Dequantise:
-    """Uniform dequantisation: x0 plus noise that is uniform over the bin of its grey level.
+    """Uniform dequantisation: x0 plus uniform noise over the bin of its grey level.
 
     In the range [-1, 1] a bin is w = 2/(levels - 1) wide, and the probability of a level is the integral of the density
     over its bin, so that
@@ -221,7 +224,7 @@ def uniform_dequantisation(levels: int, decode: Decoder) -> Dequantise:
 
 
 def process_dequantisation(levels: int, decode: Decoder) -> Dequantise:
-    """Dequantisation by the forward process: x ~ q(x | x0) at min_t, with a decoder from x to the grey level.
+    """Dequantisation by the forward process: x ~ q(x | x0) at min_t, then a decoder:
 
         -log P(x0) <= E[-log p(x) + log q(x | x0) - log P(x0 | x)],      P(x0 | x) = decode(x/alpha, sigma²/alpha²):
 

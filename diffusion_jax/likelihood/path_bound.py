@@ -91,9 +91,9 @@ def make_path_weights(
 
 
 def _log_ratio(q: tuple[Array, Array], p: tuple[Array, Array], noise: Array) -> Array:
-    """Return log q(x) - log p(x) in nats [B] at x = mean_q + std_q noise, for two normal distributions.
+    """Return log q(x) - log p(x) of two normal distributions in nats [B].
 
-    q and p are (mean, log variance), and with d = (mean_q - mean_p)/sqrt(v_p)
+    x = mean_q + std_q noise, q and p are (mean, log variance), and with d = (mean_q - mean_p)/sqrt(v_p)
 
     1/2 (log v_p - log v_q + (v_q/v_p - 1) noise² + 2 d sqrt(v_q/v_p) noise + d²).
     """
@@ -131,7 +131,10 @@ def summarise(nats: np.ndarray, numbers: Sequence[int], dims: int) -> dict[str, 
 
 
 def importance_bound(nats: np.ndarray, k: int) -> np.ndarray:
-    """Return -log mean of k weights, averaged over groups of k paths: nats [examples, paths] to [examples]."""
+    """Return -log mean of k weights, averaged over groups of k paths.
+
+    nats: -log w of the paths, [examples, paths]. The result is [examples].
+    """
     groups = np.asarray(nats, np.float64).reshape(len(nats), -1, k)
     least = groups.min(2, keepdims=True)
     return (least[..., 0] - np.log(np.exp(least - groups).mean(2))).mean(1)

@@ -20,7 +20,7 @@ from diffusion_jax.process.base import Array, Process, ScheduleFromParams, StepC
 
 
 class BoundTerms(NamedTuple):
-    """Terms of the variational bound, per example; N steps of a time grid, the last one to x0."""
+    """Terms of the variational bound, per example, for N steps, the last to x0."""
 
     prior: Any
     """L_T in nats [B]."""
@@ -31,7 +31,7 @@ class BoundTerms(NamedTuple):
 
 
 class BoundTermsFunction(Protocol):
-    """Terms of the variational bound of a batch, with one draw of x_t per step and example."""
+    """Terms of the variational bound of a batch, one draw of x_t per step."""
 
     def __call__(self, params: Any, key: Array, batch: Batch, /) -> BoundTerms:
         """Return the terms.
@@ -79,7 +79,9 @@ def make_terms(
 
 
 def summarise(terms: BoundTerms, dims: int) -> dict[str, float]:
-    """Return the bound of a set of examples, its parts in bits/dim, and its standard error, in float64.
+    """Return the bound of a set of examples and its parts, in float64.
+
+    bits_per_dim, its standard error over the examples (bits_per_dim_stderr), and nats.
 
     rate: L_T and every step but the last; distortion: the last, L_0. rmse: of the predicted x0 at the last step, in
     255ths of the range of the data. Reference: Ho et al. 2020, section 4.3.
@@ -118,7 +120,7 @@ def curves(terms: BoundTerms, times: np.ndarray, dims: int) -> dict[str, np.ndar
 
 
 def rmse(mse: np.ndarray) -> np.ndarray:
-    """Convert mean squared errors [B,N] in the range [-1, 1] to root mean squares [N] in 255ths of that range."""
+    """Return root mean squares [N], in 255ths of the range [-1, 1], of squared errors [B,N]."""
     return np.sqrt(np.asarray(mse, np.float64).mean(0)) * 127.5
 
 
@@ -128,14 +130,15 @@ def to_bits(nats: np.ndarray, dims: int) -> np.ndarray:
 
 
 def standard_error(values: np.ndarray) -> np.ndarray:
-    """Return the standard error of the mean over the first axis; NaN for a single value."""
+    """Return the standard error of the mean over the first axis; NaN for one value."""
     return values.std(0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.full(values.shape[1:], np.nan)
 
 
 def histogram_bits_per_dim(train: Iterable[np.ndarray], heldout: Iterable[np.ndarray], levels: int) -> float:
-    """Return bits/dim of held-out data under independent pixels, each with a histogram plus one count per level.
+    """Return bits/dim of held-out data under independent pixels: a baseline for models of images.
 
-    The baseline for models of images. train, heldout: batches of grey levels, integers [B,*D].
+    The model of each pixel is its histogram over the training data plus one count per level. train, heldout: batches of
+    grey levels, integers [B,*D].
     """
     counts: np.ndarray | None = None
     for batch in train:

@@ -1,4 +1,4 @@
-"""Variational bound on -log p(x0), term by term: the terms that are trained on and reported.
+"""Variational bound on -log p(x0), term by term, for training and evaluation.
 
     -log p(x0) <= L_T + sum over the steps t -> s of a falling grid,      Reference: Ho et al. 2020, eq. 5.
 
@@ -43,7 +43,7 @@ class StepTerm(Protocol):
 
 
 def step_term(process: Process, reverse: Reverse, decode: Decoder) -> StepTerm:
-    """Term of the variational bound: the KL of the step, or -log p(x0 | x_t) of a step to no noise."""
+    """Term of the variational bound: the KL, or -log p(x0 | x_t) of a step to no noise."""
 
     def term(coefficients: StepCoefficients, prediction: Prediction, x0: Array, x_t: Array) -> Array:
         mean, log_var = reverse(coefficients, prediction, x_t)
@@ -107,5 +107,5 @@ def stop_mean_gradient(prediction: Prediction) -> Prediction:
 
 
 def bits_per_dim(nats: Array, shape: tuple[int, ...]) -> Array:
-    """Return nats per example as bits per dimension, for data of a shape (without the batch)."""
+    """Convert nats per example to bits per dimension; `shape` is that of an example."""
     return nats / (math.prod(shape) * math.log(2))

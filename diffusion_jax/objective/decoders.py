@@ -1,4 +1,4 @@
-"""Decoders, the last term of the variational bound: -log p(x0 | mean, log_var) in nats, element by element.
+"""Decoders, the last term of the variational bound: -log p(x0 | mean, log_var) in nats.
 
 x0 lies on the grid of `levels` grey levels in [-1, 1], 2/(levels - 1) apart. Over all levels the probabilities of
 `bins` and `softmax` sum to one; `density` is for data that are real numbers.
@@ -29,9 +29,9 @@ class Decoder(Protocol):
 
 
 def bins(levels: int) -> Decoder:
-    """Decoder by bins: the Gaussian mass between the midpoints of neighbouring levels; the outermost bins are open.
+    """Decoder by bins: the Gaussian mass between the midpoints of neighbouring levels.
 
-    log(Phi(b) - Phi(a)), computed from log Phi in the tail where it is exact.
+    The outermost bins are open. log(Phi(b) - Phi(a)), computed from log Phi in the tail where it is exact.
     Raises ValueError for fewer than 2 levels. Reference: Ho et al. 2020, eq. 13.
     """
     half = 1 / _steps(levels)
@@ -51,10 +51,11 @@ def bins(levels: int) -> Decoder:
 
 
 def bins_tanh(levels: int) -> Decoder:
-    """Decoder by bins with Phi(x) = (1 + tanh(sqrt(2/pi) (x + 0.044715 x³)))/2, off by up to 1.8e-4.
+    """Decoder by bins with an approximate Phi, off by up to 1.8e-4.
 
-    Masses are at least 1e-12. For comparison with published values that use this approximation. Raises ValueError for
-    fewer than 2 levels. Reference: the public code of Ho et al. 2020.
+    Phi(x) = (1 + tanh(sqrt(2/pi) (x + 0.044715 x³)))/2. Masses are at least 1e-12. For comparison with published values
+    that use this approximation. Raises ValueError for fewer than 2 levels.
+    Reference: the public code of Ho et al. 2020.
     """
     half = 1 / _steps(levels)
 
@@ -89,7 +90,7 @@ def softmax(levels: int) -> Decoder:
 
 
 def density(levels: int = 0) -> Decoder:
-    """Decoder by the Gaussian density, -log N(x0; mean, var), for data that are real numbers; `levels` is not used."""
+    """Decoder by the Gaussian density, for data that are real numbers; `levels` is not used."""
     return lambda x0, mean, log_var: 0.5 * (math.log(2 * math.pi) + log_var + (x0 - mean) ** 2 * jnp.exp(-log_var))
 
 

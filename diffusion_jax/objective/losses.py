@@ -74,7 +74,7 @@ def simple() -> Weight:
 
 
 def snr() -> Weight:
-    """Weight SNR on the error of x0, which is 1 on the error of eps, whatever the network predicts."""
+    """Weight SNR on the error of x0, which is 1 on the error of eps."""
     return lambda level, target: eps_error_ratio(level, target)
 
 
@@ -107,10 +107,11 @@ def edm(sigma_data: float = 0.5) -> Weight:
     return lambda level, target: eps_error_ratio(level, target) + x0_error_ratio(level, target) / sigma_data**2
 
 
-def likelihood(schedule: Schedule) -> Weight:
-    """Weight g² on the error of the score, which is g²/sigma² on the error of eps: a bound on the likelihood.
+def likelihood_weight(schedule: Schedule) -> Weight:
+    """Weight g² on the error of the score, which is g²/sigma² on the error of eps.
 
-    For a fixed schedule. Reference: Song et al. 2021b (maximum likelihood training), eq. 7.
+    The loss is then a bound on the likelihood. For a fixed schedule.
+    Reference: Song et al. 2021b (maximum likelihood training), eq. 7.
     """
 
     def weight(level: Level, target: tuple[Array, Array]) -> Array:
@@ -133,7 +134,7 @@ WEIGHTS: dict[str, Callable[..., Weight]] = {
     "min_snr": min_snr,
     "p2": p2,
     "edm": edm,
-    "likelihood": likelihood,
+    "likelihood": likelihood_weight,
 }
 """Weights by name."""
 
@@ -169,9 +170,16 @@ REDUCTIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def weighted_mse(schedule: ScheduleFromParams, target: Target, weight: Weight, reduction: str = "mean") -> Term:
-    """Weighted squared error of the network's target, reduced over the dimensions by one of REDUCTIONS.
+    """Weighted squared error of the target: weight · mean over dimensions of (target - predicted target)².
 
-    weight · mean over dimensions of (target - predicted target)²
+    The predicted target is recombined from the predicted (x0, eps), so that this term, like every other, depends on
+    the `Prediction` alone; up to rounding it is the output of the network.
+
+    Args:
+        schedule: params -> Schedule.
+        target: the parameterisation of the network.
+        weight: of the squared error.
+        reduction: a name of REDUCTIONS, in place of the mean.
     """
 
     def term(params: Any, noisy: NoisyBatch) -> Array:
@@ -186,7 +194,7 @@ def weighted_mse(schedule: ScheduleFromParams, target: Target, weight: Weight, r
 def vlb(
     step_term: bound.StepTerm, coefficients: CoefficientsFromParams, num_steps: int, stop_mean: bool = False
 ) -> Term:
-    """Variational bound by its term of the step that starts at t, times num_steps, in bits/dim.
+    """Variational bound in bits/dim: num_steps · its term of the step that starts at t.
 
     Its mean over t = k/num_steps is the bound without the terms that no parameter enters.
 
@@ -244,7 +252,7 @@ def K(
     coefficients: CoefficientsFromParams,
     num_steps: int,
 ) -> Term:
-    """Bound -K in bits/dim, by num_steps · the KL of the step that starts at t, for the sum over the steps.
+    """Bound -K in bits/dim: num_steps · the KL of the step that starts at t, minus the boundary terms.
 
     The step to t = 0 has no term, so the T times of a chain serve T - 1 steps.
     Reference: Sohl-Dickstein et al. 2015, eq. 14.
@@ -259,7 +267,7 @@ def K(
 
 
 def boundary_terms(process: Process, schedule: ScheduleFromParams, decode: Decoder | None) -> Term:
-    """Terms of the bound that belong to no step, in bits/dim, which only a learned schedule changes.
+    """Terms of the bound that belong to no step, in bits/dim, for a learned schedule.
 
     KL(q(x_1 | x0) || p(x_1)) and, with a decoder, -log p(x0 | x_0) at t = 0. Reference: Kingma et al. 2021, eq. 11.
     """
@@ -303,7 +311,7 @@ def weighted_sum(
 
 
 def cross_entropy(log_probs: ClassLogProbs, process: Process, schedule: ScheduleFromParams) -> Loss:
-    """Cross-entropy -log p(label | x_t) of a classifier of noisy examples in nats; 0 where label < 0.
+    """Cross-entropy of a classifier of noisy examples, -log p(label | x_t) in nats; 0 where label < 0.
 
     Metrics: accuracy.
     Reference: Dhariwal and Nichol 2021, section 4.

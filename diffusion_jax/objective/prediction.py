@@ -1,4 +1,4 @@
-"""Denoisers: from the output of a network to a prediction of (x0, eps), for every parameterisation.
+"""Denoisers: from the output of a network to a prediction of (x0, eps).
 
 A network may be trained to output any combination target = a x0 + b eps of the clean example and the noise. Together
 with x_t = alpha x0 + sigma eps this gives two linear equations,
@@ -89,7 +89,7 @@ class InputScale(Protocol):
 
 
 class OutputTransform(Protocol):
-    """Transform of the raw output of a network into its target, by means of the head and x_t."""
+    """Transform of the raw output of a network into its target."""
 
     def __call__(self, schedule: Schedule, level: Level, x_t: Array, output: Array, head: Any, /) -> Array:
         """Return the target [B,*D] from the two outputs [B,*D] of the network for x_t [B,*D] at levels [B]."""
@@ -136,10 +136,11 @@ def posterior_mean(num_steps: int) -> Target:
 
 
 def edm(sigma_data: float = 0.5) -> Target:
-    """Target of EDM's preconditioning: x0 = c_skip x_t/alpha + c_out target, with a target of variance 1.
+    """Target of EDM's preconditioning: x0 = c_skip x_t/alpha + c_out target.
 
-    With d = sigma_data, the standard deviation of the data, and r = sqrt(sigma² + alpha² d²) the coefficients are
-    (sigma/(d r), -alpha d/r). d = 1 in a variance-preserving process gives -v. Reference: Karras et al. 2022, table 1.
+    The target has variance 1. With d = sigma_data, the standard deviation of the data, and r = sqrt(sigma² + alpha² d²)
+    the coefficients are (sigma/(d r), -alpha d/r). d = 1 in a variance-preserving process gives -v.
+    Reference: Karras et al. 2022, table 1.
     """
 
     def target(schedule: Schedule, level: Level) -> tuple[Array, Array]:
@@ -150,9 +151,9 @@ def edm(sigma_data: float = 0.5) -> Target:
 
 
 def dpm2015(num_steps: int) -> Target:
-    """Target z of the mean sqrt(1 - beta) x_t + sqrt(beta) z of a step of a variance-preserving chain.
+    """Target z of the reverse mean sqrt(1 - beta) x_t + sqrt(beta) z of a step.
 
-    The coefficients are sqrt(beta) alpha_s (1, -alpha/sigma).
+    For variance-preserving chains. The coefficients are sqrt(beta) alpha_s (1, -alpha/sigma).
     Reference: the public code of Sohl-Dickstein et al. 2015.
     """
 
@@ -177,9 +178,10 @@ output transform `dpm2015_paper_output`."""
 
 
 def dpm2015_paper_output(num_steps: int) -> OutputTransform:
-    """Transform z of the mean (x_t - z)(1 - Sigma) + z into z of `dpm2015`, Sigma = sigmoid(head + logit beta).
+    """Transform z of the mean (x_t - z)(1 - Sigma) + z into z of `dpm2015`.
 
-    The paper's own mean: the forward step, a pull towards 0, becomes a pull towards z.
+    Sigma = sigmoid(head + logit beta). The paper's own mean: the forward step, a pull towards 0, becomes a pull towards
+    z.
     Reference: Sohl-Dickstein et al. 2015, appendix D.2.1.
     """
 
@@ -236,9 +238,9 @@ def unit_variance(sigma_data: float = 0.5) -> InputScale:
 
 
 def step_conditioning(num_steps: int) -> Conditioning:
-    """Condition on the step index k - 1 in 0..T-1, for t = k/num_steps; on fractions between the steps.
+    """Condition on the step index k - 1 in 0..T-1, for t = k/num_steps.
 
-    Reference: the public code of Ho et al. 2020.
+    Between the steps it is a fraction. Reference: the public code of Ho et al. 2020.
     """
 
     def conditioning(level: Level) -> Array:
@@ -309,7 +311,7 @@ def make_denoiser(
 
 
 def make_bit_denoiser(apply: NetworkApply, conditioning: Conditioning) -> Denoiser:
-    """Make the denoiser of bits whose network outputs logits: x0 = tanh(output / 2), the mean of a bit of -1 or +1."""
+    """Make the denoiser of bits: outputs are logits, x0 = tanh(output / 2) is the mean of a bit."""
 
     def predict(
         params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
@@ -336,9 +338,10 @@ def make_class_log_probs(
 
 
 def drop_labels(predict: Denoiser, rate: float) -> Denoiser:
-    """Wrap a denoiser with label dropout: in training (keys given) a label becomes -1 with probability `rate`.
+    """Wrap a denoiser with label dropout: a label becomes -1 with probability `rate`.
 
-    The dropout of the label of example i follows from keys[i] alone. Reference: Ho and Salimans 2022, algorithm 1.
+    Only in training, where keys are given. The dropout of the label of example i follows from keys[i] alone.
+    Reference: Ho and Salimans 2022, algorithm 1.
     """
     stream = zlib.crc32(b"label dropout")  # keeps it apart from the dropout masks of layers, which use the same keys
 
@@ -354,7 +357,7 @@ def drop_labels(predict: Denoiser, rate: float) -> Denoiser:
 
 
 def clip_x0(predict: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
-    """Wrap a denoiser: clip x0 to the range of the data and make eps consistent, eps = (x_t - alpha x0)/sigma.
+    """Wrap a denoiser: clip x0 to the range of the data, with eps = (x_t - alpha x0)/sigma.
 
     Reference: the public code of Ho et al. 2020, which clips in sampling and in the evaluation of the bound.
     """

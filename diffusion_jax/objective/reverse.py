@@ -1,4 +1,4 @@
-"""Reverse kernels p(x_s | x_t): the posterior with the predicted x0 in place of x0, and a choice of variance.
+"""Reverse kernels p(x_s | x_t): the posterior of the predicted x0, and a choice of variance.
 
 The bound and every stochastic sampler use the same kernel.
 """
@@ -64,9 +64,10 @@ def learned_diagonal(process: Process) -> Reverse:
 
 
 def learned_range(process: Process) -> Reverse:
-    """Reverse kernel whose head w in about [-1,1] interpolates between the logs of small and large variance.
+    """Reverse kernel whose log variance the head interpolates between small and large.
 
-    log var = f log_var_large + (1 - f) log_var_small with f = (w + 1)/2. Reference: Nichol and Dhariwal 2021, eq. 15.
+    With the head w in about [-1,1], log var = f log_var_large + (1 - f) log_var_small with f = (w + 1)/2.
+    Reference: Nichol and Dhariwal 2021, eq. 15.
     """
 
     def reverse(coefficients: GaussianCoefficients, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
@@ -89,9 +90,9 @@ def dpm2015_paper(process: Process) -> Reverse:
 
 
 def dpm2015_code(process: Process) -> Reverse:
-    """Reverse kernel with var = sigmoid(head / sqrt(T) + logit beta), where 1/T is the length of the step.
+    """Reverse kernel with var = sigmoid(head / sqrt(T) + logit beta), beta = sigma_ts².
 
-    Reference: the public code of Sohl-Dickstein et al. 2015.
+    1/T is the length of the step. Reference: the public code of Sohl-Dickstein et al. 2015.
     """
 
     def reverse(coefficients: GaussianCoefficients, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:

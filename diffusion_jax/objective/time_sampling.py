@@ -16,7 +16,7 @@ class InitHistory(Protocol):
     """Initial history of a time sampler."""
 
     def __call__(self) -> Any:
-        """Return the history before the first training step, a tree of arrays; None for a sampler without history."""
+        """Return the initial history, a tree of arrays; None for a sampler without history."""
 
 
 class SampleTimes(Protocol):
@@ -38,7 +38,7 @@ class UpdateHistory(Protocol):
     """Update of the history of an adaptive time sampler."""
 
     def __call__(self, history: Any, t: Array, losses: Array, /) -> Any:
-        """Return the next history, from the times [N] and the unweighted losses [N] of the whole global batch."""
+        """Return the next history, from times [N] and unweighted losses [N] of the global batch."""
 
 
 class TimeSampler(NamedTuple):

@@ -37,9 +37,9 @@ class Schedule(Protocol):
 
 
 class ScheduleFromParams(Protocol):
-    """Noise schedule of a model whose parameters may include those of the schedule.
+    """Noise schedule as a function of the model's parameters.
 
-    See `learned.ModelSchedule`, which also tells fixed schedules from learned ones.
+    `learned.ModelSchedule` is an implementation with `fixed`, which distinguishes fixed from learned schedules.
     """
 
     def __call__(self, params: Any, /) -> Schedule:
@@ -47,7 +47,7 @@ class ScheduleFromParams(Protocol):
 
 
 class Level(NamedTuple):
-    """Noise level of an example: its time and its log scales. Fields are [B] or scalar."""
+    """Noise level: time and log scales. Fields are [B] or scalar."""
 
     t: Array
     log_alpha: Array
@@ -76,7 +76,7 @@ and [N] for a time grid, the step from t = 1 first."""
 
 
 class CoefficientsFromParams(Protocol):
-    """Step coefficients of a time grid, for a model whose parameters may include those of the schedule."""
+    """Step coefficients of a time grid, as a function of the model's parameters."""
 
     def __call__(self, params: Any, /) -> StepCoefficients:
         """Return the coefficients [N]: float64 NumPy arrays of a fixed schedule, traced arrays of a learned one."""
@@ -95,9 +95,10 @@ class Draw(Protocol):
 
 
 class Entropies(NamedTuple):
-    """Conditional entropies of the forward process around a step t -> s, in nats [B], summed over the data dimensions.
+    """Conditional entropies of the forward process around a step t -> s.
 
-    With them H(x_s | x_t, x0) = step + to - at, which is exact since q is a Markov chain.
+    In nats [B], summed over the data dimensions. With them H(x_s | x_t, x0) = step + to - at, which is exact since q is
+    a Markov chain.
     """
 
     at: Array
@@ -153,7 +154,10 @@ def level(schedule: Schedule, t: Array) -> Level:
 
 
 def time_of(schedule: Schedule, logsnr: Array) -> Array:
-    """Invert a schedule: return the times [*S] of the given logsnr [*S], by bisection; 0 or 1 beyond its ends."""
+    """Return the times [*S] at which a schedule has the logsnr [*S]; 0 or 1 beyond its ends.
+
+    By bisection, for any schedule.
+    """
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
@@ -172,7 +176,10 @@ def expand(value: Array, like: Array) -> Array:
 
 
 def normal(keys: Array, shape: tuple[int, ...], dtype: Any = None) -> Array:
-    """Draw standard normal noise [B, *shape], each example from its own key. Drawn flat, which compiles much faster."""
+    """Draw standard normal noise [B, *shape], each example from its own key.
+
+    The draw is flat and then reshaped, which compiles much faster.
+    """
     size = math.prod(shape)
     return jax.vmap(lambda key: jax.random.normal(key, (size,), dtype))(keys).reshape(-1, *shape)
 

@@ -1,4 +1,4 @@
-"""Binomial process: bits that are replaced one by one by independent bits of a given rate p.
+"""Binomial process: bits replaced one by one by independent bits of rate p.
 
 A bit is -1 or +1, the two grey levels in the range of the model, and a distribution is (probability of +1, None). With
 gamma = alpha² of a variance-preserving chain, the share of the bits that are still those of x0, and beta the share
@@ -22,7 +22,10 @@ from diffusion_jax.process.base import Array, Entropies, Level, Schedule, expand
 
 
 class BinomialCoefficients(NamedTuple):
-    """Coefficients of a step t -> s of the binomial process (fields scalar, [B], or [N] for a time grid)."""
+    """Coefficients of a step t -> s of the binomial process.
+
+    Fields are scalar, [B], or [N] for a time grid.
+    """
 
     at: Level
     """Level of t, the start of the step."""
@@ -74,7 +77,7 @@ class BinomialProcess:
         return BinomialCoefficients(at, to, 2 * (at.log_alpha - to.log_alpha))
 
     def posterior(self, coefficients: BinomialCoefficients, x0: Array, x_t: Array) -> tuple[Array, None]:
-        """Return q(x_s = 1 | x_t, x0): q(x_s | x0) times the likelihood q(x_t | x_s) of the two values of x_s.
+        """Return q(x_s = 1 | x_t, x0), proportional to q(x_s | x0) q(x_t | x_s).
 
         x0 may also be a mean of bits, 2 P(x0 = +1) - 1 in [-1, 1]: the result is then the mixture of both posteriors.
         """
@@ -90,9 +93,10 @@ class BinomialProcess:
         return belief * given(1.0) + (1 - belief) * given(0.0), None
 
     def kl(self, p: tuple[Array, None], q: tuple[Array, None]) -> Array:
-        """Return KL(p || q) in nats [B]: the sum over bits of p log(p/q) + (1 - p) log((1 - p)/(1 - q)).
+        """Return KL(p || q) in nats [B], summed over the bits.
 
-        q is kept off 0 and 1 by the smallest numbers of its dtype.
+        KL = p log(p/q) + (1 - p) log((1 - p)/(1 - q)) per bit. q is kept off 0 and 1 by the smallest numbers of its
+        dtype.
         """
         one = p[0]
         other = jnp.clip(q[0], jnp.finfo(one.dtype).tiny, 1 - jnp.finfo(one.dtype).eps)

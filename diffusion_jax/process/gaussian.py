@@ -1,4 +1,4 @@
-"""Gaussian process: q(x_t | x0) = N(alpha x0, sigma² I), and all that follows from it in closed form.
+"""Gaussian process: q(x_t | x0) = N(alpha x0, sigma² I), in closed form.
 
 With lambda = logsnr and the conditional scales of x_t given x_s (s < t),
 
@@ -21,7 +21,10 @@ from diffusion_jax.process.base import Array, Entropies, Level, Schedule, expand
 
 
 class GaussianCoefficients(NamedTuple):
-    """Coefficients of a step t -> s of the Gaussian process (fields scalar, [B], or [N] for a time grid)."""
+    """Coefficients of a step t -> s of the Gaussian process.
+
+    Fields are scalar, [B], or [N] for a time grid.
+    """
 
     at: Level
     """Level of t, the start of the step."""
@@ -55,7 +58,9 @@ class GaussianProcess:
     """
 
     def prior(self, schedule: Schedule, keys: Array, shape: tuple[int, ...]) -> Array:
-        """Draw from N(0, alpha² + sigma²) at t = 1: the marginal of unit-variance data, N(0, I) if variance-preserving.
+        """Draw from N(0, alpha² + sigma²) at t = 1, the marginal of unit-variance data.
+
+        This is N(0, I) if the schedule preserves the variance.
 
         Args:
             schedule: the noise schedule.
@@ -118,7 +123,10 @@ class GaussianProcess:
 
 
 def step_coefficients(at: Level, to: Level) -> GaussianCoefficients:
-    """Return the coefficients of single steps at -> to, elementwise (log_var_small is -inf where s is noiseless)."""
+    """Return the coefficients of single steps at -> to, elementwise.
+
+    log_var_small is -inf where s is noiseless.
+    """
     log_share = jnp.log(-jnp.expm1(at.logsnr - to.logsnr))  # log of sigma_ts² / sigma_t², the share of fresh noise
     return GaussianCoefficients(
         at=at,

@@ -1,4 +1,4 @@
-"""Learned noise schedules: trained with the network, by the gradient of the bound in their parameters.
+"""Learned noise schedules, trained with the network by the gradient of the bound.
 
 A factory returns a `LearnedSchedule`: initial parameters, and the schedule that parameters give. The schedule computes
 in the dtype of t, so the same function serves training in float32 and a frozen run in float64 on the host.
@@ -113,9 +113,10 @@ def betas(num_steps: int, first_beta: float = 1e-3, bumps: int = 0) -> LearnedSc
 
 
 def bump_weights(k: np.ndarray, num_steps: int, bumps: int, width: float = 1.0) -> np.ndarray:
-    """Return Gaussian bumps in time around evenly spaced centres, at the steps k [N] in 0 … T - 1: [N, bumps].
+    """Return Gaussian bumps in time around evenly spaced centres: [N, bumps].
 
-    Their standard deviation is `width` times the distance of the centres; at each step they sum to one.
+    They are evaluated at the steps k [N] in 0 … T - 1. Their standard deviation is `width` times the distance of the
+    centres; at each step they sum to one.
     Reference: Sohl-Dickstein et al. 2015, appendix D.2.1 (width 1; 1/2 in the public code).
     """
     centres = np.linspace(-1, 1, bumps)

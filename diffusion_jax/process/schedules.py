@@ -19,8 +19,8 @@ from diffusion_jax.process.base import Array, Schedule
 def chain(betas: np.ndarray) -> Schedule:
     """Variance-preserving chain with rates `betas` [T], each in (0, 1].
 
-    alpha(k/T)² = prod_{i<=k} (1 - beta_i), sigma² = 1 - alpha². Reference: Ho et al. 2020, eq. 4.
-    Raises ValueError if a beta is outside (0, 1].
+    alpha(k/T)² = prod_{i<=k} (1 - beta_i), sigma² = 1 - alpha².
+    Reference: Ho et al. 2020, eq. 4. Raises ValueError if a beta is outside (0, 1].
     """
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or not betas.size or not np.all((betas > 0) & (betas <= 1)):
@@ -76,7 +76,7 @@ def warmup(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02, fra
 
 
 def harmonic(num_steps: int) -> Schedule:
-    """Harmonic betas, 1 / (T - k + 1): alpha(k/T)² = 1 - k/T, so that nothing of the signal is left at t = 1.
+    """Harmonic betas, 1 / (T - k + 1): alpha(k/T)² = 1 - k/T, 0 at t = 1.
 
     Reference: Sohl-Dickstein et al. 2015, section 2.4.1 ("jsd" in the code of Ho et al. 2020).
     """
@@ -84,9 +84,10 @@ def harmonic(num_steps: int) -> Schedule:
 
 
 def dpm2015(num_steps: int, first_beta: float = 1e-3) -> Schedule:
-    """Harmonic betas that leave 1/T of the signal: beta_1 = first_beta, the others near 1/linspace(T, 2, T).
+    """Harmonic betas that leave 1/T of the signal at t = 1.
 
-    The initial rates of `learned.betas`. Raises ValueError for fewer than two steps.
+    beta_1 = first_beta, the others are near 1/linspace(T, 2, T). The initial rates of `learned.betas`. Raises
+    ValueError for fewer than two steps.
     Reference: the public code of Sohl-Dickstein et al. 2015, whose beta_1 is first_beta + 1/T.
     """
     offsets = dpm2015_logits(num_steps)
@@ -94,7 +95,10 @@ def dpm2015(num_steps: int, first_beta: float = 1e-3) -> Schedule:
 
 
 def dpm2015_logits(num_steps: int) -> np.ndarray:
-    """Return the logits [T - 1] of 1/linspace(T, 2, T) without the first; ValueError for fewer than two steps."""
+    """Return the logits [T - 1] of 1/linspace(T, 2, T) without the first.
+
+    Raises ValueError for fewer than two steps.
+    """
     if num_steps < 2:
         raise ValueError(f"process.num_steps={num_steps}: a chain whose rates are learned needs at least 2 steps")
     shares = 1 / np.linspace(num_steps, 2, num_steps)[1:]
@@ -115,9 +119,9 @@ def sigmoid(num_steps: int, beta_start: float = 1e-4, beta_end: float = 0.02, re
 
 
 def cosine(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> Schedule:
-    """Cosine schedule: alpha(t)² = f(t)/f(0), f(t) = cos²(pi/2 (t + offset)/(1 + offset)), betas at most max_beta.
+    """Cosine schedule: alpha(t)² = f(t)/f(0), with betas at most max_beta.
 
-    Reference: Nichol and Dhariwal 2021, eq. 17.
+    f(t) = cos²(pi/2 (t + offset)/(1 + offset)). Reference: Nichol and Dhariwal 2021, eq. 17.
     """
     t = np.arange(num_steps + 1) / num_steps
     f = np.cos(np.pi / 2 * (t + offset) / (1 + offset)) ** 2
@@ -168,19 +172,19 @@ def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
 
 
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Schedule:
-    """EDM schedule: alpha = 1 and sigma^(1/rho) linear in t, so that a uniform grid in t is the grid of the paper.
+    """EDM schedule: alpha = 1 and sigma^(1/rho) linear in t.
 
-    Reference: Karras et al. 2022, eq. 5.
+    A uniform grid in t is then the time grid of the paper. Reference: Karras et al. 2022, eq. 5.
     """
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return lambda t: (jnp.zeros_like(t), rho * jnp.log(low + t * (high - low)))
 
 
 def geometric(num_steps: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
-    """Geometric noise levels with alpha = 1: sigma = 0 at k = 0, sigma_min at k = 1, … sigma_max at k = T.
+    """Geometric noise levels with alpha = 1, from sigma_min at k = 1 to sigma_max at k = T.
 
-    Between levels log sigma is interpolated linearly, below the first level sigma. Raises ValueError for fewer than two
-    levels. Reference: Song and Ermon 2019, section 3.
+    sigma = 0 at k = 0. Between levels log sigma is interpolated linearly, below the first level sigma. Raises
+    ValueError for fewer than two levels. Reference: Song and Ermon 2019, section 3.
     """
     if num_steps < 2:
         raise ValueError(f"process.num_steps={num_steps}: levels from sigma_min to sigma_max are at least 2")

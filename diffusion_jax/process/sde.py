@@ -1,4 +1,4 @@
-"""Drift and diffusion of a noise schedule: dx = f(t) x dt + g(t) dw, by differentiation of the schedule.
+"""Drift and diffusion of a noise schedule, dx = f(t) x dt + g(t) dw, by differentiation.
 
     f = d log alpha / dt,      g² = d sigma²/dt - 2 f sigma² = 2 sigma² (d log sigma / dt - f),
 
