@@ -10,15 +10,15 @@ with --config.data.name=tfds. The rest is as in configs/lsun_bedroom256.py, with
 
 from ml_collections import ConfigDict
 
-from configs import defaults, lsun_bedroom256
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = lsun_bedroom256.get_config()
+    c = config.load("lsun_bedroom256")
     c.train_steps = 500_000
     c.data.flip = True
     c.data.folder.update(path="data/celebahq", heldout_fraction=0.01)
     c.data.tfds.update(dataset="celeb_a_hq/256", data_dir="data/tfds", train="train[:99%]", heldout="train[99%:]")
     c.data.tfds.label_key = ""
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

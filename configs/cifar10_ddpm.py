@@ -11,12 +11,12 @@ replica (so that the number of devices does not matter), and an epoch is one per
 
 from ml_collections import ConfigDict
 
-from configs import defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = defaults.get_config()
+    c = config.defaults()
     c.train_steps = 800_000
     c.batch_size = 128
     c.data.update(name="tfds", flip=True, shape=(32, 32, 3), levels=256, classes=10)
@@ -25,4 +25,4 @@ def get_config(variant: str = "") -> ConfigDict:
     c.optimizer.update(learning_rate=2e-4, warmup_steps=5000)
     c.checkpoint.update(every=10_000, keep_every=100_000)
     c.report.samples_every = 50_000
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

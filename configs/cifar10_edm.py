@@ -13,19 +13,19 @@ the label that tells the network of it (network.ncsnpp.augment_dims=9 makes room
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_ddpm, defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variants "ve", "cond" and "ve_cond" as the header says, "tiny" is for tests."""
-    c = cifar10_ddpm.get_config()
+    c = config.load("cifar10_ddpm")
     c.train_steps = 390_625
     c.batch_size = 512
     c.process.num_steps = 0
     c.schedule.name = "edm"
-    c.network.update(name="ncsnpp", told="log_sigma")
+    c.network.update(name="ncsnpp", conditioning="log_sigma")
     c.network.ncsnpp.update(multipliers=(2, 2, 2), dropout=0.13)
-    c.prediction.update(target="edm", input="unit_variance", sigma_data=0.5)
+    c.prediction.update(target="edm", input_scaling="unit_variance", sigma_data=0.5)
     c.loss.update(name="edm", reduction="sum")
     c.times.name = "log_normal"
     c.optimizer.update(learning_rate=1e-3, warmup_steps=19_531, grad_clip=0.0)  # over 10 million images
@@ -34,4 +34,4 @@ def get_config(variant: str = "") -> ConfigDict:
     network = "network.ncsnpp"
     ve = {f"{network}.embedding": "fourier", f"{network}.taps": (1, 3, 3, 1), f"{network}.progressive_input": True}
     cond = {"network.conditional": True}
-    return defaults.variant(c, variant, ve=ve, cond=cond, ve_cond=ve | cond)
+    return config.variant(c, variant, ve=ve, cond=cond, ve_cond=ve | cond)

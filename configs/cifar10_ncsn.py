@@ -14,12 +14,12 @@ the checkpoint with the lowest FID of 1,000 samples.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_ddpm, defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = cifar10_ddpm.get_config()
+    c = config.load("cifar10_ddpm")
     c.train_steps = 200_000
     c.data.dequantise = True
     c.process.num_steps = 10
@@ -33,4 +33,4 @@ def get_config(variant: str = "") -> ConfigDict:
     c.bound.clip_x0 = False
     c.sampler.update(name="annealed_langevin", grid="to_first", clip_x0=False, denoise=False)
     c.sampler.annealed_langevin.update(snr=0.1**0.5, steps=100, at_start=True)
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

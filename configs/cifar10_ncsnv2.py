@@ -13,12 +13,12 @@ data are in [-1, 1], hence sigma from 0.02 to 100. Its step is 6.2e-6 sigma²/si
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_ncsn, defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = cifar10_ncsn.get_config()
+    c = config.load("cifar10_ncsn")
     c.train_steps = 300_000
     c.data.dequantise = False
     c.process.num_steps = 232
@@ -30,4 +30,4 @@ def get_config(variant: str = "") -> ConfigDict:
     c.ema.decays = (0.999,)
     c.sampler.denoise = True
     c.sampler.annealed_langevin.update(snr=0.031**0.5, steps=5)
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

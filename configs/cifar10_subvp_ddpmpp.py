@@ -13,11 +13,11 @@ All but the schedule is that of configs/cifar10_vp_ddpmpp.py.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_vp_ddpmpp, defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "deep" has twice the blocks, "tiny" is for tests."""
-    c = cifar10_vp_ddpmpp.get_config()
+    c = config.load("cifar10_vp_ddpmpp")
     c.schedule.name = "subvp"
-    return defaults.variant(c, variant, deep={"network.ncsnpp.blocks": 8, "train_steps": 950_000})
+    return config.variant(c, variant, deep={"network.ncsnpp.blocks": 8, "train_steps": 950_000})

@@ -11,17 +11,17 @@ configs/cifar10_ddpm.py says; as in the paper they are not flipped.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_ddpm, defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = cifar10_ddpm.get_config()
+    c = config.load("cifar10_ddpm")
     c.train_steps = 10_000_000
     c.data.flip = False
     c.process.num_steps = 0
     c.schedule.name = "learned_gamma"
-    c.network.update(name="vdm", told="time")
+    c.network.update(name="vdm", conditioning="time")
     c.network.vdm.dropout = 0.1
     c.prediction.variance = "fixed_small"
     c.loss.name = "vdm"
@@ -29,4 +29,4 @@ def get_config(variant: str = "") -> ConfigDict:
     c.bound.update(decoder="softmax", clip_x0=False, num_steps=1000)
     c.optimizer.update(warmup_steps=100, b2=0.99, weight_decay=0.01, grad_clip=0.0)
     c.sampler.update(num_steps=1000, clip_x0=False)
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

@@ -16,21 +16,21 @@ the *sum* of squared errors, so that the clipping at norm 1 is always active; th
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_ddpm, defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "deep" has twice the blocks, "tiny" is for tests."""
-    c = cifar10_ddpm.get_config()
+    c = config.load("cifar10_ddpm")
     c.train_steps = 1_300_000
     c.process.num_steps = 0
     c.schedule.name = "ve"
     c.schedule.ve.update(sigma_min=0.02, sigma_max=100.0)
-    c.network.update(name="ncsnpp", told="log_sigma")
+    c.network.update(name="ncsnpp", conditioning="log_sigma")
     c.network.ncsnpp.update(dropout=0.1, embedding="fourier", fourier_scale=64.0)
     c.network.ncsnpp.update(taps=(1, 3, 3, 1), progressive_input=True)
     c.loss.reduction = "half_sum"
     c.times.min_t = 1e-5
     c.ema.decays = (0.999,)
     c.sampler.update(name="predictor_corrector", num_steps=1000, min_t=1e-5, clip_x0=False)
-    return defaults.variant(c, variant, deep={"network.ncsnpp.blocks": 8, "train_steps": 950_000})
+    return config.variant(c, variant, deep={"network.ncsnpp.blocks": 8, "train_steps": 950_000})

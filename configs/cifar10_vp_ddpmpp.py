@@ -15,20 +15,20 @@ weight g²: --config.loss.name=likelihood. The data are prepared as configs/cifa
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_ddpm, defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "deep" has twice the blocks, "discrete" a chain, "tiny" is for tests."""
-    c = cifar10_ddpm.get_config()
+    c = config.load("cifar10_ddpm")
     c.train_steps = 1_300_000
     c.process.num_steps = 0
     c.schedule.name = "vp"
-    c.network.update(name="ncsnpp", told="time")
+    c.network.update(name="ncsnpp", conditioning="time")
     c.network.ncsnpp.dropout = 0.1
     c.times.min_t = 1e-5
     c.sampler.update(name="euler_maruyama", num_steps=1000, min_t=1e-3)
     deep = {"network.ncsnpp.blocks": 8, "train_steps": 950_000}
-    discrete = {"process.num_steps": 1000, "schedule.name": "linear", "network.told": "step"}
+    discrete = {"process.num_steps": 1000, "schedule.name": "linear", "network.conditioning": "step"}
     discrete |= {"sampler.name": "ancestral", "sampler.num_steps": 0, "sampler.min_t": 0.0}
-    return defaults.variant(c, variant, deep=deep, discrete=discrete)
+    return config.variant(c, variant, deep=deep, discrete=discrete)

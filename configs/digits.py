@@ -7,12 +7,12 @@ Time:   212 s on 2 CPU cores with JAX_NUM_CPU_DEVICES=2 (measured; 2,500 steps, 
 
 from ml_collections import ConfigDict
 
-from configs import defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = defaults.get_config()
+    c = config.defaults()
     c.train_steps = 2500
     c.batch_size = 32
     c.network.unet.update(channels=32, multipliers=(1, 2), blocks=1, attention=(), dropout=0.0)
@@ -23,4 +23,4 @@ def get_config(variant: str = "") -> ConfigDict:
     c.checkpoint.every = 500
     c.report.update(samples_every=1000, num_samples=64, sampler_steps=100)
     c.eval.update(every=500, svm=True)
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

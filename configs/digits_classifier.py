@@ -9,12 +9,12 @@ Time:   6 minutes on 2 CPU cores busy with other work (measured)
 
 from ml_collections import ConfigDict
 
-from configs import defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = defaults.get_config()
+    c = config.defaults()
     c.train_steps = 1500
     c.batch_size = 64
     c.network.name = "encoder"
@@ -26,4 +26,4 @@ def get_config(variant: str = "") -> ConfigDict:
     c.checkpoint.every = 250
     c.report.samples_every = 0
     c.eval.update(every=250, passes=4)
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

@@ -11,12 +11,12 @@ Time:   2,500 steps like those of digits.py (6 minutes on one of two CPU cores, 
 
 from ml_collections import ConfigDict
 
-from configs import defaults, digits
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = digits.get_config()
+    c = config.load("digits")
     c.network.update(conditional=True, label_dropout=0.1)
     c.guidance.name = "classifier_free"
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

@@ -10,21 +10,21 @@ The standard deviation of these data is 0.75 where that of photographs is 0.5, a
 
 from ml_collections import ConfigDict
 
-from configs import defaults, digits
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = digits.get_config()
+    c = config.load("digits")
     c.train_steps = 1500
     c.process.num_steps = 0
     c.schedule.name = "edm"
     c.schedule.edm.update(sigma_max=20.0)
-    c.network.told = "log_sigma"
-    c.prediction.update(target="edm", input="unit_variance", sigma_data=0.75)
+    c.network.conditioning = "log_sigma"
+    c.prediction.update(target="edm", input_scaling="unit_variance", sigma_data=0.75)
     c.loss.name = "edm"
     c.times.name = "log_normal"
     c.times.log_normal.update(mean=-0.8)
     c.ema.ramp = 0.05
     c.sampler.update(name="edm", num_steps=17)
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

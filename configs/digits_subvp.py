@@ -10,11 +10,11 @@ Less noise than VP at every t, which makes for better likelihoods.
 
 from ml_collections import ConfigDict
 
-from configs import defaults, digits_vp
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = digits_vp.get_config()
+    c = config.load("digits_vp")
     c.schedule.name = "subvp"
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

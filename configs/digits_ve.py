@@ -11,18 +11,18 @@ network sees x_t divided by its standard deviation, which a net this small needs
 
 from ml_collections import ConfigDict
 
-from configs import defaults, digits
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = digits.get_config()
+    c = config.load("digits")
     c.train_steps = 1500
     c.process.num_steps = 0
     c.schedule.name = "ve"
     c.schedule.ve.update(sigma_min=0.02, sigma_max=10.0)
-    c.network.told = "log_sigma"
-    c.prediction.update(input="unit_variance", sigma_data=0.75)
+    c.network.conditioning = "log_sigma"
+    c.prediction.update(input_scaling="unit_variance", sigma_data=0.75)
     c.times.min_t = 1e-5
     c.sampler.num_steps = 250
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

@@ -7,12 +7,12 @@ Time:   5,000 steps; some ten minutes on two idle CPU cores (estimated from the 
 
 from ml_collections import ConfigDict
 
-from configs import defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = defaults.get_config()
+    c = config.defaults()
     c.train_steps = 5000
     c.batch_size = 32
     c.schedule.name = "linear_logsnr"
@@ -28,4 +28,4 @@ def get_config(variant: str = "") -> ConfigDict:
     c.checkpoint.every = 500
     c.report.update(samples_every=0, num_samples=64, sampler_steps=100)
     c.eval.update(every=500, svm=True)
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

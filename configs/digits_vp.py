@@ -10,16 +10,16 @@ Any sampler draws from it, any likelihood measures it. To train for likelihood: 
 
 from ml_collections import ConfigDict
 
-from configs import defaults, digits
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = digits.get_config()
+    c = config.load("digits")
     c.train_steps = 1500
     c.process.num_steps = 0
     c.schedule.name = "vp"
-    c.network.told = "time"
+    c.network.conditioning = "time"
     c.times.min_t = 1e-5
     c.sampler.num_steps = 250
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

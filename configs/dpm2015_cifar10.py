@@ -12,12 +12,12 @@ code divided that width by the scale where it should have multiplied it, which l
 
 from ml_collections import ConfigDict
 
-from configs import defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = defaults.get_config()
+    c = config.defaults()
     c.train_steps = 850_000
     c.batch_size = 200
     c.require_accelerator = variant != "tiny"
@@ -35,4 +35,4 @@ def get_config(variant: str = "") -> ConfigDict:
     c.bound.clip_x0 = False
     c.report.samples_every = 50_000
     c.eval.num_samples = 0
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

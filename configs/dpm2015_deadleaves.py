@@ -14,12 +14,12 @@ the paper's network and needs a GPU (not measured here).
 
 from ml_collections import ConfigDict
 
-from configs import defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "paper" is at the paper's size, "tiny" is for tests."""
-    c = defaults.get_config()
+    c = config.defaults()
     c.train_steps = 4000
     c.batch_size = 16
     c.data.update(name="dead_leaves", std=0.5796, dequantise=True)
@@ -46,4 +46,4 @@ def get_config(variant: str = "") -> ConfigDict:
         c.checkpoint.every = 10_000
         c.eval.update(every=10_000, max_examples=1000)
         variant = ""
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

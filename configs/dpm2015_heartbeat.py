@@ -9,12 +9,12 @@ Time:   170 s to train, 215 s to evaluate with 10,000 samples (measured on two C
 
 from ml_collections import ConfigDict
 
-from configs import defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = defaults.get_config()
+    c = config.defaults()
     c.train_steps = 6000
     c.batch_size = 512
     c.data.name = "heartbeat"
@@ -32,4 +32,4 @@ def get_config(variant: str = "") -> ConfigDict:
     c.checkpoint.every = 3000
     c.report.update(samples_every=6000, num_samples=64, sampler_steps=200)
     c.eval.update(every=2000, max_examples=2000, num_samples=10_000)
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

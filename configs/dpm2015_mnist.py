@@ -11,12 +11,12 @@ Images are scaled to unit variance by one constant and dequantised by uniform no
 
 from ml_collections import ConfigDict
 
-from configs import defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = defaults.get_config()
+    c = config.defaults()
     c.train_steps = 500_000
     c.batch_size = 512
     c.require_accelerator = variant != "tiny"
@@ -36,4 +36,4 @@ def get_config(variant: str = "") -> ConfigDict:
     c.bound.clip_x0 = False
     c.report.samples_every = 50_000
     c.eval.num_samples = 0
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

@@ -13,12 +13,12 @@ with JAX_NUM_CPU_DEVICES=2 on two CPU cores that nothing else used; 546 s with o
 
 from ml_collections import ConfigDict
 
-from configs import defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "fine" has 300 steps, "tiny" is for tests."""
-    c = defaults.get_config()
+    c = config.defaults()
     c.train_steps = 12_000
     c.batch_size = 512
     c.data.name = "toy2d"
@@ -48,4 +48,4 @@ def get_config(variant: str = "") -> ConfigDict:
         c.ema.decays = (0.9995,)
         c.report.samples_every = 15_000
         variant = ""
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

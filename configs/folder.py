@@ -12,12 +12,12 @@ grey images take --config.data.folder.channels=1. A tenth of the files is held o
 
 from ml_collections import ConfigDict
 
-from configs import defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = defaults.get_config()
+    c = config.defaults()
     c.train_steps = 500_000
     c.batch_size = 64
     c.require_accelerator = False
@@ -26,4 +26,4 @@ def get_config(variant: str = "") -> ConfigDict:
     c.network.unet.update(channels=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,), dropout=0.1)
     c.optimizer.update(learning_rate=1e-4, warmup_steps=5000)
     c.checkpoint.update(every=10_000, keep_every=100_000)
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

@@ -14,12 +14,12 @@ Flips are off, as the paper says for bedrooms (a comment in its code says so for
 
 from ml_collections import ConfigDict
 
-from configs import defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = defaults.get_config()
+    c = config.defaults()
     c.train_steps = 2_400_000
     c.batch_size = 64
     c.data.update(name="folder", flip=False, workers=8, shape=(256, 256, 3), levels=256)
@@ -31,4 +31,4 @@ def get_config(variant: str = "") -> ConfigDict:
     c.checkpoint.update(every=10_000, keep_every=200_000)
     c.report.update(samples_every=50_000, num_samples=16)
     c.eval.max_examples = 2_000
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

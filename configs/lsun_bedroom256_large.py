@@ -11,12 +11,12 @@ rest are those of configs/lsun_bedroom256.py.
 
 from ml_collections import ConfigDict
 
-from configs import defaults, lsun_bedroom256
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = lsun_bedroom256.get_config()
+    c = config.load("lsun_bedroom256")
     c.train_steps = 1_150_000
     c.network.unet.channels = 192
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

@@ -13,13 +13,13 @@ its public code turns them off for cats. To follow the comment: --config.data.fl
 
 from ml_collections import ConfigDict
 
-from configs import defaults, lsun_bedroom256
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = lsun_bedroom256.get_config()
+    c = config.load("lsun_bedroom256")
     c.train_steps = 1_800_000
     c.data.flip = True
     c.data.folder.path = "data/lsun_cat"
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

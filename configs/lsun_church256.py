@@ -12,13 +12,13 @@ The rest is as in configs/lsun_bedroom256.py, with flips.
 
 from ml_collections import ConfigDict
 
-from configs import defaults, lsun_bedroom256
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = lsun_bedroom256.get_config()
+    c = config.load("lsun_bedroom256")
     c.train_steps = 1_200_000
     c.data.flip = True
     c.data.folder.path = "data/lsun_church"
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

@@ -9,12 +9,12 @@ Other densities: --config.data.toy2d.kind=checkerboard, moons or swissroll.
 
 from ml_collections import ConfigDict
 
-from configs import defaults
+from diffusion_jax import config
 
 
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
-    c = defaults.get_config()
+    c = config.defaults()
     c.train_steps = 5000
     c.batch_size = 256
     c.data.name = "toy2d"
@@ -28,4 +28,4 @@ def get_config(variant: str = "") -> ConfigDict:
     c.checkpoint.every = 2500
     c.report.update(samples_every=2500, num_samples=1000)
     c.eval.every = 2500
-    return defaults.variant(c, variant)
+    return config.variant(c, variant)

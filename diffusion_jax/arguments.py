@@ -127,7 +127,7 @@ def unverified(argv: list[str]) -> bool:
 
 def define_sampling(command: str, args: flags.FlagValues, argv: list[str], stored: Mapping[str, Any] | None) -> None:
     """The flags of what samples from a run; --sampler.KEY and the like default to what the run's config says."""
-    from diffusion_jax.training import checkpoints
+    from diffusion_jax.runs import trained
 
     flags.DEFINE_integer("seed", 0, "seed of the first sample; the next has seed + 1", flag_values=args)
     if command == "evaluate":
@@ -163,7 +163,7 @@ def define_sampling(command: str, args: flags.FlagValues, argv: list[str], store
         flags.DEFINE_string("by", "ode", "ode, or ddim: its inversion, in the sampler's steps", flag_values=args)
     if stored is None:
         early = early_flags(argv, "workdir", "step")
-        stored = checkpoints.read_config(required(early, "workdir"), early.step or "newest")
+        stored = trained.read_config(required(early, "workdir"), early.step or "newest")
     for section in sections(command):
         if section not in stored:
             raise ValueError(f"the config of this workdir, from an earlier version, has no {section!r}; train it again")

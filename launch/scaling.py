@@ -18,7 +18,6 @@ one. Parameters, state and FLOPs come from the package: FLOPs of a step are thre
 """
 
 import argparse
-import importlib
 import math
 import pathlib
 import sys
@@ -29,6 +28,7 @@ import jax.numpy as jnp
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for configs/
 
+from diffusion_jax import config as configs
 from diffusion_jax import devices
 from diffusion_jax.analysis.description import flops, size
 from diffusion_jax.experiment import wiring
@@ -74,7 +74,7 @@ class Model(NamedTuple):
 
 def model(recipe: str) -> Model:
     """What the package says of configs/RECIPE.py, without data and without compiling."""
-    config = importlib.import_module(f"configs.{recipe}").get_config()
+    config = configs.load(recipe)
     experiment = wiring.build(config)
     key = jax.random.key(0)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key))
@@ -85,6 +85,7 @@ def model(recipe: str) -> Model:
     }
 
     def forward(params: Any, batch: Any) -> Any:
+        batch = batch | {"x0": experiment.to_model(batch["x0"], key[None])}
         return experiment.loss(params, batch, jnp.full(1, 0.5), key[None])[0]
 
     return Model(shapes.params, shapes, 3 * flops(forward, shapes.params, example))

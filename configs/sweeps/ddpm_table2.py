@@ -30,7 +30,7 @@ the fixed isotropic variance, or the unweighted squared error of what it predict
 
 from typing import Any
 
-from configs.sweeps import defaults
+from diffusion_jax import config
 
 CELLS = {
     f"{short}_{loss}": {"prediction.target": target, **keys}
@@ -47,4 +47,4 @@ NOTE = "After Ho et al. 2020, table 2, which reports mean_simple and eps_vlb_lea
 def get_sweep(variant: str = "") -> dict[str, Any]:
     """The grid: "" at the paper's size, "digits" for two cores, "tiny" for tests."""
     paper = {"config": "configs/cifar10_ddpm.py", "flags": {}, "evaluate": ("--likelihood=vlb",)}
-    return defaults.variant(variant, paper, CELLS, NOTE)
+    return config.sweep_variant(variant, paper, CELLS, NOTE)

@@ -30,7 +30,7 @@ paper's code tells 1000 (k - 1)/T.
 
 from typing import Any
 
-from configs.sweeps import defaults
+from diffusion_jax import config
 
 LEARNED = {"prediction.variance": "learned_range"}
 CELLS = {
@@ -46,7 +46,7 @@ PAPER = {
     "process.num_steps": 4000,
     "schedule.linear.beta_start": 2.5e-5,
     "schedule.linear.beta_end": 0.005,
-    "network.told": "time",
+    "network.conditioning": "time",
     "network.unet.blocks": 3,
     "network.unet.attention": (16, 8),
     "network.unet.heads": 4,
@@ -63,4 +63,4 @@ NOTE = (
 def get_sweep(variant: str = "") -> dict[str, Any]:
     """The grid: "" at the paper's size, "digits" for two cores, "tiny" for tests."""
     paper = {"config": "configs/cifar10_ddpm.py", "flags": PAPER, "evaluate": ("--likelihood=vlb",)}
-    return defaults.variant(variant, paper, CELLS, NOTE)
+    return config.sweep_variant(variant, paper, CELLS, NOTE)

@@ -35,9 +35,16 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
         "index": jax.ShapeDtypeStruct((share,), jnp.int32),
     }
     train_step = step.make_train_step(
-        experiment.loss, experiment.times, experiment.optimizer, config.batch_size, config.accumulate_steps
+        experiment.loss,
+        experiment.times,
+        experiment.optimizer,
+        config.batch_size,
+        config.accumulate_steps,
+        to_model=experiment.to_model,
     )
-    at_once = step.make_train_step(experiment.loss, experiment.times, experiment.optimizer, config.batch_size)
+    at_once = step.make_train_step(
+        experiment.loss, experiment.times, experiment.optimizer, config.batch_size, to_model=experiment.to_model
+    )
     arguments = shapes, batch, jax.eval_shape(lambda: jax.random.key(0))
     ends = in_float64(level, paths.at_first(config), np.array([0.0, 1.0]))
     figures: dict[str, Any] = {
@@ -102,6 +109,7 @@ def activations(experiment: wiring.Experiment, params: Any, batch: Any, accumula
     def residuals(params: Any, batch: Any) -> Any:
         t = jnp.full(batch["index"].shape, 0.5)
         keys = jax.vmap(jax.random.key)(batch["index"])
+        batch = batch | {"x0": experiment.to_model(batch["x0"], keys)}
         return jax.vjp(lambda params: experiment.loss(params, batch, t, keys)[0].mean(), params)[1]
 
     return max(0, size(jax.eval_shape(residuals, params, part)) - size(params))

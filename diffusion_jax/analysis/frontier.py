@@ -118,7 +118,7 @@ def cell(run: trained.Run, sampler: str, steps: int, number: int, seed: int) -> 
     """The cell of a sampler, NAME or NAME:GRID, and a number of steps."""
     name, _, grid = sampler.partition(":")
     config = run.config.copy_and_resolve_references()
-    config.sampler.update(name=name, num_steps=steps, steps=(), times=(), grid=grid or config.sampler.grid)
+    config.sampler.update(name=name, num_steps=steps, levels=(), times=(), grid=grid or config.sampler.grid)
     options = choices.options(config.sampler)
     label = name + "".join(f" {key}={value}" for key, value in options.items())
     said = {key: value for key, value in config.sampler.items() if not isinstance(value, ConfigDict) and key != "tile"}

@@ -13,7 +13,7 @@ ZIP = b"PK"
 
 def arrays(
     split: str,
-    path: str,
+    path: str = "",
     key: str = "",
     label_key: str = "",
     levels: int = 256,

@@ -17,10 +17,10 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 def folder(
     split: str,
-    path: str,
-    size: int | Sequence[int] = 64,
+    path: str = "",
+    size: int | Sequence[int] = (64, 64),
     channels: int = 3,
-    resize: str = "none",
+    resize: str = "center_crop",
     filter: str = "lanczos",
     labels: bool = False,
     heldout: str = "",

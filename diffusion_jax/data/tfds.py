@@ -22,13 +22,13 @@ AGAIN = "Copy the whole directory, or prepare it again"
 
 def tfds(
     split: str,
-    dataset: str,
-    data_dir: str,
+    dataset: str = "",
+    data_dir: str = "",
     train: str = "train",
     heldout: str = "test",
     image_key: str = "image",
     label_key: str = "label",
-    size: int | Sequence[int] = 0,
+    size: int | Sequence[int] = (),
     channels: int = 0,
     resize: str = "none",
     filter: str = "lanczos",

@@ -114,20 +114,29 @@ def local_rows(batch_size: int) -> slice:
 
 
 @contextlib.contextmanager
-def preemption() -> Iterator[Callable[[int], bool]]:
-    """Catch SIGTERM; yield `preempted(step)`, which returns whether it came, on all processes after the same step.
+def preemption() -> Iterator[Callable[[int], int]]:
+    """Catch SIGTERM and SIGINT; yield `ended_by(step)`, which returns the signal that came, or 0.
 
-    With several processes, JAX's preemption service passes the signal of one process on to all.
+    All processes get the same answer after the same step: with several processes, JAX's preemption service passes the
+    SIGTERM of one process on to all. A second SIGINT ends the process at once.
     """
     if jax.process_count() > 1:
-        yield lambda step: bool(multihost_utils.reached_preemption_sync_point(step))
+        yield lambda step: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else 0
         return
-    received = threading.Event()
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
-        yield lambda step: False
+        yield lambda step: 0
         return
-    previous = signal.signal(signal.SIGTERM, lambda *_: received.set())
+
+    def handle(number: int, frame: Any) -> None:
+        if number == signal.SIGINT and number in received:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
+        received.append(number)
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda step: received.is_set()
+        yield lambda step: received[0] if received else 0
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,31 +1,113 @@
-"""What every part of the wiring shares: a name looked up, and the options that stand beside it."""
+"""Choices of a config: a name looked up, its options, and the call of its factory.
 
+A factory receives what the experiment provides by parameter name (`num_steps`, `num_classes`, …, see PROVIDED); its
+other parameters with a default are its options in a config. So a factory says by its signature what it needs.
+"""
+
+import dataclasses
 import difflib
+import importlib
+import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 LEARNED = ("learned_diagonal", "learned_range", "dpm2015_paper", "dpm2015_code")
 """Reverse variances that the network's head gives."""
 
-
 BOUND_LOSSES = ("vlb", "hybrid", "K")
 """Losses with a term of a variational bound; the others are the weights of a squared error."""
 
-
 NEED_CHAIN = "a chain: set process.num_steps to its number of steps, 1000 for example"
 
+PROVIDED = (
+    *("num_steps", "num_classes", "out_channels", "remat", "sigma_data", "min_t", "split"),
+    *("schedule", "process", "draw", "end", "parent", "name"),
+)
+"""Parameters of factories that are no options: the experiment provides them, or flax does."""
 
-def choose(section: str, name: str, table: Mapping[str, Any]) -> Any:
-    """`table[name]`, or a ValueError that names the section, what is allowed and the nearest name."""
+
+class Given(NamedTuple):
+    """An object handed over from Python where a config has a name; the factory that returns it."""
+
+    made: Any
+    spelling: str
+    """How a stored config names the object: "module:attribute"."""
+
+    def __call__(self, **provided: Any) -> Any:
+        """Return the object, whatever the experiment provides."""
+        return self.made
+
+
+def choose(key: str, name: str | Given, table: Mapping[str, Any]) -> Any:
+    """Return `table[name]`, the object that a name "module:attribute" stands for, or a `Given` as it is.
+
+    Raises ValueError, naming the key, the nearest name and all names, for an unknown one.
+    """
+    if isinstance(name, Given):
+        return name
     if name in table:
         return table[name]
+    flag = key.startswith("--")
+    if ":" in name and not flag:
+        return own(key, name)
     near = difflib.get_close_matches(name, table, 1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"{section}={name!r} is not known{hint}; use one of {', '.join(table)}")
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    known = [*table, *([] if flag else ["or module:function"])]
+    raise ValueError(f"{key}={name!r} is unknown.{hint} Use one of {', '.join(known)}")
 
 
-def options(section: ConfigDict) -> dict[str, Any]:
-    """The options of the choice that a section makes."""
-    return dict(section.get(section.name, {}))
+def own(key: str, name: str) -> Any:
+    """Import "module:attribute". Raises ValueError, naming the key, where that fails."""
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{key}={name!r} cannot be imported ({error}); use module:function") from error
+
+
+def options(section: Mapping[str, Any] | ConfigDict, key: str = "name") -> dict[str, Any]:
+    """Return the options of the choice that a section of a config makes."""
+    name = section[key]
+    return {} if isinstance(name, Given) else dict(section.get("options" if ":" in name else name, {}))
+
+
+def signature_options(factory: Any) -> dict[str, Any]:
+    """Return the options of a factory with their defaults: parameters with a default that nothing provides."""
+    found = {}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        default = parameter.default
+        if isinstance(default, dataclasses.Field | type(dataclasses.MISSING)):
+            continue
+        if name not in PROVIDED and isinstance(default, bool | int | float | str | tuple):
+            found[name] = default
+    return found
+
+
+def make(key: str, name: str | Given, table: Mapping[str, Any], given: Mapping[str, Any], **provided: Any) -> Any:
+    """Call the factory of a choice with its options and with those of `provided` that its signature names.
+
+    key: of the config, for errors. given: the options. A parameter `num_steps` without default needs a chain. Raises
+    ValueError, on one line, for an option that the factory does not take, a parameter that nothing gives, or whatever
+    the factory itself refuses.
+    """
+    factory = choose(key, name, table)
+    parameters = inspect.signature(factory).parameters
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for option in given:
+        if option not in parameters and not anything:
+            near = difflib.get_close_matches(option, parameters, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{key}={name!r} takes no option {option!r}.{hint} It takes {', '.join(parameters)}")
+    arguments = {word: value for word, value in provided.items() if word in parameters} | dict(given)
+    for word, parameter in parameters.items():
+        needed = parameter.default is parameter.empty and parameter.kind in (
+            parameter.POSITIONAL_OR_KEYWORD,
+            parameter.KEYWORD_ONLY,
+        )
+        if needed and word == "num_steps" and not arguments.get(word):
+            raise ValueError(f"{key}={name!r} needs {NEED_CHAIN}")
+        if needed and word not in arguments:
+            raise ValueError(f"{key}={name!r} needs the option {word!r}, which has no default: set it")
+    return factory(**arguments)

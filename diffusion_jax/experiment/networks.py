@@ -1,12 +1,13 @@
-"""The network of a config, and what it is told."""
+"""The network of a config, its conditioning and the scaling of its input."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 from ml_collections import ConfigDict
 
-from diffusion_jax.experiment.choices import NEED_CHAIN, choose, options
+from diffusion_jax.experiment.choices import Given, choose, make, options
 from diffusion_jax.networks.encoder import Encoder
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.multiscale import MultiScale
@@ -32,14 +33,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-BY_STEP = ("rbf", "sequence_mlp", "multiscale", "ncsn")
-"""Networks with parameters for each step, which so have to know how many there are."""
-
-
-WITHOUT_LABELS = (*BY_STEP, "ncsnv2")
-
-
-TELLINGS: dict[str, Callable[..., prediction.Conditioning]] = {
+CONDITIONINGS: dict[str, Callable[..., prediction.Conditioning]] = {
     "step": prediction.step_conditioning,
     "time": prediction.time_conditioning,
     "logsnr": prediction.logsnr_conditioning,
@@ -47,40 +41,38 @@ TELLINGS: dict[str, Callable[..., prediction.Conditioning]] = {
 }
 
 
-INPUTS: dict[str, Callable[..., prediction.InputScale] | None] = {
-    "as_it_is": None,
+INPUT_SCALINGS: dict[str, Callable[..., prediction.InputScale]] = {
     "unit_variance": prediction.unit_variance,
 }
 
 
 def network(config: ConfigDict, out_channels: int) -> Any:
-    """The network of a config, a linen module."""
-    name, network_options = config.network.name, options(config.network)
-    if name in BY_STEP:
-        network_options["num_steps"] = config.process.num_steps
-        if config.network.told != "step":
-            raise ValueError(f"network.name={name!r} has parameters for each step: set network.told=step")
-    if name in WITHOUT_LABELS and config.network.conditional:
-        raise ValueError(f"network.name={name!r} takes no labels: set network.conditional=False")
-    if name not in ("mlp", "rbf", "sequence_mlp", "multiscale"):
-        network_options["remat"] = config.remat
-    return choose("network.name", name, NETWORKS)(
-        out_channels=out_channels,
-        num_classes=config.data.classes if config.network.conditional else 0,
-        **network_options,
+    """Return the network of a config, a linen module. Raises ValueError where name, options and data do not fit."""
+    section = config.network
+    factory = choose("network.name", section.name, NETWORKS)
+    takes = set(inspect.signature(factory).parameters)
+    own = isinstance(section.name, Given) or section.name not in NETWORKS
+    if "num_steps" in takes and section.conditioning != "step":
+        raise ValueError(f"network.name={section.name!r} has parameters for each step: set network.conditioning=step")
+    if section.conditional and not own and "num_classes" not in takes:
+        raise ValueError(f"network.name={section.name!r} takes no labels: set network.conditional=False")
+    classes = config.data.classes if section.conditional else 0
+    provided = {"out_channels": out_channels, "num_classes": classes, "remat": config.remat}
+    return make(
+        "network.name", section.name, NETWORKS, options(section), num_steps=config.process.num_steps, **provided
     )
 
 
-def telling(config: ConfigDict) -> prediction.Conditioning:
-    """What the network is told about time."""
-    name, steps = config.network.told, config.process.num_steps
-    tell = choose("network.told", name, TELLINGS)
-    if name == "step" and not steps:
-        raise ValueError(f"network.told='step' needs {NEED_CHAIN}")
-    return tell(steps) if name == "step" else tell()
+def conditioning(config: ConfigDict) -> prediction.Conditioning:
+    """Return the function of the noise level that the network is conditioned on."""
+    name = config.network.conditioning
+    return make("network.conditioning", name, CONDITIONINGS, {}, num_steps=config.process.num_steps)
 
 
 def input_scale(config: ConfigDict) -> prediction.InputScale | None:
-    """By what the network's input is multiplied, if by anything."""
-    scale = choose("prediction.input", config.prediction.input, INPUTS)
-    return scale(config.prediction.sigma_data) if scale else None
+    """Return the factor of the network's input as a function of the noise level; None for 1."""
+    name = config.prediction.input_scaling
+    if name == "none":
+        return None
+    table = {"none": None, **INPUT_SCALINGS}
+    return make("prediction.input_scaling", name, table, {}, sigma_data=config.prediction.sigma_data)

@@ -1,15 +1,16 @@
 """The loss of a config, its terms, decoder and times."""
 
+import inspect
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.experiment.choices import BOUND_LOSSES, LEARNED, NEED_CHAIN, choose, options
-from diffusion_jax.experiment.paths import LEARNED_SCHEDULES, K_rows, at_first, chain_rows, schedule
+from diffusion_jax.experiment.choices import BOUND_LOSSES, LEARNED, NEED_CHAIN, choose, make, options
+from diffusion_jax.experiment.paths import K_rows, at_first, chain_rows, is_learned, schedule
 from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, time_sampling
-from diffusion_jax.process.base import Process, Schedule, in_float64
+from diffusion_jax.process.base import Process, in_float64
+from diffusion_jax.process.learned import ModelSchedule
 
 OF_A_CHAIN: dict[str, Callable[[int], prediction.Target]] = {
     "posterior_mean": prediction.posterior_mean,
@@ -24,17 +25,20 @@ TARGETS: dict[str, Callable[..., prediction.Target]] = prediction.TARGETS | OF_A
 
 def time_sampler(config: ConfigDict) -> time_sampling.TimeSampler:
     """Which times a batch looks at."""
-    steps, times = config.process.num_steps, choose("times.name", config.times.name, time_sampling.TIME_SAMPLERS)
-    if config.times.name == "log_normal" and steps:
-        raise ValueError(f"times.name='log_normal' is for continuous time, but process.num_steps={steps}; set it to 0")
-    over = schedule(config)(None) if config.times.name == "log_normal" else steps
-    return times(over, config.times.min_t, **options(config.times))
+    steps, name = config.process.num_steps, config.times.name
+    factory = choose("times.name", name, time_sampling.TIME_SAMPLERS)
+    provided = {"num_steps": steps, "min_t": config.times.min_t}
+    if "schedule" in inspect.signature(factory).parameters:
+        if steps:
+            raise ValueError(f"times.name={name!r} is for continuous time, but process.num_steps={steps}; set it to 0")
+        provided["schedule"] = schedule(config)(None)
+    return make("times.name", name, time_sampling.TIME_SAMPLERS, options(config.times), **provided)
 
 
 def loss_terms(
     config: ConfigDict,
     process: Process,
-    path: Callable[[Any], Schedule],
+    path: ModelSchedule,
     target: prediction.Target,
     kernel: reverse.Reverse,
 ) -> dict[str, tuple[float, losses.Term]]:
@@ -46,7 +50,7 @@ def loss_terms(
         raise ValueError(f"loss.name={name!r} needs {NEED_CHAIN}")
     if name == "K" and steps < 2:
         raise ValueError(f"loss.name='K' has T - 1 terms: process.num_steps={steps} must be at least 2")
-    if name not in ("vlb", "K", "vdm") and config.schedule.name in LEARNED_SCHEDULES:
+    if name not in ("vlb", "K", "vdm") and is_learned(config):
         raise ValueError(
             f"schedule.name={config.schedule.name!r}: loss.name={name!r} does not train it; use loss.name=K, vlb or vdm"
         )
@@ -64,16 +68,16 @@ def loss_terms(
         check_vdm(config)
         return {part: (1.0, term) for part, term in losses.vdm(process, path, decoder(config)).items()}
     if name not in BOUND_LOSSES:
-        own = {"edm": {"sigma_data": config.prediction.sigma_data}}
-        if name == "likelihood":
-            own["likelihood"] = {"schedule": path(None)}
-        weight = losses.WEIGHTS[name](**options(config.loss), **own.get(name, {}))
+        provided = {"sigma_data": config.prediction.sigma_data}
+        if "schedule" in inspect.signature(choose("loss.name", name, losses.WEIGHTS)).parameters:
+            provided["schedule"] = path(None)
+        weight = make("loss.name", name, losses.WEIGHTS, options(config.loss), **provided)
         return {"mse": (1.0, losses.weighted_mse(path, target, weight, config.loss.reduction))}
     if name == "K":
         return {"K": (1.0, losses.K(process, kernel, path, K_rows(config, process, path), steps))}
     rows = chain_rows(config, process, path)
     vlb = losses.vlb(vlb_term(config, process, kernel), rows, steps, stop_mean=name == "hybrid")
-    if name == "vlb" and config.schedule.name in LEARNED_SCHEDULES:
+    if name == "vlb" and is_learned(config):
         noisy = bool(np.isfinite(in_float64(at_first(config), np.zeros(()))[1]))
         return {
             "vlb": (1.0, vlb),

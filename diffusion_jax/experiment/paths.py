@@ -8,65 +8,46 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.experiment.choices import NEED_CHAIN, choose, options
+from diffusion_jax.experiment.choices import NEED_CHAIN, Given, make, options
 from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import Array, Process, Schedule, in_float64, level
+from diffusion_jax.process.learned import LearnedSchedule, ModelSchedule
 from diffusion_jax.sampling import loop
 
 SCHEDULES = schedules.CHAINS | schedules.CONTINUOUS | learned.LEARNED
 
 
-LEARNED_SCHEDULES = tuple(learned.LEARNED)
-"""Schedules that have parameters."""
+def schedule(config: ConfigDict, params: Any = None) -> ModelSchedule:
+    """Return the noise schedule of a config. params: of a trained run; they freeze a learned schedule."""
+    made = ModelSchedule(_scheduled(config))
+    return made if params is None else made.freeze(params)
 
 
-def schedule(config: ConfigDict, params: Any = None) -> Callable[[Any], Schedule]:
-    """The function params -> Schedule of a config.
-
-    params: where given, those of a trained run, of which a learned schedule is made once and for all: *frozen*. One
-    that is not frozen reads params["schedule"] whenever it is asked, and raises ValueError where there are none.
-    """
-    name = config.schedule.name
-    made = _scheduled(config)
-    if name not in LEARNED_SCHEDULES:
-        return lambda params: made
-    if params is not None:
-        frozen = made.schedule(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["schedule"]))
-        return lambda params: frozen
-
-    def path(params: Any) -> Schedule:
-        if params is None:
-            raise ValueError(
-                f"schedule.name={name!r} is learned, and a fixed grid of it needs its parameters: freeze it by "
-                "build.build(config, params), as trained.load does"
-            )
-        return made.schedule(params["schedule"])
-
-    return path
-
-
-def _scheduled(config: ConfigDict) -> Any:
-    """What the factory of the schedule returns: a Schedule, or a Learned."""
-    name, steps = config.schedule.name, config.process.num_steps
-    factory = choose("schedule.name", name, SCHEDULES)
-    needs_chain = name in schedules.CHAINS or name == "learned_betas"
-    if needs_chain and not steps:
-        raise ValueError(f"schedule.name={name!r} needs {NEED_CHAIN}")
+def _scheduled(config: ConfigDict) -> Schedule | LearnedSchedule:
+    """Return what the factory of a config's schedule makes."""
+    name, steps, given = config.schedule.name, config.process.num_steps, tuple(options(config.schedule).items())
     try:
-        with np.errstate(all="ignore"):  # what comes of it is checked
-            if name in LEARNED_SCHEDULES:
-                return factory(*[steps] if needs_chain else [], **options(config.schedule))
-            return _fixed(factory, needs_chain, steps, tuple(options(config.schedule).items()))
+        return _made(name, steps, given)
     except (ArithmeticError, TypeError, ValueError) as error:
-        raise ValueError(f"schedule.{name}={options(config.schedule)} gives no schedule: {error}") from error
+        if str(error).startswith("schedule.name="):
+            raise
+        what = f" with {dict(given)}" if given else ""
+        raise ValueError(f"schedule.name={name!r}{what} gives no schedule: {error}") from error
 
 
 @functools.lru_cache(maxsize=64, typed=True)
-def _fixed(factory: Callable[..., Schedule], needs_chain: bool, steps: int, options: tuple[Any, ...]) -> Schedule:
-    """A fixed schedule, checked; the same function every time, so that what is computed from it can be remembered."""
-    made = factory(*[steps] if needs_chain else [], **dict(options))
-    check_schedule(made, steps)
+def _made(name: str | Given, steps: int, given: tuple[tuple[str, Any], ...]) -> Schedule | LearnedSchedule:
+    """Make and check a schedule; the same function every time, so that what is computed from it can be remembered."""
+    with np.errstate(all="ignore"):  # the check below finds whatever comes of it
+        made = make("schedule.name", name, SCHEDULES, dict(given), num_steps=steps)
+    if not isinstance(made, LearnedSchedule):
+        check_schedule(made, steps)
     return made
+
+
+def is_learned(config: ConfigDict) -> bool:
+    """Return True if the schedule of a config has parameters."""
+    return schedule(config).fixed is None
 
 
 def check_schedule(schedule: Schedule, num_steps: int) -> None:
@@ -83,9 +64,7 @@ def at_first(config: ConfigDict) -> Schedule:
     return schedule(config, {"schedule": init_schedule(config, jax.random.key(config.seed))})(None)
 
 
-def chain_rows(
-    config: ConfigDict, process: Process, path: Callable[[Any], Schedule], num_steps: int = 0
-) -> Callable[[Any], Any]:
+def chain_rows(config: ConfigDict, process: Process, path: ModelSchedule, num_steps: int = 0) -> Callable[[Any], Any]:
     """`rows(params)`: the steps of the bound, of the chain or num_steps of its levels, down to that without noise."""
     chain = config.process.num_steps
     if not (num_steps or chain):
@@ -95,7 +74,7 @@ def chain_rows(
     return grid_rows(config, process, path, loop.uniform_times(num_steps or chain, chain), denoise=True)
 
 
-def K_rows(config: ConfigDict, process: Process, path: Callable[[Any], Schedule]) -> Callable[[Any], Any]:
+def K_rows(config: ConfigDict, process: Process, path: ModelSchedule) -> Callable[[Any], Any]:
     """`rows(params)`: the T steps of the chain down to t = 0, with noise there or without, for K stops before."""
     steps = config.process.num_steps
     return grid_rows(config, process, path, loop.uniform_times(steps, steps), denoise=False)
@@ -104,18 +83,16 @@ def K_rows(config: ConfigDict, process: Process, path: Callable[[Any], Schedule]
 def grid_rows(
     config: ConfigDict,
     process: Process,
-    path: Callable[[Any], Schedule],
+    path: ModelSchedule,
     times: np.ndarray,
     denoise: bool,
     method: loop.Method | None = None,
 ) -> Callable[[Any], Any]:
     """`rows(params)` of a grid: computed once, in float64 on the host, or of a learned schedule traced from params."""
-    try:
-        known = path(None)
-    except ValueError:  # learned, and not frozen
+    if path.fixed is None:
         noisy = np.isfinite(in_float64(at_first(config), times[-1:])[1][0])
         return lambda params: loop.traced_rows(process, path(params), times, denoise and bool(noisy), method)
-    fixed = loop.rows(process, known, times, denoise, method)
+    fixed = loop.rows(process, path(None), times, denoise, method)
     return lambda params: fixed
 
 
@@ -128,7 +105,7 @@ def check_single_steps(config: ConfigDict, instead: str) -> None:
         )
 
 
-def lowest_time(config: ConfigDict, path: Callable[[Any], Schedule], min_t: float = 0.0) -> float:
+def lowest_time(config: ConfigDict, path: ModelSchedule, min_t: float = 0.0) -> float:
     """Where an ODE ends: min_t, or for 0 the lowest level with noise of a schedule that has one, or else t = 1e-5.
 
     That of a chain is 1/T, that of VE, EDM and the like t = 0. Source of 1e-5: Song et al. 2021, appendix C.
@@ -137,13 +114,11 @@ def lowest_time(config: ConfigDict, path: Callable[[Any], Schedule], min_t: floa
         return min_t
     if config.process.num_steps:
         return 1 / config.process.num_steps
-    if config.schedule.name in LEARNED_SCHEDULES:
+    if is_learned(config):
         return 0.0
     return 0.0 if np.isfinite(in_float64(path(None), np.zeros(1))[1]).all() else 1e-5
 
 
 def init_schedule(config: ConfigDict, key: Array) -> Any:
     """The parameters of a schedule before training; None for a fixed one."""
-    if config.schedule.name not in LEARNED_SCHEDULES:
-        return None
-    return _scheduled(config).init(jax.random.fold_in(key, 1))
+    return schedule(config).init(jax.random.fold_in(key, 1))

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.experiment.choices import NEED_CHAIN, choose, options
+from diffusion_jax.experiment.choices import NEED_CHAIN, choose, make, options
 from diffusion_jax.experiment.guidances import asks_for_class
 from diffusion_jax.experiment.objectives import OF_A_CHAIN
 from diffusion_jax.experiment.paths import at_first, check_single_steps, grid_rows, lowest_time
 from diffusion_jax.objective import prediction, reverse
-from diffusion_jax.process.base import Array, Level, Process, Schedule, in_float64
+from diffusion_jax.process.base import Array, Level, Process, in_float64
+from diffusion_jax.process.learned import ModelSchedule
 from diffusion_jax.sampling import (
     ancestral,
     ddim,
@@ -60,15 +61,13 @@ CHAIN_GRIDS: dict[str, Callable[[int, int], np.ndarray]] = {
 def sampler(
     config: ConfigDict,
     process: Process,
-    path: Callable[[Any], Schedule],
+    path: ModelSchedule,
     predict: prediction.Denoiser,
     kernel: reverse.Reverse,
 ) -> loop.Sampler:
     """The sampler that config.sampler asks for. Raises ValueError for one that process or variance do not suit."""
     chosen = options(config.sampler)
-    if config.sampler.name == "ancestral":
-        chosen["draw"] = process.draw
-    method = choose("sampler.name", config.sampler.name, METHODS)(**chosen)
+    method = make("sampler.name", config.sampler.name, METHODS, chosen, draw=process.draw)
     if method.score and config.process.name != "gaussian":
         raise ValueError(
             f"sampler.name={config.sampler.name!r} needs the score of a Gaussian process, which process.name="
@@ -81,7 +80,7 @@ def sampler(
     if config.prediction.target in OF_A_CHAIN and between:
         raise ValueError(
             f"prediction.target={config.prediction.target!r} is that of whole steps of the chain; leave "
-            "sampler.grid=uniform, or name sampler.steps, without churn"
+            "sampler.grid=uniform, or name sampler.levels, without churn"
         )
     if method.signal and not np.exp(in_float64(at_first(config), np.ones(())))[0]:
         raise ValueError(
@@ -131,7 +130,7 @@ def clips(config: ConfigDict, section: ConfigDict) -> bool:
     return section.clip_x0 and config.prediction.target != "posterior_mean"
 
 
-def sampling_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.ndarray:
+def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
     """The falling time grid that config.sampler asks for. Raises ValueError where schedule or chain do not have it."""
     section, chain = config.sampler, config.process.num_steps
     if section.min_t and chain:
@@ -139,22 +138,22 @@ def sampling_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.nd
     if section.times:
         return grids.chosen(section.times, section.min_t)
     choose("sampler.grid", section.grid, CHAIN_GRIDS | grids.GRIDS)
-    if (section.steps or section.grid not in grids.GRIDS) and not chain:
-        raise ValueError(f"sampler.grid={section.grid!r} and sampler.steps need {NEED_CHAIN}")
-    if section.steps:
-        return loop.chosen_times(tuple(section.steps), chain)
+    if (section.levels or section.grid not in grids.GRIDS) and not chain:
+        raise ValueError(f"sampler.grid={section.grid!r} and sampler.levels need {NEED_CHAIN}")
+    if section.levels:
+        return loop.chosen_times(tuple(section.levels), chain)
     num_steps = section.num_steps or chain
     if chain and section.grid in CHAIN_GRIDS:
         return CHAIN_GRIDS[section.grid](num_steps, chain)
-    try:
-        known = path(None)
-    except ValueError as error:  # learned, and not frozen
+    if path.fixed is None:
         if section.grid in ("logsnr", "karras"):
             raise ValueError(
                 f"sampler.grid={section.grid!r} needs a schedule that is known beforehand, but schedule.name="
                 f"{config.schedule.name!r} is learned; use uniform or quadratic, and this one once it is trained"
-            ) from error
+            )
         known = at_first(config)  # which the other grids never ask
+    else:
+        known = path(None)
     grid = functools.partial(grids.GRIDS[section.grid], known, **dict(section.get(section.grid, {})))
     if not chain:
         return grid(num_steps, section.min_t)
@@ -162,7 +161,7 @@ def sampling_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.nd
     return np.append(grid(num_steps - 1, 1 / chain) if num_steps > 1 else [1.0], 0.0)
 
 
-def solver_times(config: ConfigDict, path: Callable[[Any], Schedule]) -> np.ndarray:
+def solver_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
     """The grid of a sampler that chooses its own steps: its ends, and between them where it may be cut into parts."""
     if config.prediction.target in OF_A_CHAIN:
         raise ValueError(

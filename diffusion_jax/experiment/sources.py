@@ -1,5 +1,6 @@
 """The data of a config: sources, their range, and the networks that look at them."""
 
+import hashlib
 from collections.abc import Callable
 
 import jax
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 from diffusion_jax.data import arrays, dead_leaves, embedded, entropies, folder, heartbeat, tfds
 from diffusion_jax.data.scaling import dequantised, from_model, to_model
 from diffusion_jax.data.source import Source
-from diffusion_jax.experiment.choices import choose, options
+from diffusion_jax.experiment.choices import make, options
 from diffusion_jax.process.base import Array, Schedule, in_float64
 
 SOURCES: dict[str, Callable[..., Source]] = {
@@ -31,7 +32,7 @@ JUDGES: dict[str, Callable[[np.ndarray], dict[str, float]]] = {"heartbeat": hear
 def source(config: ConfigDict, split: str) -> Source:
     """Open a split, "train" or "heldout", of the data; raises ValueError if it is not what config.data says."""
     data = config.data
-    opened = choose("data.name", data.name, SOURCES)(split, **options(data))
+    opened = make("data.name", data.name, SOURCES, options(data), split=split)
     if data.shape:
         for field in ("shape", "levels", "classes"):
             said, found = data[field], getattr(opened, field)
@@ -58,7 +59,14 @@ def resolve(config: ConfigDict, train: Source) -> ConfigDict:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.update(shape=train.shape, levels=train.levels, classes=train.classes, size=train.size)
+        config.data.fingerprint = fingerprint(train)
     return config
+
+
+def fingerprint(source: Source, examples: int = 16) -> str:
+    """Return a hash of some examples of a source, evenly spread: the same data have the same, wherever they lie."""
+    x0, label = source.read(np.linspace(0, source.size - 1, min(examples, source.size)).astype(np.int64))
+    return hashlib.sha256(np.ascontiguousarray(x0).tobytes() + np.asarray(label, np.int32).tobytes()).hexdigest()[:16]
 
 
 def into_range(config: ConfigDict) -> Callable[[Array, Array], Array]:

@@ -87,7 +87,7 @@ def check(config: ConfigDict) -> None:
             "needs network.conditional=True"
         )
     for name, values in {
-        "sampler.steps": config.sampler.steps,
+        "sampler.levels": config.sampler.levels,
         "bound.paths": config.bound.paths,
         **{
             f"network.{config.network.name}.{key}": value

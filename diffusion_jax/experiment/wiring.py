@@ -15,73 +15,26 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from diffusion_jax.experiment.choices import LEARNED, NEED_CHAIN, choose, options
-from diffusion_jax.experiment.guidances import CLASSIFIERS, GUIDANCES, asks_for_class, check_guide, class_log_probs
-from diffusion_jax.experiment.networks import NETWORKS, input_scale, network, telling
-from diffusion_jax.experiment.objectives import OF_A_CHAIN, TARGETS, decoder, loss_terms, time_sampler, vlb_term
+from diffusion_jax.experiment.choices import LEARNED, choose, make, options
+from diffusion_jax.experiment.guidances import CLASSIFIERS, GUIDANCES, check_guide, class_log_probs
+from diffusion_jax.experiment.networks import NETWORKS, conditioning, input_scale, network
+from diffusion_jax.experiment.objectives import TARGETS, loss_terms, time_sampler
 from diffusion_jax.experiment.paths import (
-    LEARNED_SCHEDULES,
-    SCHEDULES,
-    K_rows,
     at_first,
-    chain_rows,
-    grid_rows,
     init_schedule,
-    lowest_time,
     schedule,
 )
-from diffusion_jax.experiment.samplers import METHODS, clips, sampler, sampling_times
+from diffusion_jax.experiment.samplers import sampler
 from diffusion_jax.experiment.sources import (
-    JUDGES,
     into_range,
-    known_entropies,
-    out_of_range,
-    resolve,
-    source,
 )
 from diffusion_jax.experiment.validation import check, check_process
 from diffusion_jax.objective import losses, prediction, reverse, time_sampling
-from diffusion_jax.process.base import Array, Process, Schedule, in_float64
+from diffusion_jax.process.base import Array, Process, in_float64
 from diffusion_jax.process.binomial import BinomialProcess
 from diffusion_jax.process.gaussian import GaussianProcess
+from diffusion_jax.process.learned import ModelSchedule
 from diffusion_jax.sampling import guidance, loop
-
-__all__ = [
-    "JUDGES",
-    "LEARNED",
-    "LEARNED_SCHEDULES",
-    "METHODS",
-    "OF_A_CHAIN",
-    "PROCESSES",
-    "SCHEDULES",
-    "TARGETS",
-    "Experiment",
-    "K_rows",
-    "asks_for_class",
-    "at_first",
-    "build",
-    "chain_rows",
-    "choose",
-    "clips",
-    "count_calls",
-    "decoder",
-    "grid_rows",
-    "init",
-    "init_schedule",
-    "into_range",
-    "known_entropies",
-    "lowest_time",
-    "optimizer",
-    "options",
-    "out_of_range",
-    "parameters",
-    "resolve",
-    "sampler",
-    "sampling_times",
-    "schedule",
-    "source",
-    "vlb_term",
-]
 
 PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": GaussianProcess, "binomial": BinomialProcess}
 
@@ -90,7 +43,7 @@ class Experiment(NamedTuple):
     """All the functions of a run, as its config asks for them; nothing in it holds parameters."""
 
     network: nn.Module
-    schedule: Callable[[Any], Schedule]
+    schedule: ModelSchedule
     """`schedule(params) -> Schedule`; a fixed one ignores params."""
     process: Process
     predict: prediction.Denoiser
@@ -98,8 +51,10 @@ class Experiment(NamedTuple):
     """`predict` with the guidance that config.guidance asks for, as the sampler takes it."""
     reverse: reverse.Reverse
     times: time_sampling.TimeSampler
+    to_model: Callable[[Array, Array], Array]
+    """`to_model(x[B,*D] at rest, keys[B]) -> x0`: grey levels as floats in the model's range."""
     loss: losses.Loss
-    """Takes batches as the data pipeline makes them (uint8, or float32 vectors)."""
+    """Takes batches whose x0 is in the model's range."""
     optimizer: optax.GradientTransformation
     sampler: loop.Sampler
 
@@ -120,7 +75,7 @@ def build(
     if config.loss.name == "cross_entropy":
         return classifier(config)
     steps = config.process.num_steps
-    process = choose("process.name", config.process.name, PROCESSES)(**options(config.process))
+    process = make("process.name", config.process.name, PROCESSES, options(config.process))
     check_process(config)
     path = schedule(config, params)
 
@@ -134,14 +89,8 @@ def build(
     net = network(config, channels * (2 if with_head else 1))
 
     aim = config.prediction.target
-    if aim in OF_A_CHAIN and not steps:
-        raise ValueError(f"prediction.target={aim!r} needs {NEED_CHAIN}")
-    target = choose("prediction.target", aim, TARGETS)
-    own: dict[str, Any] = {"num_steps": steps} if aim in OF_A_CHAIN else {}
-    if aim == "edm":
-        own = {"sigma_data": config.prediction.sigma_data}
-    target = target(**own)
-    tell = telling(config)
+    target = make("prediction.target", aim, TARGETS, {}, num_steps=steps, sigma_data=config.prediction.sigma_data)
+    tell = conditioning(config)
     if aim in ("eps", "score", "dpm2015_code", "dpm2015_paper") and not np.exp(
         in_float64(at_first(config), np.ones(()))[0]
     ):
@@ -157,7 +106,7 @@ def build(
     guided_predict = guided(config, predict, guide, apply)
 
     terms = loss_terms(config, process, path, target, kernel)
-    loss = _in_model_range(losses.weighted_sum(predict, process, path, terms), into_range(config))
+    loss = losses.weighted_sum(predict, process, path, terms)
 
     return Experiment(
         network=net,
@@ -167,6 +116,7 @@ def build(
         guided=guided_predict,
         reverse=kernel,
         times=time_sampler(config),
+        to_model=into_range(config),
         loss=loss,
         optimizer=optimizer(config.optimizer),
         sampler=sampler(config, process, path, guided_predict, kernel),
@@ -182,7 +132,7 @@ def classifier(config: ConfigDict) -> Experiment:
         raise ValueError("loss.name='cross_entropy' learns the class, but the data have no classes; use labelled data")
     if config.report.samples_every:
         raise ValueError("loss.name='cross_entropy' makes no samples to report; set report.samples_every=0")
-    process = choose("process.name", config.process.name, PROCESSES)(**options(config.process))
+    process = make("process.name", config.process.name, PROCESSES, options(config.process))
     path, net = schedule(config), network(config, config.data.classes)
     log_probs = class_log_probs(config, net)
 
@@ -200,7 +150,8 @@ def classifier(config: ConfigDict) -> Experiment:
         guided=none,
         reverse=none,
         times=time_sampler(config),
-        loss=_in_model_range(losses.cross_entropy(log_probs, process, path), into_range(config)),
+        to_model=into_range(config),
+        loss=losses.cross_entropy(log_probs, process, path),
         optimizer=optimizer(config.optimizer),
         sampler=loop.Sampler(none, none, none, none, none, none),
     )
@@ -243,17 +194,6 @@ def guided(
         log_probs = class_log_probs(guide, network(guide, guide.data.classes))
         return guidance.classifier(predict, log_probs, scale, interval)
     return guidance.autoguidance(predict, build(guide, apply).predict, scale, interval, section.rescale)
-
-
-def _in_model_range(loss: losses.Loss, into: Callable[[Array, Array], Array]) -> losses.Loss:
-    """`loss` on batches at rest: the one place where data become floats in the range of the model."""
-
-    def on_data(
-        params: Any, batch: dict[str, Array], t: Array, keys: Array, *args: Any, **kwargs: Any
-    ) -> tuple[Array, dict[str, Array]]:
-        return loss(params, batch | {"x0": into(batch["x0"], keys)}, t, keys, *args, **kwargs)
-
-    return on_data
 
 
 def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None) -> int:

@@ -201,7 +201,7 @@ def describe_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
     schedule, prediction = config["schedule"], config["prediction"]
     name = schedule["name"]
     for key, value, values in (
-        ("network.told", config["network"]["told"], ["step"]),
+        ("network.conditioning", config["network"]["conditioning"], ["step"]),
         ("schedule.name", name, [*_SCHEDULES.values()]),
         ("prediction.target", prediction["target"], [*_TARGETS.values()]),
         ("prediction.variance", prediction["variance"], [*dict.fromkeys(_VARIANCES.values())]),

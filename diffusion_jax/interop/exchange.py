@@ -33,7 +33,7 @@ def from_diffusers(config: ConfigDict, path: str, workdir: str) -> dict[str, Any
     scheduler, chain = diffusers_options.read_scheduler(folder)
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.network.update(name="unet", conditional=False, told="step")
+        config.network.update(name="unet", conditional=False, conditioning="step")
         config.network.unet.update({name: getattr(unet, name) for name in TAKEN})
         config.data.update(shape=shape, levels=config.data.levels or 256)
         config.update_from_flattened_dict(chain)
@@ -52,7 +52,7 @@ def from_ddpm_tf1(config: ConfigDict, path: str, workdir: str) -> dict[str, Any]
     check_vacant(workdir)
     for key, value, needed in (
         ("network.name", config.network.name, "unet"),
-        ("network.told", config.network.told, "step"),
+        ("network.conditioning", config.network.conditioning, "step"),
         ("network.conditional", config.network.conditional, False),
         ("network.unet.heads", config.network.unet.heads, 1),
     ):

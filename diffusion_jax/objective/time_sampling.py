@@ -49,7 +49,7 @@ class TimeSampler(NamedTuple):
     update: UpdateHistory
 
 
-def uniform(num_steps: int, min_t: float = 0.0) -> TimeSampler:
+def uniform(num_steps: int = 0, min_t: float = 0.0) -> TimeSampler:
     """Independent uniform times. Reference: Ho et al. 2020, algorithm 1."""
 
     def sample(history: Any, key: Array, index: Array, batch_size: int) -> tuple[Array, Array]:
@@ -59,7 +59,7 @@ def uniform(num_steps: int, min_t: float = 0.0) -> TimeSampler:
     return _without_history(sample)
 
 
-def low_discrepancy(num_steps: int, min_t: float = 0.0) -> TimeSampler:
+def low_discrepancy(num_steps: int = 0, min_t: float = 0.0) -> TimeSampler:
     """Stratified uniform times with one offset for the global batch: u_i = frac(u_0 + i/batch_size).
 
     Reference: Kingma et al. 2021, appendix I.1.

@@ -16,8 +16,8 @@ import numpy as np
 from etils import epath
 
 from diffusion_jax import devices, files, progress
+from diffusion_jax.experiment import drawing
 from diffusion_jax.runs import trained
-from diffusion_jax.training import loop
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def shards(run: trained.Run, seeds: np.ndarray) -> Iterator[tuple[np.ndarray, np
 
     to_draw = np.flatnonzero(missing)
     log.info("samples: %d of %d are stored in %s", len(seeds) - len(to_draw), len(seeds), directory)
-    draw = loop.samples(run.config, run.experiment.sampler, complete=True)
+    draw = drawing.samples(run.config, run.experiment.sampler, complete=True)
     per_call = run.config.sampler.tile * jax.device_count()
     with progress.track("samples", len(to_draw)) as report:
         for first in range(0, len(to_draw), per_call):

@@ -16,8 +16,9 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from diffusion_jax import __version__, devices, files
-from diffusion_jax.experiment import guidances, sources, wiring
+from diffusion_jax import config as configs
+from diffusion_jax import devices, files
+from diffusion_jax.experiment import drawing, guidances, sources, wiring
 from diffusion_jax.training import checkpoints, loop
 
 log = logging.getLogger(__name__)
@@ -43,22 +44,24 @@ def load(workdir: str, step: int | str = "newest", ema: str = "", **sections: Ma
 
     Raises FileNotFoundError or ValueError, as `training.checkpoints` does.
     """
-    config = ConfigDict(checkpoints.read_config(workdir, step))
+    config = read_config(workdir, step)
     for name, values in sections.items():
         config[name].update(values)
     ema = ema or first_average(config)
     guide, of_guide = load_guide(workdir, config)
     weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema)
-    try:
-        experiment = wiring.build(config, weights, guide=guide)  # a learned schedule is known from here on
-    except (AttributeError, KeyError, TypeError) as error:
-        version = checkpoints.read_versions(workdir, step).get("diffusion_jax", "an unknown version")
-        raise ValueError(
-            f"{workdir} was trained by diffusion_jax {version}, whose config is not that of {__version__} ({error}); "
-            "use that version, or train again"
-        ) from error
+    experiment = wiring.build(config, weights, guide=guide)  # a learned schedule is known from here on
     number = checkpoints.find_step(workdir, step)
     return Run(workdir, number, ema, config, experiment, devices.replicate(weights | of_guide), guide)
+
+
+def read_config(workdir: str, step: int | str = "newest") -> ConfigDict:
+    """Return the config of a run over today's defaults. Raises FileNotFoundError or ValueError."""
+    try:
+        return configs.merge(checkpoints.read_config(workdir, step))
+    except ValueError as error:
+        version = checkpoints.read_versions(workdir, step).get("diffusion_jax", "an unknown version")
+        raise ValueError(f"{workdir}, trained by diffusion_jax {version}: {error}") from error
 
 
 def first_average(config: ConfigDict) -> str:
@@ -71,7 +74,7 @@ def load_guide(workdir: str, config: ConfigDict) -> tuple[ConfigDict | None, dic
 
     Raises as `load` does, and ValueError if none is named.
     """
-    guidance = config.get("guidance", ConfigDict({"name": "none"}))
+    guidance = config.guidance
     if guidance.name not in ("classifier", "autoguidance"):
         return None, {}
     chosen = guidance[guidance.name]
@@ -81,7 +84,7 @@ def load_guide(workdir: str, config: ConfigDict) -> tuple[ConfigDict | None, dic
             + ("" if guidance.name == "classifier" else ", or a worse step or average of this one, .step=N, .ema=DECAY")
         )
     where = chosen.workdir or workdir
-    guide = ConfigDict(checkpoints.read_config(where, chosen.step))
+    guide = read_config(where, chosen.step)
     ema = chosen.ema or first_average(guide)
     weights = checkpoints.restore_weights(where, chosen.step, None if ema == "none" else ema)
     return guide, {"classifier" if guidance.name == "classifier" else "guide": weights}
@@ -95,7 +98,7 @@ def draw(run: Run, number: int, seed: int = 0, label: int | None = None) -> tupl
     """
     seeds = seeds_from(seed, number)
     asked = labels(run, seeds, label)
-    return seeds, loop.samples(run.config, run.experiment.sampler, complete=True)(run.params, seeds, asked)
+    return seeds, drawing.samples(run.config, run.experiment.sampler, complete=True)(run.params, seeds, asked)
 
 
 def seeds_from(seed: int, number: int) -> np.ndarray:

@@ -95,7 +95,7 @@ def chosen_times(steps: tuple[int, ...], chain_steps: int) -> np.ndarray:
     wrong = [int(k) for k in steps if not 1 <= k <= chain_steps]
     if wrong or not steps or len(set(steps)) < len(steps):
         what = f"{wrong[0]} is not among them" if wrong else "one of them is named twice" if steps else "none is named"
-        raise ValueError(f"sampler.steps: the levels of the chain are 1 to {chain_steps}; {what}")
+        raise ValueError(f"sampler.levels: the levels of the chain are 1 to {chain_steps}; {what}")
     return np.append(np.sort(steps)[::-1], 0) / chain_steps
 
 

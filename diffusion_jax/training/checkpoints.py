@@ -31,6 +31,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.future import ChainedFuture
 
 from diffusion_jax import __version__
+from diffusion_jax import config as configs
 from diffusion_jax.training import checksums
 
 log = logging.getLogger(__name__)
@@ -41,9 +42,11 @@ Run: TypeAlias = ocp.CheckpointManager | epath.PathLike
 LOCK = ".lock"
 MAY_DIFFER = (
     *("train_steps", "parallel", "accumulate_steps", "remat", "require_accelerator"),
-    *("data.workers", "checkpoint", "guard", "report", "eval"),
+    *("data.workers", "checkpoint", "guard", "report", "eval", "sampler", "guidance", "ode"),
+    *("data.arrays.path", "data.arrays.heldout", "data.folder.path", "data.folder.heldout", "data.folder.in_memory"),
+    *("data.tfds.data_dir", "data.tfds.in_memory"),
 )
-"""Config keys, or sections, that a run may change when it resumes: a step computes of its batch the same."""
+"""Config keys, or sections, that a run may change when it resumes: a step computes the same of its batch."""
 
 
 # Writing.
@@ -265,21 +268,19 @@ def read_rollbacks(run: Run, step: int | str = "newest") -> int:
 def check_resume(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Raise ValueError, naming each key, if `config` would not continue the run that was `stored`; see MAY_DIFFER.
 
-    Imported weights have seen no data yet (data.size=0): they go on with any.
+    A key that the stored config lacks counts as its default, and options of choices that are not made do not count.
+    Where the data lie may differ, but not what they are (data.fingerprint). Imported weights have seen no data yet
+    (data.size=0): they go on with any.
     """
-    before, now = dict(_flat(stored)), dict(_flat(config))
-    if before.get("data.size") == 0:
-        before["data.size"] = now.get("data.size")
-    missing = object()
+    before, now = (configs.in_use(configs.plain(configs.merge(configs.plain(one)))) for one in (stored, config))
+    for key in ("data.size", "data.fingerprint"):
+        if before["data.size"] == 0 or not before[key]:
+            before[key] = now[key]
     may_differ = tuple(f"{key}." for key in MAY_DIFFER)
-
-    def shown(values: dict[str, Any], key: str) -> str:
-        return repr(values[key]) if key in values else "nothing"
-
     differing = [
-        f"{key}: stored {shown(before, key)}, asked {shown(now, key)}"
+        f"{key}: stored {before.get(key, 'nothing')!r}, asked {now.get(key, 'nothing')!r}"
         for key in sorted(before.keys() | now.keys())
-        if not f"{key}.".startswith(may_differ) and before.get(key, missing) != now.get(key, missing)
+        if not f"{key}.".startswith(may_differ) and before.get(key) != now.get(key)
     ]
     if differing:
         raise ValueError(
@@ -375,15 +376,6 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) pairs; an empty section has none."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", _tuples(value)
 
 
 def _listed(numbers: list[int]) -> str:

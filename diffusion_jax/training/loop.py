@@ -1,4 +1,4 @@
-"""The training loop, to be read from top to bottom: check, resume, then step, report, evaluate, draw, save."""
+"""The training loop, to be read from top to bottom: check, resume, then step, report, save, evaluate, draw."""
 
 import contextlib
 import errno
@@ -12,19 +12,22 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from diffusion_jax import config as configs
 from diffusion_jax import devices
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source
-from diffusion_jax.experiment import quality, sources, wiring
+from diffusion_jax.experiment import drawing, quality, sources, wiring
 from diffusion_jax.metrics import monitor
 from diffusion_jax.runs import metric_log, pictures
-from diffusion_jax.sampling.loop import Sampler
 from diffusion_jax.training import checkpoints, state, step
 
 log = logging.getLogger(__name__)
 
 ORDERS_APART = 1_000_003
 """The seed of the data grows by so much each time a run is sent back to an earlier checkpoint."""
+
+Data = tuple[Source, Source | None]
+"""The training split and the held-out one, handed over from Python in place of config.data."""
 
 
 class Diverged(FloatingPointError):
@@ -35,20 +38,28 @@ class Diverged(FloatingPointError):
 
 
 class Preempted(Exception):
-    """SIGTERM came; the run is saved, and the same command goes on with it."""
+    """A signal ended the run early: the run is saved, and the same command continues it."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number
+        """The signal, SIGTERM or SIGINT."""
 
 
-def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
+def train(config: ConfigDict, workdir: str, data: Data | None = None) -> dict[str, Any]:
     """Train until config.train_steps, from the newest checkpoint of the workdir if there is one.
+
+    data: the splits as objects, in place of those that config.data names; the names of a config may be objects too
+    (`experiment.choices.Given`), so that nothing here needs a file.
 
     Returns {"workdir", "step", "loss", …}, the last measured ones. Raises ValueError or OSError, before anything
     compiles, where the config does not fit its data, the devices or the run that the workdir already holds, or where
-    another process trains in it; Diverged where training diverges; Preempted after a SIGTERM, when the run is
-    saved.
+    another process trains in it; `Diverged` where training diverges; `Preempted` after SIGTERM or SIGINT, once the run
+    is saved.
     """
     try:
         with contextlib.ExitStack() as stack:
-            return _train(config, workdir, stack)
+            return _train(config, workdir, data, stack)
     except (OSError, ValueError) as error:
         if not no_space(error):
             raise
@@ -61,33 +72,36 @@ def train(config: ConfigDict, workdir: str) -> dict[str, Any]:
 
 
 def no_space(error: OSError | ValueError) -> bool:
-    """Whether a disk, or somebody's share of it, is full, as the system says it or TensorStore (RESOURCE_EXHAUSTED)."""
+    """Return True for a full disk or quota, as the system or TensorStore (RESOURCE_EXHAUSTED) reports it."""
     full = (errno.ENOSPC, errno.EDQUOT)
     return getattr(error, "errno", None) in full or ("RESOURCE_EXHAUSTED" in str(error) and "writ" in str(error))
 
 
-def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dict[str, Any]:
+def _train(config: ConfigDict, workdir: str, data: Data | None, stack: contextlib.ExitStack) -> dict[str, Any]:
     # Everything that can be wrong is found here.
-    train_source = sources.source(config, "train")
+    train_source, heldout = data or (sources.source(config, "train"), None)
     config = sources.resolve(config, train_source)
     experiment = wiring.build(config)
     devices.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
     pipeline.check(train_source, config.seed, 0, config.batch_size, config.data.flip)
-    heldout = sources.source(config, "heldout") if config.eval.every else None
-    draw = drawing(config) if config.report.samples_every else None
-    judge = quality.make_monitor(config, quick_samples(config)) if config.eval.quality_every else None
+    if config.eval.every and not data:
+        heldout = sources.source(config, "heldout")
+    draw = drawing.quick_samples(config) if config.report.samples_every else None
+    judge = None
+    if config.eval.quality_every:
+        judge = quality.make_monitor(config, drawing.quick_samples(config))
     key_init, key_train, key_eval = keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
     kept = checkpoints.steps(workdir)
     if kept:
-        checkpoints.check_resume(checkpoints.read_config(workdir), config.to_dict())
+        checkpoints.check_resume(checkpoints.read_config(workdir), config)
         if kept[-1] >= config.train_steps:
             log.info("%s is finished: step %d of %d", workdir, kept[-1], config.train_steps)
             return {"workdir": workdir, "step": kept[-1], "loss": metric_log.last(workdir, "loss"), "finished": True}
     if devices.is_first():
         stack.enter_context(checkpoints.lock(workdir))
     manager = checkpoints.open_manager(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
-    preempted = stack.enter_context(devices.preemption())
+    ended_by = stack.enter_context(devices.preemption())
     stack.callback(manager.close)
 
     # The state, and the compiled functions.
@@ -98,7 +112,7 @@ def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dic
     else:
         train_state = start(config, experiment, key_init, shapes)
     train_step = training_step(config, experiment, shapes)
-    evaluate = heldout_loss(config, experiment, heldout, key_eval) if heldout else None
+    evaluate = heldout_loss(config, experiment, heldout, key_eval) if heldout and config.eval.every else None
 
     # The run.
     n = first = int(train_state.step)
@@ -107,12 +121,27 @@ def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dic
     stack.callback(lambda: batches.close())
     reporter = metric_log.open_reporter(workdir, config.report.tensorboard)
     stack.callback(reporter.close)
+    stored = configs.plain(config)
     results: dict[str, Any] = {}
     window: list[dict[str, jax.Array]] = []
     started = time.perf_counter()
+
+    def save(heldout: float | None = None, aim: float | None = None) -> None:
+        checkpoints.save(manager, n, train_state, stored, heldout, aim, rollbacks)
+        if devices.is_first():
+            draw_losses(workdir)
+
     while n < config.train_steps:
         n += 1
-        train_state, metrics = train_step(train_state, next(batches), after(key_train, rollbacks))
+        try:
+            batch = next(batches)
+        except Exception:  # of the data: the steps so far are sound
+            n -= 1
+            if n > first:
+                save()
+                log.error("the data failed after step %d, which is saved", n)
+            raise
+        train_state, metrics = train_step(train_state, batch, after(key_train, rollbacks))
         window.append(metrics)
         last = n == config.train_steps
 
@@ -142,31 +171,38 @@ def _train(config: ConfigDict, workdir: str, stack: contextlib.ExitStack) -> dic
                 n, batches = good, stream(config, train_source, good, rollbacks)
                 continue
 
-        stop = preempted(n)
+        signal = ended_by(n)
+        if signal and not last:
+            save()
+            manager.wait_until_finished()
+            raise Preempted(f"{workdir} is saved at step {n}; the same command continues the run", signal)
         paused = time.perf_counter()
         measured = aim = None
-        if evaluate and (last or n % config.eval.every == 0):
-            losses = evaluate(averaged(train_state, config))
-            measured = losses["heldout_loss"]
-            reporter.scalars(n, losses)
-            log.info("step %d: held-out loss %.5f", n, measured)
-            results |= {"heldout_loss": measured}
-        if judge and (last or n % config.eval.quality_every == 0):
-            found = judge(averaged(train_state, config))
-            reporter.scalars(n, found)
-            log.info("step %d: %s", n, ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
-            results |= found
-            if config.checkpoint.best != "heldout_loss":
-                aim = monitor.objective(config.checkpoint.best, found)
-        if draw and (last or is_drawn(n, config.report.samples_every)):
-            reporter.images(n, "samples", draw(averaged(train_state, config)), config.data.levels)
-        if last or stop or n % config.checkpoint.every == 0:
-            checkpoints.save(manager, n, train_state, config.to_dict(), measured, aim, rollbacks)
-            if devices.is_first():
-                draw_losses(workdir)
+        try:
+            if evaluate and (last or n % config.eval.every == 0):
+                losses = evaluate(averaged(train_state, config))
+                measured = losses["heldout_loss"]
+                reporter.scalars(n, losses)
+                log.info("step %d: held-out loss %.5f", n, measured)
+                results |= {"heldout_loss": measured}
+            if judge and (last or n % config.eval.quality_every == 0):
+                figures = judge(averaged(train_state, config))
+                reporter.scalars(n, figures)
+                log.info("step %d: %s", n, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+                results |= figures
+                if config.checkpoint.best != "heldout_loss":
+                    aim = monitor.objective(config.checkpoint.best, figures)
+            if draw and (last or is_drawn(n, config.report.samples_every)):
+                pictured = draw(averaged(train_state, config), np.arange(config.report.num_samples))
+                reporter.images(n, "samples", pictured, config.data.levels)
+        except BaseException:  # of an evaluation or a picture: the state is sound
+            save(measured, aim)
+            manager.wait_until_finished()
+            log.error("step %d is saved; what follows ended the run", n)
+            raise
+        if last or n % config.checkpoint.every == 0:
+            save(measured, aim)
         started += time.perf_counter() - paused
-        if stop and not last:
-            raise Preempted(f"SIGTERM: {workdir} is saved at step {n}; the same command goes on with it")
     return {"workdir": workdir, "step": config.train_steps, **results}
 
 
@@ -188,6 +224,7 @@ def training_step(config: ConfigDict, experiment: wiring.Experiment, shapes: Any
         config.batch_size,
         config.accumulate_steps,
         config.ema.ramp,
+        experiment.to_model,
     )
     return devices.parallelise(made, config.parallel, shapes)
 
@@ -258,46 +295,6 @@ def is_drawn(n: int, every: int) -> bool:
     return n % every == 0 or n in (every // 100, every // 10)
 
 
-def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Callable[..., np.ndarray]:
-    """`draw(params, seeds [N], label=None) -> [N,*D]`, in the levels of the data; see `devices.TiledMap`.
-
-    label [N]: the classes to draw; without it those that the sampler draws for the seeds, if it takes any. It logs how
-    far it is after each of its calls, if it needs several. complete: raise FloatingPointError where an adaptive sampler
-    did not keep to its tolerance in the allowed calls.
-    """
-    sample = devices.TiledMap(sampler.sample, config.sampler.tile, name="samples")
-
-    def draw(params: Any, seeds: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
-        each = (seeds.astype(np.uint32),) if label is None else (seeds.astype(np.uint32), label.astype(np.int32))
-        x = sample(params, *each)
-        lost = np.isnan(x.reshape(len(x), -1)).any(1).sum()
-        if complete and lost and config.sampler.name == "dopri5":
-            options = config.sampler.dopri5
-            raise FloatingPointError(
-                f"sampler.name='dopri5': {lost} of {len(x)} samples cannot be solved to rtol={options.rtol:g}, "
-                f"atol={options.atol:g} in {options.max_calls} network calls; raise sampler.dopri5.max_calls, or rtol "
-                "and atol"
-            )
-        return np.asarray(sources.out_of_range(config)(x))
-
-    return draw
-
-
-def drawing(config: ConfigDict) -> Callable[[Any], np.ndarray]:
-    """`draw(params) -> samples` for the pictures of a run: always the same seeds, in report.sampler_steps steps."""
-    draw = quick_samples(config)
-    return lambda params: draw(params, np.arange(config.report.num_samples))
-
-
-def quick_samples(config: ConfigDict) -> Callable[[Any, np.ndarray], np.ndarray]:
-    """As `samples`, in report.sampler_steps steps where that is set."""
-    quick = config.copy_and_resolve_references()
-    with quick.unlocked():
-        if config.report.sampler_steps:
-            quick.sampler.update(num_steps=config.report.sampler_steps, steps=(), times=())
-    return samples(config, wiring.build(quick).sampler)
-
-
 def heldout_loss(
     config: ConfigDict, experiment: wiring.Experiment, heldout: Source, key: jax.Array
 ) -> Callable[[Any], dict[str, float]]:
@@ -307,7 +304,9 @@ def heldout_loss(
     """
     size = min(heldout.size, config.eval.max_examples)
     examples = heldout._replace(size=size)
-    measure = step.make_eval_step(experiment.loss, config.process.num_steps, config.batch_size, config.times.min_t)
+    measure = step.make_eval_step(
+        experiment.loss, config.process.num_steps, config.batch_size, config.times.min_t, experiment.to_model
+    )
     eval_step = devices.map_over_devices(lambda *args: measure(*args, axis=devices.AXIS), replicated=2, reduced=True)
 
     def evaluate(params: Any) -> dict[str, float]:

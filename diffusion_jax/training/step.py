@@ -20,6 +20,8 @@ from diffusion_jax.training.state import TrainState
 
 Batch = dict[str, Array]
 TrainStep = Callable[..., tuple[TrainState, dict[str, Array]]]
+ToModel = Callable[[Array, Array], Array]
+"""`to_model(x[B,*D] at rest, keys[B]) -> x0[B,*D]` in the model's range."""
 BINS = 10
 """The held-out loss is also given for this many equal intervals of t."""
 
@@ -31,16 +33,19 @@ def make_train_step(
     batch_size: int,
     accumulate_steps: int = 1,
     ema_ramp: float = 0.0,
+    to_model: ToModel = lambda x, keys: x,
 ) -> TrainStep:
     """Build `train_step(state, batch, key, axis=None) -> (state, metrics)`.
 
-    batch_size: examples of the global batch. accumulate_steps: parts in which a device works through its share.
+    batch_size: examples of the global batch. to_model: turns x0 at rest into floats in the model's range.
+    accumulate_steps: parts in which a device works through its share.
     ema_ramp: see `ema_decay`. An update whose loss or gradient is not finite leaves parameters, averages and optimiser
     as they were, and is counted. Metrics are float32 scalars: loss, those of the loss, grad_norm, skipped.
     """
 
     def gradients(params: Any, batch: Batch, t: Array, weight: Array, keys: Array) -> tuple[Any, Array]:
-        """((gradient, metrics), per_example[B]): means over the batch, and the losses before they are weighted."""
+        """Return ((gradient, metrics), per_example[B]): means over the batch, and the unweighted losses."""
+        batch = batch | {"x0": to_model(batch["x0"], keys)}
 
         def objective(params: Any) -> tuple[Array, tuple[dict[str, Array], Array]]:
             per_example, metrics = loss(params, batch, t, keys)
@@ -120,7 +125,9 @@ def ema_decay(decay: float, updates: Array, ramp: float = 0.0) -> Array:
     return jnp.where(updates == 0, 0.0, later)
 
 
-def make_eval_step(loss: Loss, num_steps: int, batch_size: int, min_t: float = 0.0) -> Callable[..., dict[str, Array]]:
+def make_eval_step(
+    loss: Loss, num_steps: int, batch_size: int, min_t: float = 0.0, to_model: ToModel = lambda x, keys: x
+) -> Callable[..., dict[str, Array]]:
     """Build `eval_step(params, key, batch, axis=None) -> sums`: the loss without dropout, as sums per interval of t.
 
     batch: as for training, with "mask" [B], 0 for padding. Sums: "loss" and "count", each float32 [BINS]. The times are
@@ -133,6 +140,7 @@ def make_eval_step(loss: Loss, num_steps: int, batch_size: int, min_t: float = 0
         key_times, key_examples = jax.random.split(key)
         t, _ = times.sample(None, key_times, batch["index"], batch_size)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_examples, batch["index"])
+        batch = batch | {"x0": to_model(batch["x0"], keys)}
         per_example, _ = loss(params, batch, t, keys, dropout=False)
         interval = jnp.ceil(t * BINS).astype(jnp.int32) - 1
         if num_steps:  # k / T * BINS is a rounding off for some k

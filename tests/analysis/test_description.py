@@ -1,14 +1,14 @@
 import jax
 import jax.numpy as jnp
 
-from configs import defaults
+from diffusion_jax import config as configs
 from diffusion_jax.analysis.description import describe, flops
 from diffusion_jax.experiment import wiring
 from diffusion_jax.networks import convolutions, layers
 
 
 def test_describe_counts_without_compiling():
-    config = defaults.variant(defaults.get_config(), "tiny")
+    config = configs.variant(configs.defaults(), "tiny")
     config.data.update(shape=(8, 8, 1), levels=17, classes=10)
     text, figures = describe(config)
     params = wiring.parameters(config, wiring.build(config).network)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from configs import digits
+from diffusion_jax import config as configs
 from diffusion_jax import main
 from diffusion_jax.experiment.validation import check
 from diffusion_jax.training import loop
@@ -27,7 +27,7 @@ def leaves(config, prefix=""):
             yield prefix + key, value
 
 
-CONFIG = dict(leaves(digits.get_config()))
+CONFIG = dict(leaves(configs.load("digits")))
 SECTIONS = ("optimizer", "ema", "checkpoint", "guard", "report", "eval")
 NUMBERS = [
     key
@@ -83,7 +83,7 @@ def test_a_misspelt_key_is_told(key, place, letter, capsys, monkeypatch):
     number=st.one_of(st.integers(max_value=-1), st.floats(max_value=-1e-6), st.just(float("nan"))),
 )
 def test_numbers_below_zero_and_none_at_all_are_refused_by_name(key, number):
-    config = digits.get_config()
+    config = configs.load("digits")
     config.data.update(shape=(8, 8, 1), levels=17, classes=10)
     *sections, name = key.split(".")
     section = functools.reduce(lambda node, part: node[part], sections, config)

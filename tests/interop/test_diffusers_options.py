@@ -168,7 +168,7 @@ def test_chains_are_those_of_diffusers(name, tmp_path):
         "process": {"num_steps": 50},
         "prediction": {key: found[f"prediction.{key}"] for key in ("target", "variance")},
         "sampler": {"clip_x0": found["sampler.clip_x0"]},
-        "network": {"told": "step"},
+        "network": {"conditioning": "step"},
     }
     again = diffusers_options.describe_scheduler(config)
     assert again == {key: theirs[key] for key in again}
@@ -223,7 +223,7 @@ def test_chains_that_cannot_be_represented_are_refused_by_name(changes, message,
         ("schedule", {"name": "harmonic", "harmonic": {}}, "schedule.name='harmonic' cannot be exported"),
         ("schedule", {"name": "cosine", "cosine": {"offset": 0.1}}, "schedule.cosine.offset=0.1 cannot be exported"),
         ("prediction", {"target": "score", "variance": "fixed_large"}, "prediction.target='score' cannot be exported"),
-        ("network", {"told": "logsnr"}, "network.told='logsnr' cannot be exported"),
+        ("network", {"conditioning": "logsnr"}, "network.conditioning='logsnr' cannot be exported"),
     ],
 )
 def test_chains_that_diffusers_has_not_are_refused(section, value, message):
@@ -232,7 +232,7 @@ def test_chains_that_diffusers_has_not_are_refused(section, value, message):
         "process": {"num_steps": 50},
         "prediction": {"target": "eps", "variance": "fixed_large"},
         "sampler": {"clip_x0": True},
-        "network": {"told": "step"},
+        "network": {"conditioning": "step"},
     }
     with pytest.raises(ValueError, match=message):
         diffusers_options.describe_scheduler(config | {section: value})

@@ -45,7 +45,7 @@ def test_respaced_grids_are_those_of_the_papers():
     ("steps", "message"), [((0, 3), "0 is not among them"), ((11,), "11 is not"), ((), "none"), ((3, 3), "twice")]
 )
 def test_steps_that_the_chain_has_not_are_refused(steps, message):
-    with pytest.raises(ValueError, match=f"sampler.steps: the levels of the chain are 1 to 10; .*{message}"):
+    with pytest.raises(ValueError, match=f"sampler.levels: the levels of the chain are 1 to 10; .*{message}"):
         loop.chosen_times(steps, 10)
 
 

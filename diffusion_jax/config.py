@@ -1,0 +1,509 @@
+"""Configs: every key with its default and meaning, recipes by name, overrides, and stored configs of older versions.
+
+A choice is `section.name`; the options of each choice stand beside it under `section.<name>` and are the keyword
+arguments of the function or class that the name stands for, with its defaults. A name may also be `module:function`, a
+function or class of yours; its options are then `section.options`. Any key can be set from the command line,
+`--config.KEY=VALUE`.
+
+    c = config.load("digits")                       # a recipe by name, or by path: "configs/digits.py"
+    config.override(c, "schedule.name", "cosine")
+    c = config.merge(stored)                        # a config of an older version, over today's defaults
+"""
+
+import ast
+import difflib
+import functools
+import importlib.util
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+
+class Key(NamedTuple):
+    """A key of the schema."""
+
+    default: Any
+    meaning: str
+
+
+# The schema: every key that is no option of a choice. Options come from the signatures of the choices, see `choices`.
+
+SCHEMA: dict[str, Key] = {
+    "seed": Key(0, "Seed of the parameters, the order of the data, the times and the noise."),
+    "train_steps": Key(1000, "Optimiser steps in all."),
+    "batch_size": Key(128, "Examples of the global batch, over all devices."),
+    "accumulate_steps": Key(1, "Parts in which each device works through its share of the batch."),
+    "parallel": Key("shard_map", "shard_map, fsdp (the training state is divided over the devices) or pmap."),
+    "remat": Key(False, "Recompute blocks in the backward pass: less memory, more time."),
+    "require_accelerator": Key(False, "Refuse to run on a CPU."),
+    "data.name": Key("digits", "Source: digits, toy2d, heartbeat, dead_leaves, arrays, folder, tfds."),
+    "data.flip": Key(False, "Mirror training images left to right at random."),
+    "data.workers": Key(0, "Processes that read and decode files; 0: threads."),
+    "data.shape": Key((), "Shape of an example; filled in from the data when training starts."),
+    "data.levels": Key(0, "Grey levels: 256 for photographs, 0 for floats; filled in from the data."),
+    "data.classes": Key(0, "Number of classes; filled in from the data."),
+    "data.size": Key(0, "Number of training examples; filled in from the data."),
+    "data.fingerprint": Key("", "Hash of some training examples; filled in from the data."),
+    "data.mean": Key(0.0, "The model sees (x - mean) / std of data in [-1, 1]."),
+    "data.std": Key(1.0, "See data.mean."),
+    "data.dequantise": Key(False, "Add uniform noise of one grey level, so that the data have a density."),
+    "process.name": Key("gaussian", "Forward process: gaussian, binomial (data of two levels)."),
+    "process.num_steps": Key(1000, "Steps T of the chain, at times k/T; 0: continuous time."),
+    "schedule.name": Key("linear", "Noise schedule, see docs/config-keys.md for all."),
+    "network.name": Key("unet", "Network, see docs/config-keys.md for all."),
+    "network.conditional": Key(False, "Condition the network on the class label."),
+    "network.label_dropout": Key(0.0, "Share of labels dropped in training, for classifier-free guidance."),
+    "network.conditioning": Key("step", "Time as the network sees it: step (k - 1), time (999 t), logsnr, log_sigma."),
+    "prediction.target": Key(
+        "eps", "Network output: eps, x0, v, score, posterior_mean, edm, dpm2015_paper, dpm2015_code."
+    ),
+    "prediction.input_scaling": Key("none", "none, or unit_variance: the input divided by its standard deviation."),
+    "prediction.sigma_data": Key(0.5, "Standard deviation of the data in [-1, 1], for edm and unit_variance."),
+    "prediction.variance": Key(
+        "fixed_large",
+        "Variance of the reverse kernel: fixed_small, fixed_large; with a bound as loss also learned_diagonal, "
+        "learned_range, dpm2015_paper, dpm2015_code.",
+    ),
+    "loss.name": Key(
+        "simple",
+        "Weighted squared errors: simple, snr, truncated_snr, min_snr, p2, edm, likelihood. Bounds: vlb, hybrid, vdm, "
+        "K. cross_entropy trains a classifier of noisy examples.",
+    ),
+    "loss.reduction": Key("mean", "Over the dimensions of a squared error: mean, sum, half_sum."),
+    "loss.hybrid.factor": Key(0.001, "Weight of the bound beside the squared error."),
+    "times.name": Key("uniform", "Distribution of t: uniform, low_discrepancy, importance, log_normal (of sigma)."),
+    "times.min_t": Key(0.0, "Smallest time in continuous training."),
+    "bound.decoder": Key("bins", "Last term of the bound: bins, bins_tanh, softmax; density for floats."),
+    "bound.clip_x0": Key(True, "Clip the predicted x0 to [-1, 1] in the bound."),
+    "bound.num_steps": Key(0, "Steps of the bound; 0: all steps of the chain."),
+    "bound.num_examples": Key(0, "Held-out examples of every likelihood; 0: eval.max_examples."),
+    "bound.paths": Key((1, 4, 16), "Numbers of whole paths of the bound `multi`; each divides the next."),
+    "ode.rtol": Key(1e-5, "Relative tolerance per step of the probability-flow ODE."),
+    "ode.atol": Key(1e-5, "Absolute tolerance per step of the probability-flow ODE."),
+    "ode.max_calls": Key(10_000, "Network calls after which the ODE counts as unsolved."),
+    "ode.min_t": Key(0.0, "Time at which the ODE ends; 0: the lowest level with noise, else 1e-5."),
+    "ode.trace": Key("rademacher", "Divergence: rademacher or gaussian probes, or exact."),
+    "ode.probes": Key(1, "Probes of the divergence per example."),
+    "ode.dequantisation": Key("uniform", "Noise over a grey level: uniform, process (the noise of min_t), none."),
+    "ode.law": Key("prior", "Distribution at t = 1: prior N(0, alpha² + sigma²), noise N(0, sigma²)."),
+    "optimizer.learning_rate": Key(2e-4, "Learning rate of Adam after the warm-up."),
+    "optimizer.warmup_steps": Key(5000, "Steps of linear warm-up from 0."),
+    "optimizer.b1": Key(0.9, "Decay of Adam's first moment."),
+    "optimizer.b2": Key(0.999, "Decay of Adam's second moment."),
+    "optimizer.eps": Key(1e-8, "Adam's epsilon."),
+    "optimizer.weight_decay": Key(0.0, "Decoupled weight decay (AdamW); 0: none."),
+    "optimizer.grad_clip": Key(1.0, "Largest global norm of the averaged gradient; 0: no clipping."),
+    "ema.decays": Key((0.9999,), "Decays of the averages of the parameters; the first one is the default of --ema."),
+    "ema.ramp": Key(0.0, "Half-life of an average at most ramp times the updates so far; 0: no ramp."),
+    "sampler.name": Key("ancestral", "Sampler, see docs/config-keys.md for all."),
+    "sampler.num_steps": Key(0, "Sampling steps; 0: all steps of the chain."),
+    "sampler.grid": Key(
+        "uniform", "Time grid: uniform, quadratic, logsnr, karras; of a chain also inclusive, strided, to_first."
+    ),
+    "sampler.levels": Key((), "Levels k of the chain one by one, such as (1000, 500, 1), instead of num_steps."),
+    "sampler.times": Key((), "Times one by one, such as (1.0, 0.5, 0.0), instead of num_steps."),
+    "sampler.min_t": Key(0.0, "Time at which the grid ends in continuous time."),
+    "sampler.clip_x0": Key(True, "Clip the predicted x0 to [-1, 1] at every step (never with posterior_mean)."),
+    "sampler.denoise": Key(True, "End at the predicted x0 where the schedule's last level still has noise."),
+    "sampler.tile": Key(64, "Samples per device and call; no sample depends on how many are drawn."),
+    "guidance.name": Key("none", "none, classifier_free, classifier, autoguidance."),
+    "guidance.scale": Key(1.0, "w of weak + w (strong - weak); 1: no guidance. classifier: factor of its gradient."),
+    "guidance.interval_t": Key((0.0, 1.0), "Times between which guidance acts."),
+    "guidance.rescale": Key(0.0, "Share in which x0 keeps the standard deviation it has without guidance."),
+    "guidance.classifier.workdir": Key("", "Run directory of a classifier (loss.name=cross_entropy)."),
+    "guidance.classifier.step": Key("best", "Its checkpoint: newest, best or a number."),
+    "guidance.classifier.ema": Key("", "Its average: a decay, none, or empty for the first."),
+    "guidance.autoguidance.workdir": Key("", "Run directory of the worse model; empty: this run."),
+    "guidance.autoguidance.step": Key("newest", "Its checkpoint: newest, best or a number."),
+    "guidance.autoguidance.ema": Key("", "Its average: a decay, none, or empty for the first."),
+    "checkpoint.every": Key(10_000, "Steps between checkpoints."),
+    "checkpoint.keep": Key(2, "Newest checkpoints that stay on disk."),
+    "checkpoint.keep_every": Key(0, "Steps between checkpoints that stay for good; 0: none."),
+    "checkpoint.best": Key("heldout_loss", "Figure of --step=best: heldout_loss, or one of eval.quality_metrics."),
+    "guard.most_skipped": Key(100, "Updates in a row that are not finite before training ends."),
+    "guard.rollbacks": Key(0, "Times a diverged run goes back to its last checkpoint instead of ending."),
+    "report.every": Key(100, "Steps between lines of metrics."),
+    "report.samples_every": Key(10_000, "Steps between sample pictures, with early ones as well; 0: none."),
+    "report.num_samples": Key(64, "Samples of a picture."),
+    "report.sampler_steps": Key(0, "Sampling steps of pictures; 0: sampler.num_steps."),
+    "report.tensorboard": Key(True, "Write TensorBoard files where TensorFlow is installed."),
+    "eval.every": Key(10_000, "Steps between held-out losses; 0: never."),
+    "eval.max_examples": Key(10_000, "Held-out examples of an evaluation at most."),
+    "eval.passes": Key(1, "Passes over the held-out set, each with other times and noise."),
+    "eval.num_samples": Key(1000, "Samples that `main evaluate` draws."),
+    "eval.quality_every": Key(0, "Steps between sample-quality metrics during training; 0: never."),
+    "eval.quality_samples": Key(500, "Samples of these metrics."),
+    "eval.quality_metrics": Key(("fid", "pr"), "These metrics: fid, kid, is, pr, nn."),
+    "eval.features": Key("pixels", "Feature network of these metrics: pixels, digits, inception or module:function."),
+    "eval.svm": Key(False, "Classify samples by an SVM fitted on the labelled training data, for small data sets."),
+}  # fmt: skip
+
+RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
+    "network.told": ("network.conditioning", {}),
+    "prediction.input": ("prediction.input_scaling", {"as_it_is": "none"}),
+    "sampler.steps": ("sampler.levels", {}),
+}
+"""Keys of older versions: the name today, and values that are spelt otherwise."""
+GONE: dict[str, Any] = {}
+"""Keys that exist no more, with the default they had: a stored config may hold that value, and no other."""
+ALIASES = {"lr": "optimizer.learning_rate", "steps": "train_steps", "decay": "ema.decays", "ema": "ema.decays"}
+"""Names that people type, for hints."""
+
+
+@functools.cache
+def choices() -> dict[str, dict[str, Any]]:
+    """The factories of every section that makes a choice, by section and name."""
+    from diffusion_jax.experiment import networks, paths, samplers, sources, wiring
+    from diffusion_jax.objective import losses, time_sampling
+    from diffusion_jax.sampling import grids
+
+    return {
+        "data": sources.SOURCES,
+        "process": wiring.PROCESSES,
+        "schedule": paths.SCHEDULES,
+        "network": networks.NETWORKS,
+        "loss": losses.WEIGHTS,
+        "times": time_sampling.TIME_SAMPLERS,
+        "sampler": {**samplers.METHODS, **grids.GRIDS},
+    }
+
+
+@functools.cache
+def _flat_defaults() -> dict[str, Any]:
+    """Every key with its default, in the order of the schema, the options of a section behind its own keys."""
+    from diffusion_jax.experiment.choices import signature_options
+
+    sections: dict[str, dict[str, Any]] = {}
+    for key, (default, _) in SCHEMA.items():
+        sections.setdefault(key.partition(".")[0] if "." in key else "", {})[key] = default
+    for section, factories in choices().items():
+        for name, factory in factories.items():
+            for option, default in signature_options(factory).items():
+                sections[section].setdefault(f"{section}.{name}.{option}", default)
+    return {key: default for of_section in sections.values() for key, default in of_section.items()}
+
+
+def defaults() -> ConfigDict:
+    """A new config with every key at its default: DDPM with eps-prediction and L_simple, on the embedded digits."""
+    config = ConfigDict()
+    for section, factories in choices().items():
+        config[section] = ConfigDict({name: ConfigDict() for name in factories})
+    for key, default in _flat_defaults().items():
+        _put(config, key, default)
+    return config
+
+
+def table() -> list[tuple[str, str, Any, str]]:
+    """Every key: (key, type, default, meaning)."""
+    rows = []
+    for key, default in _flat_defaults().items():
+        if key in SCHEMA:
+            meaning = SCHEMA[key].meaning
+        else:
+            section, name, _ = key.split(".")
+            factory = choices()[section][name]
+            meaning = f"{section} {name}: {(factory.__doc__ or '').strip().splitlines()[0].rstrip('.')}."
+        rows.append((key, type(default).__name__, default, meaning))
+    return rows
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every value of a nested config; lists become tuples, empty sections have none."""
+    for key, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _tuples(value)
+
+
+# Recipes.
+
+
+def load(name: str) -> ConfigDict:
+    """Return the config of a recipe: "digits", "digits:VARIANT", or the path of a file with `get_config(variant)`.
+
+    Raises ValueError where there is none, or it cannot be read.
+    """
+    path, variant = find(name)
+    try:
+        spec = importlib.util.spec_from_file_location(f"_recipe_{path.stem}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config(variant)
+    except Exception as error:  # any Python that the file holds
+        kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+        raise ValueError(f"--config={name}: cannot be read ({kind}{' '.join(str(error).split())})") from error
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"--config={name}: get_config must return a ConfigDict, not {type(config).__name__}")
+    return config
+
+
+def find(name: str, folder: str = "") -> tuple[pathlib.Path, str]:
+    """Return (file, variant) of a recipe, or with folder="sweeps" of a sweep. Raises ValueError where there is none."""
+    stem, _, variant = name.partition(":")
+    path = pathlib.Path(stem).expanduser()
+    if path.suffix == ".py" or path.is_file():
+        if not path.is_file():
+            raise ValueError(f"{name}: there is no file {stem}")
+        return path, variant
+    own = recipes() / folder / f"{stem}.py"
+    if not own.is_file():
+        known = [file.stem for file in sorted((recipes() / folder).glob("*.py")) if file.stem != "__init__"]
+        near = difflib.get_close_matches(stem, known, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name}: no recipe {stem!r}, and no such file.{hint} Recipes: {', '.join(known)}")
+    return own, variant
+
+
+def recipes() -> pathlib.Path:
+    """The folder of the recipes that come with the package."""
+    package = pathlib.Path(__file__).resolve().parent
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def variant(config: ConfigDict, name: str, **others: dict[str, Any]) -> ConfigDict:
+    """Return a recipe's config itself for "", changed by one of `others`, or shrunk to run in seconds for "tiny".
+
+    others: the further variants of the recipe, each the keys that it changes, such as {"network.ncsnpp.blocks": 8}.
+    Raises ValueError for another name.
+    """
+    if name not in ("", "tiny", *others):
+        known = "".join(f" :{other}," for other in others)
+        raise ValueError(f"variant {name!r} is unknown; use none,{known} or :tiny")
+    config.update_from_flattened_dict(others.get(name, {}))
+    return shrink(config) if name == "tiny" else config
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+    """Shrink a config for tests: 8x8 images, a network of one level, a chain of 4 steps, two training steps."""
+    continuous = not config.process.num_steps
+    small = {
+        "unet": {"channels": 8, "multipliers": (1,), "blocks": 1, "attention": ()},
+        "ncsnpp": {"channels": 8, "multipliers": (1,), "blocks": 1, "attention": ()},
+        "encoder": {"channels": 8, "multipliers": (1,), "blocks": 1, "attention": ()},
+        "ncsn": {"channels": 8, "multipliers": (1,), "dilations": (1,)},
+        "ncsnv2": {"channels": 8, "multipliers": (1,), "dilations": (1,)},
+        "vdm": {"channels": 8, "blocks": 1},
+        "mlp": {"width": 16, "depth": 1},
+        "multiscale": {"conv_layers": 1, "features": 8, "scales": 2, "dense_width": 8, "upper_features": 8, "bumps": 2},
+    }
+    for name, options in small.items():
+        config.network[name].update(options)
+    config.data.dead_leaves.update(shape=(8, 8), radii=(1.0, 8.0), size=64)
+    config.data.heartbeat.size = config.data.toy2d.size = 64
+    config.data.folder.size = (8, 8)
+    config.data.tfds.update(size=(8, 8), resize="center_crop")
+    config.data.shape = (8, 8, config.data.shape[-1]) if config.data.shape else ()
+    config.process.num_steps = 0 if continuous else 4
+    config.sampler.annealed_langevin.steps = 2
+    config.sampler.update(num_steps=4 if continuous else 0, times=(), tile=4)
+    config.update(train_steps=2, batch_size=8)
+    config.optimizer.warmup_steps = 1
+    config.checkpoint.every = config.report.every = 1
+    pictures = 0 if config.loss.name == "cross_entropy" else 2
+    config.report.update(samples_every=pictures, num_samples=4, sampler_steps=0)
+    config.eval.update(every=2, max_examples=16, num_samples=8, passes=1)
+    return config
+
+
+# Sweeps.
+
+DIGITS_CELL = {
+    "train_steps": 1000,
+    "ema.decays": (0.99,),
+    "process.num_steps": 200,
+    "schedule.linear.beta_start": 5e-4,
+    "schedule.linear.beta_end": 0.1,
+    "network.unet.channels": 18,
+    "checkpoint.every": 500,
+    "report.samples_every": 0,
+    "report.tensorboard": False,
+    "eval.every": 200,
+}
+"""The digits recipe with 0.21 M parameters and T = 200 (betas times 1000/T): minutes for a cell on two cores."""
+
+
+def sweep_variant(name: str, paper: dict[str, Any], cells: dict[str, dict[str, Any]], note: str) -> dict[str, Any]:
+    """Return the sweep of `cells` at a size: "" that of `paper`, "digits" small, "tiny" for tests.
+
+    paper: the keys config, flags and evaluate of the sweep at full size. Raises ValueError for another name.
+    """
+    if name not in ("", "digits", "tiny"):
+        raise ValueError(f"sweep variant {name!r} is unknown; use none, :digits or :tiny")
+    size: dict[str, Any] = {"seeds": (0, 1, 2), "cells": cells, "note": note, **paper}
+    if name == "digits":
+        size |= {"config": "configs/digits.py", "flags": DIGITS_CELL}
+        size |= {"evaluate": ("--likelihood=vlb", "--num_samples=500")}
+    if name == "tiny":
+        size |= {"config": "configs/digits.py:tiny", "seeds": (0, 1), "cells": dict(list(cells.items())[:2])}
+        size |= {"flags": {"report.samples_every": 0, "report.tensorboard": False}}
+    return size
+
+
+# Overrides from the command line.
+
+
+def override_all(config: ConfigDict, values: Mapping[str, str], prefix: str = "config") -> None:
+    """Apply overrides {key: text} as `override` does, names of choices first, since options of yours depend on them."""
+    for key in sorted(values, key=lambda key: not key.endswith("name")):
+        override(config, key, values[key], prefix)
+
+
+def override(config: ConfigDict, key: str, text: str, prefix: str = "config") -> None:
+    """Set one key from text, as the type of its default asks. prefix: the flag that the key follows, for errors.
+
+    Raises ValueError, naming the flag as typed, the nearest key and the keys of its section, for an unknown key, a
+    section, or text that is no such value.
+    """
+    flag = f"--{prefix}.{key}"
+    node, parts = config, key.split(".")
+    for depth, part in enumerate(parts):
+        if not isinstance(node, ConfigDict) or part not in node:
+            raise ValueError(f"{flag}: unknown key {'.'.join(parts[: depth + 1])!r}. {_hint(config, key, node, depth)}")
+        holder, node = node, node[part]
+    if isinstance(node, ConfigDict):
+        example = f"{key}.name={text}" if "name" in node else f"{key}.{next(iter(node), 'KEY')}=VALUE"
+        raise ValueError(f"{flag}={text}: {key!r} is a section; write --{prefix}.{example}")
+    holder[parts[-1]] = parse(flag, text, node)
+    if parts[-1] == "name" and ":" in text:
+        _add_own_options(config, parts[0], flag)
+
+
+def parse(flag: str, text: str, like: Any) -> Any:
+    """Return text as a value of the type of `like`. Raises ValueError that names the flag."""
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list such as 1,2"}
+    try:
+        if isinstance(like, str):
+            return text
+        if isinstance(like, bool):
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        if isinstance(like, int):
+            number = float(text) if not text.lstrip("+-").replace("_", "").isdecimal() else int(text)
+            if number != int(number):
+                raise ValueError
+            return int(number)
+        if isinstance(like, float):
+            return float(text)
+        return _parse_tuple(text, like)
+    except (ValueError, KeyError, SyntaxError, OverflowError):
+        raise ValueError(f"{flag}={text}: expected {kinds.get(type(like), type(like).__name__)}") from None
+
+
+def _parse_tuple(text: str, like: tuple[Any, ...]) -> tuple[Any, ...]:
+    if like and isinstance(like[0], str) and "'" not in text and '"' not in text:
+        return tuple(part.strip() for part in text.strip("()[] ").split(",") if part.strip())
+    value = ast.literal_eval(text) if text.strip() else ()
+    return _tuples(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _hint(config: ConfigDict, key: str, node: Any, depth: int) -> str:
+    """The nearest keys, and the keys of the section in which an unknown key was asked for."""
+    known, last = [name for name, _ in flatten(config)], key.rpartition(".")[2]
+    part = key.split(".")[depth]
+    section = key.split(".")[0] if depth else ""
+    same = [name for name in known if name.rpartition(".")[2] == last]
+    if section:  # of the choice that is made there, first
+        chosen = config[section].get("name", "") if isinstance(config[section], ConfigDict) else ""
+        same = (
+            sorted(
+                (name for name in same if name.startswith(f"{section}.")), key=lambda name: f".{chosen}." not in name
+            )
+            or same
+        )
+    here = list(node) if isinstance(node, ConfigDict) else []
+    near = difflib.get_close_matches(part, here, 1) or difflib.get_close_matches(key, known, 1)
+    if near and near[0] in here and depth:
+        near = [".".join([*key.split(".")[:depth], near[0]])]
+    nearest = [ALIASES[last]] if last in ALIASES and not depth else same[:3] or near
+    hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
+    place = ".".join(key.split(".")[:depth]) or "the config"
+    return f"{hint}Keys of {place}: {', '.join(here)}" if here else f"{hint}{place} is a value"
+
+
+# Stored configs.
+
+
+def merge(stored: Mapping[str, Any]) -> ConfigDict:
+    """Return a stored config over today's defaults: keys it lacks are at their defaults, renamed keys are translated.
+
+    Raises ValueError for a key that is unknown, or gone and not at the default it had.
+    """
+    config = defaults()
+    values: dict[str, Any] = {}
+    for old, value in flatten(stored):
+        key, spelt = RENAMED.get(old, (old, {}))
+        values[key] = spelt.get(value, value) if not isinstance(value, tuple) else value
+    for key in sorted(values, key=lambda key: not key.endswith("name")):
+        value = values[key]
+        if key in GONE:
+            if value != GONE[key]:
+                raise ValueError(f"stored config: {key}={value!r} has no counterpart in this version; it was removed")
+            continue
+        section, _, rest = key.partition(".")
+        if rest.startswith("options.") and ":" in str(config.get(section, {}).get("name", "")):
+            _put(config, key, value)
+            continue
+        if key not in _flat_defaults():
+            near = difflib.get_close_matches(key, _flat_defaults(), 1)
+            hint = f" (nearest: {near[0]})" if near else ""
+            raise ValueError(f"stored config: unknown key {key!r}{hint}; a newer version of diffusion_jax may have it")
+        _put(config, key, value)
+    return config
+
+
+def plain(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
+    """Return a config as nested dicts of JSON's types, objects by the names that a stored config gives them."""
+
+    def value(item: Any) -> Any:
+        if isinstance(item, Mapping | ConfigDict):
+            return {key: value(inner) for key, inner in item.items()}
+        return getattr(item, "spelling", item)
+
+    return value(config)
+
+
+def in_use(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flat config without the options of choices that are not made."""
+    flat = dict(flatten(config))
+
+    def used(key: str) -> bool:
+        section, _, rest = key.partition(".")
+        name, _, option = rest.partition(".")
+        if not option or section not in (*choices(), "guidance"):
+            return True
+        chosen = {flat.get(f"{section}.name"), flat.get(f"{section}.grid")}
+        return name in chosen or name == "options"
+
+    return {key: value for key, value in flat.items() if used(key)}
+
+
+# Parts of the above.
+
+
+def _add_own_options(config: ConfigDict, section: str, flag: str) -> None:
+    """Add section.options for a choice `module:function`, with the defaults of its signature."""
+    from diffusion_jax.experiment.choices import own, signature_options
+
+    with config.unlocked():
+        config[section].options = ConfigDict(signature_options(own(flag, config[section].name)))
+
+
+def _put(config: ConfigDict, key: str, value: Any) -> None:
+    """Set a dotted key, sections made as needed, a change of type allowed."""
+    *sections, last = key.split(".")
+    node = config
+    with config.unlocked(), config.ignore_type():
+        for section in sections:
+            if section not in node:
+                node[section] = ConfigDict()
+            node = node[section]
+        with node.unlocked(), node.ignore_type():
+            node[last] = value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value

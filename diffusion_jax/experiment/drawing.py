@@ -1,0 +1,49 @@
+"""Draw samples of a config's model in tiles on all devices, in the levels of the data."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax import devices
+from diffusion_jax.experiment import sources, wiring
+from diffusion_jax.sampling.loop import Sampler
+
+
+def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Callable[..., np.ndarray]:
+    """Return `draw(params, seeds [N], label=None) -> [N,*D]`, samples in the levels of the data.
+
+    label [N]: classes to draw; None: those that the sampler draws for the seeds, if the model takes any. No sample
+    depends on the number of samples or devices. complete: raise FloatingPointError where an adaptive sampler did not
+    reach its tolerance in the allowed network calls.
+    """
+    sample = devices.TiledMap(sampler.sample, config.sampler.tile, name="samples")
+
+    def draw(params: Any, seeds: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
+        each = (seeds.astype(np.uint32),) if label is None else (seeds.astype(np.uint32), label.astype(np.int32))
+        x = sample(params, *each)
+        lost = np.isnan(x.reshape(len(x), -1)).any(1).sum()
+        if complete and lost and config.sampler.name == "dopri5":
+            options = config.sampler.dopri5
+            raise FloatingPointError(
+                f"sampler.name='dopri5': {lost} of {len(x)} samples cannot be solved to rtol={options.rtol:g}, "
+                f"atol={options.atol:g} in {options.max_calls} network calls; raise sampler.dopri5.max_calls, or rtol "
+                "and atol"
+            )
+        if complete and lost:
+            raise FloatingPointError(
+                f"{lost} of {len(x)} samples are not finite: the weights may have diverged; try another --step or --ema"
+            )
+        return np.asarray(sources.out_of_range(config)(x))
+
+    return draw
+
+
+def quick_samples(config: ConfigDict) -> Callable[[Any, np.ndarray], np.ndarray]:
+    """Return `samples` in report.sampler_steps steps where that is set."""
+    quick = config.copy_and_resolve_references()
+    with quick.unlocked():
+        if config.report.sampler_steps:
+            quick.sampler.update(num_steps=config.report.sampler_steps, levels=(), times=())
+    return samples(config, wiring.build(quick).sampler)

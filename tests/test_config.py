@@ -1,0 +1,166 @@
+"""Configs: defaults from signatures, recipes by name, overrides, and configs of older versions."""
+
+import pathlib
+
+import flax.linen as nn
+import pytest
+
+from diffusion_jax import config as configs
+from diffusion_jax.experiment import choices, wiring
+
+RECIPES = sorted(path.stem for path in configs.recipes().glob("*.py") if path.stem != "__init__")
+
+
+class Tiny(nn.Module):
+    """A network of one's own with two options."""
+
+    width: int = 4
+    activation: str = "silu"
+
+    @nn.compact
+    def __call__(self, x, time):
+        return nn.Dense(x.shape[-1])(nn.Dense(self.width)(x))
+
+
+def test_every_option_has_the_default_of_its_factory():
+    flat = dict(configs.flatten(configs.defaults()))
+    for section, factories in configs.choices().items():
+        for name, factory in factories.items():
+            for option, default in choices.signature_options(factory).items():
+                assert flat[f"{section}.{name}.{option}"] == default
+    assert set(configs.SCHEMA) <= set(flat)
+    assert len(configs.SCHEMA) <= 120
+
+
+def test_every_key_is_listed_with_its_type_and_meaning():
+    rows = {key: (kind, default, meaning) for key, kind, default, meaning in configs.table()}
+    assert set(rows) == {key for key, _ in configs.flatten(configs.defaults())}
+    assert rows["network.unet.channels"][:2] == ("int", 128)
+    assert all(meaning.strip() for _, _, meaning in rows.values())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_load_by_name_and_by_path_and_keep_to_the_keys(name):
+    known = {key for key, _ in configs.flatten(configs.defaults())}
+    by_name = configs.load(name)
+    assert {key for key, _ in configs.flatten(by_name)} == known
+    assert configs.plain(configs.load(str(configs.recipes() / f"{name}.py"))) == configs.plain(by_name)
+
+
+@pytest.mark.parametrize("name", ["digit", "nowhere/digits.py", "digits:tony"])
+def test_a_recipe_that_does_not_exist_is_named(name):
+    with pytest.raises(ValueError) as caught:
+        configs.load(name)
+    assert name.partition(":")[2] or name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["def get_config(v): return 1 / 0", "x =", "", "def get_config(v): return {}"])
+def test_whatever_a_recipe_file_holds_is_one_line(content, tmp_path):
+    (tmp_path / "mine.py").write_text(content)
+    with pytest.raises(ValueError, match=r"mine\.py") as caught:
+        configs.load(str(tmp_path / "mine.py"))
+    assert "\n" not in str(caught.value)
+
+
+OVERRIDES = [
+    ("train_steps", "7", 7),
+    ("train_steps", "1e3", 1000),
+    ("optimizer.learning_rate", "1", 1.0),
+    ("remat", "true", True),
+    ("remat", "False", False),
+    ("ema.decays", "(0.9, 0.99)", (0.9, 0.99)),
+    ("ema.decays", "0.9", (0.9,)),
+    ("ema.decays", "()", ()),
+    ("eval.quality_metrics", "fid,pr", ("fid", "pr")),
+    ("eval.quality_metrics", "('fid',)", ("fid",)),
+    ("data.arrays.path", "a=b,c.npy", "a=b,c.npy"),
+    ("schedule.cosine.offset", "0.1", 0.1),
+]
+
+
+@pytest.mark.parametrize(("key", "text", "value"), OVERRIDES)
+def test_overrides_have_the_type_of_the_default(key, text, value):
+    c = configs.defaults()
+    configs.override(c, key, text)
+    got = dict(configs.flatten(c))[key]
+    assert got == value and type(got) is type(value)
+
+
+WRONG = [
+    ("network.foo.width", "3", "network.foo"),
+    ("data.path", "x", "data.folder.path"),
+    ("lr", "1", "optimizer.learning_rate"),
+    ("network.channels", "64", "network.unet.channels"),
+    ("network", "ncsnpp", "network.name=ncsnpp"),
+    ("optimizer.learning_rat", "1", "optimizer.learning_rate"),
+    ("seed.x", "1", "seed"),
+    ("train_steps", "many", "train_steps"),
+    ("train_steps", "2.5", "train_steps"),
+    ("remat", "maybe", "remat"),
+    ("optimizer.b1", "x", "optimizer.b1"),
+]
+
+
+@pytest.mark.parametrize(("key", "text", "named"), WRONG)
+def test_wrong_overrides_name_the_flag_as_typed_and_the_nearest_key(key, text, named):
+    with pytest.raises(ValueError) as caught:
+        configs.override(configs.defaults(), key, text, prefix="config")
+    assert f"--config.{key}" in str(caught.value) and named in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_section_is_the_one_that_the_flag_changes():
+    with pytest.raises(ValueError, match=r"--sampler\.eta.*ddim\.eta"):
+        configs.override(configs.defaults().sampler, "eta", "0.5", prefix="sampler")
+
+
+def test_an_object_of_yours_by_name_with_its_options():
+    c = configs.load("digits:tiny")
+    own = f"{__name__}:Tiny"
+    configs.override_all(c, {"network.options.width": "6", "network.name": own})
+    assert c.network.options.to_dict() == {"width": 6, "activation": "silu"}
+    c.data.update(shape=(2,), levels=0)
+    assert wiring.build(c).network.width == 6
+    again = configs.merge(configs.plain(c))
+    assert configs.plain(again) == configs.plain(c)
+    with pytest.raises(ValueError, match=r"network\.options\.widht"):
+        configs.override(c, "network.options.widht", "6")
+    with pytest.raises(ValueError, match="nowhere"):
+        configs.override(configs.defaults(), "network.name", "nowhere:Net")
+
+
+def test_a_stored_config_lies_over_the_defaults():
+    stored = configs.plain(configs.load("digits"))
+    del stored["guard"], stored["optimizer"]["eps"]
+    merged = configs.merge(stored)
+    assert merged.guard.most_skipped == configs.defaults().guard.most_skipped
+    assert merged.optimizer.eps == configs.defaults().optimizer.eps
+    assert merged.train_steps == 2500
+
+
+def test_renamed_keys_are_translated():
+    old = {"network": {"told": "time"}, "prediction": {"input": "as_it_is"}, "sampler": {"steps": [5, 1]}}
+    merged = configs.merge(old)
+    assert merged.network.conditioning == "time"
+    assert merged.prediction.input_scaling == "none"
+    assert merged.sampler.levels == (5, 1)
+
+
+def test_keys_that_are_gone_or_unknown(monkeypatch):
+    monkeypatch.setitem(configs.GONE, "optimizer.nesterov", False)
+    configs.merge({"optimizer": {"nesterov": False}})
+    with pytest.raises(ValueError, match=r"optimizer\.nesterov"):
+        configs.merge({"optimizer": {"nesterov": True}})
+    with pytest.raises(ValueError, match=r"network\.unet\.chanels.*network\.unet\.channels"):
+        configs.merge({"network": {"unet": {"chanels": 3}}})
+
+
+def test_recipes_import_the_config_only():
+    for path in configs.recipes().rglob("*.py"):
+        lines = [line for line in path.read_text().splitlines() if line.startswith(("from ", "import "))]
+        allowed = (
+            "from diffusion_jax import config",
+            "from ml_collections import ConfigDict",
+            "from typing import Any",
+        )
+        assert all(line in allowed for line in lines), (pathlib.Path(path).name, lines)
