@@ -375,11 +375,11 @@ for axis, run, cost in zip(axes[:, 0], runs, costs, strict=True):
 def cells(directory):
     """The grid of a sweep and its rows, as `main compare` reads them."""
     stored = sweeps.stored(directory)
-    return stored, comparison.read(directory, stored)
+    return stored, comparison.read_rows(directory, stored)
 
 
 for directory in grids:
-    table = comparison.markdown(*cells(directory)).replace(f"{directory}{os.sep}", "")
+    table = comparison.sweep_table(*cells(directory)).replace(f"{directory}{os.sep}", "")
     display(Markdown("##" + table))
 
 # %% [markdown]
@@ -393,24 +393,24 @@ FIGURES = "bits_per_dim", "frechet_pixels"
 
 for directory in grids:
     stored, rows = cells(directory)
-    rows = [row for row in rows if all(row.figures.get(name) for name in FIGURES)]
+    rows = [row for row in rows if all(row.values.get(name) for name in FIGURES)]
     if not rows:
         print(f"{directory.name}: no cell with both figures yet")
         continue
     figure, axis = plt.subplots(figsize=(8, 3.6))
     for i, row in enumerate(rows):
-        x, y = (row.figures[name] for name in FIGURES)
+        x, y = (row.values[name] for name in FIGURES)
         (x_mean, x_error), (y_mean, y_error) = comparison.mean_and_error(x), comparison.mean_and_error(y)
         axis.plot(x, y, ".", color=f"C{i}", alpha=0.4, markersize=5)
         axis.errorbar(
             x_mean, y_mean, xerr=x_error, yerr=y_error, fmt="os^Dvp"[i % 6], color=f"C{i}", capsize=2, label=row.cell
         )
     for name, scale in zip(FIGURES, (axis.set_xscale, axis.set_yscale), strict=True):
-        values = [value for row in rows for value in row.figures[name]]
+        values = [value for row in rows for value in row.values[name]]
         if min(values) > 0 and max(values) > 5 * min(values):
             scale("log")
-    axis.axvline(rows[0].figures["baseline_bits_per_dim"][0], color="k", linestyle="--", linewidth=0.8)
-    axis.axhline(rows[0].figures["frechet_pixels_heldout"][0], color="k", linestyle="--", linewidth=0.8)
+    axis.axvline(rows[0].values["baseline_bits_per_dim"][0], color="k", linestyle="--", linewidth=0.8)
+    axis.axhline(rows[0].values["frechet_pixels_heldout"][0], color="k", linestyle="--", linewidth=0.8)
     axis.set(
         xlabel="bits/dim", ylabel="Fréchet distance of pixels (grey levels²)", title=stored["sweep"].split("/")[-1]
     )
@@ -460,9 +460,9 @@ for directory in grids:
             for high, worse in known[i + 1 :]:
                 if high - low < CLOSE[name]:
                     continue
-                figures = [ours[cell].figures.get(name) if cell in ours else None for cell in (better, worse)]
+                figures = [ours[cell].values.get(name) if cell in ours else None for cell in (better, worse)]
                 found[verdict(*figures) if all(figures) else "not run"].append(f"{better} < {worse}")
-        measured = {row.cell: np.mean(row.figures[name]) for row in rows if row.figures.get(name)}
+        measured = {row.cell: np.mean(row.values[name]) for row in rows if row.values.get(name)}
         print(f"{directory.name}, {name}; here " + " < ".join(sorted(measured, key=measured.get)))
         for word, pairs in found.items():
             if pairs:

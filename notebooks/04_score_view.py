@@ -416,7 +416,7 @@ for run in places_of("FRONTIERS", "runs/digits"):
     if folder is None:
         print(f"{run.name}: no frontier to read; make it by `main frontier`, see above, or go on without")
         continue
-    cells = frontier.read(folder)
+    cells = frontier.read_cells(folder)
     figures = folder.parent / "figures.json"
     held_back = json.loads(figures.read_text()).get("frechet_pixels_heldout") if figures.exists() else None
     curves = {}

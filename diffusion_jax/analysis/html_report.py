@@ -1,4 +1,4 @@
-"""What one would send to a colleague of a run: one HTML page that needs nothing beside itself, no network either."""
+"""A self-contained HTML page of a run and its evaluations."""
 
 import base64
 import html
@@ -11,12 +11,13 @@ import numpy as np
 from etils import epath
 
 from diffusion_jax import files
+from diffusion_jax.analysis import comparison
 from diffusion_jax.runs import metric_log, pictures
 from diffusion_jax.training import checkpoints, loop
 
 PAGE = "report.html"
 MOST_GRIDS = 6
-"""Sample grids that are shown, evenly spread over the run, the first and the last among them."""
+"""Sample grids on the page, evenly spaced in the run, with the first and the last."""
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .15rem .8rem .15rem 0; text-align: left;
@@ -28,10 +29,9 @@ code, summary { font-size: .95em; }
 
 
 def write_report(workdir: str) -> dict[str, Any]:
-    """Write workdir/report.html of what the run and its evaluations have left there: config, curves, sample grids over
-    time, figures with their intervals, the bound step by step, rate and distortion.
+    """Write workdir/report.html: training curves, sample grids, metrics with their intervals, pictures, and config.
 
-    Raises FileNotFoundError where nothing was trained.
+    Raises FileNotFoundError if the directory holds no checkpoint.
     """
     directory = epath.Path(workdir).expanduser()
     config, step = checkpoints.read_config(workdir), checkpoints.find_step(workdir)
@@ -44,7 +44,7 @@ def write_report(workdir: str) -> dict[str, Any]:
         *grids(directory),
         *evaluations(directory),
         "<h2>Config</h2><details><summary>every key</summary>",
-        table([(key, json.dumps(value, default=list)) for key, value in flat(config)]),
+        table([(key, json.dumps(value, default=list)) for key, value in comparison.flat(config).items()]),
         "</details>",
     ]
     page = (
@@ -59,7 +59,7 @@ def write_report(workdir: str) -> dict[str, Any]:
 def summary(
     config: Mapping[str, Any], step: int, records: Sequence[Mapping[str, Any]], versions: Mapping[str, str]
 ) -> str:
-    """The run in a few sentences."""
+    """Return the run in a few sentences."""
     data = config["data"]
     text = (
         f"{data['name']}, {data['size']:,} examples of shape {'x'.join(map(str, data['shape']))}; network "
@@ -71,11 +71,11 @@ def summary(
 
 
 def curves(directory: epath.Path, records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The losses against the step, and whatever other figures were measured along the way."""
+    """Return the losses against the step, and the other values that were logged."""
     if not records:
         return []
     loop.draw_losses(str(directory))
-    found = ["<h2>Training</h2>", picture(directory / "curves.png", "training and held-out loss")]
+    parts = ["<h2>Training</h2>", picture(directory / "curves.png", "training and held-out loss")]
     series = {
         name: [(record["step"], record[name]) for record in records if math.isfinite(record.get(name, math.nan))]
         for name in sorted({name for record in records for name in record})
@@ -83,12 +83,12 @@ def curves(directory: epath.Path, records: Sequence[Mapping[str, Any]]) -> list[
     }
     series = {name: points for name, points in series.items() if len(points) > 1}
     if series:
-        found.append(embedded(pictures.series(series), "measured along the way"))
-    return found
+        parts.append(embedded(pictures.series(series), "logged values against the training step"))
+    return parts
 
 
 def grids(directory: epath.Path) -> list[str]:
-    """Samples over time."""
+    """Return sample grids over the training."""
     paths = sorted((directory / "images").glob("samples_*.png")) if (directory / "images").is_dir() else []
     if not paths:
         return []
@@ -98,48 +98,48 @@ def grids(directory: epath.Path) -> list[str]:
 
 
 def evaluations(directory: epath.Path) -> list[str]:
-    """The figures and pictures of each evaluated checkpoint, the newest first."""
+    """Return the values and pictures of each evaluated checkpoint, the newest first."""
     folders = [path.parent for path in (directory / "evaluation").glob("*/figures.json")]
-    found = []
+    parts = []
     for folder in sorted(folders, key=lambda folder: (-int(folder.name.split("-")[0]), folder.name)):
         step, _, ema = folder.name.partition("-")
-        found.append(f"<h2>Evaluation of step {int(step):,}, average {html.escape(ema)}</h2>")
+        parts.append(f"<h2>Evaluation of step {int(step):,}, average {html.escape(ema)}</h2>")
         records = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").exists() else {}
-        judged = {name for record in records.values() for name in record["figures"]}
-        found += [judgement(record) for record in records.values()]
-        plain = json.loads((folder / "figures.json").read_text()).items()
+        in_records = tuple(name for record in records.values() for name in record["figures"])
+        parts += [sample_record(record) for record in records.values()]
+        values = json.loads((folder / "figures.json").read_text())
         rows = [
             (name, number(value))
-            for name, value in plain
-            if not isinstance(value, list) and not any(name.startswith(other) for other in judged)
+            for name, value in values.items()
+            if not isinstance(value, list) and not name.startswith(in_records)
         ]
-        found.append(table(rows))
-        found += [picture(path, path.stem.replace("_", " ")) for path in sorted(folder.glob("*.png"))]
-    return found
+        parts.append(table(rows))
+        parts += [picture(path, path.stem.replace("_", " ")) for path in sorted(folder.glob("*.png"))]
+    return parts
 
 
-def judgement(record: Mapping[str, Any]) -> str:
-    """One record of metrics.json: the figures with their intervals, and what they are of."""
+def sample_record(record: Mapping[str, Any]) -> str:
+    """Return one record of metrics.json: the metrics with their intervals, and their provenance."""
     rows = []
     for name, entry in record["figures"].items():
-        spread = f"[{number(entry['low'])}, {number(entry['high'])}]" if "low" in entry else ""
-        rows.append((name, number(entry["value"]), spread or (f"± {number(entry['std'])}" if "std" in entry else "")))
+        error = f"[{number(entry['low'])}, {number(entry['high'])}]" if "low" in entry else ""
+        rows.append((name, number(entry["value"]), error or (f"± {number(entry['std'])}" if "std" in entry else "")))
     reference, (first, last) = record["reference"], record["seeds"]
-    said = (
+    provenance = (
         f"{record['num_samples']:,} samples, seeds {first} to {last}; sampler {record['sampler']['name']}, "
         f"{record['network_calls']} network calls a sample; {record['quantisation']}. "
         f"Reference: {reference['count']:,} examples of {reference['data']}, features {reference['features']} "
         f"(weights {reference['weights']}). In brackets: the 95 % interval."
     )
-    marks = "".join(f'<p class="marked">Marked: {html.escape(mark)}.</p>' for mark in record["marked"])
-    return table(rows) + f"<p>{html.escape(said)}</p>{marks}"
+    marks = "".join(f'<p class="marked">Flagged: {html.escape(mark)}.</p>' for mark in record["marked"])
+    return table(rows) + f"<p>{html.escape(provenance)}</p>{marks}"
 
 
 # Parts of a page.
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows of a name and what belongs to it."""
+    """Return an HTML table of rows, each a name and values."""
     lines = [
         f"<tr><td>{html.escape(name)}</td>"
         + "".join(f"<td class=n>{html.escape(cell)}</td>" for cell in cells)
@@ -150,26 +150,17 @@ def table(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def number(value: Any) -> str:
-    """A value to five digits."""
+    """Return a value to five digits."""
     return f"{value:.5g}" if isinstance(value, float) else "not finite" if value is None else str(value)
 
 
 def picture(path: epath.Path, caption: str) -> str:
-    """A PNG file, as it is."""
+    """Return a PNG file as an HTML figure."""
     return embedded(path.read_bytes(), caption)
 
 
 def embedded(png: bytes, caption: str) -> str:
-    """A picture within the page."""
+    """Return the bytes of a PNG file as an HTML figure within the page."""
     data, caption = base64.b64encode(png).decode(), html.escape(caption)
     image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """(key, value) of a nested config, keys with dots, in order."""
-    found: list[tuple[str, Any]] = []
-    for key in sorted(config):
-        value = config[key]
-        found += flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
-    return found

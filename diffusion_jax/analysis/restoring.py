@@ -1,4 +1,4 @@
-"""Held-out examples degraded, and restored by a trained run: denoising, inpainting, colours, resolution.
+"""Restore degraded held-out examples with a trained run: denoising, inpainting, colourisation, super-resolution.
 
 degraded = degradation.missing((8, 8, 1), "right")
 arrays, figures = restoring.restore(run, degraded, "renoise", number=8)
@@ -27,9 +27,9 @@ TASKS: dict[str, Callable[..., Degradation]] = {
     "superres": degradation.detail,
 }
 RESAMPLED = ("renoise", "noise_aware")
-"""Rules under which x_t has the law of a noisy example, so that noise may be added back."""
+"""Rules that allow resampling (`repeats`): x_t has the distribution of a noisy example."""
 LEAST_VAR = 1e-4
-"""Of an element of the training data, for noise_aware: some pixels never change."""
+"""Least variance of a coordinate of the training data, for noise_aware: some pixels are constant."""
 
 
 def restore(
@@ -44,24 +44,26 @@ def restore(
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Degrade and restore the first `number` held-out examples, at seeds seed, seed + 1, …
 
-    rule: of `posterior.RULES`. noise: its standard deviation in what is known, in the range of the model. repeats,
-    length: see `posterior.resample`. Returns the arrays degraded, restored and original [N,*D] in the levels of the
-    data, mask, seeds and labels; and the RMSE of what was not known (with noise: of everything), in 255ths of the
-    range: `rmse`, and `rmse_degraded` of the degraded examples, where 0 in the range of the model stands for what is
-    missing. Raises ValueError.
+    rule: a name of `posterior.RULES`. noise: standard deviation of the noise in the known coordinates, in the range of
+    the model. repeats, length: see `posterior.resample`. Returns the arrays degraded, restored and original [N,*D] in
+    the levels of the data, mask, seeds and labels; and the RMSE of the unknown coordinates (with noise: of all), in
+    255ths of the range: `rmse`, and `rmse_degraded` of the degraded examples, whose missing coordinates are 0 in the
+    range of the model. Raises ValueError if the choices do not suit each other or the run.
     """
     config = run.config
     restorer = make_restorer(config, run.experiment, degraded, rule, noise, repeats, length)
     heldout = sources.source(config, "heldout")
     if not 1 <= number <= heldout.size:
-        raise ValueError(f"--num_samples={number} must lie in 1 … {heldout.size}, the number of held-out examples")
+        raise ValueError(f"--num_samples={number}: must lie in 1 … {heldout.size}, the number of held-out examples")
     if not 0 <= seed <= 2**32 - number:
-        raise ValueError(f"--seed={seed} must be at least 0, and seed + num_samples at most 2^32")
-    grey, label = heldout.read(np.arange(number))
+        raise ValueError(f"--seed={seed}: must be at least 0, and seed + num_samples at most 2^32")
+    stored, label = heldout.read(np.arange(number))
     seeds = np.arange(seed, seed + number, dtype=np.uint32)
-    x0 = to_model(grey, config.data.levels, config.data.mean, config.data.std)
-    drawn = normal(jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 2))(jnp.asarray(seeds)), x0.shape[1:])
-    known = degraded.rotate(x0) + noise * drawn
+    x0 = to_model(stored, config.data.levels, config.data.mean, config.data.std)
+    drawn_noise = normal(
+        jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 2))(jnp.asarray(seeds)), x0.shape[1:]
+    )
+    known = degraded.rotate(x0) + noise * drawn_noise
     each = [seeds, np.asarray(known, np.float32), *([label] if guidances.asks_for_class(config) else [])]
     shown = degraded.show(known)
     restored = devices.TiledMap(restorer, config.sampler.tile, name="restored examples")(run.params, *each)
@@ -89,30 +91,31 @@ def make_restorer(
     repeats: int,
     length: int,
 ) -> Callable[..., Array]:
-    """Build `restorer(params, seeds uint32[B], y[B,*D], label=None) -> x0[B,*D]`, y in the coordinates of `degraded`.
+    """Return `restorer(params, seeds uint32[B], y[B,*D], label=None) -> x0[B,*D]`.
 
-    With the sampler and the guidance of the config. Raises ValueError where the choices do not fit.
+    y is in the coordinates of `degraded`. The sampler and the guidance are those of the config. Raises ValueError if
+    the choices do not fit.
     """
     choices.choose("--rule", rule, posterior.RULES)
     name = config.sampler.name
     if not choices.choose("sampler.name", name, samplers.METHODS)(**choices.options(config.sampler)).kernel:
         kernels = [name for name, make in samplers.METHODS.items() if make().kernel]
-        raise ValueError(f"sampler.name={name!r} draws from no kernel that r(x) could change; use {', '.join(kernels)}")
+        raise ValueError(f"sampler.name={name!r}: has no reverse kernel to condition. Use {', '.join(kernels)}")
     if config.process.name != "gaussian":
-        raise ValueError(f"process.name={config.process.name!r}: only a gaussian process can be restored from")
+        raise ValueError(f"process.name={config.process.name!r}: restoration needs a gaussian process")
     if degraded.rotate is not degraded.back and config.prediction.variance in choices.LEARNED:
         raise ValueError(
-            f"prediction.variance={config.prediction.variance!r} is learned pixel by pixel and suits neither colours "
-            "nor blocks; use --task=inpaint or denoise"
+            f"prediction.variance={config.prediction.variance!r}: a variance learned per pixel does not suit colours "
+            "or blocks. Use --task=inpaint or denoise"
         )
     if noise < 0 or (noise and rule == "renoise"):
-        raise ValueError(f"--noise={noise}: it cannot be negative, and --rule=renoise takes none; use noise_aware")
+        raise ValueError(f"--noise={noise}: must not be negative, and 0 for --rule=renoise. Use --rule=noise_aware")
     if not noise and not (~degraded.mask).any():
-        raise ValueError(f"--noise={noise}: nothing is missing and there is no noise to remove; use --noise=0.5")
+        raise ValueError(f"--noise={noise}: without missing pixels there must be noise to remove. Use --noise=0.5")
     if repeats < 1 or length < 1 or (repeats > 1 and rule not in RESAMPLED):
         raise ValueError(
-            f"--repeats={repeats} --length={length} must be at least 1, and --rule={rule} one of {', '.join(RESAMPLED)}"
-            " to repeat"
+            f"--repeats={repeats} --length={length}: must be at least 1; repeats above 1 need --rule="
+            f"{' or '.join(RESAMPLED)} (got {rule})"
         )
     chosen = posterior.noise_aware(*moments(config, degraded)) if rule == "noise_aware" else posterior.RULES[rule]()
     predict = clip_x0(experiment.guided) if samplers.clips(config, config.sampler) else experiment.guided
@@ -139,7 +142,7 @@ def make_restorer(
 
 
 def moments(config: Any, degraded: Degradation) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance [*D] of each coordinate over the training data, which is at least LEAST_VAR."""
+    """Return mean and variance [*D] of each coordinate of the training data; the variance is at least LEAST_VAR."""
     train = sources.source(config, "train")
     x0, _ = train.read(np.arange(min(train.size, config.eval.max_examples)))
     x = np.asarray(degraded.rotate(to_model(x0, config.data.levels, config.data.mean, config.data.std)), np.float64)

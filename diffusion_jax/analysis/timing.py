@@ -1,4 +1,4 @@
-"""How fast a config is on this machine: compiling, training, sampling, data."""
+"""Speed of a config on this machine: compilation, training, sampling, data, features."""
 
 import itertools
 import logging
@@ -28,11 +28,11 @@ from diffusion_jax.training import loop, state
 log = logging.getLogger(__name__)
 
 STAND_IN_BYTES = 2**28
-"""How large a set of random images is made where that of the config is not there."""
+"""Bytes of the random images that replace missing data."""
 LEAST_SECONDS = 0.2
-"""What is timed together takes at least so long."""
+"""Least duration of one timing, which may hold several runs."""
 MOST_SECONDS = 30.0
-"""A walk of a sampler that would take longer is cut short, to no less than two steps, and the rest computed."""
+"""Longest sampling that is timed whole; beyond, at least two steps are timed and the duration is extrapolated."""
 
 Figures = dict[str, Any]
 
@@ -40,15 +40,15 @@ Figures = dict[str, Any]
 def benchmark(
     config: ConfigDict, repeats: int = 10, started: float | None = None, features: str = "", weights: str = ""
 ) -> tuple[str, Figures]:
-    """A table for people and the same figures by name; seconds, bytes, FLOP/s and images/s.
+    """Return a text and the measured values by name, in seconds, bytes, FLOP/s and images/s.
 
-    repeats: timings behind each median; those of the step alone and of the step in its loop alternate. started: the
-    `time.perf_counter()` when the command began. features, weights: a feature network to time on the data as well, see
-    `build.feature_network`. Raises ValueError where the config does not fit its data or the devices, or if repeats < 2.
+    repeats: timings per median; those of the step alone and of the step in its loop alternate. started: the
+    `time.perf_counter()` at the start of the command. features, weights: a feature network to time as well, see
+    `quality.feature_network`. Raises ValueError if the config does not fit its data or the devices, or for repeats < 2.
     """
     started = time.perf_counter() if started is None else started
     if repeats < 2:
-        raise ValueError(f"--repeats={repeats} must be at least 2")
+        raise ValueError(f"--repeats={repeats}: must be at least 2")
     source, real = data(config)
     network = feature_network(features, source, weights) if features else None
     config = sources.resolve(config, source)
@@ -57,8 +57,8 @@ def benchmark(
     pipeline.check(source, config.seed, 0, config.batch_size, config.data.flip)
     figures = machine() | {"batch_size": config.batch_size, "data": config.data.name if real else "random numbers"}
     log.info("training: compiling")
-    found, params = training(config, experiment, source, repeats, started)
-    figures |= found
+    values, params = training(config, experiment, source, repeats, started)
+    figures |= values
     figures |= flops(config, figures)
     if config.loss.name != "cross_entropy":
         log.info("sampling: compiling")
@@ -71,13 +71,13 @@ def benchmark(
 
 
 def data(config: ConfigDict) -> tuple[Source, bool]:
-    """The training data, or, where they are not on this machine, random images of their shape; and which it is."""
+    """Return the training data and True, or random images of their shape and False if the data are not here."""
     try:
         return sources.source(config, "train"), True
     except FileNotFoundError as error:
         if not (config.data.shape and config.data.levels):
             raise
-        log.info("random images stand in for the data (%s)", error)
+        log.info("random images replace the data (%s)", error)
     shape, levels = tuple(config.data.shape), config.data.levels
     size = int(min(50_000, max(config.batch_size, STAND_IN_BYTES // np.prod(shape))))
     images = np.random.default_rng(0).integers(0, levels, (size, *shape), np.uint8)
@@ -88,7 +88,7 @@ def data(config: ConfigDict) -> tuple[Source, bool]:
 def training(
     config: ConfigDict, experiment: wiring.Experiment, source: Source, repeats: int, started: float
 ) -> tuple[Figures, Any]:
-    """Of the training step alone, of the same in its loop, of the data alone; and the parameters it ends with."""
+    """Time the training step alone, in its loop, and the data alone; return the values and the trained parameters."""
     key_init, key, _ = loop.keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
     step: Any = loop.training_step(config, experiment, shapes)
@@ -106,9 +106,9 @@ def training(
         nonlocal train_state
         window = []
         for _ in range(times):
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             following = next(batches)
-            waits.append(time.perf_counter() - asked)
+            waits.append(time.perf_counter() - requested)
             train_state, metrics = step(train_state, following, key)
             window.append(metrics)
         loop.summary(jax.device_get(window))
@@ -132,12 +132,12 @@ def training(
     figures["images_per_second"] = config.batch_size / figures["loop_step_seconds"]
     figures["overhead_share"] = float(np.median(1 - of_step / of_loop))
     figures["data_wait_share"] = sum(waits[-repeats * times :]) / (times * float(of_loop.sum()))
-    figures["data_images_per_second"] = data_alone(config, source)  # of random images: of the pipeline in memory
+    figures["data_images_per_second"] = data_alone(config, source)
     return figures, train_state.params
 
 
 def data_alone(config: ConfigDict, source: Source) -> float:
-    """Images/s of this process's batches as they are made, without a device."""
+    """Return the images/s of this process's batches, without a device."""
     rows = devices.local_rows(config.batch_size)
     made = pipeline.batches(
         source, config.seed, 0, config.batch_size, config.data.flip, rows, workers=config.data.workers
@@ -153,7 +153,7 @@ def data_alone(config: ConfigDict, source: Source) -> float:
 
 
 def network_call(config: ConfigDict, experiment: wiring.Experiment) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
-    """A call of the network at t = 1/2 as samplers make it, and its inputs after params: sampler.tile a device."""
+    """Return a call of the network at t = 1/2, and its inputs after params: sampler.tile examples per device."""
     number = config.sampler.tile * jax.device_count()
 
     def call(params: Any, x: jax.Array, label: jax.Array) -> jax.Array:
@@ -165,7 +165,7 @@ def network_call(config: ConfigDict, experiment: wiring.Experiment) -> tuple[Cal
 
 
 def sampling(config: ConfigDict, experiment: wiring.Experiment, params: Any, repeats: int) -> Figures:
-    """Of one call of the network and of a whole walk of the sampler, for sampler.tile samples on each device."""
+    """Time one call of the network and the sampler as a whole, for sampler.tile samples on each device."""
     number = config.sampler.tile * jax.device_count()
     seeds = np.arange(number, dtype=np.uint32)
 
@@ -181,7 +181,7 @@ def sampling(config: ConfigDict, experiment: wiring.Experiment, params: Any, rep
         [lambda times: [jax.block_until_ready(call(params, *inputs)) for _ in range(times)]], repeats
     )
     figures = summary("network_call", of_call) | {"network_call_images": number}
-    if config.sampler.name == "dopri5":  # chooses its steps itself, so there is no first part of it
+    if config.sampler.name == "dopri5":  # its steps are adaptive, so that a part of them says nothing
         return figures
     calls = wiring.count_calls(config, params)
     whole = jax.tree.leaves(jax.eval_shape(experiment.sampler.rows, params))[0].shape[0]
@@ -205,18 +205,18 @@ def sampling(config: ConfigDict, experiment: wiring.Experiment, params: Any, rep
 
 
 def feature_network(name: str, source: Source, weights: str) -> FeatureNetwork:
-    """The network, with random weights where the public ones are not on this machine."""
+    """Return the network, with random weights if the public ones are not on this machine."""
     try:
         return quality.feature_network(name, source.shape, source.levels, weights=weights)
     except FileNotFoundError as error:
         if weights:
             raise
-        log.info("random weights stand in (%s)", error)
+        log.info("random weights replace the public ones (%s)", error)
     return quality.feature_network(name, source.shape, source.levels, drawn=True)
 
 
 def extraction(network: FeatureNetwork, source: Source, repeats: int) -> Figures:
-    """Of a call of a feature network as statistics are made: network.tile examples on each device, back on the host."""
+    """Time a call of a feature network: network.tile examples on each device, with the results on the host."""
     number = network.tile * (jax.device_count() if network.compiled else 1)
     x = source.read(np.arange(number) % source.size)[0]
     apply = devices.map_over_devices(network.apply, replicated=1) if network.compiled else network.apply
@@ -227,7 +227,7 @@ def extraction(network: FeatureNetwork, source: Source, repeats: int) -> Figures
 
 
 def in_turn(works: list[Callable[[int], Any]], repeats: int) -> tuple[list[np.ndarray], int]:
-    """Seconds per run of each work [repeats], timed in alternation, and the number of runs in each timing."""
+    """Return seconds per run of each work [repeats], timed in alternation, and the number of runs per timing."""
     began = time.perf_counter()
     works[0](1)
     times = max(1, round(LEAST_SECONDS / (time.perf_counter() - began)))
@@ -242,15 +242,15 @@ def in_turn(works: list[Callable[[int], Any]], repeats: int) -> tuple[list[np.nd
 
 
 def summary(name: str, seconds: np.ndarray) -> Figures:
-    """Median and quartiles."""
+    """Return median and quartiles by name."""
     low, median, high = np.percentile(seconds, (25, 50, 75))
     return {f"{name}_seconds": float(median), f"{name}_quartiles": [float(low), float(high)]}
 
 
 def flops(config: ConfigDict, figures: Figures) -> Figures:
-    """FLOPs of a step on one device, as `describe` counts them, and what is reached of the peak.
+    """Return the FLOPs of a step on one device, as `describe` counts them, and the share of the peak.
 
-    The peak is not a data sheet's but what a large matrix product of the same dtype reaches on this device, now.
+    The peak is the measured speed of a large matrix product of the same dtype on this device, not that of a data sheet.
     """
     each = describe(config)[1]["train_step_flops"]
     peak = product_flops(config.network.get(config.network.name, {}).get("dtype", "float32"))
@@ -264,7 +264,7 @@ def flops(config: ConfigDict, figures: Figures) -> Figures:
 
 
 def product_flops(dtype: str, repeats: int = 5) -> float:
-    """FLOP/s of a product of two square matrices on the first device, the best of some tries."""
+    """Return the FLOP/s of a product of two square matrices on the first device, the best of `repeats`."""
     n = 2048 if jax.default_backend() == "cpu" else 8192
     a = jax.random.normal(jax.random.key(0), (n, n), dtype)
     product = jax.jit(jnp.matmul, compiler_options=devices.compiler_options())
@@ -278,7 +278,7 @@ def product_flops(dtype: str, repeats: int = 5) -> float:
 
 
 def machine() -> Figures:
-    """What was measured on."""
+    """Return device, cores and versions."""
     return {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
@@ -288,7 +288,7 @@ def machine() -> Figures:
 
 
 def memory() -> Figures:
-    """Peaks, in bytes: of the first device where it counts them, and of this process."""
+    """Return the peak memory in bytes of this process and, if it is counted, of the first device."""
     stats = jax.devices()[0].memory_stats() or {}
     unit = 1 if sys.platform == "darwin" else 1024
     of_process = {"process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
@@ -296,7 +296,7 @@ def memory() -> Figures:
 
 
 def text(figures: Figures) -> str:
-    """The figures as people read them."""
+    """Return the values as a text."""
     f = figures
 
     def seconds(name: str) -> str:

@@ -29,28 +29,28 @@ def a_run(name, tmp_path, capsys, *flags):
 
 
 def test_bits(tmp_path, capsys):
-    """Untrained, the network believes every bit is a coin: K is a sum of KLs that can be written down."""
+    """Without training, the network predicts probability 1/2 for every bit, and K is a sum of known KLs."""
     workdir = a_run("dpm2015_heartbeat", tmp_path, capsys)
-    found = result(["evaluate", workdir, "--likelihood=K", "--ema=none", "--num_samples=8"], capsys)
+    values = result(["evaluate", workdir, "--likelihood=K", "--ema=none", "--num_samples=8"], capsys)
     null = 20 * (0.2 * math.log2(0.2) + 0.8 * math.log2(0.8))
-    assert found["K_null_bits"] == pytest.approx(null, rel=1e-5) and found["K_unit"] == "bits/example"
-    assert found["K_minus_null_bits"] == pytest.approx(found["K_bits"] - null, abs=1e-4)
-    assert found["K_bits_per_dim"] == pytest.approx(-found["K_bits"] / 20, rel=1e-5)
-    assert found["negative_entropy_x0_bits"] == pytest.approx(-math.log2(5))
-    assert found["K_bits"] < found["negative_entropy_x1_bits"] < found["negative_entropy_x0_bits"]
-    assert "K_note" not in found and 0 <= found["heartbeat_valid"] <= 1
+    assert values["K_null_bits"] == pytest.approx(null, rel=1e-5) and values["K_unit"] == "bits/example"
+    assert values["K_minus_null_bits"] == pytest.approx(values["K_bits"] - null, abs=1e-4)
+    assert values["K_bits_per_dim"] == pytest.approx(-values["K_bits"] / 20, rel=1e-5)
+    assert values["negative_entropy_x0_bits"] == pytest.approx(-math.log2(5))
+    assert values["K_bits"] < values["negative_entropy_x1_bits"] < values["negative_entropy_x0_bits"]
+    assert "K_note" not in values and 0 <= values["heartbeat_valid"] <= 1
     with np.load(tmp_path / "dpm2015_heartbeat/evaluation/2-none/K.npz") as file:
         curves = dict(file)
     assert len(curves["t"]) == 3 and (curves["lower_bits"] <= curves["upper_bits"]).all()
-    total = found["K_entropy_xT_given_x0_bits"] - found["K_entropy_x1_given_x0_bits"] - found["K_entropy_prior_bits"]
-    assert total - curves["kl_bits"].sum() == pytest.approx(found["K_bits"], abs=1e-4)
+    total = values["K_entropy_xT_given_x0_bits"] - values["K_entropy_x1_given_x0_bits"] - values["K_entropy_prior_bits"]
+    assert total - curves["kl_bits"].sum() == pytest.approx(values["K_bits"], abs=1e-4)
     assert (tmp_path / "dpm2015_heartbeat/evaluation/2-none/K.png").stat().st_size > 1000
 
 
-def test_a_rate_that_is_not_the_data_s_is_said(tmp_path, capsys):
+def test_another_rate_than_that_of_the_data_is_noted(tmp_path, capsys):
     workdir = a_run("dpm2015_heartbeat", tmp_path, capsys, "--config.process.binomial.rate=0.5")
-    found = result(["evaluate", workdir, "--likelihood=K", "--num_samples=0"], capsys)
-    assert found["K_note"] == "K bounds the likelihood of x0 only where the rate of the bits is 0.5; here it is 0.200"
+    values = result(["evaluate", workdir, "--likelihood=K", "--num_samples=0"], capsys)
+    assert "0.5" in values["K_note"] and "0.200" in values["K_note"]
 
 
 def test_learned_rates_are_frozen_when_a_run_is_read(tmp_path, capsys, monkeypatch):
@@ -61,10 +61,10 @@ def test_learned_rates_are_frozen_when_a_run_is_read(tmp_path, capsys, monkeypat
     assert np.abs(run.params["schedule"]["perturbation"]).max() > 0  # trained
     rows = run.experiment.sampler.rows(None)
     assert isinstance(rows.x0_scale, np.ndarray) and rows.x0_scale.dtype == np.float64 and len(rows.x0_scale) == 3
-    found = result(["evaluate", workdir, "--likelihood=K"], capsys)
+    values = result(["evaluate", workdir, "--likelihood=K"], capsys)
     for name in ("K_bits", "K_stderr", "K_gap_bits", "negative_entropy_x0_stderr"):
-        assert math.isfinite(found[name])
-    assert found["K_null_bits"] == pytest.approx(-2 * 2.0471, abs=1e-3)
+        assert math.isfinite(values[name])
+    assert values["K_null_bits"] == pytest.approx(-2 * 2.0471, abs=1e-3)
 
 
 def test_a_chain_of_one_step_has_no_K(tmp_path, capsys):
@@ -76,7 +76,7 @@ def test_a_chain_of_one_step_has_no_K(tmp_path, capsys):
     data = ["--config.data.name=arrays", f"--config.data.arrays.path={arrays}", "--config.data.arrays.levels=17"]
     result(["train", *digits, workdir, *quiet, *data, "--config.eval.svm=False"], capsys)
     assert main.run(["main", "evaluate", workdir, "--likelihood=K", "--num_samples=0"]) == 2
-    assert "--likelihood=K has T - 1 terms: process.num_steps=1 is too few" in capsys.readouterr().err
+    assert "process.num_steps" in capsys.readouterr().err
 
 
 def test_values_that_are_not_bits_are_refused(tmp_path, capsys):
@@ -90,6 +90,6 @@ def test_values_that_are_not_bits_are_refused(tmp_path, capsys):
         *flags,
     ]
     assert main.run([*argv, "--config.data.arrays.levels=2"]) == 2
-    assert "values must be grey levels 0 … 1, but there is 2 at index (0, 2)" in capsys.readouterr().err
+    assert "(0, 2)" in capsys.readouterr().err
     assert main.run(argv) == 2
-    assert "process.name='binomial' is for bits, and needs data.levels=2, not 256" in capsys.readouterr().err
+    assert "data.levels" in capsys.readouterr().err

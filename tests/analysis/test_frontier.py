@@ -1,4 +1,4 @@
-"""The frontier: every cell once, by counted calls, and refused before anything is drawn."""
+"""The frontier: every cell is drawn once, with counted network calls, and bad input is refused before."""
 
 import json
 
@@ -52,38 +52,38 @@ def test_cells_are_drawn_once_and_add_to_one_table(workdir, capsys, monkeypatch)
         assert file["samples"].shape == (40, 2) and json.loads(str(file["figures"]))["sampler"] == "dpmpp_2m"
 
 
-def test_another_option_is_another_cell(workdir):
+def test_other_options_make_other_cells(workdir):
     run = trained.load(str(workdir))
     run.config.sampler.ddim.eta = 1.0
-    noisy = frontier.cell(run, "ddim", 2, 10, 0)
+    noisy = frontier.make_cell(run, "ddim", 2, 10, 0)
     run.config.sampler.ddim.eta = 0.0
-    still = frontier.cell(run, "ddim", 2, 10, 0)
+    still = frontier.make_cell(run, "ddim", 2, 10, 0)
     assert noisy.label == "ddim eta=1.0" and still.label == "ddim eta=0.0" and noisy.name != still.name
-    assert frontier.cell(run, "ddim", 2, 11, 0).name != still.name
+    assert frontier.make_cell(run, "ddim", 2, 11, 0).name != still.name
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "key"),
     [
-        (["--samplers=ddimm"], "sampler.name='ddimm' is not known (did you mean 'ddim'?)"),
-        (["--samplers=ddim:log"], "sampler.grid='log' is not known (did you mean 'logsnr'?)"),
-        (["--steps=5,x"], "--steps=5,x must be whole numbers"),
-        (["--steps=9"], "the chain has only 4"),
-        (["--num_samples=1"], "--num_samples=1 must be at least 2"),
+        (["--samplers=ddimm"], "sampler.name='ddimm'"),
+        (["--samplers=ddim:log"], "sampler.grid='log'"),
+        (["--steps=5,x"], "--steps=5,x"),
+        (["--steps=9"], "9"),
+        (["--num_samples=1"], "--num_samples=1"),
     ],
 )
-def test_bad_input_is_one_line(flags, message, workdir, capsys, monkeypatch):
+def test_bad_input_is_one_line(flags, key, workdir, capsys, monkeypatch):
     monkeypatch.setattr(trained, "draw", lambda *_: pytest.fail("drawn"))
     code, lines, errors = run(capsys, workdir, *flags)
-    assert code == 2 and not lines and message in errors.splitlines()[-1]
+    assert code == 2 and not lines and key in errors.splitlines()[-1]
 
 
-def test_picture_of_judged_cells(tmp_path):
+def test_picture_has_a_second_panel_for_the_svm(tmp_path):
     cell = {"sampler": "ddim", "grid": "uniform", "num_samples": 10, "frechet_low": 1.0, "frechet_high": 3.0}
     cells = [cell | {"network_calls": n, "frechet_pixels": 2.0, "svm_confidence_ratio": 0.9} for n in (5, 10)]
     pictures.frontier(tmp_path / "f.png", cells, "title", 1.5)
-    judged = width(tmp_path / "f.png")
+    with_svm = width(tmp_path / "f.png")
     for one in cells:
         del one["svm_confidence_ratio"]
     pictures.frontier(tmp_path / "f.png", cells, "title", 1.5)
-    assert judged > width(tmp_path / "f.png")
+    assert with_svm > width(tmp_path / "f.png")

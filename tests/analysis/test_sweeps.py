@@ -226,7 +226,7 @@ def test_compare_gives_means_and_standard_errors_and_says_who_diverged(tmp_path,
     ],
 )
 def test_numbers_are_shown_to_two_digits_of_their_error(values, text):
-    assert comparison.shown(values) == text
+    assert comparison.rounded(values) == text
 
 
 # Bad input.

@@ -1,0 +1,97 @@
+"""Variational bound (VLB) of a trained run on held-out data: every term, summary values and curves.
+
+run = trained.load("runs/digits")
+values, terms, curves = vlb.variational_bound(run)
+"""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from diffusion_jax import files
+from diffusion_jax.analysis import heldout
+from diffusion_jax.analysis.estimators import Estimate, Evaluate, Results, dims, needs_plain_range
+from diffusion_jax.data import pipeline
+from diffusion_jax.data.source import Source
+from diffusion_jax.experiment import objectives, paths, samplers, sources
+from diffusion_jax.likelihood import variational
+from diffusion_jax.objective.prediction import clip_x0
+from diffusion_jax.process.base import Array
+from diffusion_jax.runs import pictures, trained
+from diffusion_jax.runs.trained import Run
+
+log = logging.getLogger(__name__)
+
+
+def vlb(run: Run) -> Evaluate:
+    """Estimator: `report_bound`, with one network call per step of the chain."""
+    needs_plain_range("vlb", run)
+    objectives.decoder(run.config)
+    paths.chain_rows(run.config, run.experiment.process, run.experiment.schedule, run.config.bound.num_steps)
+
+    def evaluate() -> Results:
+        values, nats = report_bound(run)
+        return values, [Estimate("vlb", variational.to_bits(nats, dims(run)), values["bound_steps"])]
+
+    return evaluate
+
+
+def variational_bound(run: Run) -> tuple[dict[str, float], variational.BoundTerms, dict[str, np.ndarray]]:
+    """Return the bound as config.bound describes it: values by name, the terms of every example, and curves.
+
+    The values and curves are those of `variational.summarise` and `variational.curves`. For data with grey levels there
+    is also `baseline_bits_per_dim`, of independent pixels.
+    """
+    config, experiment = run.config, run.experiment
+    options = config.bound
+    rows = paths.chain_rows(config, experiment.process, experiment.schedule, options.num_steps)(None)
+    predict = clip_x0(experiment.predict) if samplers.clips(config, options) else experiment.predict
+    step_term = objectives.vlb_term(config, experiment.process, experiment.reverse)
+    terms_of = variational.make_terms(predict, experiment.process, experiment.schedule, step_term, rows)
+    into = sources.into_range(config)
+
+    def on_batch(params: Any, key: Array, batch: dict[str, Array]) -> variational.BoundTerms:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
+        return terms_of(params, key, batch | {"x0": into(batch["x0"], keys)})
+
+    examples = heldout.heldout_examples(config)
+    terms = heldout.map_batches(run, on_batch, examples)
+    values = variational.summarise(terms, dims(run))
+    if config.data.levels:
+        values["baseline_bits_per_dim"] = baseline(config, examples)
+    return values, terms, variational.curves(terms, np.asarray(rows.at.t), dims(run))
+
+
+def report_bound(run: Run) -> tuple[dict[str, Any], np.ndarray]:
+    """Compute the bound and write vlb.npz, vlb.png and rate_distortion.png beside the other results.
+
+    vlb.npz: the curves by name; `terms_nats` [examples, 1 + N], L_T first, and `mse` [examples, N]. Returns values by
+    name, and the bound of every example in nats [examples].
+    """
+    values, terms, curves = variational_bound(run)
+    directory = trained.evaluation_directory(run)
+    terms_nats = np.concatenate([terms.prior[:, None], terms.steps], axis=1)
+    files.save_npz(directory / "vlb.npz", {"terms_nats": terms_nats, "mse": terms.mse, **curves})
+    title = f"{epath.Path(run.workdir).name}: {values['bits_per_dim']:.3f} bits/dim"
+    pictures.bound_terms(directory / "vlb.png", curves, title)
+    pictures.rate_distortion(directory / "rate_distortion.png", curves, title)
+    log.info("the terms of the bound: %s", directory)
+    options = {"decoder": run.config.bound.decoder, "bound_clip_x0": samplers.clips(run.config, run.config.bound)}
+    values = {**values, "bound_steps": len(curves["t"]), "bound_examples": len(terms_nats), **options}
+    return values, terms_nats.astype(np.float64).sum(1)
+
+
+def baseline(config: ConfigDict, examples: Source) -> float:
+    """Return the bits/dim of a histogram per pixel, fitted on eval.max_examples training examples."""
+    train = heldout.first_examples(sources.source(config, "train"), config.eval.max_examples)
+
+    def images(source: Source) -> Iterator[np.ndarray]:
+        for batch in pipeline.in_order(source, 256, workers=config.data.workers):
+            yield batch["x0"][batch["mask"] > 0]
+
+    return variational.histogram_bits_per_dim(images(train), images(examples), config.data.levels)
