@@ -4,34 +4,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 from ml_collections import ConfigDict
 
 from diffusion_jax.experiment.choices import Given, choose, make, options
-from diffusion_jax.networks.encoder import Encoder
-from diffusion_jax.networks.mlp import MLP
-from diffusion_jax.networks.multiscale import MultiScale
-from diffusion_jax.networks.ncsn import NCSN
-from diffusion_jax.networks.ncsnpp import NCSNpp
-from diffusion_jax.networks.rbf import RBF
-from diffusion_jax.networks.sequence_mlp import SequenceMLP
-from diffusion_jax.networks.unet import UNet
-from diffusion_jax.networks.vdm import VDMUNet
+from diffusion_jax.networks.registry import NETWORKS
 from diffusion_jax.objective import prediction
-
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "unet": UNet,
-    "ncsnpp": NCSNpp,
-    "ncsn": NCSN,
-    "ncsnv2": NCSN,
-    "vdm": VDMUNet,
-    "mlp": MLP,
-    "rbf": RBF,
-    "sequence_mlp": SequenceMLP,
-    "multiscale": MultiScale,
-    "encoder": Encoder,
-}
-
 
 CONDITIONINGS: dict[str, Callable[..., prediction.Conditioning]] = {
     "step": prediction.step_conditioning,

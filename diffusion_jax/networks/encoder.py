@@ -5,15 +5,27 @@ from functools import partial
 import flax.linen as nn
 
 from diffusion_jax.networks import layers, unet
-from diffusion_jax.networks.layers import Array
+from diffusion_jax.networks.layers import Array, DType
 
 
-class Encoder(unet.UNet):
+class Encoder(nn.Module):
     """x [B,H,W,C], time [B], label (ignored), keys [B] or None -> logits [B,out_channels].
 
     The options are those of `UNet`. The lowest level is averaged over its pixels behind a last norm.
     Source: Dhariwal and Nichol 2021, section 4, with a mean in the place of its attention pool.
     """
+
+    out_channels: int
+    channels: int = 32
+    multipliers: tuple[int, ...] = (1, 2)
+    blocks: int = 1
+    attention: tuple[int, ...] = ()
+    heads: int = 1
+    dropout: float = 0.0
+    fourier: tuple[int, ...] = ()
+    dtype: str = "float32"
+    remat: bool = False
+    groups: int = 0
 
     @nn.compact
     def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
@@ -32,3 +44,12 @@ class Encoder(unet.UNet):
         h = unet.Middle(level[0], attend, name="mid")(h, temb, keys)
         h = nn.silu(layers.group_norm(h.shape[-1], accurate, "norm_out", self.groups)(h))
         return layers.dense(self.out_channels, accurate, "dense_out")(h.mean((1, 2)))
+
+    def _check(self, x: Array, time: Array, label: Array | None, keys: Array | None) -> DType:
+        """Return the compute dtype. Raises ValueError if the options or the shapes do not fit."""
+        options = {"out_channels": self.out_channels, "blocks": self.blocks, "heads": self.heads}
+        dtype = layers.check_options("encoder", self.dtype, dropout=self.dropout, **options)
+        layers.check_groups("encoder", self.channels, self.groups)
+        layers.check_shapes("encoder", x, "BHWC", time, label, keys)
+        layers.check_levels("encoder", x, self.channels, self.multipliers, self.attention, self.heads)
+        return dtype

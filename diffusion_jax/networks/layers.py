@@ -286,7 +286,9 @@ class Upsample(nn.Module):
         return conv(x.shape[-1], self.dtype, "conv", how=convolutions.convolve_repeated)(x)
 
 
-def check_options(network: str, dtype: str, dropout: float, num_classes: int, **at_least_one: int) -> DType:
+def check_options(
+    network: str, dtype: str, *, dropout: float = 0.0, num_classes: int = 0, **at_least_one: int
+) -> DType:
     """The compute dtype named `dtype`, once the options that all networks share are found sound.
 
     Raises ValueError: an unknown dtype, float64 while JAX would silently make it float32, dropout outside [0, 1), a
@@ -304,6 +306,12 @@ def check_options(network: str, dtype: str, dropout: float, num_classes: int, **
         if value < 1:
             raise ValueError(f"{network}: {name} must be at least 1, got {value}")
     return jnp.dtype(dtype)
+
+
+def check_groups(network: str, channels: int, groups: int) -> None:
+    """Raise ValueError unless `groups` is 0 or divides the channels."""
+    if groups < 0 or (groups and channels % groups):
+        raise ValueError(f"{network}: groups must be 0 or divide channels={channels}, got {groups}")
 
 
 def check_shapes(network: str, x: Array, axes: str, time: Array, label: Array | None, keys: Array | None) -> None:

@@ -23,7 +23,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
         options = {"out_channels": self.out_channels, "depth": self.depth}
-        dtype = layers.check_options("mlp", self.dtype, self.dropout, self.num_classes, **options)
+        dtype = layers.check_options("mlp", self.dtype, dropout=self.dropout, num_classes=self.num_classes, **options)
         if self.width < 4 or self.width % 2:
             raise ValueError(f"mlp: width must be even and at least 4, got {self.width}")
         layers.check_shapes("mlp", x, "BD", time, label, keys)

@@ -33,13 +33,12 @@ class MultiScale(nn.Module):
     upper_layers: int = 4
     upper_features: int = 100
     bumps: int = 10
-    num_classes: int = 0
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
         sizes = {"conv_layers": self.conv_layers, "features": self.features, "scales": self.scales, "bumps": self.bumps}
-        dtype = layers.check_options("multiscale", self.dtype, 0, self.num_classes, **sizes)
+        dtype = layers.check_options("multiscale", self.dtype, **sizes)
         layers.check_shapes("multiscale", x, "BHWC", time, label, keys)
         temporal.check("multiscale", self.num_steps)
         height, width, factor = x.shape[1], x.shape[2], 2 ** (self.scales - 1)

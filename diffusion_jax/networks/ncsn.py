@@ -16,62 +16,95 @@ NORM_EPSILON = 1e-5
 
 
 class NCSN(nn.Module):
-    """x [B,H,W,C], time [B] in 0 … num_steps - 1 -> [B,H,W,out_channels]; label and keys ignored.
+    """NCSN: x [B,H,W,C] and time [B] in 0 … num_steps - 1 -> [B,H,W,out_channels]; label and keys are ignored.
 
-    num_steps: levels of noise that the norms tell apart, between which they interpolate; 0 is NCSNv2, which is told
-    none, and differs besides in norms (only in the stages), pooling (largest, not mean) and the noise level, by which
-    the caller divides its output. multipliers: of the channels, one per stage; dilations: of its convolutions; a later
-    stage halves the height where its dilation is 1. dtype, remat: as in `UNet`.
+    The norms have parameters for each of `num_steps` noise levels and interpolate between them.
+
+    multipliers: of the channels, one per stage. dilations: of the convolutions, one per stage; a stage after the first
+    halves the height where its dilation is 1. dtype, remat: as in `UNet`.
     Raises ValueError when traced if the options or the shapes do not fit.
-    Source: Song and Ermon 2019, appendix A; 2020, appendix B; the public code of both.
+    Reference: Song and Ermon 2019, appendix A, and its public code.
     """
 
     out_channels: int
-    num_steps: int = 0
+    num_steps: int
     channels: int = 128
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
     dilations: tuple[int, ...] = (1, 1, 2, 4)
-    num_classes: int = 0
     dtype: str = "float32"
     remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
-        dtype = self._check(x, time, label, keys)
-        lift = nn.remat if self.remat else (lambda module: module)
-        told, levels = (shares(time, self.num_steps) if self.num_steps else None), self.num_steps
-        widths = [self.channels * multiplier for multiplier in self.multipliers]
-        h = conv(widths[0], dtype, "conv_in")(x)
-        stages = []
-        for i, (width, dilation) in enumerate(zip(widths, self.dilations, strict=True)):
-            for j in range(2):
-                block = lift(Block)(width, dilation, i > 0 and j == 0, levels, dtype, name=f"stage_{i}_block_{j}")
-                h = block(h, told)
-            stages.append(h)
-        refined: list[Array] = []
-        for i in reversed(range(len(widths))):
-            refine = lift(Refine)(widths[max(i - 1, 0)], 3 if i == 0 else 1, levels, dtype, name=f"refine_{i}")
-            refined = [refine([stages[i], *refined], told)]
-        h = nn.elu(InstanceNormPlus(levels, dtype, name="norm_out")(refined[0], told))
-        return conv(self.out_channels, layers.at_least_float32(dtype), "conv_out")(h)
+        if self.num_steps < 1:
+            raise ValueError(f"ncsn: num_steps must be at least 1, got {self.num_steps}; or use network.name=ncsnv2")
+        dtype = check("ncsn", self, x, time, label, keys)
+        return refine_net(self, x, shares(time, self.num_steps), self.num_steps, dtype)
 
-    def _check(self, x: Array, time: Array, label: Array | None, keys: Array | None) -> DType:
-        """The compute dtype, if the options are sound and fit x; ValueError otherwise."""
-        dtype = layers.check_options("ncsn", self.dtype, 0, self.num_classes, out_channels=self.out_channels)
-        layers.check_shapes("ncsn", x, "BHWC", time, label, keys)
-        if len(self.dilations) != len(self.multipliers) or min((*self.multipliers, *self.dilations), default=0) < 1:
-            raise ValueError(
-                f"ncsn: multipliers and dilations must be integers >= 1, one of each for every stage, got "
-                f"{self.multipliers} and {self.dilations}"
-            )
-        if self.num_steps < 0:
-            raise ValueError(f"ncsn: num_steps must be 0 (the level is not told) or more, got {self.num_steps}")
-        layers.check_levels("ncsn", x, self.channels, self.multipliers[:1], ())
-        halvings = sum(dilation == 1 for dilation in self.dilations[1:])
-        for name, size in (("height", x.shape[1]), ("width", x.shape[2])):
-            if size % 2**halvings:
-                raise ValueError(f"ncsn: {name} {size} cannot be halved {halvings} times, as dilations of 1 ask for")
-        return dtype
+
+class NCSNv2(nn.Module):
+    """NCSNv2: x [B,H,W,C] -> [B,H,W,out_channels], not conditioned on time, label or keys, which are ignored.
+
+    It differs from `NCSN` also in norms (only in the stages) and pooling (largest, not mean). The caller divides its
+    output by the noise level. Options: as of `NCSN`.
+    Raises ValueError when traced if the options or the shapes do not fit.
+    Reference: Song and Ermon 2020, appendix B, and its public code.
+    """
+
+    out_channels: int
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    dilations: tuple[int, ...] = (1, 1, 2, 4)
+    dtype: str = "float32"
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
+        return refine_net(self, x, None, 0, check("ncsnv2", self, x, time, label, keys))
+
+
+def refine_net(net: NCSN | NCSNv2, x: Array, told: Array | None, levels: int, dtype: DType) -> Array:
+    """Return the output of either network, whose submodules are made here.
+
+    Args:
+        net: the network, for its options.
+        x: [B,H,W,C].
+        told: weights [B,levels] of the noise levels, or None.
+        levels: the number of noise levels that the norms have parameters for; 0 for none.
+        dtype: the compute dtype.
+    """
+    lift = nn.remat if net.remat else (lambda module: module)
+    widths = [net.channels * multiplier for multiplier in net.multipliers]
+    h = conv(widths[0], dtype, "conv_in")(x)
+    stages = []
+    for i, (width, dilation) in enumerate(zip(widths, net.dilations, strict=True)):
+        for j in range(2):
+            block = lift(Block)(width, dilation, i > 0 and j == 0, levels, dtype, name=f"stage_{i}_block_{j}")
+            h = block(h, told)
+        stages.append(h)
+    refined: list[Array] = []
+    for i in reversed(range(len(widths))):
+        refine = lift(Refine)(widths[max(i - 1, 0)], 3 if i == 0 else 1, levels, dtype, name=f"refine_{i}")
+        refined = [refine([stages[i], *refined], told)]
+    h = nn.elu(InstanceNormPlus(levels, dtype, name="norm_out")(refined[0], told))
+    return conv(net.out_channels, layers.at_least_float32(dtype), "conv_out")(h)
+
+
+def check(name: str, net: NCSN | NCSNv2, x: Array, time: Array, label: Array | None, keys: Array | None) -> DType:
+    """Return the compute dtype. Raises ValueError if the options or the shapes do not fit."""
+    dtype = layers.check_options(name, net.dtype, out_channels=net.out_channels)
+    layers.check_shapes(name, x, "BHWC", time, label, keys)
+    if len(net.dilations) != len(net.multipliers) or min((*net.multipliers, *net.dilations), default=0) < 1:
+        raise ValueError(
+            f"{name}: multipliers and dilations must be integers >= 1, one of each for every stage, got "
+            f"{net.multipliers} and {net.dilations}"
+        )
+    layers.check_levels(name, x, net.channels, net.multipliers[:1], ())
+    halvings = sum(dilation == 1 for dilation in net.dilations[1:])
+    for axis, size in (("height", x.shape[1]), ("width", x.shape[2])):
+        if size % 2**halvings:
+            raise ValueError(f"{name}: {axis} {size} cannot be halved {halvings} times, as dilations of 1 ask for")
+    return dtype
 
 
 class InstanceNormPlus(nn.Module):

@@ -39,7 +39,7 @@ class NCSNpp(nn.Module):
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
     blocks: int = 4
     attention: tuple[int, ...] = (16,)
-    dropout: float = 0.1
+    dropout: float = 0.0
     num_classes: int = 0
     augment_dims: int = 0
     embedding: str = "positional"
@@ -101,7 +101,9 @@ class NCSNpp(nn.Module):
     def _check(self, x: Array, time: Array, label: Array | None, keys: Array | None, augment: Array | None) -> DType:
         """The compute dtype, if the options are sound and fit x; ValueError otherwise."""
         options = {"out_channels": self.out_channels, "blocks": self.blocks}
-        dtype = layers.check_options("ncsnpp", self.dtype, self.dropout, self.num_classes, **options)
+        dtype = layers.check_options(
+            "ncsnpp", self.dtype, dropout=self.dropout, num_classes=self.num_classes, **options
+        )
         layers.check_shapes("ncsnpp", x, "BHWC", time, label, keys)
         layers.check_levels("ncsnpp", x, self.channels, self.multipliers, self.attention)
         if self.embedding not in EMBEDDINGS:

@@ -20,12 +20,11 @@ class RBF(nn.Module):
     num_steps: int
     units: int = 16
     bumps: int = 0
-    num_classes: int = 0
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
-        dtype = layers.check_options("rbf", self.dtype, 0, self.num_classes, units=self.units)
+        dtype = layers.check_options("rbf", self.dtype, units=self.units)
         layers.check_shapes("rbf", x, "BD", time, label, keys)
         temporal.check("rbf", self.num_steps)
         centres = self.param("centres", nn.initializers.normal(1.0), (self.units, x.shape[-1]), jnp.float32)

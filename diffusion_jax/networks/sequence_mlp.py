@@ -19,13 +19,12 @@ class SequenceMLP(nn.Module):
     width: int = 50
     depth: int = 3
     bumps: int = 0
-    num_classes: int = 0
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
         sizes = {"width": self.width, "depth": self.depth}
-        dtype = layers.check_options("sequence_mlp", self.dtype, 0, self.num_classes, **sizes)
+        dtype = layers.check_options("sequence_mlp", self.dtype, **sizes)
         layers.check_shapes("sequence_mlp", x, "BD", time, label, keys)
         temporal.check("sequence_mlp", self.num_steps)
         h = x.astype(dtype)

@@ -33,7 +33,7 @@ class UNet(nn.Module):
     blocks: int = 2
     attention: tuple[int, ...] = (16,)
     heads: int = 1
-    dropout: float = 0.1
+    dropout: float = 0.0
     num_classes: int = 0
     fourier: tuple[int, ...] = ()
     dtype: str = "float32"
@@ -69,11 +69,10 @@ class UNet(nn.Module):
         return layers.conv(self.out_channels, accurate, "conv_out", layers.NEAR_ZERO)(h)
 
     def _check(self, x: Array, time: Array, label: Array | None, keys: Array | None) -> DType:
-        """The compute dtype, if the options are sound and fit x; ValueError otherwise."""
+        """Return the compute dtype. Raises ValueError if the options or the shapes do not fit."""
         options = {"out_channels": self.out_channels, "blocks": self.blocks, "heads": self.heads}
-        dtype = layers.check_options("unet", self.dtype, self.dropout, self.num_classes, **options)
-        if self.groups < 0 or (self.groups and self.channels % self.groups):
-            raise ValueError(f"unet: groups must be 0 or divide channels={self.channels}, got {self.groups}")
+        dtype = layers.check_options("unet", self.dtype, dropout=self.dropout, num_classes=self.num_classes, **options)
+        layers.check_groups("unet", self.channels, self.groups)
         layers.check_shapes("unet", x, "BHWC", time, label, keys)
         layers.check_levels("unet", x, self.channels, self.multipliers, self.attention, self.heads)
         return dtype

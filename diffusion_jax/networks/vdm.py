@@ -24,7 +24,7 @@ class VDMUNet(nn.Module):
     channels: int = 128
     blocks: int = 32
     fourier: tuple[int, ...] = (6, 7)
-    dropout: float = 0.1
+    dropout: float = 0.0
     num_classes: int = 0
     dtype: str = "float32"
     remat: bool = False
@@ -32,7 +32,7 @@ class VDMUNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
         options = {"out_channels": self.out_channels, "blocks": self.blocks}
-        dtype = layers.check_options("vdm", self.dtype, self.dropout, self.num_classes, **options)
+        dtype = layers.check_options("vdm", self.dtype, dropout=self.dropout, num_classes=self.num_classes, **options)
         layers.check_shapes("vdm", x, "BHWC", time, label, keys)
         layers.check_levels("vdm", x, self.channels, (1,), ())
         if self.out_channels != x.shape[-1]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.networks import ncsn
-from diffusion_jax.networks.ncsn import NCSN
+from diffusion_jax.networks.ncsn import NCSN, NCSNv2
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -75,7 +75,8 @@ def drawn_by_peer(shapes):
 @pytest.mark.parametrize("name", ["ncsn", "ncsnv2"])
 def test_equals_the_public_code(name, x64):
     """Images are in [0, 1] there, in [-1, 1] here."""
-    net = NCSN(3, make_ncsn.LEVELS if name == "ncsn" else 0, channels=make_ncsn.CHANNELS, dtype="float64")
+    options = {"channels": make_ncsn.CHANNELS, "dtype": "float64"}
+    net = NCSN(3, make_ncsn.LEVELS, **options) if name == "ncsn" else NCSNv2(3, **options)
     x, level = make_ncsn.inputs()
     params = drawn_by_peer(shapes_of(net, (8, 8, 3)))
     # Layer by layer, which compiles in half the time. The levels are rows of their embedding.
@@ -107,11 +108,11 @@ def test_stretching_keeps_corners_and_lines():
         ({"dilations": (1, 1)}, (32, 32, 3), r"multipliers and dilations must be .* got \(1, 2, 2, 2\) and \(1, 1\)"),
         ({"multipliers": (1, 2, 0, 2)}, (32, 32, 3), r"multipliers and dilations must be integers >= 1, one of each"),
         ({"multipliers": (), "dilations": ()}, (32, 32, 3), "multipliers and dilations must be integers >= 1"),
-        ({"num_steps": -1}, (32, 32, 3), r"num_steps must be 0 \(the level is not told\) or more, got -1"),
+        ({"num_steps": 0}, (32, 32, 3), "num_steps must be at least 1, got 0"),
         ({"channels": 3}, (32, 32, 3), "channels must be even and at least 4, got 3"),
         ({}, (8, 9, 3), "width 9 cannot be halved 1 times"),
     ],
 )
 def test_what_does_not_fit_is_an_error_before_anything_compiles(options, shape, message):
     with pytest.raises(ValueError, match=f"^ncsn: {message}"):
-        shapes_of(NCSN(3, **options), shape)
+        shapes_of(NCSN(**{"out_channels": 3, "num_steps": 4} | options), shape)
