@@ -1,11 +1,11 @@
 """DDPM on CelebA-HQ at 256 x 256 pixels: Ho et al. 2020, 113.7 M parameters.
 
 Run:    python -m diffusion_jax.main train --config=configs/celebahq256.py --workdir=runs/celebahq256
-Expect: samples as in figure 1 of the paper, which reports no FID for this set (not measured here)
+Expect: samples as in figure 1 of the paper, which has no FID for this set (not measured here)
 Time:   500,000 steps; 2.2 steps/s on a TPU v3-8 (reported by the paper, appendix B; not measured here)
 
-The data: a folder of the 30,000 images, or the set of TensorFlow Datasets once it is prepared by hand as its page says,
-with --config.data.name=tfds. The rest is as in configs/lsun_bedroom256.py, with flips.
+The data: a folder with the 30,000 images, or with --config.data.name=tfds the set of TensorFlow Datasets, prepared by
+hand as its page describes. Everything else is as in configs/lsun_bedroom256.py, with flips.
 """
 
 from ml_collections import ConfigDict

@@ -4,9 +4,9 @@ Run:    python -m diffusion_jax.main train --config=configs/cifar10_ddpm.py --wo
 Expect: FID 3.17, Inception score 9.46 with 50,000 samples (reported by the paper, table 1; not measured here)
 Time:   800,000 steps; 10.6 h at 21 steps/s on a TPU v3-8 (reported by the paper, appendix B; not measured here)
 
-The data: python -m diffusion_jax.main prepare --config=configs/cifar10_ddpm.py, once, with a network and TensorFlow.
-Where this differs from the public code of the paper: gradients are clipped by the norm of their average, not per
-replica (so that the number of devices does not matter), and an epoch is one permutation of the set.
+Data: python -m diffusion_jax.main prepare --config=configs/cifar10_ddpm.py, once, with a network connection and
+TensorFlow. Differences from the public code of the paper: the averaged gradient is clipped, not the gradient of each
+replica (so the number of devices has no effect), and an epoch is one permutation of the set.
 """
 
 from ml_collections import ConfigDict

@@ -1,14 +1,14 @@
 """EDM on CIFAR-10: the preconditioning, weights, noise levels and training of Karras et al. 2022, 55.7 M parameters.
 
 Run:    python -m diffusion_jax.main train --config=configs/cifar10_edm.py --workdir=runs/cifar10_edm
-Expect: FID 1.97, of :cond 1.79, each the least of three sets of 50,000 samples in 35 network calls (reported by the
-        paper, table 2, with its augmentation; not measured here). Without augmentation, as here, FID 2.04 and
+Expect: FID 1.97, of :cond 1.79, each the minimum over three sets of 50,000 samples in 35 network calls (reported by
+        the paper, table 2, with augmentation; not measured here). Without augmentation, as here, FID 2.04 and
         Inception score 9.84 (reported by the JAX code of consistency models; not measured here)
 Time:   390,625 steps of 512 images (reported; not measured here)
 
-Variants: the network is DDPM++, or with :ve NCSN++ (both with EDM's preconditioning, so that all but the network is the
-same); :cond and :ve_cond are told the class. The paper's augmentation beyond left-right flips is left out, and with it
-the label that tells the network of it (network.ncsnpp.augment_dims=9 makes room for one: 55,733,891 parameters).
+Variants: DDPM++ by default, NCSN++ with :ve (both with EDM's preconditioning); :cond and :ve_cond are
+class-conditional. The paper's augmentation beyond left-right flips is omitted, and with it the augmentation label of
+the network (network.ncsnpp.augment_dims=9 adds its input: 55,733,891 parameters).
 """
 
 from ml_collections import ConfigDict

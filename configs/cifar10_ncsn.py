@@ -4,12 +4,12 @@ Run:    python -m diffusion_jax.main train --config=configs/cifar10_ncsn.py --wo
 Expect: FID 25.32, Inception score 8.87 with 50,000 samples (reported by the paper, table 1; not measured here)
 Time:   200,000 steps (the public code; not measured here)
 
-The score at each level is learned by denoising (eq. 6, weights sigma²), and samples are drawn by annealed Langevin
-dynamics, 100 steps at each level from the most noise on, 1,000 network calls; the noise of the last level stays. The
-public code has data in [0, 1] and sigma from 0.01 to 1; here data are in [-1, 1], hence sigma from 0.02 to 2, and the
-network's output, the score, is half of theirs. Its step is 2e-5 sigma²/sigma_min² on the score, which is snr²=0.1 here
-(the paper's algorithm 1 has half of it). It starts from uniform noise, this from N(0, sigma_max² + 1). The paper picked
-the checkpoint with the lowest FID of 1,000 samples.
+Denoising score matching at every level (eq. 6, weights sigma²); annealed Langevin dynamics with 100 steps per level
+from the largest noise on, 1,000 network calls; the noise of the last level remains. The public code has data in [0, 1]
+and sigma from 0.01 to 1; here data are in [-1, 1], hence sigma from 0.02 to 2, and the score is half of theirs. Its
+step is 2e-5 sigma²/sigma_min² on the score, which is snr²=0.1 here (the paper's algorithm 1 has half of it). It starts
+from uniform noise, this recipe from N(0, sigma_max² + 1). The paper selected the checkpoint with the lowest FID of
+1,000 samples.
 """
 
 from ml_collections import ConfigDict

@@ -4,11 +4,11 @@ Run:    python -m diffusion_jax.main train --config=configs/cifar10_ncsnv2.py --
 Expect: FID 10.87, Inception score 8.40 (reported by the paper, table 1; not measured here)
 Time:   300,000 steps (the public code; not measured here)
 
-As configs/cifar10_ncsn.py, but by the paper's techniques: sigma starts at the largest distance between training images
-and falls by a constant factor; the network is not told the level, and its output divided by sigma is the score, which
-is to predict the noise (with the other sign); five Langevin steps at each level, 1,160 network calls and one for the
-step to x0 at the end; and an average of the weights. The public code has data in [0, 1] and sigma from 0.01 to 50; here
-data are in [-1, 1], hence sigma from 0.02 to 100. Its step is 6.2e-6 sigma²/sigma_min², which is snr² = 0.031 here.
+As configs/cifar10_ncsn.py, with the paper's techniques: sigma starts at the largest distance between training images
+and falls by a constant factor; the network is not conditioned on the level, and its output divided by sigma is the
+score (so it predicts the noise, with the opposite sign); five Langevin steps per level, 1,160 network calls and one for
+the final step to x0; averaged weights. The public code has data in [0, 1] and sigma from 0.01 to 50; here data are in
+[-1, 1], hence sigma from 0.02 to 100. Its step is 6.2e-6 sigma²/sigma_min², which is snr² = 0.031 here.
 """
 
 from ml_collections import ConfigDict

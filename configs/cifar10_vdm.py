@@ -1,12 +1,11 @@
-"""The variational diffusion model on CIFAR-10, made for likelihood: Kingma et al. 2021, 30.6 M parameters.
+"""Variational diffusion model (VDM) on CIFAR-10, trained for likelihood: Kingma et al. 2021, 30.6 M parameters.
 
 Run:    python -m diffusion_jax.main train --config=configs/cifar10_vdm.py --workdir=runs/cifar10_vdm
 Expect: 2.65 bits/dim (reported by the paper, table 1), 2.637 (reported by its public code; not measured here)
 Time:   10,000,000 steps (reported; not measured here)
 
-The loss is the bound itself, in continuous time, in bits/dim, and gamma = log(sigma²/alpha²) a straight line whose two
-ends, -13.3 and 5 at the start, are learned by it: two of the 30,578,181 parameters. The data are prepared as
-configs/cifar10_ddpm.py says; as in the paper they are not flipped.
+The loss is the bound in continuous time, in bits/dim. gamma = log(sigma²/alpha²) is linear in t with learned ends,
+initially -13.3 and 5: two of the 30,578,181 parameters. Data: see configs/cifar10_ddpm.py; no flips, as in the paper.
 """
 
 from ml_collections import ConfigDict

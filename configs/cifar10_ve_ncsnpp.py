@@ -1,17 +1,17 @@
-"""NCSN++ on CIFAR-10 with the VE diffusion: Song et al. 2021, continuous, 62.8 M parameters.
+"""NCSN++ on CIFAR-10 with the VE SDE: Song et al. 2021, continuous, 62.8 M parameters.
 
 Run:    python -m diffusion_jax.main train --config=configs/cifar10_ve_ncsnpp.py --workdir=runs/cifar10_ve
 Expect: FID and Inception score of 50,000 samples (reported by the public code of the paper; not measured here):
 
-    as it is     2.38    9.83
+    default      2.38    9.83
     :deep        2.20    9.89    107.6 M parameters
 
 Time:   1,300,000 steps, 950,000 of :deep (reported; not measured here)
 
 The public code has data in [0, 1] and sigma from 0.01 to 50; here data are in [-1, 1], hence sigma from 0.02 to 100.
-It divides the network's output by sigma to get the score, which is to predict the noise (with the other sign). Its
-Fourier features have scale 16 on ln sigma, hence 64 on the quarter of it that the network is told. Its loss is half
-the *sum* of squared errors, so that the clipping at norm 1 is always active; that is part of the recipe.
+It divides the network's output by sigma to get the score, so the network predicts the noise (with the opposite sign).
+Its Fourier features have scale 16 on ln sigma, hence 64 here, where the conditioning is ln(sigma)/4. Its loss is half
+the *sum* of squared errors, so clipping at norm 1 is always active; this is part of the recipe.
 """
 
 from ml_collections import ConfigDict

@@ -1,16 +1,16 @@
-"""DDPM++ on CIFAR-10 with the VP diffusion: Song et al. 2021, continuous, 61.8 M parameters.
+"""DDPM++ on CIFAR-10 with the VP SDE: Song et al. 2021, continuous, 61.8 M parameters.
 
 Run:    python -m diffusion_jax.main train --config=configs/cifar10_vp_ddpmpp.py --workdir=runs/cifar10_vp
 Expect: FID and Inception score of 50,000 samples (reported by the public code of the paper; not measured here):
 
-    as it is     2.55    9.58    3.16 bits/dim; FID 3.93 by the ODE
-    :deep        2.41    9.68    3.13 bits/dim; FID 3.08 by the ODE; 106.6 M parameters
+    default      2.55    9.58    3.16 bits/dim; FID 3.93 with the ODE
+    :deep        2.41    9.68    3.13 bits/dim; FID 3.08 with the ODE; 106.6 M parameters
     :discrete    2.78    9.64    a chain of 1000 steps
 
 Time:   1,300,000 steps, 950,000 of :deep (reported; not measured here)
 
-A variant goes behind the file: --config=configs/cifar10_vp_ddpmpp.py:deep. To train for likelihood instead, by the
-weight g²: --config.loss.name=likelihood. The data are prepared as configs/cifar10_ddpm.py says.
+A variant follows the file: --config=configs/cifar10_vp_ddpmpp.py:deep. Likelihood weights (g²):
+--config.loss.name=likelihood. Data: see configs/cifar10_ddpm.py.
 """
 
 from ml_collections import ConfigDict

@@ -1,12 +1,13 @@
-"""The VE diffusion on the embedded digits, in continuous time: Song et al. 2021 at the size of configs/digits.py.
+"""VE SDE on the embedded digits, in continuous time: Song et al. 2021 at the size of configs/digits.py.
 
 Run:    python -m diffusion_jax.main train --config=configs/digits_ve.py --workdir=runs/digits_ve
-Expect: held-out loss 0.255; of 500 samples in 100 ancestral steps the SVM is 0.978 times as sure as of real digits, and
-        the rarest class has 8.2 % (measured); some samples keep a background a shade too light
+Expect: held-out loss 0.255; of 500 samples in 100 ancestral steps SVM confidence relative to real digits 0.978,
+        rarest class 8.2 % (measured); some backgrounds are a shade too light
 Time:   174 s on 2 CPU cores with JAX_NUM_CPU_DEVICES=2 (measured, with other work at low priority)
 
-sigma_max = 10 is the largest distance of two training digits (9.6, in [-1, 1]), as Song and Ermon 2020 choose it. The
-network sees x_t divided by its standard deviation, which a net this small needs and theirs does not have.
+sigma_max = 10 is about the largest distance between two training digits (9.6, in [-1, 1]), the rule of Song and Ermon
+2020. The input of the network is x_t divided by its standard deviation, which a network this small needs, unlike
+theirs.
 """
 
 from ml_collections import ConfigDict

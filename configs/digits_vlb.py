@@ -1,4 +1,4 @@
-"""A diffusion model of the embedded digits made for likelihood, not for looks: the bound, in bits/dim, is the aim.
+"""Diffusion model of the embedded digits trained on the bound, for likelihood rather than sample quality.
 
 Run:    python -m diffusion_jax.main train --config=configs/digits_vlb.py --workdir=runs/digits_vlb
 Expect: a bound of 1.773 ± 0.013 bits/dim on the 297 held-out digits (measured; a histogram per pixel needs 2.421)

@@ -1,11 +1,11 @@
-"""The VP diffusion on the embedded digits, in continuous time: Song et al. 2021 at the size of configs/digits.py.
+"""VP SDE on the embedded digits, in continuous time: Song et al. 2021 at the size of configs/digits.py.
 
 Run:    python -m diffusion_jax.main train --config=configs/digits_vp.py --workdir=runs/digits_vp
-Expect: held-out loss 0.093; of 500 samples in 100 ancestral steps the SVM is 0.986 times as sure as of real digits, and
-        the rarest class has 7.4 % (measured); some samples keep a background a shade too light
+Expect: held-out loss 0.093; of 500 samples in 100 ancestral steps SVM confidence relative to real digits 0.986,
+        rarest class 7.4 % (measured); some backgrounds are a shade too light
 Time:   267 s on 2 CPU cores with JAX_NUM_CPU_DEVICES=2 (measured, with other work at low priority)
 
-Any sampler draws from it, any likelihood measures it. To train for likelihood: --config.loss.name=likelihood.
+Every sampler and every likelihood works with it. Likelihood weights (g²): --config.loss.name=likelihood.
 """
 
 from ml_collections import ConfigDict

@@ -5,9 +5,10 @@ Run:    python -m diffusion_jax.main train --config=configs/dpm2015_cifar10.py -
 Expect: K = 5.4 ± 0.2 bits/pixel, 11.5 ± 0.2 above the null model (reported by the paper, table 1; not measured here)
 Time:   850,000 steps of 200 images, as in the public code; needs a GPU (not measured here)
 
-The data: python -m diffusion_jax.main prepare --config=configs/dpm2015_cifar10.py, once, with a network and TensorFlow.
-Images are scaled to unit variance by one constant and dequantised by uniform noise as wide as a grey level; the public
-code divided that width by the scale where it should have multiplied it, which leaves the levels to be learned.
+Data: python -m diffusion_jax.main prepare --config=configs/dpm2015_cifar10.py, once, with a network connection and
+TensorFlow. Images are scaled to unit variance by one constant and dequantised by uniform noise of the width of a grey
+level; the public code divides that width by the scale instead of multiplying, so the grey levels remain visible in the
+data.
 """
 
 from ml_collections import ConfigDict

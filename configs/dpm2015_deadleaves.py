@@ -3,12 +3,12 @@
 Run:    python -m diffusion_jax.main train --config=configs/dpm2015_deadleaves.py --workdir=runs/deadleaves
         python -m diffusion_jax.main evaluate --workdir=runs/deadleaves --likelihood=K
 Expect: K = 0.514 ± 0.041 bits/pixel, 2.561 above the null model, on 64 held-out images (measured; the paper reports
-        1.489 and 3.536, and 1.244 of an MCGSM)
-Time:   536 s to train, 155 s to evaluate (measured on two CPU cores that were busy with other work); 60 s and 13 s on
-        an H100 that three other runs shared, K = 0.510 ± 0.041 there
+        1.489 and 3.536, and 1.244 for an MCGSM)
+Time:   536 s to train, 155 s to evaluate (measured on two busy CPU cores); 60 s and 13 s on an H100 shared with three
+        other runs, K = 0.510 ± 0.041 there
 
-The paper does not say how its images were made; ours have hard edges, radii from 2 to 32 pixels and 256 uniform levels,
-dequantised, so the two rows of figures are not of the same data. configs/dpm2015_deadleaves.py:paper has the sizes of
+The paper does not describe its images. Ours have hard edges, radii from 2 to 32 pixels and 256 uniform grey levels,
+dequantised; the two pairs of values are not for the same data. configs/dpm2015_deadleaves.py:paper has the sizes of
 the paper's network and needs a GPU (not measured here).
 """
 

@@ -2,9 +2,9 @@
 
 Run:    python -m diffusion_jax.main train --config=configs/dpm2015_heartbeat.py --workdir=runs/heartbeat
         python -m diffusion_jax.main evaluate --workdir=runs/heartbeat --likelihood=K
-Expect: K = -2.368 ± 0.002 bits/sequence, 12.071 above the null model, where -2.366 is the most that 2,000 steps allow;
+Expect: K = -2.368 ± 0.002 bits/sequence, 12.071 above the null model, at most -2.366 with 2,000 steps;
         99.6 % of 10,000 samples valid, the phases between 19.0 and 21.1 % (measured; the paper: -2.414 and 12.024)
-Time:   170 s to train, 215 s to evaluate with 10,000 samples (measured on two CPU cores that were busy with other work)
+Time:   170 s to train, 215 s to evaluate with 10,000 samples (measured on two busy CPU cores)
 """
 
 from ml_collections import ConfigDict

@@ -2,11 +2,12 @@
 
 Run:    python -m diffusion_jax.main train --config=configs/dpm2015_mnist.py --workdir=runs/dpm2015_mnist
         python -m diffusion_jax.main evaluate --workdir=runs/dpm2015_mnist --likelihood=K
-Expect: the paper gives 317 ± 2.7 bits by Parzen windows on samples (reported), which is another figure than K
+Expect: 317 ± 2.7 bits by Parzen windows on samples (reported by the paper), a different quantity than K
 Time:   500,000 steps of 512 images, as in the public code; needs a GPU (not measured here)
 
-The data: python -m diffusion_jax.main prepare --config=configs/dpm2015_mnist.py, once, with a network and TensorFlow.
-Images are scaled to unit variance by one constant and dequantised by uniform noise as wide as a grey level.
+Data: python -m diffusion_jax.main prepare --config=configs/dpm2015_mnist.py, once, with a network connection and
+TensorFlow. Images are scaled to unit variance by one constant and dequantised by uniform noise of the width of a grey
+level.
 """
 
 from ml_collections import ConfigDict

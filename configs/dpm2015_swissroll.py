@@ -1,14 +1,14 @@
-"""The swiss roll of Sohl-Dickstein et al. 2015: Gaussian diffusion in 40 steps whose rates are learned.
+"""The swiss roll of Sohl-Dickstein et al. 2015: Gaussian diffusion in 40 steps with learned rates.
 
 Run:    python -m diffusion_jax.main train --config=configs/dpm2015_swissroll.py --workdir=runs/swissroll
         python -m diffusion_jax.main evaluate --workdir=runs/swissroll --likelihood=K
 Expect: K = -1.395 ± 0.015 bits, 2.700 above the null model, 0.185 below -H of the data, which is -1.210 (measured; the
-        paper reports 2.35 and 6.45 on a roll whose noise it does not give)
-Time:   257 s to train, 127 s to evaluate (measured on two CPU cores that were busy with other work)
+        paper reports 2.35 and 6.45, without the noise of its roll)
+Time:   257 s to train, 127 s to evaluate (measured on two busy CPU cores)
 
-With more steps of fixed rates the bound comes close to what is possible, configs/dpm2015_swissroll.py:fine, T = 300:
+With more steps and fixed rates the bound is close to its limit, configs/dpm2015_swissroll.py:fine, T = 300:
 K = -1.261 ± 0.010 bits, 0.052 below -H of the data, 0.041 below -H(x_1); 283 s to train, 29 s to evaluate (measured
-with JAX_NUM_CPU_DEVICES=2 on two CPU cores that nothing else used; 546 s with one device on busy ones).
+with JAX_NUM_CPU_DEVICES=2 on two idle CPU cores; 546 s with one device on busy ones).
 """
 
 from ml_collections import ConfigDict

@@ -2,12 +2,12 @@
 
 Run:    python -m diffusion_jax.main train --config=configs/folder.py --workdir=runs/folder \\
             --config.data.folder.path=DIR
-Expect: samples in runs/folder/images; how good depends on the images (nothing was measured)
-Time:   500,000 steps; a day or two on one current GPU (an estimate; not measured)
+Expect: samples in runs/folder/images (not measured)
+Time:   500,000 steps; one or two days on a GPU (an estimate; not measured)
 
 PNG, JPEG, WebP, BMP and TIFF files, sub-folders included. Images are scaled to the size on their shorter side and
-cropped in the centre; --config.data.folder.resize=stretch or none are the other rules. Height and width may differ, and
-grey images take --config.data.folder.channels=1. A tenth of the files is held out to watch for overfitting.
+cropped in the centre; the alternatives are --config.data.folder.resize=stretch and none. Height and width may differ.
+Grey images: --config.data.folder.channels=1. A tenth of the files is held out.
 """
 
 from ml_collections import ConfigDict

@@ -6,10 +6,9 @@ Time:   2,400,000 steps; 2.2 steps/s on a TPU v3-8 (reported by the paper, appen
 
 The data: a folder of images. LSUN comes as LMDB, unpacked by the export command of its own tools (github.com/fyu/lsun):
     python data.py export bedroom_train_lmdb --out_dir data/lsun_bedroom
-Images are scaled to 256 pixels on their shorter side and cropped in the centre.
-The paper's model for 256 x 256 pixels has 113.7 M parameters; dropout is off, the variance is fixed_small (as its
-public code has it, unlike CIFAR-10) and the learning rate is 2e-5.
-Flips are off, as the paper says for bedrooms (a comment in its code says so for cats instead).
+Images are scaled to 256 pixels on their shorter side and cropped in the centre. As in the paper for 256 x 256 pixels:
+113.7 M parameters, no dropout, learning rate 2e-5; variance fixed_small, as in its public code and unlike CIFAR-10. No
+flips, which the paper states for bedrooms (a comment in its code: for cats).
 """
 
 from ml_collections import ConfigDict

@@ -5,8 +5,8 @@ Run:    python -m diffusion_jax.main train --config=configs/lsun_bedroom256_larg
 Expect: FID 4.90 (reported by the paper, table 3; not measured here)
 Time:   1,150,000 steps (reported by the paper, appendix B; not measured here)
 
-The paper says about 256 M parameters; 192 channels give 255,677,955, which is very likely its model. The data and the
-rest are those of configs/lsun_bedroom256.py.
+The paper states about 256 M parameters; 192 channels give 255,677,955, very likely its model. Everything else is as in
+configs/lsun_bedroom256.py.
 """
 
 from ml_collections import ConfigDict

@@ -6,9 +6,9 @@ Time:   1,800,000 steps; 2.2 steps/s on a TPU v3-8 (reported by the paper, appen
 
 The data: a folder of images. LSUN comes as LMDB, unpacked by the export command of its own tools (github.com/fyu/lsun):
     python data.py export cat_train_lmdb --out_dir data/lsun_cat
-Images are scaled to 256 pixels on their shorter side and cropped in the centre.
-The rest is as in configs/lsun_bedroom256.py, with flips: the paper turns them off for bedrooms only, while a comment in
-its public code turns them off for cats. To follow the comment: --config.data.flip=False.
+Images are scaled to 256 pixels on their shorter side and cropped in the centre. Everything else is as in
+configs/lsun_bedroom256.py, with flips: the paper omits them for bedrooms only, a comment in its public code for cats.
+To follow the comment: --config.data.flip=False.
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@ Time:   1,200,000 steps; 2.2 steps/s on a TPU v3-8 (reported by the paper, appen
 The data: a folder of images. LSUN comes as LMDB, unpacked by the export command of its own tools (github.com/fyu/lsun):
     python data.py export church_outdoor_train_lmdb --out_dir data/lsun_church
 Images are scaled to 256 pixels on their shorter side and cropped in the centre.
-The rest is as in configs/lsun_bedroom256.py, with flips.
+Everything else is as in configs/lsun_bedroom256.py, with flips.
 """
 
 from ml_collections import ConfigDict

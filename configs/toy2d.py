@@ -1,7 +1,7 @@
-"""DDPM on points in the plane, with a small perceptron: the shortest way through all of the code.
+"""DDPM on points in the plane, with a small perceptron: the fastest run of the whole code.
 
 Run:    python -m diffusion_jax.main train --config=configs/toy2d.py --workdir=runs/toy2d
-Expect: a ring of eight spots in runs/toy2d/images (its figures were not measured)
+Expect: a ring of eight spots in runs/toy2d/images (not measured)
 Time:   5,000 steps of a small perceptron (not measured)
 
 Other densities: --config.data.toy2d.kind=checkerboard, moons or swissroll.

@@ -1,10 +1,10 @@
-"""What to predict and what to minimise: Ho et al. 2020, table 2.
+"""Target and objective: Ho et al. 2020, table 2.
 
 Run:    python -m diffusion_jax.main sweep --sweep=configs/sweeps/ddpm_table2.py:digits --workdir=runs/table2_digits
         python -m diffusion_jax.main compare runs/table2_digits
-        Without ":digits" it is the paper's size, CIFAR-10, after `main prepare --config=configs/cifar10_ddpm.py`.
-Expect: on CIFAR-10, Inception score and FID (reported by the paper; not measured here. The sweep itself evaluates the
-        bound there, and samples on digits only):
+        Without ":digits": CIFAR-10 at the size of the paper, after `main prepare --config=configs/cifar10_ddpm.py`.
+Expect: on CIFAR-10, Inception score and FID (reported by the paper; not measured here. There the sweep evaluates the
+        bound only, without samples):
 
     mean_vlb_learned    7.28 ± 0.10    23.69
     mean_vlb_fixed      8.06 ± 0.09    13.22

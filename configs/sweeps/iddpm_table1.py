@@ -2,7 +2,7 @@
 
 Run:    python -m diffusion_jax.main sweep --sweep=configs/sweeps/iddpm_table1.py:digits --workdir=runs/table1_digits
         python -m diffusion_jax.main compare runs/table1_digits
-        Without ":digits" it is the paper's size, CIFAR-10, after `main prepare --config=configs/cifar10_ddpm.py`.
+        Without ":digits": CIFAR-10 at the size of the paper, after `main prepare --config=configs/cifar10_ddpm.py`.
 Expect: on CIFAR-10, bits/dim and FID (reported by the paper; not measured here):
 
     linear_simple    3.37     2.90
@@ -22,10 +22,10 @@ Expect: on CIFAR-10, bits/dim and FID (reported by the paper; not measured here)
 Time:   five cells at three seeds; at the paper's size, 500,000 steps each; on digits about 60 minutes of one core
 
 "hybrid" is the simple loss plus 0.001 times the bound, "vlb" the bound with importance sampling of the times; both
-learn the variance as an interpolation between the small and the large one, which "simple" keeps large. At the paper's
-size T = 4000 (linear betas times 1000/T), and there is no warm-up, no clipping and no flip, as in its public code; the
-U-Net is DDPM's with the paper's width, depth and heads, without its scale-shift norm, and is told 999 k/T where the
-paper's code tells 1000 (k - 1)/T.
+learn the variance as an interpolation between the small and the large one; "simple" has the large one. At the size of
+the paper T = 4000 (linear betas times 1000/T), without warm-up, clipping and flips, as in its public code; the U-Net is
+DDPM's with the paper's width, depth and heads, without its scale-shift norm, and is conditioned on 999 k/T, in the
+paper's code on 1000 (k - 1)/T.
 """
 
 from typing import Any
