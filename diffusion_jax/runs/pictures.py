@@ -1,4 +1,4 @@
-"""Every picture that the package makes: samples side by side, and curves. Arrays in, PNG files out."""
+"""Pictures of samples and curves: arrays in, PNG files out."""
 
 import io
 import math
@@ -11,21 +11,25 @@ from etils import epath
 from diffusion_jax import files
 
 TILE = 64
-"""Pixels: images smaller than this are enlarged by a whole factor, to at least this size."""
+"""Pixels to which smaller images are enlarged, by a whole factor."""
 BORDER = 2
 """Pixels between tiles."""
 MOST = 400
-"""Tiles that a picture shows at most."""
+"""Most tiles of a picture."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Palette of Okabe and Ito, whose colours the colour-blind can tell apart."""
+MARKERS = "osD^vP*X"
+DPI = 110
 
 
 # Samples.
 
 
 def picture(samples: np.ndarray, levels: int) -> np.ndarray:
-    """Samples as one picture, uint8 [height, width] or [height, width, 3].
+    """Return samples as one picture, uint8 [height, width] or [height, width, 3].
 
-    samples: integers 0..levels-1 [N, H, W, C] give a grid of the first MOST, [N, D] one picture with a sample a row;
-    floats (levels 0) [N, D] give a scatter plot, and [N, H, W, C] a grid of -1 (black) to 1 (white).
+    samples: integers 0..levels-1 [N, H, W, C] give a grid of the first MOST images, [N, D] one image with a row per
+    sample; floats (levels 0) [N, D] give a scatter plot, [N, H, W, C] a grid from -1 (black) to 1 (white).
     """
     samples = np.asarray(samples)
     if levels == 0 and samples.ndim == 2:
@@ -38,20 +42,21 @@ def picture(samples: np.ndarray, levels: int) -> np.ndarray:
 
 
 def _grey(samples: np.ndarray) -> np.ndarray:
-    """Floats in [-1, 1], as images without grey levels are, in 256 levels; what is not a number becomes black."""
+    """Return floats in [-1, 1] as 256 grey levels; NaN becomes black."""
     return np.round((np.nan_to_num(samples, nan=-1.0).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def grid(samples: np.ndarray, levels: int, tile: int = TILE, columns: int = 0) -> np.ndarray:
-    """Put images [N, H, W, C] of 0..levels-1 row by row into one picture, enlarged to `tile` if smaller.
+    """Return images [N, H, W, C] of 0..levels-1 row by row as one picture, enlarged to `tile` if smaller.
 
-    columns: images in a row; 0 makes the picture nearly square.
-
-    One channel gives [height, width], three give [height, width, 3]; of any other number, the channels stand side by
-    side in grey. Raises ValueError for another shape, or fewer than 2 levels.
+    columns: images in a row; 0: a nearly square picture. One channel gives [height, width], three give [height, width,
+    3]; other numbers of channels are placed side by side in grey. Raises ValueError for another shape, or fewer than 2
+    levels.
     """
     if samples.ndim != 4 or not len(samples) or levels < 2:
-        raise ValueError(f"a grid needs images [N, H, W, C], N > 0, of 2 or more levels, not {samples.shape}, {levels}")
+        raise ValueError(
+            f"a grid needs images [N, H, W, C], N > 0, of 2 or more levels (got {samples.shape}, {levels})"
+        )
     shades = np.round(samples.astype(np.float32) * (255 / (levels - 1))).clip(0, 255).astype(np.uint8)
     if shades.shape[-1] not in (1, 3):
         shades = np.concatenate(np.split(shades, shades.shape[-1], axis=-1), axis=2)
@@ -69,21 +74,21 @@ def grid(samples: np.ndarray, levels: int, tile: int = TILE, columns: int = 0) -
 
 
 def scatter(samples: np.ndarray) -> np.ndarray:
-    """The first two coordinates of vectors [N, D], D > 1, as a scatter plot; a histogram if D = 1. uint8 [H, W, 3]."""
+    """Return a scatter plot of the first two coordinates of vectors [N, D]; a histogram if D = 1. uint8 [H, W, 3]."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 5), dpi=100, layout="constrained")
     canvas, axes = FigureCanvasAgg(figure), figure.subplots()
     finite = samples[np.isfinite(samples[:, :2]).all(axis=1)].astype(np.float64)
-    size = max(2.0, 2000 / max(1, len(finite)))
     if samples.shape[1] > 1:
-        axes.scatter(finite[:, 0], finite[:, 1], s=size, alpha=0.5, linewidths=0)
-        axes.set(xlabel="x0[0]", ylabel="x0[1]")
+        size = float(np.clip(2000 / max(1, len(finite)), 2, 80))
+        axes.scatter(finite[:, 0], finite[:, 1], s=size, alpha=0.5, linewidths=0, color=COLOURS[0])
+        axes.set(xlabel="first coordinate", ylabel="second coordinate")
         axes.set_aspect("equal", adjustable="datalim")
     elif len(finite):
-        axes.hist(finite[:, 0], bins=100, density=True)
-        axes.set(xlabel="x0[0]", ylabel="density")
+        axes.hist(finite[:, 0], bins=100, density=True, color=COLOURS[0])
+        axes.set(xlabel="value", ylabel="density")
     lost = len(samples) - len(finite)
     axes.set_title(f"{len(samples):,} samples" + (f", {lost:,} of them not finite" if lost else ""))
     canvas.draw()
@@ -91,11 +96,12 @@ def scatter(samples: np.ndarray) -> np.ndarray:
 
 
 def save_png(path: epath.PathLike, samples: np.ndarray, levels: int) -> None:
-    """Write `picture(samples, levels)` as a PNG file, its directory made if need be."""
+    """Write `picture(samples, levels)` as a PNG file; make its directory if necessary."""
     write_png(epath.Path(path), picture(samples, levels))
 
 
 def write_png(path: epath.Path, pixels: np.ndarray) -> None:
+    """Write pixels, uint8 [height, width] or [height, width, 3], as a PNG file."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -105,29 +111,37 @@ def write_png(path: epath.Path, pixels: np.ndarray) -> None:
 
 
 def table(path: epath.PathLike, samples: np.ndarray, levels: int, rows: Sequence[str], title: str) -> None:
-    """Draw images [R, C, H, W, channels] in R rows, or vectors [R, C, D] in R scatter plots; `rows` labels them."""
+    """Draw images [R, C, H, W, channels] in R labelled rows, or vectors [R, C, D] in R scatter plots."""
+    if samples.ndim == 3:
+        _scatter_row(path, samples, rows, title)
+        return
     from matplotlib.figure import Figure
 
     count, columns = samples.shape[:2]
-    if samples.ndim == 3:
-        figure = Figure(figsize=(2.2 * count, 2.6), dpi=100, layout="constrained")
-        for axes, points, label in zip(figure.subplots(1, count, squeeze=False)[0], samples, rows, strict=True):
-            axes.scatter(points[:, 0], points[:, min(1, points.shape[1] - 1)], s=6, linewidths=0)
-            axes.set_title(label, fontsize=8)
-            axes.tick_params(labelsize=6)
-    else:
-        if levels == 0:
-            samples, levels = _grey(samples), 256
-        whole = grid(samples.reshape(-1, *samples.shape[2:]), levels, columns=columns)
-        height, width = whole.shape[0] / 100, whole.shape[1] / 100
-        width = max(width + 1.2, 0.085 * len(title))  # room for the title
-        figure = Figure(figsize=(width, height + 0.5), dpi=100, layout="constrained")
-        axes = figure.subplots()
-        axes.imshow(whole, cmap="gray", vmin=0, vmax=255)
-        axes.set_yticks([(i + 0.5) * whole.shape[0] / count for i in range(count)], labels=list(rows), fontsize=8)
-        axes.set_xticks([])
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
+    if levels == 0:
+        samples, levels = _grey(samples), 256
+    whole = grid(samples.reshape(-1, *samples.shape[2:]), levels, columns=columns)
+    height, width = whole.shape[:2]
+    left, top, right, below = 12 + 7 * max(map(len, rows)), 34, 10, 8  # pixels, at a font size of 8 and 10
+    total = (max(left + width + right, 20 + 8 * len(title)), top + height + below)
+    figure = Figure(figsize=(total[0] / 100, total[1] / 100), dpi=100)
+    axes = figure.add_axes((left / total[0], below / total[1], width / total[0], height / total[1]))
+    axes.imshow(whole, cmap="gray", vmin=0, vmax=255, aspect="auto", interpolation="none")
+    axes.set_yticks([(i + 0.5) * height / count for i in range(count)], labels=list(rows), fontsize=8)
+    axes.set_xticks([])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    figure.suptitle(title, fontsize=10, y=1 - 8 / total[1], va="top")
+    _save(figure, path)
+
+
+def _scatter_row(path: epath.PathLike, samples: np.ndarray, labels: Sequence[str], title: str) -> None:
+    figure, panels = _figure(len(labels), 2.3, 2.7)
+    for axes, points, label in zip(panels, samples, labels, strict=True):
+        axes.scatter(points[:, 0], points[:, min(1, points.shape[1] - 1)], s=6, linewidths=0, color=COLOURS[0])
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.set_title(label, fontsize=9)
+        axes.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=10)
     _save(figure, path)
 
@@ -136,179 +150,212 @@ def table(path: epath.PathLike, samples: np.ndarray, levels: int, rows: Sequence
 
 
 def losses(path: epath.PathLike, records: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Draw the training and the held-out loss against the step; records as `reporting.read_metrics` gives them."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator
-
-    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
-    axes = figure.subplots()
+    """Draw the training and the held-out loss against the step; records: as `metric_log.read_metrics` returns them."""
+    figure, (axes,) = _figure(1, 7, 4.5, dpi=120)
     shown: list[float] = []
-    for name, label, color, marker in (("loss", "training", "C0", ""), ("heldout_loss", "held out", "C1", "o")):
+    for name, label, colour, marker in (
+        ("loss", "training", COLOURS[0], ""),
+        ("heldout_loss", "held-out", COLOURS[1], "o"),
+    ):
         points = [(r["step"], r[name]) for r in records if math.isfinite(r.get(name, math.nan))]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, color=color, marker=marker, markersize=4, linewidth=1)
+            axes.plot(*zip(*points, strict=True), label=label, color=colour, marker=marker, markersize=4, linewidth=1.2)
             shown += [value for _, value in points]
     if shown and min(shown) > 0 and max(shown) > 4 * min(shown):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("")
-    axes.set(xlabel="training step", ylabel="loss", title=title)
-    axes.grid(alpha=0.3, which="both")
+        _log_axis(axes, "y", shown)
+    _whole_ticks(axes)
+    axes.set(xlabel="training step", ylabel="loss", title=f"Loss of {title}")
     if shown:
-        axes.legend()
+        axes.legend(frameon=False)
     _save(figure, path)
 
 
 def bound_terms(path: epath.PathLike, curves: Mapping[str, np.ndarray], title: str) -> None:
-    """Draw the bound's terms step by step, and how much of it each share of the path takes.
-
-    curves: as `evaluation.likelihood.curves` gives them.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.8), dpi=120, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    t, term = np.asarray(curves["t"]), np.asarray(curves["bits_per_dim"])
-    left.plot(t, np.maximum(term, np.min(term[term > 0], initial=1.0)), linewidth=1)
-    left.set(yscale="log", xlabel="t, where the step starts", ylabel="bits/dim of the step", title=title)
-    total = float(curves["prior_bits_per_dim"]) + term.sum()
-    right.plot(t[::-1], np.cumsum(term[::-1]) / total, linewidth=1.5)
-    right.set(xlabel="t", ylabel="share of the bound", title="taken by the steps from 0 to t", ylim=(0, 1.02))
+    """Draw the terms of the bound against t, and their cumulative share; curves: those of `variational.curves`."""
+    figure, (left, right) = _figure(2, 4.5, 4)
+    t, terms = np.asarray(curves["t"]), np.asarray(curves["bits_per_dim"])
+    positive = np.maximum(terms, np.min(terms[terms > 0], initial=1.0))
+    left.plot(t, positive, linewidth=1.2, color=COLOURS[0])
+    _log_axis(left, "y", positive)
+    left.set(xlabel="start of the step, t", ylabel="term (bits/dim)", title="Terms of the bound")
+    total = float(curves["prior_bits_per_dim"]) + terms.sum()
+    right.plot(t[::-1], np.cumsum(terms[::-1]) / total, linewidth=1.5, color=COLOURS[0])
+    right.set(xlabel="t", ylabel="share of the bound", title="Share of the steps from 0 to t", ylim=(0, 1.02))
     for axes in (left, right):
-        axes.grid(alpha=0.3)
+        axes.set_xlim(0, 1)
+    figure.suptitle(title)
     _save(figure, path)
 
 
 def rate_distortion(path: epath.PathLike, curves: Mapping[str, np.ndarray], title: str) -> None:
-    """Draw distortion and rate against the steps sent, and one against the other. Source: Ho et al. 2020, figure 5.
+    """Draw distortion and rate against the reverse steps, and against each other; curves: of `variational.curves`.
 
-    curves: as `evaluation.likelihood.curves` gives them.
+    Reference: Ho et al. 2020, figure 5.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 3.8), dpi=120, layout="constrained")
+    figure, panels = _figure(3, 4, 3.9)
     rate, rmse = np.asarray(curves["rate_bits_per_dim"]), np.asarray(curves["rmse"])
-    sent = np.arange(len(rate))
-    for axes, (x, y, xlabel, ylabel) in zip(
-        figure.subplots(1, 3),
+    steps = np.arange(len(rate))
+    distortion = "distortion (RMSE, 0 to 255)"
+    for axes, (x, y, xlabel, ylabel, name) in zip(
+        panels,
         [
-            (sent, rmse, "reverse steps taken", "distortion (RMSE, 0 to 255)"),
-            (sent, rate, "reverse steps taken", "rate (bits/dim)"),
-            (rate, rmse, "rate (bits/dim)", "distortion (RMSE, 0 to 255)"),
+            (steps, rmse, "reverse steps", distortion, "Distortion"),
+            (steps, rate, "reverse steps", "rate (bits/dim)", "Rate"),
+            (rate, rmse, "rate (bits/dim)", distortion, "Rate and distortion"),
         ],
         strict=True,
     ):
-        axes.plot(x, y, linewidth=1.5)
-        axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
-        axes.grid(alpha=0.3)
+        axes.plot(x, y, linewidth=1.5, color=COLOURS[0])
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=name, ylim=(0, None))
+    for axes in panels[:2]:
+        _whole_ticks(axes)
     figure.suptitle(title)
     _save(figure, path)
 
 
 def scales(path: epath.PathLike, rows: Sequence[Mapping[str, float]], title: str) -> None:
-    """Draw agreement with the class asked for against diversity, a point for each guidance scale."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.5, 4), dpi=120, layout="constrained")
-    axes = figure.subplots()
+    """Draw agreement with the requested class against diversity, a point for each guidance scale."""
+    figure, (axes,) = _figure(1, 6, 4.3)
     x, y = ([row[name] for row in rows] for name in ("class_diversity", "svm_agreement"))
-    axes.plot(x, y, marker="o", markersize=4, linewidth=1)
+    axes.plot(x, y, marker="o", markersize=5, linewidth=1.2, color=COLOURS[0])
+    labels: dict[tuple[float, float], list[str]] = {}
     for row, place in zip(rows, zip(x, y, strict=True), strict=True):
-        axes.annotate(f"w = {row['scale']:g}", place, textcoords="offset points", xytext=(5, -10), fontsize=8)
-    axes.set(xlabel="diversity within a class (1: as the data)", ylabel="share of the class asked for", title=title)
-    axes.margins(0.12)
-    axes.grid(alpha=0.3)
+        labels.setdefault(place, []).append(f"{row['scale']:g}")
+    for place, names in labels.items():
+        axes.annotate(f"w = {', '.join(names)}", place, textcoords="offset points", xytext=(6, -11), fontsize=8)
+    axes.set(xlabel="variance within a class, relative to the data", ylabel="samples of the requested class (share)")
+    axes.set(title=title, xlim=(0, 1.15 * max(1.0, *x)), ylim=(0, 1.05))
+    axes.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
     _save(figure, path)
 
 
-def frontier(path: epath.PathLike, cells: Sequence[Mapping[str, Any]], title: str, real: float) -> None:
-    """Draw Fréchet figures with their intervals, and the confidence of an SVM where there is one, against calls.
+def frontier(path: epath.PathLike, cells: Sequence[Mapping[str, Any]], title: str, heldout: float) -> None:
+    """Draw Fréchet distances with their intervals, and the SVM's confidence if there is one, against network calls.
 
-    cells: the figures of each, as `frontier.read` gives them. real: the figure of held-out data.
+    cells: as `frontier.read_cells` returns them. heldout: the Fréchet distance of held-out data.
     """
-    from matplotlib.figure import Figure
-
-    judged = [cell for cell in cells if "svm_confidence_ratio" in cell]
-    figure = Figure(figsize=(12 if judged else 7, 4.5), dpi=110, layout="constrained")
-    panels = figure.subplots(1, 2 if judged else 1, squeeze=False)[0]
+    with_svm = any("svm_confidence_ratio" in cell for cell in cells)
     curves: dict[str, list[Mapping[str, Any]]] = {}
     for cell in cells:
         of_size = "" if cell["num_samples"] == cells[0]["num_samples"] else f", {cell['num_samples']:,} samples"
         curves.setdefault(f"{cell['sampler']}, {cell['grid']}{of_size}", []).append(cell)
+    columns = 2 if with_svm else 1
+    figure, panels = _figure(columns, 6, 4.6 + 0.22 * math.ceil((len(curves) + 1) / (2 * columns)))
     for n, (label, curve) in enumerate(curves.items()):
         calls = [cell["network_calls"] for cell in curve]
         value = np.array([cell["frechet_pixels"] for cell in curve])
         ends = np.array([[cell["frechet_low"], cell["frechet_high"]] for cell in curve]).T
-        style: dict[str, Any] = {"label": label, "color": f"C{n % 10}", "marker": "osD^vP*X"[n % 8], "markersize": 5}
-        panels[0].errorbar(calls, value, abs(ends - value), capsize=3, linewidth=1, **style)
-        if judged:
-            ratio = [cell.get("svm_confidence_ratio", math.nan) for cell in curve]
-            panels[1].plot(calls, ratio, linewidth=1, **style)
-    panels[0].axhline(real, color="k", linestyle="--", linewidth=0.8, label="held-out data")
-    panels[0].set(yscale="log", ylabel="Fréchet distance to the training data", title=title)
-    panels[0].yaxis.set_major_formatter("{x:g}")
-    panels[0].yaxis.set_minor_formatter("{x:g}")
-    if judged:
-        panels[1].axhline(1, color="k", linestyle="--", linewidth=0.8)
+        style: dict[str, Any] = {"color": COLOURS[n % len(COLOURS)], "marker": MARKERS[n % len(MARKERS)]}
+        style |= {"label": label, "markersize": 5, "linewidth": 1.2, "linestyle": ("-", ":")[n // len(COLOURS) % 2]}
+        panels[0].errorbar(calls, value, abs(ends - value), capsize=3, **style)
+        if with_svm:
+            panels[1].plot(calls, [cell.get("svm_confidence_ratio", math.nan) for cell in curve], **style)
+    panels[0].axhline(heldout, color="0.3", linestyle="--", linewidth=0.9, label="held-out data")
+    _log_axis(panels[0], "y", [heldout, *(cell[end] for cell in cells for end in ("frechet_low", "frechet_high"))])
+    panels[0].set(ylabel="Fréchet distance to the training data (squared grey levels)")
+    if with_svm:
+        panels[1].axhline(1, color="0.3", linestyle="--", linewidth=0.9)
         panels[1].set(ylabel="SVM confidence, ratio to held-out data")
-    apart: list[float] = []  # the numbers of calls, as far as there is room for them
-    for calls in sorted({cell["network_calls"] for cell in cells}):
-        apart += [calls] if not apart or calls >= 1.2 * apart[-1] else []
     for axes in panels:
-        axes.set(xscale="log", xlabel="network calls for one sample")
-        axes.set_xticks(apart, labels=[f"{calls:g}" for calls in apart])
-        axes.set_xticks([], minor=True)
-        axes.grid(alpha=0.3, which="both")
-    panels[0].legend(fontsize=8)
+        axes.set(xlabel="network calls per sample")
+        _log_axis(axes, "x", [cell["network_calls"] for cell in cells], ticks=True)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * columns, frameon=False)
+    figure.suptitle(title)
     _save(figure, path)
 
 
 def series(points: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
-    """Small plots of (step, value) side by side, one for each name, as a PNG."""
-    from matplotlib.figure import Figure
-
+    """Return small plots of (step, value), one for each name, as the bytes of a PNG file."""
     columns = min(4, len(points))
     rows = math.ceil(len(points) / columns)
-    figure = Figure(figsize=(3 * columns, 2.2 * rows), dpi=100, layout="constrained")
-    places = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, (name, values) in zip(places, points.items(), strict=False):
-        axes.plot(*zip(*values, strict=True), linewidth=1)
+    figure, panels = _figure(columns, 3.2, 2.4 * rows, rows)
+    for i, (axes, (name, values)) in enumerate(zip(panels, points.items(), strict=False)):
+        axes.plot(*zip(*values, strict=True), linewidth=1.2, color=COLOURS[0])
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
-        axes.grid(alpha=0.3)
-    for axes in places[len(points) :]:
+        axes.ticklabel_format(axis="y", useOffset=False)
+        _whole_ticks(axes)
+        if i >= len(points) - columns:
+            axes.set_xlabel("training step", fontsize=8)
+    for axes in panels[len(points) :]:
         axes.axis("off")
+    return _png(figure)
+
+
+def entropy_bounds(path: epath.PathLike, curves: Mapping[str, np.ndarray], title: str, unit: str) -> None:
+    """Draw the bounds of the entropy of each reverse step, the entropy of the model, and the KL of the step.
+
+    curves: those of `nonequilibrium.curves`. Reference: Sohl-Dickstein et al. 2015, eq. 20.
+    """
+    figure, (left, right) = _figure(2, 4.5, 4)
+    t = np.asarray(curves["t"])
+    bounds = (curves["lower_bits"], curves["upper_bits"])
+    left.fill_between(t, *bounds, alpha=0.35, linewidth=0, color=COLOURS[0], label="bounds of H(x_s | x_t)")
+    left.plot(t, curves["model_bits"], color=COLOURS[1], linewidth=1.2, label="cross-entropy of the model")
+    left.set(xlabel="start of the step, t", ylabel=f"entropy ({unit})", title="Entropy of the reverse steps")
+    left.legend(fontsize=8, frameon=False)
+    kl = np.asarray(curves["kl_bits"])
+    positive = np.maximum(kl, np.min(kl[kl > 0], initial=1.0))
+    right.plot(t, positive, linewidth=1.2, color=COLOURS[0])
+    _log_axis(right, "y", positive)
+    right.set(
+        xlabel="start of the step, t", ylabel=f"KL ({unit})", title=f"KL of the reverse steps, sum {kl.sum():.3f}"
+    )
+    figure.suptitle(title)
+    _save(figure, path)
+
+
+# Parts of a figure.
+
+
+def _figure(columns: int, width: float, height: float, rows: int = 1, dpi: int = DPI) -> tuple[Any, list[Any]]:
+    """Return a figure and its panels; width: inches of a panel, height: of the figure."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height), dpi=dpi, layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for axes in panels:
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def _log_axis(axes: Any, name: str, values: Sequence[float] | np.ndarray, ticks: bool = False) -> None:
+    """Make an axis logarithmic, with plain numbers at 1, 2 and 5, or at the powers of ten of a wide range.
+
+    ticks: at the values instead, as far as there is room.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+
+    axis = getattr(axes, f"{name}axis")
+    axes.set(**{f"{name}scale": "log"})
+    axis.set_minor_formatter(NullFormatter())
+    if ticks:
+        apart: list[float] = []
+        for value in sorted(set(values)):
+            apart += [value] if not apart or value >= 1.25 * apart[-1] else []
+        axis.set_ticks(apart, labels=[f"{value:g}" for value in apart])
+        axis.set_minor_locator(NullLocator())
+        return
+    finite = [value for value in values if value > 0]
+    decades = math.log10(max(finite) / min(finite)) if finite else 0
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.5 else (1,), numticks=12))
+    axis.set_major_formatter("{x:g}")
+
+
+def _whole_ticks(axes: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
+
+
+def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
-def entropy_bounds(path: epath.PathLike, curves: Mapping[str, np.ndarray], title: str, unit: str) -> None:
-    """Draw the entropy of each reverse step between its bounds, what the model needs, and the KL that is K's loss.
-
-    curves: as `likelihood.nonequilibrium.curves` gives them. Source of the bounds: Sohl-Dickstein et al. 2015, eq. 20.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.8), dpi=120, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    t = np.asarray(curves["t"])
-    left.fill_between(t, curves["lower_bits"], curves["upper_bits"], alpha=0.3, label="H(x_s | x_t) lies here")
-    left.plot(t, curves["model_bits"], color="C1", linewidth=1, label="what the model needs")
-    left.set(xlabel="t, where the step starts", ylabel=f"{unit} of the step", title=title)
-    left.legend(fontsize=8)
-    kl = np.asarray(curves["kl_bits"])
-    right.plot(t, np.maximum(kl, np.min(kl[kl > 0], initial=1.0)), linewidth=1)
-    right.set(xlabel="t", ylabel=unit, yscale="log", title=f"KL of the step; {kl.sum():.3f} in all")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    _save(figure, path)
-
-
 def _save(figure: Any, path: epath.PathLike) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
     path = epath.Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.save_bytes(path, buffer.getvalue())
+    files.save_bytes(path, _png(figure))

@@ -1,4 +1,4 @@
-"""Pictures show every pixel where it belongs, and curves are drawn whatever the numbers are."""
+"""Pictures hold every pixel in its place, and curves are drawn whatever the values are."""
 
 import builtins
 import math
@@ -63,8 +63,8 @@ def test_vectors_of_levels_are_rows_of_one_picture():
 
 
 @pytest.mark.parametrize("shape, levels", [((3, 8, 8), 17), ((0, 8, 8, 1), 17), ((3, 8, 8), 0), ((3, 8, 8, 1), 1)])
-def test_what_is_no_picture(shape, levels):
-    with pytest.raises(ValueError, match="a grid needs images"):
+def test_arrays_that_are_no_images_are_refused(shape, levels):
+    with pytest.raises(ValueError, match="grid"):
         pictures.picture(np.zeros(shape), levels)
 
 
@@ -99,6 +99,23 @@ def test_png(tmp_path, channels):
     samples = np.random.default_rng(0).integers(0, 17, (4, 8, 8, channels)).astype(np.uint8)
     pictures.save_png(tmp_path / "a.png", samples, 17)
     np.testing.assert_array_equal(pixels_of(tmp_path / "a.png"), pictures.grid(samples, 17))
+
+
+def test_tables_hold_the_pixels_of_the_grid(tmp_path):
+    """Not resampled, whatever the lengths of the title and the labels."""
+    samples = np.random.default_rng(0).integers(0, 17, (3, 5, 8, 8, 1))
+    expected = pictures.grid(samples.reshape(-1, 8, 8, 1), 17, columns=5)
+    for title in ("t", "a long title, longer than five small images are wide, so that it needs room"):
+        pictures.table(tmp_path / "a.png", samples, 17, ["a", "second row", "c"], title)
+        drawn = pixels_of(tmp_path / "a.png")[..., 0].astype(int)
+        rows, columns = (size - small + 1 for size, small in zip(drawn.shape, expected.shape, strict=True))
+        corners = [
+            (i, j)
+            for i in range(rows)
+            for j in range(columns)
+            if (drawn[i : i + expected.shape[0], j : j + expected.shape[1]] == expected).all()
+        ]
+        assert len(corners) == 1
 
 
 def test_no_global_state_of_matplotlib(tmp_path, monkeypatch):
