@@ -6,7 +6,8 @@ with progress.track("samples", total=2000) as report:
         report(done)
 
 Both need logging at level INFO for "diffusion_jax", as the command line sets it; otherwise nothing is shown. The rate
-and the time left are those since the first report, whose work includes compilation.
+and the time left are those since the first report, whose work includes compilation. A report may hold values to show,
+`report(done, loss=0.5)`.
 """
 
 import contextlib
@@ -14,8 +15,8 @@ import io
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -23,17 +24,23 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 log = logging.getLogger(__name__)
 
 SECONDS = 10.0
-"""Between two log lines of the same work, at least."""
-Report = Callable[[int], None]
-"""`report(done)`: how much of the total is done."""
+"""Least seconds between two log lines of the same work."""
+
+
+class Report(Protocol):
+    """Show progress."""
+
+    def __call__(self, done: int, /, **values: float) -> None:
+        """Show how much of the total is done, and values by name."""
 
 
 @contextlib.contextmanager
 def track(name: str, total: int, initial: int = 0, seconds: float = SECONDS) -> Iterator[Report]:
-    """Return `report(done)`, which shows the progress of `name` towards `total`, and its rate and time left.
+    """Yield `report(done, **values)`, which shows the progress of `name` towards `total`, its rate and the time left.
 
-    initial: what an earlier process has done already. seconds: between two log lines, where standard error is no
-    terminal; the last line follows when everything is done. Work that one report completes is not logged.
+    initial: what an earlier process has done. seconds: least time between two log lines if standard error is no
+    terminal; 0: a line for every report. The last line follows when the work ends. Work that is complete with its first
+    report is not logged, unless seconds is 0.
     """
     terminal = sys.stderr.isatty()
     loggers = [logger for logger in _reached(log) if any(map(_on_terminal, logger.handlers))] if terminal else []
@@ -51,14 +58,19 @@ def track(name: str, total: int, initial: int = 0, seconds: float = SECONDS) -> 
         stack.enter_context(logging_redirect_tqdm(loggers))
         first = True
 
-        def report(done: int) -> None:
+        def report(done: int, /, **values: float) -> None:
             nonlocal first
+            if bar.disable:
+                return
+            if values:
+                bar.set_postfix({name: _short(value) for name, value in values.items()}, refresh=False)
             if first:
                 bar.initial = bar.n = bar.last_print_n = done
-                first = False
                 bar.unpause()  # the time is measured from here
-                bar.refresh()
+                bar.logged, first = (done, None) if seconds else (), False
             bar.update(done - bar.n)
+            if terminal or not seconds:
+                bar.refresh()
 
         yield report
 
@@ -66,7 +78,7 @@ def track(name: str, total: int, initial: int = 0, seconds: float = SECONDS) -> 
 @contextlib.contextmanager
 def nothing() -> Iterator[Report]:
     """Return a report that shows nothing."""
-    yield lambda done: None
+    yield lambda done, /, **values: None
 
 
 def _reached(logger: logging.Logger) -> Iterator[logging.Logger]:
@@ -85,25 +97,38 @@ class _LogLines(tqdm):
     """A tqdm that writes a log line where the bar would be drawn."""
 
     monitor_interval = 0  # no thread
+    logged: tuple[Any, ...] | None = None
+    """The last report that was logged; None: there was no report yet."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Log what has been done, unless that is nothing or is logged already."""
-        if self.n in (self.initial, getattr(self, "logged", None)):
+        """Log the last report, unless it has been logged."""
+        state, report = self.format_dict, (self.n, self.postfix)
+        made = self.n - self.initial
+        if self.logged is None or report == self.logged:
             return
-        self.logged = self.n
-        state = self.format_dict
-        rate = state["rate"] or (self.n - self.initial) / max(state["elapsed"], 1e-9)
-        left = "" if self.n >= self.total else f", {duration((self.total - self.n) / rate)} left"
-        log.info("%s: %s of %s, %s/s%s", self.desc, f"{self.n:,}", f"{self.total:,}", per_second(rate), left)
+        self.logged = report
+        parts = [f"{self.n:,} of {self.total:,} ({math.floor(100 * self.n / max(1, self.total))} %)"]
+        if self.postfix:
+            parts.append(self.postfix)
+        if made:
+            rate = state["rate"] or made / max(state["elapsed"], 1e-9)
+            parts.append(f"{per_second(rate)}/s")
+            if self.n < self.total:
+                parts.append(f"{duration((self.total - self.n) / rate)} left")
+        log.info("%s: %s", self.desc, ", ".join(parts))
 
 
 def per_second(rate: float) -> str:
-    """A rate: a whole number from 10 on, two digits below."""
+    """Return a rate as text: a whole number from 10 on, two digits below."""
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
+def _short(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
 def duration(seconds: float) -> str:
-    """A length of time in its two largest units, e.g. "3 min 20 s"."""
+    """Return a length of time as text, in its two largest units, e.g. "3 min 20 s"."""
     if not math.isfinite(seconds):
         return "unknown time"
     whole = max(0, round(seconds))

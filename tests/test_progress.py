@@ -50,6 +50,17 @@ def test_lines_hold_the_rate_and_the_time_left_since_the_first_report(lines, clo
     assert "1,500 of 2,000" in lines()[1] and "2,000 of 2,000" in lines()[2] and "left" not in lines()[2]
 
 
+def test_every_report_is_a_line_with_its_values_where_no_seconds_are_asked_for(lines, clock):
+    with progress.track("training", 100, initial=40, seconds=0) as report:
+        for seconds, done, loss in ((5, 41, 1.0), (15, 51, 0.5), (30, 60, math.nan), (40, 50, 0.25)):
+            clock[0] = seconds
+            report(done, loss=loss, **{"images/s": 12_345})
+    assert len(lines()) == 4
+    for line, words in zip(lines(), ("41 of 100 (41 %)", "loss=0.5", "loss=nan", "50 of 100"), strict=True):
+        assert words in line and "12,345" in line
+    assert "left" not in lines()[0] and "49 s left" in lines()[1]
+
+
 def test_work_of_one_report_is_not_logged(lines):
     with progress.track("samples", 64) as report:
         report(64)

@@ -1,11 +1,11 @@
-"""What a run tells: metrics.jsonl always, TensorBoard where it is installed, pictures, a line of progress, curves.
+"""The log of a run: metrics, pictures and, if it is installed, TensorBoard.
 
     workdir/metrics.jsonl    one JSON object a line: {"step": …, "time": seconds since 1970, name: value, …}
             images/          PNG files, <name>_<step>.png
             tensorboard/     the same for TensorBoard
             curves.png       the losses against the step
 
-Everything is flushed as it is written, and a run that resumes goes on where it left off.
+Everything is flushed as it is written, and a resumed run appends.
 """
 
 import dataclasses
@@ -23,7 +23,6 @@ from clu import parameter_overview
 from etils import epath
 
 from diffusion_jax import files
-from diffusion_jax.progress import duration, per_second
 from diffusion_jax.runs import pictures
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ METRICS = "metrics.jsonl"
 
 
 class Reporter(NamedTuple):
-    """Where a run reports to; on all processes but the first, its functions do nothing."""
+    """Functions that write the log of a run; on all processes but the first, they do nothing."""
 
     scalars: Callable[[int, Mapping[str, Any]], None]
     """`scalars(step, values)`: numbers by name."""
@@ -44,18 +43,18 @@ class Reporter(NamedTuple):
 
 
 def open_reporter(workdir: epath.PathLike, tensorboard: bool = True) -> Reporter:
-    """Open the reports of a workdir, created if need be, to append to what is there.
+    """Open the log of a run directory, to append to it; make the directory if necessary.
 
-    tensorboard: also write for TensorBoard, if TensorFlow is installed; if not, one line says how to get it.
+    tensorboard: also write for TensorBoard, if TensorFlow is installed; otherwise one log line says how to install it.
     """
     if jax.process_index() != 0:
         return Reporter(lambda step, values: None, lambda step, name, samples, levels: None, lambda: None)
     directory = epath.Path(workdir).expanduser()
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / METRICS
-    torn = path.exists() and not ("\n" + path.read_text()).endswith("\n")
+    incomplete = path.exists() and not ("\n" + path.read_text()).endswith("\n")
     file = path.open("a")
-    if torn:
+    if incomplete:
         file.write("\n")
     board = _tensorboard(directory / "tensorboard") if tensorboard else None
 
@@ -84,34 +83,16 @@ def open_reporter(workdir: epath.PathLike, tensorboard: bool = True) -> Reporter
 
 
 def _tensorboard(directory: epath.Path) -> Any:
-    """CLU's writer for TensorBoard, or None. TensorFlow is kept from the accelerators, which it would fill."""
+    """Return CLU's writer for TensorBoard, or None. TensorFlow must not use the accelerators, whose memory it fills."""
     try:
         tensorflow = importlib.import_module("tensorflow")
         tensorflow.config.set_visible_devices([], "GPU")
         return importlib.import_module("clu.metric_writers").SummaryWriter(str(directory))
     except ImportError as error:
-        log.info("no TensorBoard (%s); to have it: pip install 'diffusion_jax[tf]'. metrics.jsonl has it all", error)
+        log.info(
+            "no TensorBoard (%s); to install it: pip install 'diffusion_jax[tf]'. metrics.jsonl holds all values", error
+        )
         return None
-
-
-def progress(
-    step: int,
-    total: int,
-    images_per_second: float,
-    seconds_left: float,
-    loss: float,
-    next_checkpoint: int | None = None,
-) -> str:
-    """One line: how far, how good, how fast, how long, and the step of the next checkpoint."""
-    parts = [
-        f"step {step:,}/{total:,} ({math.floor(100 * step / total)} %)",
-        f"loss {loss:.4g}",
-        f"{per_second(images_per_second)} images/s",
-        f"{duration(seconds_left)} left",
-    ]
-    if next_checkpoint is not None:
-        parts.append(f"next checkpoint at {next_checkpoint:,}")
-    return "  ".join(parts)
 
 
 @dataclasses.dataclass
@@ -122,7 +103,7 @@ class _Row:
 
 
 def parameter_table(params: Any) -> str:
-    """A row for each module of a network, net/MODULE: how many arrays (or shapes) it has, and elements in all."""
+    """Return a table with a row for each module, net/MODULE: its number of arrays (or shapes), and their elements."""
     rows: dict[str, _Row] = {}
     for path, leaf in jax.tree.leaves_with_path(params):
         module = jax.tree_util.keystr(path[:2], simple=True, separator="/")
@@ -136,7 +117,7 @@ def parameter_table(params: Any) -> str:
 
 
 def banner(params: Any, devices: Sequence[Any], workdir: epath.PathLike) -> str:
-    """What a run says first: its parameters (arrays or shapes), its devices, where its files go."""
+    """Return the first lines of a run's log: parameters (arrays or shapes), devices, run directory."""
     kinds = sorted({f"{device.platform} ({device.device_kind})" for device in devices})
     local = sum(device.process_index == jax.process_index() for device in devices)
     lines = [
@@ -152,15 +133,16 @@ def banner(params: Any, devices: Sequence[Any], workdir: epath.PathLike) -> str:
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """All that was reported, one dict a step, in order of steps.
+    """Return all logged values, one dict per step, in order of steps.
 
-    Lines of one step are put together. A run that resumed at an earlier step writes steps again: the later ones count,
-    and what followed them before is dropped. A line that a kill left torn is passed over. Raises FileNotFoundError.
+    Lines of the same step are merged. A run that resumed at an earlier step writes steps again: the later lines count,
+    and the earlier lines after that step are dropped. An incomplete line, from a kill, is skipped. Raises
+    FileNotFoundError.
     """
     path = epath.Path(workdir).expanduser() / METRICS
     if not path.exists():
         raise FileNotFoundError(
-            f"{workdir} holds no {METRICS}; train first: "
+            f"{workdir}: no {METRICS}. Train first: "
             f"python -m diffusion_jax.main train --config=CONFIG --workdir={workdir}"
         )
     by_step: dict[int, dict[str, Any]] = {}
@@ -181,5 +163,5 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
 
 
 def last(workdir: epath.PathLike, name: str) -> float | None:
-    """The newest value reported under a name; None if there is none."""
+    """Return the newest logged value of a name; None if there is none."""
     return next((record[name] for record in reversed(read_metrics(workdir)) if name in record), None)

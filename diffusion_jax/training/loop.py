@@ -13,7 +13,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
-from diffusion_jax import devices
+from diffusion_jax import devices, progress
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import drawing, quality, sources, wiring
@@ -121,6 +121,7 @@ def _train(config: ConfigDict, workdir: str, data: Data | None, stack: contextli
     stack.callback(lambda: batches.close())
     reporter = metric_log.open_reporter(workdir, config.report.tensorboard)
     stack.callback(reporter.close)
+    report = stack.enter_context(progress.track("step", config.train_steps, n, seconds=0))
     stored = configs.plain(config)
     results: dict[str, Any] = {}
     window: list[dict[str, jax.Array]] = []
@@ -150,7 +151,7 @@ def _train(config: ConfigDict, workdir: str, data: Data | None, stack: contextli
             if n > first + 1:  # the first step has compiled
                 seconds = (time.perf_counter() - started) / len(window)
                 means["images_per_second"] = config.batch_size / seconds
-                log.info("%s", progress(n, config, seconds, means["loss"]))
+            report(n, **{name: means[name] for name in ("loss", "images_per_second") if name in means})
             reporter.scalars(n, means)
             if means["skipped"] > 0:
                 log.warning("%d updates so far were not finite and have been skipped", means["skipped"])
@@ -269,19 +270,6 @@ def draw_losses(workdir: str) -> None:
     """Draw the losses so far into workdir/curves.png."""
     path = epath.Path(workdir).expanduser().resolve()
     pictures.losses(path / "curves.png", metric_log.read_metrics(workdir), path.name)
-
-
-def progress(n: int, config: ConfigDict, seconds_per_step: float, loss: float) -> str:
-    """The line of progress after step n."""
-    every, total = config.checkpoint.every, config.train_steps
-    return metric_log.progress(
-        n,
-        total,
-        images_per_second=config.batch_size / seconds_per_step,
-        seconds_left=(total - n) * seconds_per_step,
-        loss=loss,
-        next_checkpoint=min(total, (n // every + 1) * every),
-    )
 
 
 def averaged(train_state: state.TrainState, config: ConfigDict) -> Any:

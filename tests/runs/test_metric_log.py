@@ -1,4 +1,4 @@
-"""Metrics survive kills and restarts, pictures show every pixel where it belongs, and nothing needs TensorFlow."""
+"""Metrics survive kills and restarts, and nothing needs TensorFlow."""
 
 import importlib
 import json
@@ -56,7 +56,7 @@ def test_numbers_that_are_not_finite_stay_valid_json(tmp_path):
     assert math.isnan(record["a"]) and record["b"] == math.inf and record["c"] == -math.inf and record["d"] == 1.0
 
 
-def test_lines_of_a_step_are_put_together(tmp_path):
+def test_lines_of_a_step_are_merged(tmp_path):
     report(tmp_path, (1, {"loss": 3.0}), (2, {"loss": 2.0}), (2, {"heldout_loss": 2.5}), (3, {"loss": 1.0}))
     assert [r["step"] for r in metric_log.read_metrics(tmp_path)] == [1, 2, 3]
     assert series(tmp_path, "loss") == {1: 3.0, 2: 2.0, 3: 1.0}
@@ -74,11 +74,11 @@ def test_after_a_resume_the_later_run_counts(tmp_path):
     assert series(tmp_path, "loss")[6] == 600.0
 
 
-@pytest.mark.parametrize("torn", ['{"step": 3, "loss": 0.', '{"step": 3', "{", "3", "[1]", "\0\0"])
-def test_torn_line(tmp_path, torn):
+@pytest.mark.parametrize("incomplete", ['{"step": 3, "loss": 0.', '{"step": 3', "{", "3", "[1]", "\0\0"])
+def test_incomplete_line(tmp_path, incomplete):
     report(tmp_path, (1, {"loss": 1.0}), (2, {"loss": 2.0}))
     with (tmp_path / metric_log.METRICS).open("a") as file:
-        file.write(torn)
+        file.write(incomplete)
     assert series(tmp_path, "loss") == {1: 1.0, 2: 2.0}
     report(tmp_path, (3, {"loss": 3.0}))
     assert series(tmp_path, "loss") == {1: 1.0, 2: 2.0, 3: 3.0}
@@ -86,7 +86,7 @@ def test_torn_line(tmp_path, torn):
 
 def test_no_metrics(tmp_path):
     for read in (metric_log.read_metrics, lambda workdir: metric_log.last(workdir, "loss")):
-        with pytest.raises(FileNotFoundError, match=r"run holds no metrics\.jsonl; train first"):
+        with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl"):
             read(tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
@@ -100,7 +100,7 @@ def test_only_the_first_process_reports(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_tensorflow_one_line_says_how_to_get_it(tmp_path, monkeypatch, caplog):
+def test_without_tensorflow_one_line_names_the_extra(tmp_path, monkeypatch, caplog):
     def absent(name):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
@@ -109,7 +109,7 @@ def test_without_tensorflow_one_line_says_how_to_get_it(tmp_path, monkeypatch, c
     reporter = metric_log.open_reporter(tmp_path)
     reporter.scalars(1, {"loss": 1.0})
     reporter.close()
-    assert caplog.text.count("no TensorBoard") == 1 and "pip install 'diffusion_jax[tf]'" in caplog.text
+    assert caplog.text.count("diffusion_jax[tf]") == 1
     assert series(tmp_path, "loss") == {1: 1.0}
 
 
@@ -144,14 +144,6 @@ def test_heavy_packages_wait_until_they_are_needed():
     root = pathlib.Path(metric_log.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_progress():
-    line = metric_log.progress(1200, 10_000, 1234.5, 4330, 0.0312345, 2000)
-    assert line == "step 1,200/10,000 (12 %)  loss 0.03123  1,234 images/s  1 h 12 min left  next checkpoint at 2,000"
-    assert metric_log.progress(9999, 10_000, 0.123, 1, math.nan) == (
-        "step 9,999/10,000 (99 %)  loss nan  0.12 images/s  1 s left"
-    )
 
 
 def test_banner(tmp_path):
