@@ -221,7 +221,7 @@ keys = jax.random.split(jax.random.key(4), few)
 method = samplers.METHODS["annealed_langevin"](snr=0.25, steps=per_level, at_start=True)
 noises = schedules.geometric(10, 0.05, 2.0)
 figure, axes = plt.subplots(1, 3, figsize=(11, 2.6), sharex=True, sharey=True)
-whole = loop.rows(process, noises, loop.to_first_times(10, 10))
+whole = loop.rows(process, noises, grids.to_first(10, 10))
 lowest = jax.tree.map(lambda field: np.repeat(field[-1:], len(whole.at.t), 0), whole)
 lowest = lowest._replace(at=lowest.to)
 truth = two_sided[np.arange(few) % 8] + 0.1 * np.asarray(jax.random.normal(jax.random.key(5), (few, 2)))
@@ -280,7 +280,7 @@ def walker(method, predict):
 number, shown = POINTS // 4, 8
 keys_x, keys = jax.random.split(jax.random.key(6), (2, number))
 x = process.prior(schedule, keys_x, (2,))
-times = grids.quadratic(schedule, 100, 1e-3)
+times = grids.quadratic(100, 1e-3)
 rows = loop.rows(process, schedule, times)
 ways = {"reverse SDE": "euler_maruyama", "probability-flow ODE": "ode_heun"}
 paths = {

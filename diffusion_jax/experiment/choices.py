@@ -23,7 +23,7 @@ NEED_CHAIN = "a chain: set process.num_steps to its number of steps, 1000 for ex
 
 PROVIDED = (
     *("num_steps", "num_classes", "out_channels", "remat", "sigma_data", "min_t", "split"),
-    *("schedule", "process", "draw", "end", "parent", "name"),
+    *("schedule", "process", "draw", "end", "chain_steps", "parent", "name"),
 )
 """Parameters of factories that are no options: the experiment provides them, or flax does."""
 

@@ -12,7 +12,7 @@ from diffusion_jax.experiment.choices import NEED_CHAIN, Given, make, options
 from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import Array, Process, Schedule, in_float64, level
 from diffusion_jax.process.learned import LearnedSchedule, ModelSchedule
-from diffusion_jax.sampling import loop
+from diffusion_jax.sampling import grids, loop
 
 SCHEDULES = schedules.CHAINS | schedules.CONTINUOUS | learned.LEARNED
 
@@ -71,13 +71,13 @@ def chain_rows(config: ConfigDict, process: Process, path: ModelSchedule, num_st
         raise ValueError(f"bound.num_steps=0 means as many as the chain has; set it, or have {NEED_CHAIN}")
     if num_steps not in (0, chain):
         check_single_steps(config, "bound.num_steps=0")
-    return grid_rows(config, process, path, loop.uniform_times(num_steps or chain, chain), denoise=True)
+    return grid_rows(config, process, path, grids.uniform(num_steps or chain, chain), denoise=True)
 
 
 def K_rows(config: ConfigDict, process: Process, path: ModelSchedule) -> Callable[[Any], Any]:
     """`rows(params)`: the T steps of the chain down to t = 0, with noise there or without, for K stops before."""
     steps = config.process.num_steps
-    return grid_rows(config, process, path, loop.uniform_times(steps, steps), denoise=False)
+    return grid_rows(config, process, path, grids.uniform(steps, steps), denoise=False)
 
 
 def grid_rows(

@@ -1,7 +1,6 @@
 """The sampler of a config, and its grid."""
 
-import functools
-from collections.abc import Callable
+import inspect
 from typing import Any
 
 import jax
@@ -16,46 +15,10 @@ from diffusion_jax.experiment.paths import at_first, check_single_steps, grid_ro
 from diffusion_jax.objective import prediction, reverse
 from diffusion_jax.process.base import Array, Level, Process, in_float64
 from diffusion_jax.process.learned import ModelSchedule
-from diffusion_jax.sampling import (
-    ancestral,
-    ddim,
-    edm,
-    exponential,
-    flow,
-    grids,
-    langevin,
-    loop,
-    probability_flow,
-    sde,
-    unipc,
-)
+from diffusion_jax.sampling import grids, loop
+from diffusion_jax.sampling.registry import SAMPLERS
 
-METHODS: dict[str, Callable[..., loop.Method]] = {
-    "ancestral": ancestral.ancestral,
-    "ddim": ddim.ddim,
-    "euler_maruyama": sde.euler_maruyama,
-    "reverse_diffusion": sde.reverse_diffusion,
-    "predictor_corrector": langevin.predictor_corrector,
-    "annealed_langevin": langevin.annealed_langevin,
-    "ode_euler": probability_flow.ode_euler,
-    "ode_heun": probability_flow.ode_heun,
-    "edm": edm.edm,
-    "dpmpp_1s": exponential.dpmpp_1s,
-    "dpmpp_2m": exponential.dpmpp_2m,
-    "dpmpp_3m": exponential.dpmpp_3m,
-    "dpmpp_2m_sde": exponential.dpmpp_2m_sde,
-    "unipc": unipc.unipc,
-    "dopri5": flow.dopri5,
-}
-
-
-CHAIN_GRIDS: dict[str, Callable[[int, int], np.ndarray]] = {
-    "uniform": loop.uniform_times,
-    "inclusive": loop.inclusive_times,
-    "strided": loop.strided_times,
-    "to_first": loop.to_first_times,
-}
-"""Grids of whole steps of a chain; `grids.GRIDS` are those of any schedule."""
+METHODS = SAMPLERS
 
 
 def sampler(
@@ -131,34 +94,30 @@ def clips(config: ConfigDict, section: ConfigDict) -> bool:
 
 
 def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
-    """The falling time grid that config.sampler asks for. Raises ValueError where schedule or chain do not have it."""
+    """Return the falling time grid of config.sampler. Raises ValueError where schedule or chain do not suit it."""
     section, chain = config.sampler, config.process.num_steps
     if section.min_t and chain:
         raise ValueError(f"sampler.min_t={section.min_t}: a chain ends at its first level; leave it 0")
     if section.times:
-        return grids.chosen(section.times, section.min_t)
-    choose("sampler.grid", section.grid, CHAIN_GRIDS | grids.GRIDS)
-    if (section.levels or section.grid not in grids.GRIDS) and not chain:
+        return grids.chosen_times(section.times, section.min_t)
+    grid = choose("sampler.grid", section.grid, grids.GRIDS)
+    if (section.levels or grids.needs_chain(grid)) and not chain:
         raise ValueError(f"sampler.grid={section.grid!r} and sampler.levels need {NEED_CHAIN}")
     if section.levels:
-        return loop.chosen_times(tuple(section.levels), chain)
-    num_steps = section.num_steps or chain
-    if chain and section.grid in CHAIN_GRIDS:
-        return CHAIN_GRIDS[section.grid](num_steps, chain)
-    if path.fixed is None:
-        if section.grid in ("logsnr", "karras"):
-            raise ValueError(
-                f"sampler.grid={section.grid!r} needs a schedule that is known beforehand, but schedule.name="
-                f"{config.schedule.name!r} is learned; use uniform or quadratic, and this one once it is trained"
-            )
-        known = at_first(config)  # which the other grids never ask
-    else:
-        known = path(None)
-    grid = functools.partial(grids.GRIDS[section.grid], known, **dict(section.get(section.grid, {})))
-    if not chain:
-        return grid(num_steps, section.min_t)
-    # A chain has noise from its first level on: the grid is spread down to there, and ends with the step to x0.
-    return np.append(grid(num_steps - 1, 1 / chain) if num_steps > 1 else [1.0], 0.0)
+        return grids.chosen_levels(tuple(section.levels), chain)
+    if "schedule" in inspect.signature(grid).parameters and path.fixed is None:
+        raise ValueError(
+            f"sampler.grid={section.grid!r} needs a schedule that is known beforehand, but schedule.name="
+            f"{config.schedule.name!r} is learned; use uniform or quadratic, and this one once it is trained"
+        )
+    return grids.make(
+        grid,
+        section.num_steps or chain,
+        chain_steps=chain,
+        schedule=path.fixed,
+        end=section.min_t,
+        **options(section, "grid"),
+    )
 
 
 def solver_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
@@ -169,5 +128,5 @@ def solver_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
             f"prediction.target={config.prediction.target!r} has no meaning; use ancestral"
         )
     if config.process.num_steps:
-        return loop.uniform_times(config.process.num_steps, config.process.num_steps)
+        return grids.uniform(config.process.num_steps, config.process.num_steps)
     return np.linspace(1, lowest_time(config, path, config.sampler.min_t), 101)

@@ -1,70 +1,172 @@
-"""Time grids of any schedule by name: num_steps + 1 falling times from 1 to `end`, both always among them.
+"""Time grids of samplers: falling times from 1 to 0, or to the time `end` at which sampling in continuous time stops.
 
-Grids in logsnr or in sigma/alpha invert the schedule by bisection. Whole steps of a chain: see sampling/loop.py.
+A grid is a function that returns times, float64 [num_steps + 1]. Its signature names what it needs: `num_steps`, and
+
+    end          the last time in continuous time, by default 0
+    chain_steps  the number T of steps of a chain, 0 for continuous time: the times are multiples of 1/T
+    schedule     the noise schedule, which grids in logsnr or in sigma/alpha invert by bisection
+
+All other arguments are options. `make` calls a grid with the arguments that it takes.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from diffusion_jax.process.base import Schedule, in_float64, level, time_of
 
-Grid = Callable[..., np.ndarray]
-"""`grid(schedule, num_steps, end, **options) -> times float64 [num_steps + 1]`."""
+
+def uniform(num_steps: int, chain_steps: int = 0, end: float = 0.0) -> np.ndarray:
+    """Times evenly spaced in t; of a chain levels k/T, as evenly spaced as integers allow.
+
+    Raises ValueError if num_steps < 1 or if the chain has fewer steps.
+    """
+    if num_steps < 1:
+        raise ValueError(f"sampler.num_steps must be at least 1, got {num_steps}")
+    if not chain_steps:
+        return np.linspace(1.0, end, num_steps + 1)
+    if num_steps > chain_steps:
+        raise ValueError(f"sampler.num_steps={num_steps}, but the chain has only {chain_steps} steps; use fewer")
+    return np.round(np.linspace(chain_steps, 0, num_steps + 1)) / chain_steps
 
 
-def uniform(schedule: Schedule, num_steps: int, end: float) -> np.ndarray:
-    """Evenly spread in t."""
-    return np.linspace(1.0, end, num_steps + 1)
+def quadratic(num_steps: int, end: float = 0.0) -> np.ndarray:
+    """Times evenly spaced in sqrt(t), denser near the data. Reference: Song et al. 2021 (DDIM), appendix D.2."""
+    return _with_ends(np.linspace(1.0, end**0.5, num_steps + 1) ** 2, end)
 
 
-def quadratic(schedule: Schedule, num_steps: int, end: float) -> np.ndarray:
-    """Evenly spread in sqrt(t), closer to the data. Source: Song et al. 2021 (DDIM), appendix D.2."""
-    return _between(np.linspace(1.0, end**0.5, num_steps + 1) ** 2, end)
+def logsnr(schedule: Schedule, num_steps: int, end: float = 0.0) -> np.ndarray:
+    """Times evenly spaced in logsnr. Reference: Lu et al. 2022 (DPM-Solver), section 3.4."""
+    first, last = _logsnr_at_ends(schedule, end, "logsnr")
+    return _with_ends(_times(schedule, np.linspace(first, last, num_steps + 1)), end)
 
 
-def logsnr(schedule: Schedule, num_steps: int, end: float) -> np.ndarray:
-    """Evenly spread in logsnr. Source: Lu et al. 2022 (DPM-Solver), section 3.4."""
-    first, last = _ends(schedule, end, "logsnr")
-    return _between(_times(schedule, np.linspace(first, last, num_steps + 1)), end)
+def karras(schedule: Schedule, num_steps: int, end: float = 0.0, rho: float = 7.0) -> np.ndarray:
+    """Times evenly spaced in (sigma/alpha)^(1/rho). Reference: Karras et al. 2022, eq. 5.
 
-
-def karras(schedule: Schedule, num_steps: int, end: float, rho: float = 7.0) -> np.ndarray:
-    """(sigma/alpha)^(1/rho) evenly spread. Source: Karras et al. 2022, eq. 5. Raises ValueError unless rho > 0."""
+    Raises ValueError unless rho > 0.
+    """
     if not rho > 0:
         raise ValueError(f"sampler.karras.rho={rho} must be above 0; Karras et al. use 7")
-    high, low = (np.exp(-value / (2 * rho)) for value in _ends(schedule, end, "karras"))
-    return _between(_times(schedule, -2 * rho * np.log(np.linspace(high, low, num_steps + 1))), end)
+    high, low = (np.exp(-value / (2 * rho)) for value in _logsnr_at_ends(schedule, end, "karras"))
+    return _with_ends(_times(schedule, -2 * rho * np.log(np.linspace(high, low, num_steps + 1))), end)
 
 
-GRIDS: dict[str, Grid] = {"uniform": uniform, "quadratic": quadratic, "logsnr": logsnr, "karras": karras}
+def inclusive(num_steps: int, chain_steps: int) -> np.ndarray:
+    """Levels of a chain evenly spaced from the last to the first, then 0.
+
+    Reference: Nichol and Dhariwal 2021, section 4 (of 1000, 10: k - 1 = 999, 888, …, 111, 0). Raises ValueError as
+    `uniform` does.
+    """
+    uniform(num_steps, chain_steps)
+    return chosen_levels(tuple(np.round(np.linspace(chain_steps, 1, num_steps)).astype(int)), chain_steps)
 
 
-def chosen(times: Sequence[float], end: float) -> np.ndarray:
+def strided(num_steps: int, chain_steps: int) -> np.ndarray:
+    """Every (chain_steps // num_steps)-th level of a chain from the first on, then 0; the last levels are left out.
+
+    Reference: Song et al. 2021 (DDIM), appendix D (of 1000, 50: k - 1 = 980, …, 20, 0). Raises ValueError as `uniform`
+    does.
+    """
+    uniform(num_steps, chain_steps)
+    return chosen_levels(tuple(1 + chain_steps // num_steps * np.arange(num_steps)), chain_steps)
+
+
+def to_first(num_steps: int, chain_steps: int) -> np.ndarray:
+    """Levels of a chain from the last to the first, in at most T - 1 steps; the step to 0 is left out.
+
+    Reference: the public code of Sohl-Dickstein et al. 2015. Raises ValueError as `uniform` does, and for a chain of
+    one step.
+    """
+    uniform(num_steps, chain_steps)
+    if chain_steps < 2:
+        raise ValueError(f"sampler.grid='to_first' needs a chain of at least 2 steps; process.num_steps={chain_steps}")
+    return np.round(np.linspace(chain_steps, 1, min(num_steps, chain_steps - 1) + 1)) / chain_steps
+
+
+GRIDS: dict[str, Callable[..., np.ndarray]] = {
+    "uniform": uniform,
+    "quadratic": quadratic,
+    "logsnr": logsnr,
+    "karras": karras,
+    "inclusive": inclusive,
+    "strided": strided,
+    "to_first": to_first,
+}
+"""Time grids by name."""
+
+
+def make(
+    grid: Callable[..., np.ndarray],
+    num_steps: int,
+    *,
+    chain_steps: int = 0,
+    schedule: Schedule | None = None,
+    end: float = 0.0,
+    **options: Any,
+) -> np.ndarray:
+    """Return the times of a grid, called with the arguments that its signature names.
+
+    In a chain, a grid that takes no `chain_steps` goes down to the first level 1/T, where there is still noise, and
+    the last step goes from there to 0. Raises ValueError if a grid needs a chain or a schedule and there is none.
+    """
+    takes = inspect.signature(grid).parameters
+    if needs_chain(grid) and not chain_steps:
+        raise ValueError(f"sampler.grid={grid.__name__!r} needs a chain: set process.num_steps to its number of steps")
+    if "schedule" in takes and schedule is None:
+        raise ValueError(f"sampler.grid={grid.__name__!r} needs a schedule that is known before training")
+    provided = {"chain_steps": chain_steps, "schedule": schedule, "end": end}
+    if chain_steps and "chain_steps" not in takes:
+        if num_steps == 1:
+            return np.array([1.0, 0.0])
+        num_steps, provided["end"] = num_steps - 1, 1 / chain_steps
+    times = grid(num_steps=num_steps, **{name: provided[name] for name in provided if name in takes}, **options)
+    return np.append(times, 0.0) if chain_steps and "chain_steps" not in takes else times
+
+
+def needs_chain(grid: Callable[..., np.ndarray]) -> bool:
+    """Tell whether a grid is one of a chain only: whether `chain_steps` has no default."""
+    chain_steps = inspect.signature(grid).parameters.get("chain_steps")
+    return chain_steps is not None and chain_steps.default is inspect.Parameter.empty
+
+
+def chosen_levels(levels: tuple[int, ...], chain_steps: int) -> np.ndarray:
+    """The levels k of a chain given in any order, from the last to the first, then 0. Raises ValueError."""
+    wrong = [int(k) for k in levels if not 1 <= k <= chain_steps]
+    if wrong or not levels or len(set(levels)) < len(levels):
+        what = f"{wrong[0]} is not among them" if wrong else "one is given twice" if levels else "none is given"
+        raise ValueError(f"sampler.levels: the levels of the chain are 1 to {chain_steps}; {what}")
+    return np.append(np.sort(levels)[::-1], 0) / chain_steps
+
+
+def chosen_times(times: Sequence[float], end: float = 0.0) -> np.ndarray:
     """Times given one by one. Raises ValueError unless they fall from 1 to `end`."""
-    found = np.asarray(times, np.float64)
+    given = np.asarray(times, np.float64)
     wrong = ""
-    if len(found) < 2 or found[0] != 1 or found[-1] != end:
+    if len(given) < 2 or given[0] != 1 or given[-1] != end:
         wrong = "both ends must be among them"
-    elif not np.all(np.diff(found) < 0):
-        wrong = "they must fall at every step"
+    elif not np.all(np.diff(given) < 0):
+        wrong = "each must be smaller than the one before"
     if wrong:
         shown = ", ".join(f"{t:g}" for t in times)
         raise ValueError(f"sampler.times=({shown}) must be times from 1 down to {end:g}; {wrong}")
-    return found
+    return given
 
 
 def _times(schedule: Schedule, logsnr: np.ndarray) -> np.ndarray:
+    """Return the times at which the schedule has the given logsnr."""
     return in_float64(lambda values: time_of(schedule, values), logsnr)
 
 
-def _ends(schedule: Schedule, end: float, name: str) -> tuple[float, float]:
-    """logsnr at t = 1 and at `end`. Raises ValueError where one is infinite."""
+def _logsnr_at_ends(schedule: Schedule, end: float, name: str) -> tuple[float, float]:
+    """Return logsnr at t = 1 and at `end`. Raises ValueError where one is infinite."""
     first, last = in_float64(lambda t: level(schedule, t).logsnr, np.array([1.0, end]))
     if not np.isfinite(last):
         raise ValueError(
             f"sampler.grid={name!r}: the schedule has no noise left at t = {end:g}, where logsnr is infinite; set "
-            "sampler.min_t to where the grid shall end, 1e-3 for example"
+            "sampler.min_t to the last time of the grid, 1e-3 for example"
         )
     if not np.isfinite(first):
         raise ValueError(
@@ -73,6 +175,6 @@ def _ends(schedule: Schedule, end: float, name: str) -> tuple[float, float]:
     return float(first), float(last)
 
 
-def _between(times: np.ndarray, end: float) -> np.ndarray:
-    """The same with both ends exact."""
+def _with_ends(times: np.ndarray, end: float) -> np.ndarray:
+    """Return the same times with both ends exact."""
     return np.concatenate([[1.0], times[1:-1], [end]])

@@ -44,61 +44,6 @@ class Method(NamedTuple):
     loop."""
 
 
-def uniform_times(num_steps: int, chain_steps: int = 0) -> np.ndarray:
-    """The falling grid [num_steps + 1] from 1 to 0, uniform in t; both ends always included.
-
-    With chain_steps = T the times are those of a chain, each k/T for a whole k, as evenly spread as whole numbers
-    allow. Raises ValueError if num_steps < 1 or there are more steps than the chain has.
-    """
-    if num_steps < 1:
-        raise ValueError(f"sampler: num_steps must be at least 1, got {num_steps}")
-    if not chain_steps:
-        return np.linspace(1.0, 0.0, num_steps + 1)
-    if num_steps > chain_steps:
-        raise ValueError(f"sampler: num_steps={num_steps}, but the chain has only {chain_steps}; ask for fewer")
-    return np.round(np.linspace(chain_steps, 0, num_steps + 1)) / chain_steps
-
-
-def inclusive_times(num_steps: int, chain_steps: int) -> np.ndarray:
-    """The falling grid of num_steps levels of a chain, evenly spread from the last to the first, then 0.
-
-    Source: Nichol and Dhariwal 2021, section 4 (of 1000, 10: k - 1 = 999, 888, …, 111, 0). Raises as `uniform_times`.
-    """
-    uniform_times(num_steps, chain_steps)
-    return chosen_times(tuple(np.round(np.linspace(chain_steps, 1, num_steps)).astype(int)), chain_steps)
-
-
-def strided_times(num_steps: int, chain_steps: int) -> np.ndarray:
-    """The falling grid of every (chain_steps // num_steps)-th level of a chain from the first on, then 0.
-
-    It never looks at the last levels. Source: Song et al. 2021 (DDIM), appendix D (of 1000, 50: k - 1 = 980, …, 20, 0).
-    Raises as `uniform_times`.
-    """
-    uniform_times(num_steps, chain_steps)
-    return chosen_times(tuple(1 + chain_steps // num_steps * np.arange(num_steps)), chain_steps)
-
-
-def to_first_times(num_steps: int, chain_steps: int) -> np.ndarray:
-    """The falling grid from the last level of a chain to its first, num_steps steps or all T - 1: the first stays.
-
-    Source: the public code of Sohl-Dickstein et al. 2015, which never reverses the first step. Raises as
-    `uniform_times`, and for a chain of one step.
-    """
-    uniform_times(num_steps, chain_steps)
-    if chain_steps < 2:
-        raise ValueError(f"sampler.grid='to_first' needs a chain of at least 2 steps; process.num_steps={chain_steps}")
-    return np.round(np.linspace(chain_steps, 1, min(num_steps, chain_steps - 1) + 1)) / chain_steps
-
-
-def chosen_times(steps: tuple[int, ...], chain_steps: int) -> np.ndarray:
-    """The falling grid of the levels k of a chain named in `steps`, in any order, then 0. Raises ValueError."""
-    wrong = [int(k) for k in steps if not 1 <= k <= chain_steps]
-    if wrong or not steps or len(set(steps)) < len(steps):
-        what = f"{wrong[0]} is not among them" if wrong else "one of them is named twice" if steps else "none is named"
-        raise ValueError(f"sampler.levels: the levels of the chain are 1 to {chain_steps}; {what}")
-    return np.append(np.sort(steps)[::-1], 0) / chain_steps
-
-
 def rows(
     process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False, method: Method | None = None
 ) -> Any:

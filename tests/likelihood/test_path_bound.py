@@ -11,7 +11,7 @@ from diffusion_jax.objective import bound, decoders, reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level
 from diffusion_jax.process.gaussian import GaussianProcess
-from diffusion_jax.sampling import loop
+from diffusion_jax.sampling import grids, loop
 
 PROCESS, STEPS, PATHS, SIZE = GaussianProcess(), 30, 16, 200
 SCHEDULES = {"chain": schedules.cosine(STEPS), "ve": schedules.ve(0.05, 20.0)}
@@ -26,7 +26,7 @@ def predict(params, x, at, label, keys):
 def bounds(request):
     """Return -log w [SIZE, PATHS], the VLB [SIZE, PATHS] over as many draws, and x0."""
     schedule = SCHEDULES[request.param]
-    times = loop.uniform_times(STEPS, STEPS if request.param == "chain" else 0)
+    times = grids.uniform(STEPS, STEPS if request.param == "chain" else 0)
     grid = loop.rows(PROCESS, schedule, times, denoise=True)
     kernel = reverse.fixed_small(PROCESS)
     x0 = jnp.asarray(oracles.draw(DATA, SIZE), jnp.float32)

@@ -10,10 +10,10 @@ from diffusion_jax.likelihood import variational
 from diffusion_jax.objective import bound, decoders, reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.gaussian import GaussianProcess
-from diffusion_jax.sampling import loop
+from diffusion_jax.sampling import grids, loop
 
 PROCESS, CHAIN, STEPS, SIZE = GaussianProcess(), schedules.cosine(20), 20, 64
-GRID = loop.rows(PROCESS, CHAIN, loop.uniform_times(STEPS, STEPS), denoise=True)
+GRID = loop.rows(PROCESS, CHAIN, grids.uniform(STEPS, STEPS), denoise=True)
 
 
 def make():

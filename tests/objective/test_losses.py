@@ -10,7 +10,7 @@ from diffusion_jax.objective import bound, decoders, losses, prediction, reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, level
 from diffusion_jax.process.gaussian import GaussianProcess
-from diffusion_jax.sampling import loop
+from diffusion_jax.sampling import grids, loop
 
 SCHEDULE = schedules.cosine(100)
 AT = level(SCHEDULE, jnp.array([0.05, 0.3, 0.5, 0.8, 0.95]))
@@ -99,7 +99,7 @@ def test_level_is_a_plain_tuple():
     assert isinstance(AT, Level) and len(jax.tree.leaves(AT)) == 3
 
 
-GRID = loop.rows(GaussianProcess(), SCHEDULE, loop.uniform_times(100, 100), denoise=True)
+GRID = loop.rows(GaussianProcess(), SCHEDULE, grids.uniform(100, 100), denoise=True)
 
 
 def vlb_term(kernel, stop_mean=False):

@@ -10,7 +10,7 @@ from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, in_float64, level
 from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.process.sde import drift_and_diffusion
-from diffusion_jax.sampling import flow, loop
+from diffusion_jax.sampling import flow, grids, loop
 from diffusion_jax.sampling.flow import carry
 
 PATHS = {
@@ -119,7 +119,7 @@ def test_dopri5_walks_in_parts_as_at_once():
     """To the lowest level with noise, and from there to the predicted x0; a sample that is lost is nan."""
     schedule, process, predict = schedules.cosine(20), GaussianProcess(), oracles.exact(oracles.TWO_MODES)
     method = flow.dopri5(1e-6, 1e-6)
-    rows = loop.rows(process, schedule, loop.uniform_times(20, 20))
+    rows = loop.rows(process, schedule, grids.uniform(20, 20))
     x = process.prior(schedule, jax.random.split(jax.random.key(0), 4), (2,)).at[3, 0].set(jnp.nan)
 
     @jax.jit
@@ -162,7 +162,7 @@ def test_ddim_inversion_is_undone_to_first_order(x64):
 
 
 def test_the_way_up_leaves_out_the_step_without_noise():
-    rows = loop.rows(GaussianProcess(), schedules.linear(10), loop.uniform_times(10, 10))
+    rows = loop.rows(GaussianProcess(), schedules.linear(10), grids.uniform(10, 10))
     up = flow.upwards(rows)
     assert isinstance(up.at, Level) and len(up.at.t) == 9
     np.testing.assert_allclose(up.to.t, np.arange(1, 10) / 10)

@@ -31,7 +31,7 @@ def walk(method, rows, x, keys, predict=EXACT):
 
 def chain_walk(method, dtype=jnp.float64, steps=20):
     """32 samples on every other level of a chain."""
-    rows = loop.rows(PROCESS, CHAIN, loop.uniform_times(steps, 40), method=method)
+    rows = loop.rows(PROCESS, CHAIN, grids.uniform(steps, 40), method=method)
     keys_x, keys = jax.random.split(jax.random.key(0), (2, 32))
     x = PROCESS.prior(CHAIN, keys_x, (2,)).astype(dtype)
     return np.asarray(walk(method, rows, x, keys)), rows, np.asarray(x)
@@ -45,7 +45,7 @@ def test_drawing_all_noise_anew_is_ancestral_sampling(other, x64):
     """DDIM with eta = 1 has the small variance's steps; so has the first step of 2M-SDE."""
     method = other()
     steps = 20 if method.memory(jnp.zeros((1, 2))) is None else 1
-    rows = loop.rows(PROCESS, CHAIN, np.array([1.0, 0.5]) if steps == 1 else loop.uniform_times(steps, 40))
+    rows = loop.rows(PROCESS, CHAIN, np.array([1.0, 0.5]) if steps == 1 else grids.uniform(steps, 40))
     keys_x, keys = jax.random.split(jax.random.key(0), (2, 32))
     x = PROCESS.prior(CHAIN, keys_x, (2,)).astype(jnp.float64)
     a, b = (walk(each, rows, x, keys) for each in (method, samplers.METHODS["ancestral"]()))
@@ -116,7 +116,7 @@ def test_moments_are_integrals(x64):
 def test_churn_raises_the_noise_and_asks_the_network_there(x64):
     schedule, steps = schedules.edm(), 8
     method = edm.edm(churn=2.0, s_min=0.01, s_max=20.0, s_noise=1.003)
-    rows = loop.rows(PROCESS, schedule, grids.uniform(schedule, steps, 0.0), denoise=True, method=method)
+    rows = loop.rows(PROCESS, schedule, grids.uniform(steps, end=0.0), denoise=True, method=method)
     assert len(rows.at.t) == steps + 1
     churned = (rows.at.sigma >= 0.01) & (rows.at.sigma <= 20)
     assert 0 < churned.sum() < steps
@@ -124,7 +124,7 @@ def test_churn_raises_the_noise_and_asks_the_network_there(x64):
     np.testing.assert_allclose(rows.up.sigma, np.where(churned, 1 + gamma, 1) * rows.at.sigma, rtol=1e-10)
     np.testing.assert_allclose(rows.added, np.sqrt(rows.up.sigma**2 - rows.at.sigma**2), rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(in_float64(lambda t: level(schedule, t), rows.up.t).sigma, rows.up.sigma, rtol=1e-10)
-    never_above = loop.rows(PROCESS, schedule, grids.uniform(schedule, steps, 0.0), method=edm.edm(churn=80.0))
+    never_above = loop.rows(PROCESS, schedule, grids.uniform(steps, end=0.0), method=edm.edm(churn=80.0))
     assert never_above.up.sigma[0] == never_above.at.sigma[0] and np.all(never_above.up.t <= 1)
 
 
@@ -238,7 +238,7 @@ def test_annealed_langevin_dynamics_visit_every_level_from_the_first_one_on_if_a
     """On N(m, c), where n steps of size e = 2 snr² sigma² at a level map mean and variance affinely; down to k = 1."""
     m, c, snr, steps, count = 3.0, 0.25, 0.3, 4, 8000
     schedule, sigmas = schedules.geometric(5, 0.1, 1.0), np.geomspace(1.0, 0.1, 5)
-    rows = loop.rows(PROCESS, schedule, loop.to_first_times(5, 5))
+    rows = loop.rows(PROCESS, schedule, grids.to_first(5, 5))
     exact = oracles.exact(oracles.Mixture(np.ones(1), np.full((1, 1), m), np.full((1, 1, 1), c)))
     keys_x, keys = jax.random.split(jax.random.key(0), (2, count))
     x = PROCESS.prior(schedule, keys_x, (1,)).astype(jnp.float64)

@@ -10,7 +10,7 @@ from diffusion_jax.objective import reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level
 from diffusion_jax.process.gaussian import GaussianProcess
-from diffusion_jax.sampling import ancestral, loop, progressive
+from diffusion_jax.sampling import ancestral, grids, loop, progressive
 
 PROCESS, CHAIN = GaussianProcess(), schedules.cosine(25)
 DATA = oracles.TWO_MODES
@@ -18,7 +18,7 @@ DATA = oracles.TWO_MODES
 
 @pytest.fixture(scope="module")
 def sampler():
-    rows = loop.rows(PROCESS, CHAIN, loop.uniform_times(25, 25))
+    rows = loop.rows(PROCESS, CHAIN, grids.uniform(25, 25))
     exact, kernel = oracles.exact(DATA), reverse.fixed_small(PROCESS)
 
     def start(params, seeds):
@@ -36,7 +36,7 @@ def sampler():
 
 @pytest.mark.parametrize(("steps", "number", "lengths"), [(10, 5, {2}), (25, 10, {2, 3}), (3, 10, {1})])
 def test_parts_make_up_the_grid(steps, number, lengths):
-    rows = loop.rows(PROCESS, schedules.linear(steps), loop.uniform_times(steps, steps))
+    rows = loop.rows(PROCESS, schedules.linear(steps), grids.uniform(steps, steps))
     parts = progressive.parts(rows, number)
     assert {len(part.at.t) for part in parts} == lengths and len(parts) == min(number, steps)
     np.testing.assert_array_equal(np.concatenate([part.at.t for part in parts]), rows.at.t)
@@ -64,7 +64,7 @@ def test_samples_that_part_later_are_closer(sampler):
     shown = progressive.sharing(sampler, None, seed=1, copies=32)
     spread = shown.std(1).mean(1)
     assert shown.shape == (10, 32, 2) and spread[-1] < 0.5 * spread[0]
-    at = loop.rows(PROCESS, CHAIN, loop.uniform_times(25, 25)).at
+    at = loop.rows(PROCESS, CHAIN, grids.uniform(25, 25)).at
     assert isinstance(at, Level) and np.abs(shown[0].mean(0) - DATA.mean).max() < 0.5
 
 
