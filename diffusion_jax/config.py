@@ -191,7 +191,7 @@ def defaults() -> ConfigDict:
     for section, factories in choices().items():
         config[section] = ConfigDict({name: ConfigDict() for name in factories})
     for key, default in _flat_defaults().items():
-        _put(config, key, default)
+        put(config, key, default)
     return config
 
 
@@ -445,13 +445,13 @@ def merge(stored: Mapping[str, Any]) -> ConfigDict:
             continue
         section, _, rest = key.partition(".")
         if rest.startswith("options.") and ":" in str(config.get(section, {}).get("name", "")):
-            _put(config, key, value)
+            put(config, key, value)
             continue
         if key not in _flat_defaults():
             near = difflib.get_close_matches(key, _flat_defaults(), 1)
             hint = f" (nearest: {near[0]})" if near else ""
             raise ValueError(f"stored config: unknown key {key!r}{hint}; a newer version of diffusion_jax may have it")
-        _put(config, key, value)
+        put(config, key, value)
     return config
 
 
@@ -492,7 +492,7 @@ def _add_own_options(config: ConfigDict, section: str, flag: str) -> None:
         config[section].options = ConfigDict(signature_options(own(flag, config[section].name)))
 
 
-def _put(config: ConfigDict, key: str, value: Any) -> None:
+def put(config: ConfigDict, key: str, value: Any) -> None:
     """Set a dotted key, sections made as needed, a change of type allowed."""
     *sections, last = key.split(".")
     node = config

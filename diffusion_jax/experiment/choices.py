@@ -9,7 +9,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -28,16 +28,24 @@ PROVIDED = (
 """Parameters of factories that are no options: the experiment provides them, or flax does."""
 
 
-class Given(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
     """An object handed over from Python where a config has a name; the factory that returns it."""
 
     made: Any
     spelling: str
-    """How a stored config names the object: "module:attribute"."""
+    """Name of the object in a stored config, "module:attribute" where it can be imported."""
 
-    def __call__(self, **provided: Any) -> Any:
-        """Return the object, whatever the experiment provides."""
-        return self.made
+    def __str__(self) -> str:
+        return self.spelling
+
+    def __call__(self, split: str = "") -> Any:
+        """Return the object; of the sources of a data set, {split: Source}, the one of a split."""
+        if not isinstance(self.made, dict):
+            return self.made
+        if split not in self.made:
+            raise ValueError(f"data: this run has no split {split!r}; hand it over, such as heldout=images")
+        return self.made[split]
 
 
 def choose(key: str, name: str | Given, table: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.experiment import sources
+from diffusion_jax.experiment import choices, sources
 from diffusion_jax.experiment.choices import choose
 from diffusion_jax.metrics import feature_networks, features, monitor, reference, registry
 
@@ -35,7 +35,7 @@ def measure(
 ) -> reference.Reference:
     """Return the reference statistics of a split of a config's data."""
     source, data = sources.source(config, split), config.data
-    return reference.measure(source, network, split, keep, data.workers, dict(data.get(data.name, {})))
+    return reference.measure(source, network, split, keep, data.workers, choices.options(data))
 
 
 def split_features(config: ConfigDict, split: str, network: features.FeatureNetwork) -> features.Features:

@@ -14,6 +14,8 @@ from diffusion_jax.data.source import Source
 from diffusion_jax.experiment.choices import make, options
 from diffusion_jax.process.base import Array, Schedule, in_float64
 
+IN_MEMORY = "in_memory"
+"""Name, in a stored config, of data that were handed over from Python."""
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": embedded.digits,
     "toy2d": embedded.toy2d,
@@ -32,6 +34,11 @@ JUDGES: dict[str, Callable[[np.ndarray], dict[str, float]]] = {"heartbeat": hear
 def source(config: ConfigDict, split: str) -> Source:
     """Open a split, "train" or "heldout", of the data; raises ValueError if it is not what config.data says."""
     data = config.data
+    if data.name == IN_MEMORY:
+        raise ValueError(
+            f"data.name={IN_MEMORY!r}: the data of this run were handed over from Python; hand them over again, "
+            "dj.load(workdir, data=...)"
+        )
     opened = make("data.name", data.name, SOURCES, options(data), split=split)
     if data.shape:
         for field in ("shape", "levels", "classes"):

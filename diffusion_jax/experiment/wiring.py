@@ -29,6 +29,7 @@ from diffusion_jax.experiment.sources import (
     into_range,
 )
 from diffusion_jax.experiment.validation import check, check_process
+from diffusion_jax.networks import adapter
 from diffusion_jax.objective import losses, prediction, reverse, time_sampling
 from diffusion_jax.process.base import Array, Process, in_float64
 from diffusion_jax.process.binomial import BinomialProcess
@@ -86,7 +87,8 @@ def build(
     *_, channels = config.data.shape
     if config.network.name == "encoder":
         raise ValueError("network.name='encoder' is a classifier; use loss.name=cross_entropy, or another network")
-    net = network(config, channels * (2 if with_head else 1))
+    out_channels = channels * (2 if with_head else 1)
+    net = adapter.adapt(network(config, out_channels), out_channels)
 
     aim = config.prediction.target
     target = make("prediction.target", aim, TARGETS, {}, num_steps=steps, sigma_data=config.prediction.sigma_data)

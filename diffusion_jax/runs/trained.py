@@ -39,12 +39,23 @@ class Run(NamedTuple):
     """The config of the run that guides this one, if any."""
 
 
-def load(workdir: str, step: int | str = "newest", ema: str = "", **sections: Mapping[str, Any]) -> Run:
-    """Read a run. ema: a decay, or "none"; "" is the one its config names first. sections: values to change in them.
+def load(
+    workdir: str,
+    step: int | str = "newest",
+    ema: str = "",
+    *,
+    given: Mapping[str, Any] | None = None,
+    **sections: Mapping[str, Any],
+) -> Run:
+    """Load the config and the weights of a run.
 
-    Raises FileNotFoundError or ValueError, as `training.checkpoints` does.
+    ema: a decay, or "none"; "": the first average of the config. given: objects in place of names, by key of the
+    config, such as {"network.name": choices.Given(...)}. sections: values to change in sections of the config. Raises
+    FileNotFoundError or ValueError.
     """
     config = read_config(workdir, step)
+    for key, value in (given or {}).items():
+        configs.put(config, key, value)
     for name, values in sections.items():
         config[name].update(values)
     ema = ema or first_average(config)

@@ -193,7 +193,7 @@ def test_clipping_is_of_the_averaged_gradient():
 
 def test_evaluation_counts_every_example_once_and_padding_never():
     evaluate = step.make_eval_step(lambda p, rows, t, keys, dropout: (10 * t, {}), 10, 10)
-    rows = {"index": jnp.arange(10), "mask": jnp.array([1.0] * 8 + [0.0] * 2)}
+    rows = {"x0": jnp.zeros((10, 1)), "index": jnp.arange(10), "mask": jnp.array([1.0] * 8 + [0.0] * 2)}
     sums = evaluate(None, jax.random.key(0), rows)
     assert float(sums["count"].sum()) == 8
     # with 10 examples on a chain of 10 steps every interval of t gets one, and there 10 t is its number

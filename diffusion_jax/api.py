@@ -1,0 +1,624 @@
+"""Python interface: make a model of a network of yours, train it on arrays, and ask the run that results.
+
+    import diffusion_jax as dj
+
+    model = dj.Model(MyNet(), schedule=dj.schedules.cosine(num_steps=1000), target="v")
+    run = dj.train(model, images, train_steps=5000, batch_size=128, seed=0)
+    x = run.sample(64, sampler=dj.samplers.dpmpp_2m(), num_steps=20, seed=0)
+    run = dj.load("runs/digits")                                   # a run of the command line
+
+Everything here goes through the same configs, training loop and files as the command line.
+"""
+
+import dataclasses
+import functools
+import inspect
+import pathlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from diffusion_jax import config as configs
+from diffusion_jax import devices
+from diffusion_jax.analysis import latents, likelihoods, restoring, sample_metrics
+from diffusion_jax.data.source import Source, from_arrays
+from diffusion_jax.experiment import choices, samplers, sources, wiring
+from diffusion_jax.experiment.choices import Given
+from diffusion_jax.objective import reverse
+from diffusion_jax.objective.prediction import Prediction
+from diffusion_jax.process.base import Array, Level, Schedule, expand, in_float64
+from diffusion_jax.process.gaussian import GaussianProcess
+from diffusion_jax.runs import metric_log, trained
+from diffusion_jax.sampling import grids, loop
+from diffusion_jax.training import loop as training
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A schedule, sampler, loss or process with its options: what `dj.schedules.cosine(...)` returns.
+
+    Called, it is the object itself: `dj.schedules.cosine(num_steps=1000)(t)` returns (log alpha, log sigma).
+    """
+
+    section: str
+    name: str
+    options: Mapping[str, Any]
+
+    def make(self, **provided: Any) -> Any:
+        """Return the object. provided: further arguments of its factory."""
+        factory = configs.choices()[self.section][self.name]
+        taken = inspect.signature(factory).parameters
+        return factory(**{key: value for key, value in provided.items() if key in taken} | dict(self.options))
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the object."""
+        return self._made(*arguments)
+
+    @functools.cached_property
+    def _made(self) -> Any:
+        return self.make()
+
+    def put(self, config: ConfigDict) -> None:
+        """Write the choice into a config."""
+        config[self.section].name = self.name
+        for key, value in self.options.items():
+            where = "process.num_steps" if key == "num_steps" else f"{self.section}.{self.name}.{key}"
+            configs.put(config, where, value)
+
+
+class Namespace:
+    """The choices of a section as functions: `dj.samplers.ddim(eta=0.5)` returns a `Choice`."""
+
+    def __init__(self, section: str, others: Sequence[str] = ()) -> None:
+        """Make one function for each choice of a section of the config, and for the names in `others`."""
+        self._section = section
+        for name, factory in {**dict.fromkeys(others), **configs.choices()[section]}.items():
+            setattr(self, name, self._function(name, factory))
+
+    def _function(self, name: str, factory: Any) -> Callable[..., Choice]:
+        def choice(*values: Any, **options: Any) -> Choice:
+            if factory is None:
+                return Choice(self._section, name, options)
+            try:
+                bound = inspect.signature(factory).bind_partial(*values, **options)
+            except TypeError as error:
+                raise ValueError(f"{self._section}.{name}: {error}; it takes {inspect.signature(factory)}") from error
+            return Choice(self._section, name, dict(bound.arguments))
+
+        choice.__name__ = choice.__qualname__ = name
+        choice.__doc__ = getattr(factory, "__doc__", None)
+        if factory is not None:
+            choice.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]
+        return choice
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the choices."""
+        return (name for name in vars(self) if not name.startswith("_"))
+
+    def __repr__(self) -> str:
+        return f"<{self._section}: {', '.join(self)}>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A diffusion model to be trained: a network, a noise schedule, what is predicted, and the loss.
+
+    Arguments:
+        network: a linen module with `__call__(x, time)` or `(x, time, label)`, x [B,*D] -> [B,*D]. It may use flax's
+            Dropout, with a `train` or `deterministic` argument or by `self.has_rng("dropout")`. Networks of this
+            package (`dj.networks`) work as well.
+        schedule: of `dj.schedules`, its name, or a function t -> (log_alpha, log_sigma) of t in [0, 1].
+        target: what the network predicts: "eps", "x0", "v", "score", "edm", "posterior_mean", or `module:function`.
+        loss: of `dj.losses`, or its name.
+        process: of `dj.processes`, or its name.
+        num_steps: steps of the chain where `schedule` is a name or a function; 0: continuous time.
+        conditioning: time as the network sees it: "step" (k - 1 = 0 … T - 1), "time" (999 t), "logsnr", "log_sigma".
+            Default: "step" for a chain, "time" in continuous time.
+        label_dropout: share of labels dropped (-1) in training, for classifier-free guidance.
+        options: any other keys of the config, such as {"prediction.variance": "fixed_small"}.
+    """
+
+    network: nn.Module
+    schedule: Choice | Schedule | str = "linear"
+    target: str = "eps"
+    loss: Choice | str = "simple"
+    process: Choice | str = "gaussian"
+    num_steps: int | None = None
+    conditioning: str = ""
+    label_dropout: float = 0.0
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def config(self) -> ConfigDict:
+        """Return the config of the model, with everything else at its defaults. Raises ValueError."""
+        config = configs.defaults()
+        _put_network(config, self.network)
+        for section, choice in (("schedule", self.schedule), ("loss", self.loss), ("process", self.process)):
+            if isinstance(choice, Choice):
+                if choice.section != section:
+                    raise ValueError(f"Model: {section} must be of dj.{section}s, not {choice.section} {choice.name!r}")
+                choice.put(config)
+            elif isinstance(choice, str):
+                configs.put(config, f"{section}.name", choice)
+            else:
+                configs.put(config, f"{section}.name", Given(choice, spelling(choice)))
+        if self.num_steps is not None:
+            config.process.num_steps = self.num_steps
+        elif isinstance(self.schedule, Choice) and "num_steps" not in self.schedule.options:
+            factory = configs.choices()["schedule"][self.schedule.name]
+            if "num_steps" not in inspect.signature(factory).parameters:
+                config.process.num_steps = 0
+        elif callable(self.schedule) and not isinstance(self.schedule, Choice):
+            config.process.num_steps = 0
+        config.prediction.target = self.target
+        config.network.conditioning = self.conditioning or ("step" if config.process.num_steps else "time")
+        config.network.label_dropout = self.label_dropout
+        if not config.process.num_steps:
+            config.sampler.update(num_steps=100, min_t=0.0)
+            config.times.min_t = 1e-5
+        for key, value in self.options.items():
+            _put_known(config, key, value)
+        return config
+
+
+def train(
+    model: Model,
+    data: Any,
+    *,
+    labels: Any = None,
+    heldout: Any = None,
+    heldout_labels: Any = None,
+    levels: int | None = None,
+    train_steps: int = 5000,
+    batch_size: int = 128,
+    learning_rate: float = 2e-4,
+    seed: int = 0,
+    workdir: str | pathlib.Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> "Run":
+    """Train a model on arrays, and return the run. The same call with the same workdir resumes.
+
+    Arguments:
+        data: uint8 images [N,H,W,C] (or [N,H,W]), or floats [N,*D]: vectors of any range, images in [-1, 1].
+        labels: int [N], 0 … classes - 1, for a network that takes a label.
+        heldout, heldout_labels: data of the same kind to measure the held-out loss on.
+        levels: grey levels of integer data (default 256), 0 for floats.
+        learning_rate: of Adam, after a warm-up of a tenth of the steps.
+        workdir: run directory with checkpoints, metrics and pictures; None: a temporary one, gone with the run.
+        options: any other keys of the config, such as {"optimizer.weight_decay": 0.01, "parallel": "fsdp"}.
+
+    Raises ValueError, before anything compiles, where model, data and options do not fit; `Diverged` where training
+    diverges.
+    """
+    source, held = _sources(data, labels, levels, "data"), None
+    if heldout is not None:
+        held = _sources(heldout, heldout_labels, source.levels, "heldout")
+        if held.shape != source.shape:
+            raise ValueError(f"heldout: has shape {held.shape}, the training data {source.shape}")
+    config = model.config()
+    takes_label = _takes_label(model.network)
+    if labels is not None and not takes_label:
+        raise ValueError(
+            f"labels: {type(model.network).__name__} takes no label; its __call__ must be (x, time, label)"
+        )
+    if labels is None and takes_label is True and model.label_dropout:
+        raise ValueError("label_dropout: there are no labels; pass labels=")
+    if held is not None:
+        held = held._replace(classes=source.classes)
+    splits = {"train": source} | ({"heldout": held} if held is not None else {})
+    configs.put(config, "data.name", Given(splits, sources.IN_MEMORY))
+    config.update(train_steps=train_steps, batch_size=batch_size, seed=seed)
+    config.network.conditional = labels is not None
+    config.optimizer.update(learning_rate=learning_rate, warmup_steps=max(1, min(5000, train_steps // 10)))
+    config.ema.ramp = 0.05
+    tenth = max(1, train_steps // 10)
+    config.report.update(every=tenth, samples_every=0 if workdir is None else 5 * tenth, tensorboard=False)
+    config.eval.every = tenth if held is not None else 0
+    config.checkpoint.every = 5 * tenth
+    if not source.levels:
+        config.bound.update(decoder="density", clip_x0=False)
+        config.sampler.clip_x0 = len(source.shape) == 3
+    for key, value in (options or {}).items():
+        _put_known(config, key, value)
+    place = str(workdir or tempfile.mkdtemp(prefix="diffusion_jax_"))
+    training.train(config, place)
+    run = Run(trained.load(place, given=_given(config)))
+    if workdir is None:
+        weakref.finalize(run, shutil.rmtree, place, ignore_errors=True)
+    return run
+
+
+def load(
+    workdir: str | pathlib.Path,
+    step: int | str = "newest",
+    ema: str = "",
+    *,
+    network: nn.Module | None = None,
+    schedule: Schedule | None = None,
+    data: Any = None,
+    labels: Any = None,
+    heldout: Any = None,
+    heldout_labels: Any = None,
+) -> "Run":
+    """Load a run from its directory.
+
+    Arguments:
+        step: "newest", "best" (lowest held-out loss) or a number.
+        ema: decay of the average to use, "none" for the raw weights; "": the first one of the config.
+        network, schedule: the objects the run was trained with, where they cannot be imported by name.
+        data, labels, heldout, heldout_labels: arrays, of a run that was trained on arrays, for questions about data.
+
+    Raises FileNotFoundError or ValueError where there is no such run, or its network cannot be imported.
+    """
+    given: dict[str, Given] = {}
+    for key, made in (("network.name", network), ("schedule.name", schedule)):
+        if made is not None:
+            given[key] = Given(made, spelling(type(made) if isinstance(made, nn.Module) else made))
+    stored = trained.read_config(str(workdir), step) if data is not None or heldout is not None else None
+    if stored is not None:
+        pairs = {"train": (data, labels), "heldout": (heldout, heldout_labels)}
+        splits = {
+            name: _sources(x, y, stored.data.levels, name)._replace(classes=stored.data.classes)
+            for name, (x, y) in pairs.items()
+            if x is not None
+        }
+        given["data.name"] = Given(splits, sources.IN_MEMORY)
+    return Run(trained.load(str(workdir), step, ema, given=given))
+
+
+class Run:
+    """A trained model: its config and weights, and the questions one asks of it."""
+
+    def __init__(self, inner: trained.Run) -> None:
+        """Wrap a loaded run."""
+        self._run = inner
+
+    @property
+    def config(self) -> ConfigDict:
+        """The config that the run was trained with."""
+        return self._run.config
+
+    @property
+    def params(self) -> Any:
+        """The weights: {"net": …}, and "schedule" if it is learned."""
+        return self._run.params
+
+    @property
+    def workdir(self) -> str:
+        """The run directory."""
+        return self._run.workdir
+
+    @property
+    def step(self) -> int:
+        """The training step of the weights."""
+        return self._run.step
+
+    @property
+    def ema(self) -> str:
+        """The decay of the average that the weights are, or "none"."""
+        return self._run.ema
+
+    def sample(
+        self,
+        num_samples: int,
+        *,
+        sampler: Choice | str | None = None,
+        num_steps: int | None = None,
+        seed: int = 0,
+        label: int | None = None,
+        guidance_scale: float | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> np.ndarray:
+        """Draw samples [num_samples,*D] in the levels of the data: the same as `main sample` with these flags.
+
+        Arguments:
+            sampler: of `dj.samplers`, or its name; None: that of the run's config.
+            num_steps: sampling steps; None: as in the config, 0: all steps of the chain.
+            seed: of the first sample; the next ones have seed + 1, …
+            label: class of all samples; None: one drawn for each.
+            guidance_scale: of classifier-free guidance; 1: none.
+            options: other keys of the config, such as {"sampler.clip_x0": False}.
+        """
+        run = self._changed(sampler, num_steps, guidance_scale, options)
+        return trained.draw(run, num_samples, seed, label)[1]
+
+    def likelihood(
+        self,
+        data: Any = None,
+        labels: Any = None,
+        *,
+        estimators: str | Sequence[str] = "vlb",
+        options: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Estimate the likelihood of held-out data, or of the given data, in bits per dimension.
+
+        estimators: of "vlb" (the variational bound, `bits_per_dim`), "multi", "ode", "K". options: keys of the config,
+        such as {"bound.num_steps": 100}.
+        """
+        run = self._on(data, labels, options)
+        names = likelihoods.parse_names(estimators if isinstance(estimators, str) else ",".join(estimators))
+        return likelihoods.prepare_likelihoods(run, names)()[0]
+
+    def metrics(
+        self,
+        names: Sequence[str] = ("fid",),
+        *,
+        features: str = "pixels",
+        num_samples: int = 0,
+        seed: int = 0,
+        heldout: bool = False,
+        intervals: int = 100,
+        options: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Compute sample-quality metrics by name: "fid", "kid", "is", "pr", "nn".
+
+        Arguments:
+            features: feature network: "pixels", "digits", "inception" or `module:function`.
+            num_samples: 0: as many as there are training examples.
+            heldout: also the metrics of the held-out data, the reference of a perfect model.
+            intervals: bootstrap replicates of the 95 % intervals; 0: none.
+        """
+        run = self._changed(None, None, None, options)
+        chosen = sample_metrics.Options(num_samples, seed, ("few", "sizes"), intervals, heldout)
+        return sample_metrics.prepare_metrics(run, list(names), features, "", "", chosen)()
+
+    def encode(self, data: Any, labels: Any = None, *, by: str = "ode") -> np.ndarray:
+        """Return the noise at t = 1 that the model maps to the given data [N,*D], float32. by: "ode" or "ddim"."""
+        x, label = self._rows(data, labels)
+        return latents.encode(self._run, x, label, by)[0]
+
+    def decode(self, noise: Any, labels: Any = None, *, by: str = "ode") -> np.ndarray:
+        """Invert `encode`: return the data [N,*D] of noise at t = 1, in the levels of the data."""
+        label = np.full(len(noise), -1, np.int32) if labels is None else np.asarray(labels, np.int32)
+        return np.asarray(sources.out_of_range(self.config)(latents.decode(self._run, np.asarray(noise), label, by)[0]))
+
+    def restore(
+        self,
+        data: Any = None,
+        labels: Any = None,
+        *,
+        task: str = "inpaint",
+        rule: str = "noise_aware",
+        num_examples: int = 16,
+        noise: float = 0.0,
+        seed: int = 0,
+        **task_options: Any,
+    ) -> dict[str, Any]:
+        """Degrade and restore held-out data, or the given data: denoise, inpaint, colourise or superres.
+
+        Returns arrays `degraded`, `restored`, `original` [N,*D], `mask`, and the figures `rmse`, `rmse_degraded`.
+        task_options: of the task, such as mask="left" or factor=2. Raises ValueError.
+        """
+        run = self._on(data, labels, None)
+        degradation = choices.choose("--task", task, restoring.TASKS)(tuple(run.config.data.shape), **task_options)
+        number = num_examples if data is None else len(data)
+        arrays, figures = restoring.restore(run, degradation, rule, number, seed, noise)
+        return {**arrays, **figures}
+
+    def history(self) -> list[dict[str, Any]]:
+        """Return what was measured while the run trained: one dict a step, {"step": …, "loss": …, …}."""
+        return metric_log.read_metrics(self.workdir)
+
+    def __repr__(self) -> str:
+        return f"<Run {self.workdir}: step {self.step}, average {self.ema}>"
+
+    # Parts of the above.
+
+    def _changed(
+        self,
+        sampler: Choice | str | None,
+        num_steps: int | None,
+        guidance_scale: float | None,
+        options: Mapping[str, Any] | None,
+    ) -> trained.Run:
+        """The run with other choices of sampling and evaluation."""
+        config = self.config.copy_and_resolve_references()
+        if isinstance(sampler, Choice):
+            if sampler.section != "sampler":
+                raise ValueError(f"sampler: must be of dj.samplers, not {sampler.section} {sampler.name!r}")
+            sampler.put(config)
+        elif sampler is not None:
+            choices.choose("sampler", sampler, samplers.METHODS)
+            config.sampler.name = sampler
+        if num_steps is not None:
+            config.sampler.update(num_steps=num_steps, levels=(), times=())
+        if guidance_scale is not None:
+            config.guidance.update(name="classifier_free", scale=float(guidance_scale))
+        for key, value in (options or {}).items():
+            _put_known(config, key, value)
+        experiment = wiring.build(config, self.params, guide=self._run.guide)
+        return self._run._replace(config=config, experiment=experiment)
+
+    def _on(self, data: Any, labels: Any, options: Mapping[str, Any] | None) -> trained.Run:
+        """The run with the given data as its held-out split."""
+        run = self._changed(None, None, None, options)
+        if data is None:
+            return run
+        source = _sources(data, labels, run.config.data.levels, "data")._replace(classes=run.config.data.classes)
+        if source.shape != tuple(run.config.data.shape):
+            raise ValueError(f"data: has shape {source.shape}; the model takes {tuple(run.config.data.shape)}")
+        try:
+            splits = {"train": sources.source(run.config, "train")}
+        except (ValueError, OSError):  # the training data are not at hand, and not every question needs them
+            splits = {}
+        configs.put(run.config, "data.name", Given({**splits, "heldout": source}, sources.IN_MEMORY))
+        return run
+
+    def _rows(self, data: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+        source = _sources(data, labels, self.config.data.levels, "data")
+        if source.shape != tuple(self.config.data.shape):
+            raise ValueError(
+                f"data: has shape {source.shape}; the model was trained on {tuple(self.config.data.shape)}"
+            )
+        return source.read(np.arange(source.size))
+
+
+def sample(
+    denoiser: Callable[[Array, Array], Array],
+    schedule: Choice | Schedule,
+    *,
+    shape: tuple[int, ...],
+    seeds: Iterable[int],
+    sampler: Choice | str = "dpmpp_2m",
+    num_steps: int = 18,
+    grid: str = "uniform",
+    min_t: float = 0.0,
+    clip: bool = False,
+    tile: int = 64,
+) -> np.ndarray:
+    """Draw samples [N,*shape] with a denoiser of yours, one per seed.
+
+    Arguments:
+        denoiser: `D(x[B,*D], sigma[B]) -> x0[B,*D]`, the mean of the clean x0 given x = x0 + sigma noise (Karras et
+            al. 2022). With a schedule whose alpha is not 1 it is called with x_t/alpha and sigma/alpha.
+        schedule: of `dj.schedules`, or a function t -> (log_alpha, log_sigma).
+        sampler: of `dj.samplers`, or its name. num_steps: its steps, the last one to x0 included.
+        grid: of the times: "uniform", "quadratic", "logsnr", "karras". min_t: time at which it ends.
+        clip: clip x0 to [-1, 1] at every step. tile: samples per device and call.
+
+    Raises ValueError for a sampler that the schedule does not suit.
+    """
+    path: Schedule = schedule._made if isinstance(schedule, Choice) else schedule
+    process = GaussianProcess()
+    choice = sampler if isinstance(sampler, Choice) else Choice("sampler", sampler, {})
+    choices.choose("sampler", choice.name, samplers.METHODS)
+    method = choice.make(draw=process.draw)
+
+    def predict(x: Array, level: Level) -> Prediction:
+        inverse = expand(jnp.exp(-level.log_alpha), x)
+        x0 = denoiser(x * inverse, jnp.exp(level.log_sigma - level.log_alpha))
+        x0 = jnp.clip(x0, -1, 1) if clip else x0
+        eps = (x - expand(level.alpha, x) * x0) * expand(jnp.exp(-level.log_sigma), x)
+        return Prediction(x0, eps, None)
+
+    noisy = bool(np.isfinite(in_float64(path, np.array([min_t]))[1][0]))
+    if num_steps < 1 + noisy:
+        raise ValueError(f"num_steps={num_steps}: must be at least {1 + noisy}")
+    times = choices.choose("grid", grid, grids.GRIDS)(path, num_steps - noisy, min_t)
+    steps = loop.rows(process, path, times, denoise=noisy, method=method)
+    kernel = reverse.fixed_large(process) if method.kernel else None
+
+    def walk(nothing: Any, seeds: Array) -> Array:
+        keys_prior, keys = jnp.moveaxis(jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds), 1, 0)
+        x = process.prior(path, keys_prior, shape)
+        if method.walk:
+            return method.walk(predict, path, steps, x, method.memory(x))[0]
+        return loop.sample(method.step, predict, kernel, steps, x, keys, method.memory(x))[0]
+
+    drawn = devices.TiledMap(walk, tile, name="samples")(None, np.asarray(list(seeds), np.uint32))
+    if not np.isfinite(drawn).all():
+        raise FloatingPointError("sample: samples are not finite; check the denoiser, the grid and num_steps")
+    return drawn
+
+
+# Parts of the above.
+
+
+def spelling(made: Any) -> str:
+    """Return "module:name" of a class or function."""
+    return f"{getattr(made, '__module__', '?')}:{getattr(made, '__qualname__', type(made).__qualname__)}"
+
+
+def _put_network(config: ConfigDict, network: nn.Module) -> None:
+    """Name a network in a config: a built-in one, one that can be imported, or the object itself."""
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"network: expected a flax.linen module, such as MyNet(); got {type(network).__name__}")
+    fields = {
+        field.name: getattr(network, field.name)
+        for field in dataclasses.fields(network)
+        if field.name not in ("parent", "name")
+    }
+    for name, factory in configs.choices()["network"].items():
+        if type(network) is factory:
+            config.network.name = name
+            known = choices.signature_options(factory)
+            config.network[name].update({key: value for key, value in fields.items() if key in known})
+            return
+    name = spelling(type(network))
+    try:
+        importable = choices.own("network", name) is type(network)
+    except ValueError:
+        importable = False
+    plain = all(isinstance(value, bool | int | float | str | tuple) for value in fields.values())
+    provided = set(fields) & set(choices.PROVIDED)
+    if importable and plain and not provided:
+        configs.put(config, "network.name", name)
+        for key, value in fields.items():
+            configs.put(config, f"network.options.{key}", value)
+    else:
+        configs.put(config, "network.name", Given(network, name))
+
+
+def _put_known(config: ConfigDict, key: str, value: Any) -> None:
+    """Set a key that the config has. Raises ValueError with the nearest one for another."""
+    known = dict(configs.flatten(config))
+    if key not in known:
+        configs.override(config, key, str(value), prefix="options")
+    configs.put(config, key, value)
+
+
+def _given(config: ConfigDict) -> dict[str, Given]:
+    """The objects that a config holds in place of names, by key."""
+    return {key: value for key, value in _values(config, "") if isinstance(value, Given)}
+
+
+def _values(node: ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, ConfigDict):
+            yield from _values(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _takes_label(network: nn.Module) -> bool:
+    names = [name for name in inspect.signature(type(network).__call__).parameters if name != "self"]
+    return "label" in names or len([name for name in names if name not in ("train", "deterministic", "keys")]) > 2
+
+
+def _sources(data: Any, labels: Any, levels: int | None, name: str) -> Source:
+    """A Source of arrays. Raises ValueError for a dtype, range or shape that no model takes."""
+    if isinstance(data, Source):
+        return data
+    x = np.asarray(data)
+    if x.ndim < 2 or not len(x):
+        raise ValueError(f"{name}: expected an array [N,*D] with N > 0, got shape {x.shape}")
+    if x.ndim == 3:
+        x = x[..., None]
+    whole = np.issubdtype(x.dtype, np.integer)
+    if not whole and not np.issubdtype(x.dtype, np.floating):
+        raise ValueError(f"{name}: expected uint8 or floats, got dtype {x.dtype}")
+    levels = (256 if whole else 0) if levels is None else levels
+    if whole and not levels:
+        raise ValueError(f"{name}: the model takes floats, got dtype {x.dtype}")
+    if not whole and levels:
+        raise ValueError(f"{name}: the model takes grey levels 0 … {levels - 1}, got dtype {x.dtype}; pass integers")
+    if whole and (x.min() < 0 or x.max() >= levels):
+        raise ValueError(f"{name}: expected grey levels 0 … {levels - 1}, got {x.min()} to {x.max()}; see levels=")
+    if not whole and not np.isfinite(x).all():
+        raise ValueError(f"{name}: {int((~np.isfinite(x)).sum())} values are not finite")
+    if not whole and x.ndim == 4 and np.abs(x).max() > 1:
+        raise ValueError(
+            f"{name}: images of floats must lie in [-1, 1], got {x.min():g} to {x.max():g}; pass uint8, or rescale them"
+        )
+    y = None if labels is None else np.asarray(labels)
+    if y is not None and (y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0):
+        raise ValueError(f"{name}: labels must be integers >= 0 of shape ({len(x)},); got {y.dtype}, {y.shape}")
+    classes = 0 if y is None else int(y.max()) + 1
+    return from_arrays(name, x.astype(np.uint8 if whole else np.float32), y, levels, classes)
+
+
+NAMESPACES = {"schedules": "schedule", "samplers": "sampler", "losses": "loss", "processes": "process"}
+_BOUNDS = ("vlb", "hybrid", "vdm", "K")
+
+
+@functools.cache
+def namespace(name: str) -> Any:
+    """Return `dj.schedules`, `dj.samplers`, `dj.losses` or `dj.processes`."""
+    return Namespace(NAMESPACES[name], _BOUNDS if name == "losses" else ())

@@ -1,0 +1,245 @@
+"""The Python interface: models of one's own networks, runs that the command line reads as well, and bad input."""
+
+import json
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffusion_jax as dj
+from diffusion_jax import config as configs
+from diffusion_jax import main
+
+
+class ImageNet(nn.Module):
+    """A network of images with flax's Dropout, (x, time)."""
+
+    width: int = 8
+
+    @nn.compact
+    def __call__(self, x, time):
+        h = nn.silu(nn.Conv(self.width, (3, 3))(x) + nn.Dense(self.width)(time[:, None] / 10)[:, None, None])
+        return nn.Conv(x.shape[-1], (3, 3))(nn.Dropout(0.5, deterministic=not self.has_rng("dropout"))(h))
+
+
+class LabelNet(nn.Module):
+    """A network of vectors with a label, (x, time, label, train)."""
+
+    @nn.compact
+    def __call__(self, x, time, label, train):
+        h = nn.Dense(8)(x) + nn.Embed(4, 8)(label + 1) + time[:, None] / 1000
+        return nn.Dense(x.shape[-1])(nn.Dropout(0.1, deterministic=not train)(nn.silu(h)))
+
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, 4, 6, 1), dtype=np.uint8)
+VECTORS = np.random.default_rng(1).normal(size=(48, 3)).astype(np.float32)
+LABELS = np.arange(48) % 3
+SMALL = {"train_steps": 4, "batch_size": 8}
+
+
+def model(**changes):
+    return dj.Model(ImageNet(), **{"schedule": dj.schedules.cosine(num_steps=10), "target": "v", **changes})
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def run(workdir):
+    return dj.train(model(), IMAGES, heldout=IMAGES[:8], workdir=workdir, **SMALL)
+
+
+def test_a_model_is_trained_and_sampled_on_images_that_are_not_square(run):
+    x = run.sample(5, sampler=dj.samplers.dpmpp_2m(), num_steps=3, seed=7)
+    assert x.shape == (5, 4, 6, 1) and x.dtype == np.uint8
+    np.testing.assert_array_equal(run.sample(2, sampler="dpmpp_2m", num_steps=3, seed=8), x[1:3])
+    assert run.step == 4 and run.config.network.conditioning == "step"
+    assert {"loss", "heldout_loss"} <= set().union(*run.history())
+    assert "net" in run.params
+
+
+def test_its_questions_have_answers(run):
+    assert np.isfinite(run.likelihood(IMAGES[:6], options={"bound.num_steps": 5})["bits_per_dim"])
+    assert np.isfinite(run.likelihood(options={"bound.num_steps": 5})["bits_per_dim"])
+    figures = run.metrics(["fid"], num_samples=8, intervals=0)
+    assert np.isfinite(figures["fd_pixels_8"])
+    noise = run.encode(IMAGES[:3])
+    assert noise.shape == (3, 4, 6, 1) and run.decode(noise).shape == (3, 4, 6, 1)
+    restored = run.restore(IMAGES[:3], mask="left")
+    assert restored["restored"].shape == (3, 4, 6, 1) and np.isfinite(restored["rmse"])
+
+
+def test_the_command_line_reads_the_run_and_draws_the_same_bytes(run, workdir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "test_api_nets", sys.modules[__name__])
+    monkeypatch.setattr(ImageNet, "__module__", "test_api_nets")
+    out = tmp_path / "x.npz"
+    other = str(tmp_path / "run")
+    again = dj.train(model(), IMAGES, workdir=other, **SMALL)
+    assert again.config.network.name == "test_api_nets:ImageNet"
+    code = main.run(["main", "sample", f"--workdir={other}", "--num_samples=3", "--seed=2", f"--out={out}"])
+    assert code == 0 and json.loads(capsys.readouterr().out.splitlines()[-1])["num_samples"] == 3
+    with np.load(out) as file:
+        np.testing.assert_array_equal(file["samples"], again.sample(3, seed=2))
+        np.testing.assert_array_equal(file["samples"], dj.load(other).sample(3, seed=2))
+
+
+def test_a_network_that_cannot_be_imported_is_handed_over_again(tmp_path):
+    class Local(ImageNet):
+        pass
+
+    run = dj.train(dj.Model(Local(), num_steps=10), IMAGES, workdir=str(tmp_path), **SMALL)
+    with pytest.raises(ValueError, match=r"network\.name"):
+        dj.load(str(tmp_path))
+    loaded = dj.load(str(tmp_path), network=Local())
+    np.testing.assert_array_equal(loaded.sample(2, seed=1), run.sample(2, seed=1))
+
+
+def test_vectors_with_labels_in_continuous_time():
+    vectors = dj.Model(LabelNet(), schedule=dj.schedules.vp(), label_dropout=0.2)
+    run = dj.train(vectors, VECTORS, labels=LABELS, **SMALL)
+    assert run.config.process.num_steps == 0 and run.config.data.classes == 3
+    x = run.sample(4, label=2, num_steps=3, sampler="ddim", guidance_scale=2.0)
+    assert x.shape == (4, 3) and x.dtype == np.float32
+
+
+def test_dropout_depends_on_the_example_alone():
+    """On one device, on four, and in parts: the same losses, with dropout on."""
+    losses = []
+    for options in ({}, {"accumulate_steps": 2}):
+        run = dj.train(model(), IMAGES, options={"report.every": 1, **options}, **SMALL)
+        losses.append([record["loss"] for record in run.history()])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    without = dj.train(dj.Model(ImageNet(), num_steps=10), IMAGES, **SMALL)
+    assert without.history()[0]["loss"] != losses[0][0]
+
+
+def test_a_run_goes_on_where_it_ended(tmp_path):
+    straight = dj.train(model(), IMAGES, train_steps=6, batch_size=8, learning_rate=1e-3)
+    part = str(tmp_path / "part")
+    options = {"optimizer.warmup_steps": 1}
+    dj.train(model(), IMAGES, train_steps=3, batch_size=8, learning_rate=1e-3, workdir=part, options=options)
+    resumed = dj.train(model(), IMAGES, train_steps=6, batch_size=8, learning_rate=1e-3, workdir=part, options=options)
+    straight_options = dj.train(model(), IMAGES, train_steps=6, batch_size=8, learning_rate=1e-3, options=options)
+    assert resumed.step == straight.step == 6
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, straight_options.params)
+
+
+@pytest.mark.parametrize("name", ["ddim", "edm", "dpmpp_2m", "unipc", "dopri5", "ancestral"])
+def test_a_denoiser_of_ones_own_is_sampled(name):
+    """Of N(0, 1/4) the exact denoiser, with as many steps as it takes to come near."""
+
+    def denoise(x, sigma):
+        return x / (1 + 4 * sigma[:, None] ** 2)
+
+    x = dj.sample(denoise, dj.schedules.edm(), shape=(16,), seeds=range(512), sampler=name, num_steps=60)
+    error = {"ancestral": 0.1}.get(name, 0.04)
+    assert x.shape == (512, 16) and abs(x.std() - 0.5) < error
+    again = dj.sample(denoise, dj.schedules.edm(), shape=(16,), seeds=[5, 3], sampler=name, num_steps=60)
+    np.testing.assert_array_equal(again, x[[5, 3]])
+
+
+def test_schedules_are_functions_and_say_what_they_are():
+    schedule = dj.schedules.cosine(num_steps=10, offset=0.01)
+    log_alpha, _ = schedule(jnp.array([0.0, 1.0]))
+    assert float(log_alpha[0]) == 0 and schedule.options == {"num_steps": 10, "offset": 0.01}
+    assert set(dj.samplers) >= {"ddim", "dpmpp_2m"} and set(dj.losses) >= {"min_snr", "vlb"}
+    assert dj.networks.UNet.__name__ == "UNet" and dj.processes.binomial(rate=0.3).options == {"rate": 0.3}
+
+
+def test_networks_of_the_package_keep_their_names():
+    config = dj.Model(dj.networks.MLP(out_channels=3, width=32), num_steps=10).config()
+    assert config.network.name == "mlp" and config.network.mlp.width == 32
+
+
+def test_losses_and_processes_are_choices():
+    config = model(loss=dj.losses.min_snr(gamma=3.0)).config()
+    assert config.loss.name == "min_snr" and config.loss.min_snr.gamma == 3.0
+    assert model(loss=dj.losses.vlb()).config().loss.name == "vlb"
+
+
+class Halving(nn.Module):
+    @nn.compact
+    def __call__(self, x, time):
+        return x[:, ::2]
+
+
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x, time):
+        return nn.BatchNorm(use_running_average=False)(x)
+
+
+class Alone(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x
+
+
+class Loud(nn.Module):
+    @nn.compact
+    def __call__(self, x, time):
+        return nn.Dropout(0.5, deterministic=False)(nn.Dense(x.shape[-1])(x))
+
+
+BAD = [
+    (lambda: dj.train(dj.Model(Halving()), IMAGES, **SMALL), "Halving"),
+    (lambda: dj.train(dj.Model(Normed()), IMAGES, **SMALL), "batch_stats"),
+    (lambda: dj.train(dj.Model(Alone()), IMAGES, **SMALL), "Alone"),
+    (lambda: dj.train(dj.Model(Loud()), IMAGES, **SMALL), "has_rng"),
+    (lambda: dj.train(dj.Model("unet"), IMAGES, **SMALL), "flax.linen"),
+    (lambda: dj.train(model(target="w"), IMAGES, **SMALL), "prediction.target"),
+    (lambda: dj.train(model(schedule="cosin"), IMAGES, **SMALL), "cosine"),
+    (lambda: dj.train(model(schedule=dj.samplers.ddim()), IMAGES, **SMALL), "schedule"),
+    (lambda: dj.train(model(), IMAGES / 1.0, **SMALL), r"\[-1, 1\]"),
+    (lambda: dj.train(model(), IMAGES.astype(np.int32) + 200, **SMALL), "grey levels"),
+    (lambda: dj.train(model(), IMAGES.astype(str), **SMALL), "dtype"),
+    (lambda: dj.train(model(), VECTORS * np.nan, **SMALL), "finite"),
+    (lambda: dj.train(model(), IMAGES, labels=np.zeros(40, int), **SMALL), "labels"),
+    (lambda: dj.train(dj.Model(LabelNet()), VECTORS, labels=LABELS[:5], **SMALL), "labels"),
+    (lambda: dj.train(model(), IMAGES, heldout=VECTORS, **SMALL), "heldout"),
+    (lambda: dj.train(model(), IMAGES, options={"optimizer.learning_rat": 1}, **SMALL), "optimizer.learning_rate"),
+    (lambda: dj.schedules.cosine(ofset=1), "cosine"),
+    (lambda: dj.sample(lambda x, s: x, dj.schedules.edm(), shape=(2,), seeds=[0], sampler="dpm"), "dpmpp"),
+]
+
+
+@pytest.mark.parametrize(("call", "named"), BAD)
+def test_bad_input_is_one_line(call, named):
+    with pytest.raises(ValueError, match=named) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_questions_that_a_run_cannot_answer_are_refused(run, workdir, tmp_path):
+    with pytest.raises(ValueError, match="sampler"):
+        run.sample(2, sampler="ddimm")
+    with pytest.raises(ValueError, match="shape"):
+        run.likelihood(IMAGES[:, :2])
+    with pytest.raises(ValueError, match="label"):
+        run.sample(2, label=1)
+    with pytest.raises(ValueError, match="in_memory"):
+        dj.load(workdir, network=ImageNet()).likelihood()
+    with pytest.raises(ValueError, match=r"network\.options|network\.name"):
+        dj.train(dj.Model(ImageNet(width=16), num_steps=10), IMAGES, workdir=workdir, **SMALL)
+    with pytest.raises(FileNotFoundError):
+        dj.load(str(tmp_path / "none"))
+
+
+def test_nothing_slow_is_imported_before_it_is_used():
+    code = "import sys, diffusion_jax as dj; dir(dj); print('jax' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False"]
+    with pytest.raises(AttributeError, match="modl"):
+        _ = dj.modl
+
+
+def test_configs_of_models_are_stored_configs(run):
+    stored = configs.plain(run.config)
+    assert stored["network"]["name"].endswith(":ImageNet") and stored["data"]["name"] == "in_memory"
+    json.dumps(stored)
