@@ -1,4 +1,4 @@
-"""What a config amounts to, without training or (unless asked) compiling: sizes, FLOPs, memory, schedule, devices."""
+"""Size of a config without training it: parameters, FLOPs, memory, ends of the schedule, devices."""
 
 import math
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from diffusion_jax.training import state, step
 
 
 def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, Any]]:
-    """A text for people and the same figures by name.
+    """Return a text, and the same values by name, for one device with its share of the global batch.
 
-    Memory of the state and of the activations is arithmetic on shapes, marked as such; `compile` adds the compiler's
-    own figure. FLOPs are counted as in `flops`. All is for one device with its share of the global batch.
+    The memory of the state and of the activations is computed from shapes; compile: also compile the training step, for
+    the compiler's own value. FLOPs are counted as in `flops`.
     """
     if not config.data.shape:
         config = sources.resolve(config, sources.source(config, "train"))
@@ -52,7 +52,7 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
         "state_bytes": size(shapes),
         "state_bytes_per_device": devices.device_bytes(shapes, config.parallel),
         "activation_bytes": activations(experiment, shapes.params, batch, config.accumulate_steps),
-        "train_step_flops": flops(at_once, *arguments),  # of a loop, as accumulation is one, only one turn is counted
+        "train_step_flops": flops(at_once, *arguments),  # the compiler counts a loop, as accumulation is, only once
         "data_shape": list(config.data.shape),
         "batch_per_device": share,
         "schedule_ends": {
@@ -73,26 +73,26 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
 
 
 def flops(function: Callable[..., Any], *arguments: Any) -> float:
-    """FLOPs of a call, as the compiler counts them for a TPU before it optimises: the same figure on every device.
+    """Return the FLOPs of a call, counted by the compiler for a TPU before it optimises: the same on every device.
 
-    Random bits are among them. On a CPU fewer are needed, as its convolutions take fewer products.
+    They include random bits. A CPU needs fewer, as its convolutions use fewer products.
     """
     lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("tpu",))
     return float((lowered.cost_analysis() or {}).get("flops", math.nan))
 
 
 def count(tree: Any) -> int:
-    """Number of elements of all arrays of a tree."""
+    """Return the number of elements of all arrays of a tree."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def size(tree: Any) -> int:
-    """Bytes of all arrays of a tree."""
+    """Return the bytes of all arrays of a tree."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def compiled_bytes(compiled: Any) -> int | None:
-    """Arguments, results and temporaries of a program on one device, as the compiler says; None where it does not."""
+    """Return the compiler's bytes for arguments, results and temporaries of a program on a device, None if unknown."""
     needed = compiled.memory_analysis()
     if needed is None:
         return None
@@ -103,7 +103,7 @@ def compiled_bytes(compiled: Any) -> int | None:
 
 
 def activations(experiment: wiring.Experiment, params: Any, batch: Any, accumulate_steps: int) -> int:
-    """Bytes that the forward pass keeps for the backward pass, by the shapes of what differentiation stores."""
+    """Return the bytes that the forward pass stores for the backward pass, from the shapes of the residuals."""
     part = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0] // accumulate_steps, *x.shape[1:]), x.dtype), batch)
 
     def residuals(params: Any, batch: Any) -> Any:
@@ -116,7 +116,7 @@ def activations(experiment: wiring.Experiment, params: Any, batch: Any, accumula
 
 
 def text(config: ConfigDict, params: Any, figures: dict[str, Any]) -> str:
-    """The figures as people read them."""
+    """Return the values as a text."""
     mib = {name: figures[name] / 2**20 for name in ("state_bytes", "activation_bytes")}
     lines = [
         metric_log.parameter_table(params),

@@ -61,7 +61,7 @@ class CellRun(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a command ended."""
+    """Outcome of a command."""
 
     code: int
     """Its exit code; negative: the signal that killed it."""

@@ -19,24 +19,24 @@ class TiledMap:
     """
 
     def __init__(self, function: Callable[..., Any], tile: int, replicated: int = 1, name: str = "") -> None:
-        """Map `function(*whole, *examples) -> tree of [B, …]`.
+        """Map `function(*replicated, *examples) -> tree of [B, …]`.
 
-        replicated: the number of leading arguments that every device gets whole. name: that of the progress that calls
-        report; "": none.
+        replicated: the number of leading arguments that are the same for every example, such as parameters. name: the
+        name of the progress that is shown; "": none.
         """
         self.mapped = sharding.map_over_devices(function, replicated)
         self.tile, self.replicated, self.name = tile, replicated, name
 
     def __call__(self, *arguments: Any) -> Any:
         """Return the results, a tree of arrays [N, …] on the host, for examples that are trees of arrays [N, …]."""
-        whole, examples = arguments[: self.replicated], arguments[self.replicated :]
-        parts = list(self.stream(whole, [examples], count_rows(examples)))
+        common, examples = arguments[: self.replicated], arguments[self.replicated :]
+        parts = list(self.stream(common, [examples], count_rows(examples)))
         return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
-    def stream(self, whole: tuple[Any, ...], batches: Iterable[tuple[Any, ...]], total: int) -> Iterator[Any]:
+    def stream(self, common: tuple[Any, ...], batches: Iterable[tuple[Any, ...]], total: int) -> Iterator[Any]:
         """Yield the results call by call, for `total` examples that come in batches of any size.
 
-        Each batch is the tuple of the arguments after those in `whole`.
+        common: the leading arguments. Each batch is the tuple of the other arguments.
         """
         size = self.tile * jax.device_count()
         with progress.track(self.name, total) if self.name and total > size else progress.nothing() as report:
@@ -44,7 +44,7 @@ class TiledMap:
             for rows in rebatch(batches, size):
                 count = count_rows(rows)
                 padded = jax.tree.map(lambda x, count=count: x[np.arange(size) % count], rows)
-                results = sharding.fetch(self.mapped(*whole, *sharding.put_rows(padded)))
+                results = sharding.fetch(self.mapped(*common, *sharding.put_rows(padded)))
                 done += count
                 report(done)
                 yield jax.tree.map(lambda x, count=count: x[:count], results)

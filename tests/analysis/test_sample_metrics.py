@@ -171,7 +171,7 @@ def test_stored_samples_equal_drawn_ones_in_the_order_of_their_seeds(loaded):
 
 def test_all_metrics_share_the_stored_samples(loaded, stats, monkeypatch):
     found = sample_metrics.svm_metrics(loaded, 24, seed=100)
-    monkeypatch.setattr(stored_samples.loop, "samples", lambda *args, **options: pytest.fail)
+    monkeypatch.setattr(stored_samples.drawing, "samples", lambda *args, **options: pytest.fail)
     assert sample_metrics.svm_metrics(loaded, 24, seed=100) == found
     assert evaluated(loaded, ["fid"], stats=stats, number=24, seed=100)["fd_digits_24"] > 0
 
@@ -218,7 +218,7 @@ BAD_STATS = [
     ([*STATS, "--features=mine_bad:nans"], "features=nans of example 3"),
     ([*ANY_STATS, "--config=configs/toy2d.py:tiny", "--features=digits"], "(2,)"),
     (
-        [*ANY_STATS, "--config=configs/defaults.py", "--config.data.name=arrays", "--config.data.arrays.levels=0",
+        [*ANY_STATS, "--config=configs/digits.py", "--config.data.name=arrays", "--config.data.arrays.levels=0",
          "--config.data.arrays.path={tmp}/floats.npz", "--features=digits"],
         "features=digits",
     ),
