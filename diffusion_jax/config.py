@@ -148,7 +148,13 @@ RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
 """Keys of older versions: the name today, and values that are spelt otherwise."""
 GONE: dict[str, Any] = {}
 """Keys that exist no more, with the default they had: a stored config may hold that value, and no other."""
-ALIASES = {"lr": "optimizer.learning_rate", "steps": "train_steps", "decay": "ema.decays", "ema": "ema.decays"}
+ALIASES = {
+    "lr": "optimizer.learning_rate",
+    "steps": "train_steps",
+    "decay": "ema.decays",
+    "ema": "ema.decays",
+    "sampler.steps": "sampler.num_steps",
+}
 """Names that people type, for hints."""
 
 
@@ -354,12 +360,13 @@ def override_all(config: ConfigDict, values: Mapping[str, str], prefix: str = "c
 
 
 def override(config: ConfigDict, key: str, text: str, prefix: str = "config") -> None:
-    """Set one key from text, as the type of its default asks. prefix: the flag that the key follows, for errors.
+    """Set one key from text, as the type of its default asks. prefix: the flag before the key in errors, "" for none.
 
     Raises ValueError, naming the flag as typed, the nearest key and the keys of its section, for an unknown key, a
     section, or text that is no such value.
     """
-    flag = f"--{prefix}.{key}"
+    start = f"--{prefix}." if prefix else "--"
+    flag = f"{start}{key}"
     node, parts = config, key.split(".")
     for depth, part in enumerate(parts):
         if not isinstance(node, ConfigDict) or part not in node:
@@ -367,7 +374,7 @@ def override(config: ConfigDict, key: str, text: str, prefix: str = "config") ->
         holder, node = node, node[part]
     if isinstance(node, ConfigDict):
         example = f"{key}.name={text}" if "name" in node else f"{key}.{next(iter(node), 'KEY')}=VALUE"
-        raise ValueError(f"{flag}={text}: {key!r} is a section; write --{prefix}.{example}")
+        raise ValueError(f"{flag}={text}: {key!r} is a section; write {start}{example}")
     holder[parts[-1]] = parse(flag, text, node)
     if parts[-1] == "name" and ":" in text:
         _add_own_options(config, parts[0], flag)
@@ -418,7 +425,8 @@ def _hint(config: ConfigDict, key: str, node: Any, depth: int) -> str:
     near = difflib.get_close_matches(part, here, 1) or difflib.get_close_matches(key, known, 1)
     if near and near[0] in here and depth:
         near = [".".join([*key.split(".")[:depth], near[0]])]
-    nearest = [ALIASES[last]] if last in ALIASES and not depth else same[:3] or near
+    alias = ALIASES.get(key) or (ALIASES.get(last) if not depth else None)
+    nearest = [alias] if alias else same[:3] or near
     hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
     place = ".".join(key.split(".")[:depth]) or "the config"
     return f"{hint}Keys of {place}: {', '.join(here)}" if here else f"{hint}{place} is a value"

@@ -18,6 +18,14 @@ from etils import epath
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
+def expand(path: os.PathLike[str] | str) -> str:
+    """Return a path as the system reads it: ~ is the home directory, file:///DIR is /DIR. Other URLs stay."""
+    text = os.fspath(path)
+    if text.startswith("file://"):
+        return text.removeprefix("file://")
+    return text if "://" in text else os.path.expanduser(text)
+
+
 @contextlib.contextmanager
 def replacing(path: os.PathLike | str) -> Iterator[epath.Path]:
     """Yield the temporary name of a file or folder, which replaces `path` at the end; after an error it is removed."""

@@ -24,11 +24,13 @@ from typing import Any
 
 from diffusion_jax import files
 from diffusion_jax.analysis import sweeps
-from diffusion_jax.arguments import one_line
-from diffusion_jax.main import PREEMPTED
+from diffusion_jax.cli import evaluate
+from diffusion_jax.cli.common import one_line
 
 HERE = pathlib.Path(__file__).parent
 DONE = (sweeps.FINISHED, sweeps.DIVERGED)
+PREEMPTED = 75
+"""Exit code of a command that SIGTERM ended."""
 
 
 def main() -> int:
@@ -45,7 +47,7 @@ def main() -> int:
         return run(pathlib.Path(args.workdir).expanduser(), args.name)
     if not args.sweep or args.jobs < 1:
         parser.error("--sweep is missing" if not args.sweep else f"--jobs={args.jobs} must be at least 1")
-    directory, runs = sweeps.begin(args.sweep, args.workdir)
+    directory, runs = sweeps.begin(args.sweep, args.workdir, evaluate.check_words)
     left = [(i, run.name) for i, run in enumerate(runs) if status(directory, run.name) not in DONE]
     print(f"{len(left)} of {len(runs)} runs are left", file=sys.stderr)
     if args.way == "slurm":

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax import arguments, main
+from diffusion_jax import config as configs
+from diffusion_jax import main
 from diffusion_jax.analysis.description import count
 from diffusion_jax.data import pipeline
 from diffusion_jax.experiment import sources, wiring
@@ -119,8 +120,9 @@ def check_samples(name, samples):
 def test_recipe_takes_two_steps_and_samples(name, images, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    argv = ["main", "train", f"--config=configs/{name}.py:tiny", "--workdir=none", *reads(name, images)]
-    config = arguments.parse(argv).config
+    config = configs.load(f"configs/{name}.py:tiny")
+    overrides = (flag.removeprefix("--config.").split("=", 1) for flag in reads(name, images))
+    configs.override_all(config, dict(overrides))
     source = sources.source(config, "train")
     config = sources.resolve(config, source)
     experiment = wiring.build(config)

@@ -17,10 +17,8 @@ ORDER = [
     ("training",),
     ("runs",),
     ("interop",),
-    ("arguments",),
     ("analysis",),
     ("api",),
-    ("commands",),
     ("cli",),
     ("main",),
 ]

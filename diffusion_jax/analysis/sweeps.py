@@ -33,12 +33,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from ml_collections import ConfigDict
 
-from diffusion_jax import __version__, arguments, files, progress
+from diffusion_jax import __version__, files, progress
+from diffusion_jax import config as configs
 from diffusion_jax.experiment import sources, wiring
 from diffusion_jax.runs import metric_log
 from diffusion_jax.training import checkpoints, loop
@@ -49,6 +51,9 @@ KEYS = ("config", "seeds", "flags", "cells", "evaluate", "note")
 GRID, RESULT = "sweep.json", "result.json"
 FINISHED, DIVERGED, FAILED = STATUSES = ("finished", "diverged", "failed")
 """The status of a run, in result.json. A failed run is tried again."""
+
+CheckFlags = Callable[[Sequence[str], ConfigDict], None]
+"""`check(flags, config)` raises ValueError if the flags cannot evaluate a run with this config. It can be pickled."""
 
 
 class CellRun(NamedTuple):
@@ -76,12 +81,9 @@ class Outcome(NamedTuple):
 
 def load(file: str) -> dict[str, Any]:
     """Return the sweep that FILE or FILE:VARIANT describes. Raises ValueError if the file is wrong."""
-    path, _, variant = file.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise ValueError(f"--sweep={file}: no file {path}")
-    arguments.make_importable(path)
+    path, variant = configs.find(file, "sweeps")
     try:
-        names = runpy.run_path(path)
+        names = runpy.run_path(str(path))
         if "get_sweep" not in names:
             raise ValueError("no function get_sweep(variant)")
         described = names["get_sweep"](variant)
@@ -117,21 +119,20 @@ def grid(described: Mapping[str, Any]) -> list[CellRun]:
     return runs
 
 
-def check(described: Mapping[str, Any], data: bool = True) -> None:
-    """Raise ValueError, with the name of the cell, if a cell's flags do not make a config that can be built.
+def check(described: Mapping[str, Any], check_flags: CheckFlags | None = None, data: bool = True) -> None:
+    """Raise ValueError, with the name of the cell, if a cell's keys do not make a config that can be built.
 
-    data: also open the data, each set once. Without, a config that does not hold its data's shape is not built.
+    check_flags: checks the flags of `main evaluate` as well. data: also open the data, each set once. Without, a config
+    that does not hold its data's shape is not built.
     """
     opened: dict[str, Any] = {}
-    checked = set()
-    for run in grid(described):
-        cell = run.name.split("/")[0]
-        if cell in checked:
-            continue
-        checked.add(cell)
+    for cell, keys in described["cells"].items():
         try:
-            config = arguments.parse(["main", "train", *run.train]).config
-            arguments.parse(["main", "evaluate", *run.evaluate], config)
+            config = configs.load(described["config"])
+            overrides = {**described.get("flags", {}), **keys}
+            configs.override_all(config, {key: str(value) for key, value in overrides.items()})
+            if check_flags:
+                check_flags(described.get("evaluate", ()), config)
             if data:
                 section = config.data.to_json_best_effort()
                 if section not in opened:
@@ -140,16 +141,16 @@ def check(described: Mapping[str, Any], data: bool = True) -> None:
             if config.data.shape:
                 wiring.parameters(config, wiring.build(config).network)
         except (ValueError, OSError) as error:
-            raise ValueError(f"cell {cell!r}: {arguments.one_line(error)}") from error
+            raise ValueError(f"cell {cell!r}: {' '.join(str(error).split())}") from error
 
 
-def check_on_cpu(described: Mapping[str, Any]) -> None:
+def check_on_cpu(described: Mapping[str, Any], check_flags: CheckFlags | None = None) -> None:
     """`check` without touching the accelerators, which the runs need: in a process of its own, if there are any."""
     if os.environ.get("JAX_PLATFORMS") == "cpu":
-        return check(described)
+        return check(described, check_flags)
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context, initializer=_use_cpu) as pool:
-        return pool.submit(check, described).result()
+        return pool.submit(check, described, check_flags).result()
 
 
 def _use_cpu() -> None:
@@ -202,13 +203,13 @@ def check_stored(directory: pathlib.Path, runs: list[CellRun]) -> None:
 # Running it.
 
 
-def run_sweep(file: str, workdir: str) -> dict[str, Any]:
+def run_sweep(file: str, workdir: str, check_flags: CheckFlags | None = None) -> dict[str, Any]:
     """Run what is missing of a sweep, run by run; return how many runs have each status.
 
     A run that finished or diverged is skipped, a failed one is tried again, an interrupted one resumes. Raises
     ValueError or OSError, before anything runs, if the file, a cell or the work directory is wrong.
     """
-    directory, runs = begin(file, workdir)
+    directory, runs = begin(file, workdir, check_flags)
     env = environment(directory)
     counts = dict.fromkeys(STATUSES, 0)
     missing = []
@@ -233,7 +234,7 @@ def run_sweep(file: str, workdir: str) -> dict[str, Any]:
     return {"workdir": str(directory), "runs": len(runs), **counts}
 
 
-def begin(file: str, workdir: str) -> tuple[pathlib.Path, list[CellRun]]:
+def begin(file: str, workdir: str, check_flags: CheckFlags | None = None) -> tuple[pathlib.Path, list[CellRun]]:
     """Check a sweep and its work directory, and write sweep.json; return the directory and all runs.
 
     Raises as `run_sweep` does.
@@ -242,7 +243,7 @@ def begin(file: str, workdir: str) -> tuple[pathlib.Path, list[CellRun]]:
     described = load(file)
     runs = grid(described)
     check_stored(directory, runs)
-    check_on_cpu(described)
+    check_on_cpu(described, check_flags)
     directory.mkdir(parents=True, exist_ok=True)
     header = {"sweep": file, "version": __version__, "note": described.get("note", "")}
     flags = {run.name: {"train": run.train, "evaluate": run.evaluate} for run in runs}

@@ -3,14 +3,20 @@
 import contextlib
 import glob
 import importlib.util
+import logging
 import os
 import signal
+import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+log = logging.getLogger(__name__)
 
 
 def initialise(
@@ -18,13 +24,15 @@ def initialise(
     num_processes: int | None = None,
     process_id: int | None = None,
     local_devices: int = 0,
+    wait_seconds: int = 300,
 ) -> None:
     """Join the other processes of this run, if there are any.
 
     The three arguments name them; without any, SLURM's environment or a TPU's metadata does. Must be called before any
     other function of JAX. local_devices: the number of devices that this process must see; 0: no check. Raises
     ValueError if only some of the three are given, or if the number of processes or devices is another than expected;
-    ConnectionError if the other processes cannot be reached.
+    ConnectionError if the other processes cannot be reached. If they have not come after wait_seconds, the process ends
+    with exit code 2, as JAX would abort it.
     """
     given = {"coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
@@ -41,10 +49,13 @@ def initialise(
             raise ValueError(
                 f"--process_id={process_id}: must be 0 to {num_processes - 1} (--num_processes={num_processes})"
             )
+        assert coordinator_address is not None
+        check_address(coordinator_address)
         arguments = given | {"cluster_detection_method": "deactivate"}
     if arguments is not None and not jax.distributed.is_initialized():
         try:
-            jax.distributed.initialize(**arguments)
+            with _waiting(arguments, wait_seconds):
+                jax.distributed.initialize(**arguments, initialization_timeout=wait_seconds + 60)
         except RuntimeError as error:
             raise ConnectionError(
                 f"the processes of this run cannot connect ({error}). Check that process 0 runs at "
@@ -61,6 +72,41 @@ def initialise(
         )
 
 
+def check_address(address: str) -> None:
+    """Raise ValueError unless an address is HOST:PORT, ConnectionError if the host cannot be resolved."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"--coordinator_address={address}: must be HOST:PORT, such as 10.0.0.1:1234")
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except OSError as error:
+        raise ConnectionError(f"--coordinator_address={address}: host {host!r} cannot be resolved ({error})") from error
+
+
+@contextlib.contextmanager
+def _waiting(arguments: Mapping[str, Any], seconds: int, interval: float = 30.0) -> Iterator[None]:
+    """Log the wait for other processes every `interval` seconds; end this process when it lasts too long."""
+    address = arguments.get("coordinator_address", "the first node")
+    who = f"the {arguments.get('num_processes', 'other')} processes of this run at {address}"
+    connected = threading.Event()
+
+    def watch() -> None:
+        started = time.monotonic()
+        while not connected.wait(min(interval, max(0.0, started + seconds - time.monotonic()))):
+            waited = time.monotonic() - started
+            if waited >= seconds:
+                # Nothing ends the wait of JAX but its own time-out, which aborts the process.
+                print(f"error: {who}: not all there after {seconds} s (--wait_seconds)", file=sys.stderr, flush=True)
+                os._exit(2)
+            log.info("waiting for %s (%.0f s so far)", who, waited)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        connected.set()
+
+
 def from_slurm(environment: Mapping[str, str]) -> dict[str, Any] | None:
     """Return the arguments of `jax.distributed.initialize` for a step of a SLURM job with several tasks, else None.
 
@@ -69,6 +115,12 @@ def from_slurm(environment: Mapping[str, str]) -> dict[str, Any] | None:
     """
     if "SLURM_STEP_ID" not in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
         return None
+    missing = [name for name in ("SLURM_PROCID", "SLURM_LOCALID") if name not in environment]
+    if missing:
+        raise ValueError(
+            f"{missing[0]}: not set, although SLURM_STEP_NUM_TASKS={environment['SLURM_STEP_NUM_TASKS']}. Start the "
+            "tasks with srun, or unset SLURM_STEP_ID for a single process"
+        )
     tasks = _tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))[
         int(environment.get("SLURM_NODEID", "0"))
     ]

@@ -43,35 +43,37 @@ def load(
     workdir: str,
     step: int | str = "newest",
     ema: str = "",
+    verify: bool = True,
     *,
     given: Mapping[str, Any] | None = None,
     **sections: Mapping[str, Any],
 ) -> Run:
     """Load the config and the weights of a run.
 
-    ema: a decay, or "none"; "": the first average of the config. given: objects in place of names, by key of the
-    config, such as {"network.name": choices.Given(...)}. sections: values to change in sections of the config. Raises
-    FileNotFoundError or ValueError.
+    ema: a decay, or "none" for the raw weights; "": the first average of the config. verify: compare the files with
+    their checksums first. given: objects in place of names, by key of the config, such as {"network.name":
+    choices.Given(...)}. sections: values to change in sections of the config. Raises FileNotFoundError or ValueError.
     """
-    config = read_config(workdir, step)
+    config = read_config(workdir, step, verify)
     for key, value in (given or {}).items():
         configs.put(config, key, value)
     for name, values in sections.items():
-        config[name].update(values)
+        with config[name].unlocked():  # a choice of yours brings its options along
+            config[name].update(values)
     ema = ema or first_average(config)
-    guide, of_guide = load_guide(workdir, config)
-    weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema)
+    guide, of_guide = load_guide(workdir, config, verify)
+    weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema, verify)
     experiment = wiring.build(config, weights, guide=guide)  # a learned schedule is known from here on
-    number = checkpoints.find_step(workdir, step)
+    number = checkpoints.find_step(workdir, step, verify)
     return Run(workdir, number, ema, config, experiment, devices.replicate(weights | of_guide), guide)
 
 
-def read_config(workdir: str, step: int | str = "newest") -> ConfigDict:
+def read_config(workdir: str, step: int | str = "newest", verify: bool = True) -> ConfigDict:
     """Return the config of a run over today's defaults. Raises FileNotFoundError or ValueError."""
     try:
-        return configs.merge(checkpoints.read_config(workdir, step))
+        return configs.merge(checkpoints.read_config(workdir, step, verify))
     except ValueError as error:
-        version = checkpoints.read_versions(workdir, step).get("diffusion_jax", "an unknown version")
+        version = checkpoints.read_versions(workdir, step, verify).get("diffusion_jax", "an unknown version")
         raise ValueError(f"{workdir}, trained by diffusion_jax {version}: {error}") from error
 
 
@@ -80,7 +82,7 @@ def first_average(config: ConfigDict) -> str:
     return str(next(iter(config.ema.decays), "none"))
 
 
-def load_guide(workdir: str, config: ConfigDict) -> tuple[ConfigDict | None, dict[str, Any]]:
+def load_guide(workdir: str, config: ConfigDict, verify: bool = True) -> tuple[ConfigDict | None, dict[str, Any]]:
     """The config of the other run that config.guidance names, and {"classifier" or "guide": its weights}, if any.
 
     Raises as `load` does, and ValueError if none is named.
@@ -95,9 +97,9 @@ def load_guide(workdir: str, config: ConfigDict) -> tuple[ConfigDict | None, dic
             + ("" if guidance.name == "classifier" else ", or a worse step or average of this one, .step=N, .ema=DECAY")
         )
     where = chosen.workdir or workdir
-    guide = read_config(where, chosen.step)
+    guide = read_config(where, chosen.step, verify)
     ema = chosen.ema or first_average(guide)
-    weights = checkpoints.restore_weights(where, chosen.step, None if ema == "none" else ema)
+    weights = checkpoints.restore_weights(where, chosen.step, None if ema == "none" else ema, verify)
     return guide, {"classifier" if guidance.name == "classifier" else "guide": weights}
 
 

@@ -169,10 +169,11 @@ def steps(workdir: epath.PathLike) -> list[int]:
     return sorted(found.step for found in ocp.path.step.standard_name_format().find_all(directory))
 
 
-def find_step(workdir: epath.PathLike, step: int | str = "newest") -> int:
+def find_step(workdir: epath.PathLike, step: int | str = "newest", verify: bool = True) -> int:
     """The step meant by "newest", "best" (lowest held-out loss; the later one of equals) or a number.
 
     Raises FileNotFoundError if there is no checkpoint at all, ValueError if this one is not kept.
+    verify, here and below: compare the files that are read with their checksums first.
     """
     kept = steps(workdir)
     if not kept:
@@ -188,7 +189,7 @@ def find_step(workdir: epath.PathLike, step: int | str = "newest") -> int:
     if step == "newest":
         return kept[-1]
     if step == "best":
-        verified = {k: _verified(_directory(workdir) / str(k), "metrics") for k in kept}
+        verified = {k: _verified(_directory(workdir) / str(k), "metrics", verify) for k in kept}
         losses = {k: _loss(_json(directory / "metrics", "metrics")) for k, directory in verified.items()}
         best = min(kept, key=lambda k: (losses[k], -k))
         if losses[best] == math.inf:
@@ -204,13 +205,13 @@ def find_step(workdir: epath.PathLike, step: int | str = "newest") -> int:
     return int(step)
 
 
-def restore(run: Run, abstract_state: Any, step: int | str = "newest") -> Any:
+def restore(run: Run, abstract_state: Any, step: int | str = "newest", verify: bool = True) -> Any:
     """Read a state back, placed as `abstract_state` says: a tree of arrays or of `jax.ShapeDtypeStruct` with shardings.
 
     The devices need not be those, nor as many as those, that it was saved from. Raises as `find_step` does, and
     ValueError for a checkpoint that is damaged or does not fit the tree.
     """
-    directory = _checked(run, step, "state")
+    directory = _checked(run, step, "state", verify)
     held, asked = _shapes(_stored(directory)), _shapes(abstract_state)
     differing = [
         f"{name}: stored {held.get(name, 'nothing')}, asked {asked.get(name, 'nothing')}"
@@ -225,13 +226,13 @@ def restore(run: Run, abstract_state: Any, step: int | str = "newest") -> Any:
         return reader.restore(directory, args=arguments)["state"]
 
 
-def restore_weights(run: Run, step: int | str = "newest", ema: str | None = None) -> Any:
+def restore_weights(run: Run, step: int | str = "newest", ema: str | None = None, verify: bool = True) -> Any:
     """Read only parameters, into host memory: a tree of NumPy arrays.
 
     ema: an average, by its decay as written in the config, e.g. "0.9999"; None: the parameters themselves. Raises as
     `restore` does, and ValueError, with the averages that are there, for an unknown one.
     """
-    directory = _checked(run, step, "state")
+    directory = _checked(run, step, "state", verify)
     stored = _stored(directory)
     if ema is not None and ema not in stored["ema"]:
         there = ", ".join(sorted(stored["ema"])) or "none"
@@ -247,22 +248,22 @@ def restore_weights(run: Run, step: int | str = "newest", ema: str | None = None
     return restored["params"] if ema is None else restored["ema"][ema]
 
 
-def read_config(run: Run, step: int | str = "newest") -> dict[str, Any]:
+def read_config(run: Run, step: int | str = "newest", verify: bool = True) -> dict[str, Any]:
     """The config that a checkpoint was trained with, as a nested dict. JSON knows no tuples: every list is one again.
 
     Raises as `find_step` does, and ValueError for a damaged checkpoint.
     """
-    return _tuples(_json(_checked(run, step, "config") / "config")["config"])
+    return _tuples(_json(_checked(run, step, "config", verify) / "config")["config"])
 
 
-def read_versions(run: Run, step: int | str = "newest") -> dict[str, str]:
+def read_versions(run: Run, step: int | str = "newest", verify: bool = True) -> dict[str, str]:
     """The versions of this package and of those below it that wrote a checkpoint. Raises as `read_config` does."""
-    return _json(_checked(run, step, "config") / "config")["versions"]
+    return _json(_checked(run, step, "config", verify) / "config")["versions"]
 
 
-def read_rollbacks(run: Run, step: int | str = "newest") -> int:
+def read_rollbacks(run: Run, step: int | str = "newest", verify: bool = True) -> int:
     """How often the run of a checkpoint was sent back to an earlier one. Raises as `read_config` does."""
-    return _json(_checked(run, step, "config") / "config").get("rollbacks", 0)
+    return _json(_checked(run, step, "config", verify) / "config").get("rollbacks", 0)
 
 
 def check_resume(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -347,17 +348,17 @@ def _versions() -> dict[str, str]:
     return {"diffusion_jax": __version__, "python": platform.python_version(), **packages}
 
 
-def _checked(run: Run, step: int | str, item: str) -> epath.Path:
+def _checked(run: Run, step: int | str, item: str, verify: bool) -> epath.Path:
     """The directory of a step, an item of which is found as it was written."""
     if isinstance(run, ocp.CheckpointManager):
         run.wait_until_finished()
     workdir = run.directory.parent if isinstance(run, ocp.CheckpointManager) else run
-    return _verified(_directory(workdir) / str(find_step(workdir, step)), item)
+    return _verified(_directory(workdir) / str(find_step(workdir, step, verify)), item, verify)
 
 
-def _verified(directory: epath.Path, item: str) -> epath.Path:
+def _verified(directory: epath.Path, item: str, verify: bool) -> epath.Path:
     """A step's directory again, or ValueError unless the files of an item are those of the manifest."""
-    if not checksums.VERIFY.get():
+    if not verify:
         return directory
     wrong = checksums.damage(directory, item)
     if wrong:

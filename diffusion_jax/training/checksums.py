@@ -3,7 +3,6 @@
 Orbax's array files carry none: it reads a flipped bit without a word.
 """
 
-import contextvars
 import json
 import logging
 import zlib
@@ -16,8 +15,6 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 OWN = "sums.process_"
 """Beginning of the names of the files in which each process notes what it has written."""
-VERIFY = contextvars.ContextVar("verify", default=True)
-"""Whether what is read is compared with its checksums first."""
 
 
 def seal(directory: epath.Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import logging
+import signal as signals
 import time
 from collections.abc import Callable, Generator
 from typing import Any
@@ -44,13 +45,16 @@ class Preempted(Exception):
         super().__init__(message)
         self.number = number
         """The signal, SIGTERM or SIGINT."""
+        self.exit_code = 75 if number == signals.SIGTERM else 128 + number
+        """That of the command line: EX_TEMPFAIL of sysexits.h (try again), or that of a program that Ctrl-C ended."""
 
 
-def train(config: ConfigDict, workdir: str, data: Data | None = None) -> dict[str, Any]:
+def train(config: ConfigDict, workdir: str, data: Data | None = None, verify: bool = True) -> dict[str, Any]:
     """Train until config.train_steps, from the newest checkpoint of the workdir if there is one.
 
     data: the splits as objects, in place of those that config.data names; the names of a config may be objects too
-    (`experiment.choices.Given`), so that nothing here needs a file.
+    (`experiment.choices.Given`), so that nothing here needs a file. verify: compare a checkpoint with its checksums
+    before it is read.
 
     Returns {"workdir", "step", "loss", …}, the last measured ones. Raises ValueError or OSError, before anything
     compiles, where the config does not fit its data, the devices or the run that the workdir already holds, or where
@@ -59,7 +63,7 @@ def train(config: ConfigDict, workdir: str, data: Data | None = None) -> dict[st
     """
     try:
         with contextlib.ExitStack() as stack:
-            return _train(config, workdir, data, stack)
+            return _train(config, workdir, data, verify, stack)
     except (OSError, ValueError) as error:
         if not no_space(error):
             raise
@@ -77,7 +81,9 @@ def no_space(error: OSError | ValueError) -> bool:
     return getattr(error, "errno", None) in full or ("RESOURCE_EXHAUSTED" in str(error) and "writ" in str(error))
 
 
-def _train(config: ConfigDict, workdir: str, data: Data | None, stack: contextlib.ExitStack) -> dict[str, Any]:
+def _train(
+    config: ConfigDict, workdir: str, data: Data | None, verify: bool, stack: contextlib.ExitStack
+) -> dict[str, Any]:
     # Everything that can be wrong is found here.
     train_source, heldout = data or (sources.source(config, "train"), None)
     config = sources.resolve(config, train_source)
@@ -94,7 +100,7 @@ def _train(config: ConfigDict, workdir: str, data: Data | None, stack: contextli
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
     kept = checkpoints.steps(workdir)
     if kept:
-        checkpoints.check_resume(checkpoints.read_config(workdir), config)
+        checkpoints.check_resume(checkpoints.read_config(workdir, verify=verify), config)
         if kept[-1] >= config.train_steps:
             log.info("%s is finished: step %d of %d", workdir, kept[-1], config.train_steps)
             return {"workdir": workdir, "step": kept[-1], "loss": metric_log.last(workdir, "loss"), "finished": True}
@@ -108,7 +114,7 @@ def _train(config: ConfigDict, workdir: str, data: Data | None, stack: contextli
     log.info("%s", metric_log.banner(shapes.params, jax.devices(), workdir))
     if kept:
         log.info("resuming %s at step %d", workdir, kept[-1])
-        train_state = checkpoints.restore(manager, devices.abstract(shapes, config.parallel))
+        train_state = checkpoints.restore(manager, devices.abstract(shapes, config.parallel), verify=verify)
     else:
         train_state = start(config, experiment, key_init, shapes)
     train_step = training_step(config, experiment, shapes)
@@ -116,7 +122,7 @@ def _train(config: ConfigDict, workdir: str, data: Data | None, stack: contextli
 
     # The run.
     n = first = int(train_state.step)
-    rollbacks = checkpoints.read_rollbacks(workdir) if kept else 0
+    rollbacks = checkpoints.read_rollbacks(workdir, verify=verify) if kept else 0
     batches = stream(config, train_source, n, rollbacks)
     stack.callback(lambda: batches.close())
     reporter = metric_log.open_reporter(workdir, config.report.tensorboard)
@@ -167,7 +173,7 @@ def _train(config: ConfigDict, workdir: str, data: Data | None, stack: contextli
                 rollbacks += 1
                 log.warning("%s; going back to step %d, with the data in another order", where, good)
                 checkpoints.forget_after(manager, good)
-                train_state = checkpoints.restore(manager, devices.abstract(shapes, config.parallel), good)
+                train_state = checkpoints.restore(manager, devices.abstract(shapes, config.parallel), good, verify)
                 batches.close()
                 n, batches = good, stream(config, train_source, good, rollbacks)
                 continue

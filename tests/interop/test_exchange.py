@@ -12,7 +12,8 @@ import safetensors.numpy
 import saved_models
 from ml_collections import ConfigDict
 
-from diffusion_jax import arguments, main
+from diffusion_jax import config as configs
+from diffusion_jax import main
 from diffusion_jax.experiment import wiring
 from diffusion_jax.interop import diffusers, diffusers_folder, diffusers_options, exchange
 from diffusion_jax.networks.unet import UNet
@@ -77,9 +78,8 @@ def test_import_then_export_gives_the_same_files(name, tmp_path, capsys):
 
 def test_export_then_import_is_the_identity(tmp_path, capsys):
     """Of parameters and of what the config says, for a model of ours, and for each of its averages."""
-    config = arguments.parse(
-        ["main", "train", "--config=configs/cifar10_ddpm.py:tiny", "--config.ema.decays=(0.9,0.5)"]
-    ).config
+    config = configs.load("cifar10_ddpm:tiny")
+    config.ema.decays = (0.9, 0.5)
     config.network.unet.groups = 4
     experiment = wiring.build(config)
     drawn = [saved_models.drawn_params(experiment.network, (8, 8, 3), seed) for seed in (0, 1)]
@@ -96,7 +96,7 @@ def test_export_then_import_is_the_identity(tmp_path, capsys):
 
 def test_the_recipe_of_the_paper_comes_back_as_it_is(tmp_path, capsys):
     """norm_num_groups=32 is the rule at these sizes, so a run of the recipe goes on from the published weights."""
-    config = arguments.parse(["main", "train", "--config=configs/cifar10_ddpm.py"]).config
+    config = configs.load("cifar10_ddpm")
     described = diffusers_options.describe_unet(wiring.build(config).network, (32, 32, 3))
     assert described["norm_num_groups"] == 32 and described["attention_head_dim"] is None
     (tmp_path / "config.json").write_text(json.dumps(described))
@@ -136,7 +136,9 @@ def test_an_imported_model_samples_evaluates_and_trains(tmp_path, capsys):
 
 def test_a_checkpoint_of_tensorflow_is_imported(tmp_path, capsys):
     flags = ["--config=configs/cifar10_ddpm.py:tiny", "--config.network.unet.channels=32"]
-    net = wiring.build(arguments.parse(["main", "train", *flags, "--config.network.unet.groups=32"]).config).network
+    described = configs.load("cifar10_ddpm:tiny")
+    described.network.unet.update(channels=32, groups=32)
+    net = wiring.build(described).network
     params, averages = (saved_models.drawn_params(net, (8, 8, 3), seed) for seed in (0, 1))
     prefix = saved_models.write_tf1(tmp_path / "model.ckpt-7", saved_models.tf1_variables(params, averages))
     workdir = tmp_path / "run"

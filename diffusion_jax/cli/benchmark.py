@@ -1,0 +1,28 @@
+"""Measure the speed of training and sampling on this machine."""
+
+from diffusion_jax.cli.common import Results, add_config_flags, config_of
+from diffusion_jax.cli.parser import Flags, Parser, Path
+
+COMPILE_CACHE = False
+"""Compilation is measured too."""
+
+
+def add_flags(parser: Parser) -> None:
+    """Declare the flags."""
+    add_config_flags(parser)
+    parser.flag("batch_size", int, 0, "Examples of the global batch (0: batch_size of the config)")
+    parser.flag("repeats", int, 10, "Timings behind each median")
+    parser.flag("features", str, "", "Feature network to time as well: inception, digits, pixels, or module:function")
+    parser.flag("inception", Path, "", "Inception weights written by import-inception (default: those in the cache).")
+
+
+def run(args: Flags) -> Results:
+    """Print the timings and return them."""
+    from diffusion_jax.analysis import timing
+
+    config = config_of(args)
+    if args.batch_size:
+        config.batch_size = args.batch_size
+    text, figures = timing.benchmark(config, args.repeats, args.started, args.features, args.inception)
+    print(text)
+    return figures

@@ -1,0 +1,21 @@
+"""Encode held-out examples as noise, and decode them again."""
+
+from diffusion_jax.cli.common import Results, add_run_flags, load_run, output
+from diffusion_jax.cli.parser import Flags, Parser, Path
+
+
+def add_flags(parser: Parser) -> None:
+    """Declare the flags."""
+    add_run_flags(parser, "sampler", "ode", "data")
+    parser.flag("out", Path, "latents.npz", "File of the noise")
+    parser.flag("num_samples", int, 64, "Number of held-out examples")
+    parser.flag("by", str, "ode", "Method: ode, or ddim (its inversion, in the steps of the sampler)", ["ode", "ddim"])
+
+
+def run(args: Flags) -> Results:
+    """Carry held-out examples to t = 1 and back."""
+    from diffusion_jax.analysis import latents
+
+    out = output(args.out, ".npz")
+    loaded = load_run(args)
+    return {"step": loaded.step, **latents.encode_heldout(loaded, args.num_samples, out, args.by)}

@@ -1,0 +1,121 @@
+"""The program around a command: logging, processes, devices, the compile cache, threads of libraries."""
+
+import contextlib
+import importlib.util
+import logging
+import os
+import pathlib
+import sys
+import threading
+from collections.abc import Iterator
+
+from diffusion_jax.cli.parser import Flags, Parser
+
+log = logging.getLogger("diffusion_jax")
+"""The parent of all loggers of this package."""
+
+COMPILED = pathlib.Path("~/.cache/diffusion_jax/compiled")
+"""Compiled programs of earlier commands, unless JAX_COMPILATION_CACHE_DIR names another folder."""
+
+
+def add_flags(parser: Parser) -> None:
+    """Declare the flags that every command takes."""
+    parser.flag("debug", bool, False, "Print the traceback of an error.")
+    parser.flag("coordinator_address", str, None, "Address of process 0, HOST:PORT, for a run of several processes.")
+    parser.flag("num_processes", int, None, "Number of processes of the run.")
+    parser.flag("process_id", int, None, "Number of this process, from 0.")
+    parser.flag("local_devices", int, 0, "Number of devices this process must see (0: no check)")
+    parser.flag("wait_seconds", int, 300, "Time to wait for the other processes")
+
+
+def join(args: Flags, command: str, several: bool) -> bool:
+    """Join the other processes of this run, if it has any; return True in the first process.
+
+    several: the command may run as several processes. Raises ValueError or OSError.
+    """
+    given = {
+        "coordinator_address": args.coordinator_address,
+        "num_processes": args.num_processes,
+        "process_id": args.process_id,
+        "local_devices": args.local_devices,
+    }
+    if not any(given.values()) and "SLURM_STEP_ID" not in os.environ and importlib.util.find_spec("libtpu") is None:
+        return True
+    from diffusion_jax import devices
+
+    devices.initialise(**given, wait_seconds=args.wait_seconds)
+    import jax
+
+    if jax.process_count() > 1 and not several:
+        raise ValueError(f"{command}: runs as one process (got {jax.process_count()} processes)")
+    if not devices.is_first():
+        log.setLevel(logging.WARNING)
+    return devices.is_first()
+
+
+def check_platform() -> None:
+    """Raise ValueError if JAX_PLATFORMS names a platform that JAX cannot use here."""
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if not platforms:
+        return
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that some platform is left
+        reason = f" ({error})" if str(error) else ""
+        raise ValueError(
+            f"JAX_PLATFORMS={platforms}: JAX cannot use it here{reason}. Install its jaxlib, or unset JAX_PLATFORMS"
+        ) from error
+
+
+@contextlib.contextmanager
+def logging_to_stderr() -> Iterator[None]:
+    """Send the log of this package, and of nothing else, to standard error while a command runs."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    level, propagate = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
+
+
+@contextlib.contextmanager
+def quiet_threads(quiet: bool) -> Iterator[None]:
+    """Print no traceback of background threads: an error in a thread of Orbax is raised in the main thread as well."""
+    hook, futures = threading.excepthook, logging.getLogger("concurrent.futures")
+    level = futures.level
+    if quiet:
+        threading.excepthook = lambda args: None
+        futures.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
+        futures.setLevel(level)
+
+
+def prepare_process() -> None:
+    """Set up a process of its own: characters that a terminal lacks are escaped, TensorFlow logs errors only."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+
+def keep_compiled() -> None:
+    """Let JAX store compiled programs in COMPILED, unless JAX_COMPILATION_CACHE_DIR is set or no folder can be made."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    with contextlib.suppress(OSError, RuntimeError):  # no home directory, or one that is read-only
+        directory = COMPILED.expanduser()
+        directory.mkdir(parents=True, exist_ok=True)
+        if os.access(directory, os.W_OK):
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(directory)

@@ -1,0 +1,115 @@
+"""Evaluate a run: held-out loss, likelihoods and sample-quality metrics."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from diffusion_jax.cli.common import Results, add_run_flags, add_seed, load_run, sections_of
+from diffusion_jax.cli.parser import Flags, Parser, Path
+
+log = logging.getLogger(__name__)
+
+SEVERAL_PROCESSES = True
+
+
+def add_flags(parser: Parser) -> None:
+    """Declare the flags."""
+    add_run_flags(parser, "sampler", "guidance", "bound", "ode", "data")
+    parser.flag("likelihood", str, "", "Likelihoods to compute, separated by commas: vlb, multi, ode, K")
+    parser.flag(
+        "metrics", list, "", "Metrics of samples, separated by commas: fid, kid, is, pr (precision and recall), nn"
+    )
+    parser.flag(
+        "num_samples",
+        int,
+        -1,
+        "Number of samples (0: none; -1: eval.num_samples, or the size of the reference set with --metrics)",
+    )
+    add_seed(parser)
+    parser.flag("scales", str, "", "Guidance scales to compare, such as 0,1,2,4")
+    parser.flag("features", str, "inception", "Feature network: inception, digits, pixels, or module:function")
+    parser.flag("inception", Path, "", "Inception weights written by import-inception (default: those in the cache).")
+    parser.flag("stats", Path, "", "Reference statistics written by stats (default: those of the training data).")
+    parser.flag(
+        "allow",
+        list,
+        "",
+        "Checks to skip, separated by commas: few (fewer samples than feature dimensions), "
+        "sizes (sample and reference counts differ). Results are flagged",
+    )
+    parser.flag("bootstrap", int, 100, "Bootstrap replicates of each confidence interval (0: no intervals)")
+    parser.flag(
+        "heldout",
+        bool,
+        False,
+        "Also compute the metrics for the held-out split, as the reference a perfect model would reach",
+    )
+
+
+def run(args: Flags) -> Results:
+    """Compute every figure that is asked for; all are stored in WORKDIR/evaluation as well."""
+    from diffusion_jax.analysis import likelihoods, sample_metrics, scales
+    from diffusion_jax.runs import trained
+
+    check_flags(args)
+    names = likelihoods.parse_names(args.likelihood)
+    guidance_scales = scales.parse(args.scales) if args.scales else []
+    loaded = load_run(args)
+    compute_likelihoods = likelihoods.prepare_likelihoods(loaded, names)
+    number = loaded.config.eval.num_samples if args.num_samples < 0 else args.num_samples
+    trained.evaluation_directory(loaded)
+    compute_metrics: Callable[[], Results] = dict
+    if args.metrics:
+        options = sample_metrics.Options(
+            max(0, args.num_samples), args.seed, tuple(args.allow), args.bootstrap, args.heldout
+        )
+        compute_metrics = sample_metrics.prepare_metrics(
+            loaded, args.metrics, args.features, args.inception, args.stats, options
+        )
+
+    def in_bits(loaded: trained.Run) -> Results:
+        figures, table = compute_likelihoods()
+        if table:
+            print(table)
+        return figures
+
+    def over_scales(loaded: trained.Run) -> Results:
+        sections = {"verify": args.verify, **sections_of(args)}
+        return {"guidance": scales.compare_scales(loaded, guidance_scales, sections, number, args.seed)}
+
+    parts: list[Callable[[trained.Run], Results]] = [trained.heldout_loss]
+    if names:
+        parts.append(in_bits)
+    if guidance_scales:
+        parts.append(over_scales)
+    elif loaded.config.eval.svm and number:
+        parts.append(lambda loaded: sample_metrics.svm_metrics(loaded, number, args.seed))
+    if number:
+        parts.append(lambda loaded: sample_metrics.pattern_counts(loaded, number, args.seed))
+    parts.append(lambda _: compute_metrics())
+    figures: Results = {"step": loaded.step, "ema": loaded.ema}
+    for part in parts:
+        figures |= part(loaded)
+        trained.keep(loaded, figures)
+    for name, value in figures.items():
+        log.info("%-26s %s", name, f"{value:.5f}" if isinstance(value, float) else value)
+    return figures
+
+
+def check_flags(args: Flags) -> None:
+    """Raise ValueError for flags that no run could be evaluated with."""
+    if args.num_samples == 1 or args.num_samples < -1:
+        raise ValueError(f"--num_samples={args.num_samples}: must be 0 (none), 2 or more, or -1 (eval.num_samples)")
+
+
+def check_words(words: Sequence[str], config: Any) -> None:
+    """Raise ValueError if the flags cannot evaluate a run with this config, which has no checkpoint yet."""
+    from diffusion_jax import config as configs
+    from diffusion_jax.analysis import likelihoods
+
+    parser = Parser("evaluate", "")
+    add_flags(parser)
+    args = parser.read(["--workdir=later", *words])
+    check_flags(args)
+    likelihoods.parse_names(args.likelihood)
+    configs.override_all(config.copy_and_resolve_references(), args.overrides, prefix="")

@@ -1,0 +1,18 @@
+"""Write an HTML page of a run and its evaluations."""
+
+from diffusion_jax.cli.common import Results, add_workdir
+from diffusion_jax.cli.parser import Flags, Parser
+
+DEVICES = False
+
+
+def add_flags(parser: Parser) -> None:
+    """Declare the flags."""
+    add_workdir(parser)
+
+
+def run(args: Flags) -> Results:
+    """Write WORKDIR/report.html."""
+    from diffusion_jax.analysis import html_report
+
+    return html_report.write_report(args.workdir)

@@ -1,0 +1,125 @@
+"""Bad input is one line that names the flag, key or file, exit code 2, and nothing written."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_jax.training import checkpoints
+
+# {workdir} is the finished run, {tmp} a folder with the files of `bad_things`.
+TRAIN = ["train", "--config=digits:tiny", "--workdir={tmp}/new"]
+DRAW = ["sample", "--workdir={workdir}", "--out={tmp}/x.npz"]
+BAD = [
+    (["train", "--workdir={tmp}/new"], "--config"),
+    (["train", "--config=digits:tiny"], "--workdir"),
+    (["train", "--config=nothing.py", "--workdir={tmp}/new"], "nothing.py"),
+    (["train", "--config=digist", "--workdir={tmp}/new"], "'digits'"),
+    (["train", "--config={tmp}/broken.py", "--workdir={tmp}/new"], "broken.py"),
+    (["train", "--config={tmp}/name_error.py", "--workdir={tmp}/new"], "NameError"),
+    (["train", "--config=digits:tony", "--workdir={tmp}/new"], "'tony'"),
+    ([*TRAIN, "--config.optimiser.b1=0.5"], "--config.optimiser.b1"),
+    ([*TRAIN, "--config.optimiser.b1=0.5"], "optimizer"),
+    ([*TRAIN, "--config.network.foo.width=3"], "--config.network.foo.width"),
+    ([*TRAIN, "--config.lr=1"], "optimizer.learning_rate"),
+    ([*TRAIN, "--config.network.channels=64"], "network.unet.channels"),
+    ([*TRAIN, "--config.network=ncsnpp"], "--config.network.name=ncsnpp"),
+    ([*TRAIN, "--config.data.path=x"], "data.folder.path"),
+    ([*TRAIN, "--sampler.name=ddim"], "--config.sampler.name"),
+    ([*TRAIN, "--config.batch_size=many"], "--config.batch_size"),
+    ([*TRAIN, "--config.batch_size=7"], "batch_size=7"),
+    ([*TRAIN, "--config.parallel=pmapp"], "parallel"),
+    ([*TRAIN, "--config.schedule.name=cosin"], "schedule.name"),
+    ([*TRAIN, "--config.network.unet.attention=(5,)"], "attention"),
+    ([*TRAIN, "--config.network.unet.multipliers=(1,1,1,1,1)"], "height 8"),
+    ([*TRAIN, "--config.data.name=digit"], "data.name"),
+    ([*TRAIN, "--config.data.shape=(9,9,1)"], "data.shape"),
+    ([*TRAIN, "--config.data.name=folder", "--config.data.folder.path={tmp}/empty"], "{tmp}/empty"),
+    ([*TRAIN, "--config.data.name=folder", "--config.data.folder.path={tmp}/mixed"], "{tmp}/mixed"),
+    ([*TRAIN, "--config.data.name=arrays", "--config.data.arrays.path={tmp}/nan.npz"], "nan.npz"),
+    ([*TRAIN, "--config.data.name=arrays", "--config.data.arrays.path={tmp}/objects.npz"], "objects.npz"),
+    ([*TRAIN, "--config.data.name=tfds", "--config.data.tfds.dataset=cifar10", "--config.data.tfds.data_dir={tmp}"],
+     "main prepare"),
+    ([*TRAIN[:2], "--workdir={tmp}/file"], "{tmp}/file"),
+    ([*TRAIN[:2], "--workdir={workdir}", "--config.seed=3", "--config.train_steps=9"], "seed"),
+    ([*TRAIN, "--config.require_accelerator=True"], "CPU"),
+    ([*TRAIN, "now"], "'now'"),
+    (["describe", "--config=folder"], "data/images"),
+    (["describe", "--config="], "--config"),
+    (["evaluate", "--workdir={workdir}", "--likelihood=odd"], "--likelihood"),
+    (["evaluate", "--workdir={workdir}", "--likelihood=vlb", "--bound.decoder=bin"], "bound.decoder"),
+    (["evaluate", "--workdir={workdir}", "--likelihood=vlb", "--bound.num_steps=9"], "4"),
+    (["evaluate", "--workdir={workdir}", "--num_samples=1"], "--num_samples"),
+    (["evaluate", "--workdir={workdir}", "--data.flip=true"], "--data.flip"),
+    (["evaluate", "--workdir={workdir}", "--data.folder.paht=x"], "--data.folder.paht"),
+    (["show", "--workdir={workdir}", "--num_samples=1"], "--num_samples"),
+    (["show", "--workdir={workdir}", "--num_samples=500"], "--num_samples"),
+    (["frontier", "--workdir={workdir}", "--steps=5,many"], "--steps"),
+    (["sample", "--out={tmp}/x.npz"], "--workdir"),
+    (["sample", "--workdir={tmp}/empty", "--out={tmp}/x.npz"], "{tmp}/empty"),
+    (["sample", "--workdir={workdir}/checkpoints/2", "--out={tmp}/x.npz"], "--workdir={workdir} --step=2"),
+    (["sample", "--workdir={workdir}/checkpoints", "--out={tmp}/x.npz"], "--workdir={workdir}"),
+    (["sample", "--workdir=file://{tmp}/empty", "--out={tmp}/x.npz"], "{tmp}/empty"),
+    (["sample", "--workdir={workdir}", "--out={tmp}/x.png"], "--out"),
+    (["sample", "--workdir={workdir}", "--out={tmp}/no/x.npz"], "{tmp}/no"),
+    (["sample", "--workdir={workdir}", "--out={tmp}/folder.npz"], "--out"),
+    ([*DRAW, "--config.sampler.num_steps=3"], "--sampler.num_steps"),
+    ([*DRAW, "--sampler.ddim.etta=1"], "--sampler.ddim.etta"),
+    ([*DRAW, "--sampler.eta=0.5"], "sampler.ddim.eta"),
+    ([*DRAW, "--sampler.steps=50"], "sampler.num_steps"),
+    ([*DRAW, "--sampler=ddim"], "--sampler.name=ddim"),
+    ([*DRAW, "--sampler.levels=(5,)"], "5"),
+    ([*DRAW, "--sampler.num_step=3"], "num_steps"),
+    ([*DRAW, "--sampler.num_steps=many"], "--sampler.num_steps"),
+    ([*DRAW, "--sampler.num_steps=5"], "4"),
+    ([*DRAW, "--pictured=0"], "--pictured"),
+    ([*DRAW, "--step=7"], "7"),
+    ([*DRAW, "--ema=0.7"], "0.7"),
+    ([*DRAW, "--num_samples=0"], "--num_samples"),
+    ([*DRAW, "--num_samples=few"], "--num_samples"),
+    ([*DRAW, "--seed=-1"], "--seed"),
+    ([*DRAW, "--label=1"], "--label"),
+    (["restore", "--workdir={workdir}", "--task=paint", "--out={tmp}/x.npz"], "--task"),
+    (["encode", "--workdir={workdir}", "--by=odd", "--out={tmp}/x.npz"], "--by"),
+    (["compare"], "DIR"),
+    (["compare", "{workdir}", "--out={tmp}/x.txt"], "--out"),
+    (["compare", "{tmp}/empty"], "{tmp}/empty"),
+    (["report", "--workdir={tmp}/empty"], "{tmp}/empty"),
+    (["sweep", "--sweep=none.py", "--workdir={tmp}/new"], "none.py"),
+    (["export", "--to=torch", "--path={tmp}/x", "--workdir={workdir}"], "--to"),
+    (["import", "--path={tmp}", "--workdir={tmp}/new"], "--from"),
+    (["import", "--from=ddpm_tf1", "--path={tmp}", "--workdir={tmp}/new"], "--config"),
+    (["import-inception", "--path={tmp}/none.pb"], "none.pb"),
+    (["sample", "--workdir={workdir}", "--num_processes=2"], "--coordinator_address"),
+    ([*DRAW, "--coordinator_address=localhost", "--num_processes=2", "--process_id=1"], "--coordinator_address"),
+    ([*DRAW, "--coordinator_address=localhost:99999", "--num_processes=2", "--process_id=1"], "--coordinator_address"),
+    ([*DRAW, "--coordinator_address=no.such.host.invalid:1", "--num_processes=2", "--process_id=1"], "no.such.host"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bad_things(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bad")
+    for folder in ("empty", "mixed", "folder.npz"):
+        (path / folder).mkdir()
+    for i in range(4):
+        Image.new("RGB", (8, 8)).save(path / "mixed" / f"{i}.png")
+    (path / "mixed" / "3.png").write_bytes(b"not an image")
+    (path / "broken.py").write_text("def get_config(:\n")
+    (path / "file").write_text("")
+    (path / "name_error.py").write_text("def get_config(variant):\n    return nothing\n")
+    np.savez(path / "nan.npz", x=np.full((4, 2), np.nan, np.float32))
+    np.savez(path / "objects.npz", x=np.array([[1], [None]], object))
+    return path
+
+
+@pytest.mark.parametrize(("words", "name"), BAD, ids=[" ".join(words) for words, _ in BAD])
+def test_bad_input_is_one_line(words, name, workdir, bad_things, command, monkeypatch):
+    monkeypatch.chdir(bad_things)
+    places = {"workdir": workdir, "tmp": bad_things}
+    before = checkpoints.steps(workdir), sorted(bad_things.rglob("*"))
+    done = command(*(word.format(**places) for word in words))
+    complaints = [line for line in done.err if line.startswith("error: ")]
+    assert done.code == 2 and not done.out and complaints == done.err[-1:]
+    assert name.format(**places) in complaints[0]
+    assert not any(noise in complaints[0] for noise in ("Traceback", "^^^", "\\n"))
+    assert (checkpoints.steps(workdir), sorted(bad_things.rglob("*"))) == before

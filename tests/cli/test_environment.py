@@ -1,0 +1,49 @@
+"""The program around a command: the compile cache, the log, platforms."""
+
+import logging
+import os
+
+import jax
+import pytest
+
+from diffusion_jax.cli import environment
+
+
+def test_compiled_programs_are_kept_unless_another_place_is_chosen(tmp_path, monkeypatch):
+    name = "JAX_COMPILATION_CACHE_DIR"
+    monkeypatch.setenv(name, "chosen")
+    monkeypatch.setattr(environment, "COMPILED", tmp_path / "home" / "compiled")
+    environment.keep_compiled()
+    assert os.environ[name] == "chosen" and not (tmp_path / "home").exists()
+    monkeypatch.delenv(name)
+    environment.keep_compiled()
+    assert os.environ[name] == str(tmp_path / "home" / "compiled") and (tmp_path / "home" / "compiled").is_dir()
+    monkeypatch.delenv(name)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(environment, "COMPILED", tmp_path / "file" / "compiled")
+    environment.keep_compiled()
+    assert name not in os.environ
+
+
+def test_the_log_goes_to_standard_error_once_and_only_within_a_command(capsys):
+    log = logging.getLogger("diffusion_jax")
+    before = list(log.handlers), log.level, log.propagate
+    for _ in range(2):
+        with environment.logging_to_stderr():
+            logging.getLogger("diffusion_jax.somewhere").info("a line")
+            logging.getLogger("elsewhere").info("another line")
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert (list(log.handlers), log.level, log.propagate) == before
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Unable to initialize backend"), AssertionError()])
+def test_a_platform_that_jax_cannot_use_is_named(error, monkeypatch):
+    def devices():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(ValueError, match="JAX_PLATFORMS=cuda"):
+        environment.check_platform()
+    monkeypatch.delenv("JAX_PLATFORMS")
+    environment.check_platform()

@@ -1,0 +1,42 @@
+"""`main evaluate` and `main show`: every figure and picture of a run."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from diffusion_jax.runs import metric_log
+
+
+def test_evaluate_names_every_figure_and_repeats_the_loss_of_the_training(command, workdir):
+    done = command("evaluate", f"--workdir={workdir}")
+    figures = done.results
+    assert done.code == 0 and figures["step"] == 2 and figures["num_samples"] == 8
+    assert {"svm_confidence_ratio", "svm_rarest_class", "svm_confidence_heldout"} <= set(figures)
+    assert figures["frechet_pixels"] > figures["frechet_pixels_heldout"] > 0
+    assert figures["heldout_loss"] == pytest.approx(metric_log.last(workdir, "heldout_loss"), rel=1e-5)
+
+
+def test_evaluate_gives_the_bound_term_by_term(command, workdir):
+    done = command("evaluate", f"--workdir={workdir}", "--likelihood=vlb", "--num_samples=0")
+    figures = done.results
+    whole = figures["rate_bits_per_dim"] + figures["distortion_bits_per_dim"]
+    assert done.code == 0 and figures["bits_per_dim"] == pytest.approx(whole, rel=1e-12)
+    assert figures["baseline_bits_per_dim"] > 2 and figures["decoder"] == "bins"
+    assert not any(name.startswith("svm") for name in figures)
+    directory = workdir / "evaluation" / "2-0.9"
+    with np.load(directory / "vlb.npz") as file:
+        assert file["terms_nats"].shape == (16, 5) and file["mse"].shape == (16, 4)
+        total = file["terms_nats"].astype(np.float64).sum(1).mean() / 64 / np.log(2)
+    assert total == pytest.approx(figures["bits_per_dim"], rel=1e-6)
+    assert json.loads((directory / "figures.json").read_text())["bits_per_dim"] == figures["bits_per_dim"]
+    assert (directory / "vlb.png").exists() and (directory / "rate_distortion.png").exists()
+
+
+def test_show_draws_what_happens_between_noise_and_data(command, workdir):
+    done = command("show", f"--workdir={workdir}", "--num_samples=3")
+    assert done.code == 0, done.err
+    with np.load(workdir / "evaluation" / "2-0.9" / "progressive.npz") as file:
+        for name in ("progressive_decoding", "progressive_generation", "shared_latents", "interpolation"):
+            assert pathlib.Path(done.results[name]).exists() and file[name].shape[1:] == (3, 8, 8, 1)
