@@ -279,7 +279,7 @@ def test_a_file_that_is_no_sweep_is_told(content, message, tmp_path, capsys):
         (["sweep", "--sweep={tmp}/grid.py", "--workdir={tmp}/grid.py"], "--workdir={tmp}/grid.py"),
         (["sweep", "--sweep={tmp}/grid.py", "--workdir={tmp}"], "--workdir={tmp}"),
         (["sweep", "--sweep={tmp}/grid.py", "--workdir={tmp}/new", "now"], "'now'"),
-        (["compare"], "--workdir"),
+        (["compare"], "DIR"),
         (["compare", "{tmp}"], "{tmp}"),
         (["compare", "{tmp}/none"], "{tmp}/none"),
         (["compare", "--workdir={tmp}", "{tmp}"], "{tmp}"),
