@@ -1,4 +1,4 @@
-"""Placing and mapping over four devices."""
+"""Placement and mapping on four devices, tiles, and compiler options."""
 
 import itertools
 
@@ -10,20 +10,20 @@ import pytest
 from diffusion_jax import devices
 
 
-def test_put_spreads_the_rows_over_the_devices():
+def test_local_rows_are_divided_over_the_devices():
     rows = devices.put_local_rows({"x0": np.arange(24).reshape(8, 3)})["x0"]
     assert [shard.data.shape for shard in rows.addressable_shards] == [(2, 3)] * 4
     np.testing.assert_array_equal(rows, np.arange(24).reshape(8, 3))
 
 
-def test_replicated_and_abstract_describe_the_same_placement():
+def test_replicate_and_abstract_have_the_same_shardings():
     tree = devices.replicate({"a": jnp.ones(3), "n": jnp.zeros((), jnp.int32)})
     for leaf, shape in zip(jax.tree.leaves(tree), jax.tree.leaves(devices.abstract(tree)), strict=True):
         assert leaf.is_fully_replicated and leaf.sharding == shape.sharding
         assert (leaf.shape, leaf.dtype) == (shape.shape, shape.dtype)
 
 
-def test_spread_keeps_the_order_and_sums_where_asked():
+def test_mapped_rows_keep_their_order_and_reductions_are_equal_on_all_devices():
     rows = jnp.arange(8.0)
     np.testing.assert_array_equal(devices.map_over_devices(lambda a, x: a * x, replicated=1)(2.0, rows), 2 * rows)
     total = devices.map_over_devices(lambda x: jax.lax.psum(x.sum(), devices.AXIS), replicated=0, reduced=True)
@@ -31,7 +31,7 @@ def test_spread_keeps_the_order_and_sums_where_asked():
 
 
 @pytest.mark.parametrize("number", [1, 7, 8, 9, 20])
-def test_tiles_have_one_shape_and_no_result_depends_on_its_place(number):
+def test_tiles_have_one_shape_and_results_do_not_depend_on_their_number(number):
     shapes = set()
 
     def sample(params, seeds):
@@ -72,20 +72,20 @@ def test_rebatched_rows_are_the_same_rows(sizes):
         ((8, 1, "shard_map", True), "require_accelerator=True"),
     ],
 )
-def test_what_the_devices_cannot_do_is_refused(arguments, key):
+def test_batches_that_do_not_suit_the_devices_are_refused(arguments, key):
     with pytest.raises(ValueError, match=key):
         devices.check(*arguments)
 
 
 @pytest.fixture
 def chosen():
-    """`parallel.compiler_options` with nothing remembered, before and after."""
+    """`devices.compiler_options` with an empty cache, before and after."""
     devices.compiler_options.cache_clear()
     yield devices.compiler_options
     devices.compiler_options.cache_clear()
 
 
-def test_the_compiler_is_told_only_what_it_knows(chosen, monkeypatch):
+def test_unknown_compiler_options_are_not_used(chosen, monkeypatch):
     known = devices.FASTER["cpu"]
     try:
         jax.jit(lambda: 0, compiler_options=known).lower().compile()
@@ -102,13 +102,13 @@ def test_the_compiler_is_told_only_what_it_knows(chosen, monkeypatch):
         assert devices.map_over_devices(lambda x: 2 * x, replicated=0)(np.ones(4)).sum() == 8
 
 
-def test_what_the_user_told_the_compiler_stands(chosen, monkeypatch):
+def test_options_in_xla_flags_are_kept(chosen, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT")
     assert chosen() is None
 
 
-def test_faster_products_and_sums_are_the_plain_ones(chosen, monkeypatch):
-    """A convolution, its two gradients and a sum, with the options and without: to the rounding of float32."""
+def test_faster_products_and_sums_equal_the_plain_ones(chosen, monkeypatch):
+    """A convolution, its two gradients and a sum, with and without the options, to the rounding of float32."""
     draw = np.random.default_rng(0).standard_normal
     x, kernel = draw((8, 12, 12, 8)).astype(np.float32), draw((3, 3, 8, 16)).astype(np.float32)
 

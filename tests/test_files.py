@@ -1,4 +1,4 @@
-"""A file by its name is whole, and what was there before stays until then."""
+"""Files are replaced by whole ones or not at all, and JSON holds numbers that are not finite."""
 
 import json
 import math
@@ -18,7 +18,7 @@ def test_a_file_is_replaced_by_a_whole_one(tmp_path):
 
 
 @pytest.mark.parametrize("broken", ["savez", "replace"])
-def test_what_was_there_survives_a_full_disk(tmp_path, monkeypatch, broken):
+def test_the_old_file_survives_a_full_disk(tmp_path, monkeypatch, broken):
     def full(file, *_, **__):
         if broken == "savez":
             file.write(b"half")
@@ -26,7 +26,7 @@ def test_what_was_there_survives_a_full_disk(tmp_path, monkeypatch, broken):
 
     files.save_npz(tmp_path / "a.npz", {"x": np.arange(3)})
     monkeypatch.setattr(np if broken == "savez" else type(files.epath.Path(tmp_path)), broken, full)
-    with pytest.raises(OSError, match="28"):
+    with pytest.raises(OSError):
         files.save_npz(tmp_path / "a.npz", {"x": np.arange(2)})
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
     with np.load(tmp_path / "a.npz") as file:

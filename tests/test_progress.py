@@ -1,4 +1,4 @@
-"""Progress is a bar on a terminal, a few log lines elsewhere, and nothing where nobody listens."""
+"""Progress: a bar on a terminal, log lines elsewhere, and nothing below the level INFO."""
 
 import io
 import logging
@@ -27,7 +27,7 @@ def lines(caplog, monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands still: `clock[0] = seconds` sets it."""
+    """A clock that is set by `clock[0] = seconds`."""
     now = [0.0]
     original = progress._LogLines.__init__
 
@@ -50,7 +50,7 @@ def test_lines_hold_the_rate_and_the_time_left_since_the_first_report(lines, clo
     assert "1,500 of 2,000" in lines()[1] and "2,000 of 2,000" in lines()[2] and "left" not in lines()[2]
 
 
-def test_every_report_is_a_line_with_its_values_where_no_seconds_are_asked_for(lines, clock):
+def test_with_zero_seconds_every_report_is_a_line_with_its_values(lines, clock):
     with progress.track("training", 100, initial=40, seconds=0) as report:
         for seconds, done, loss in ((5, 41, 1.0), (15, 51, 0.5), (30, 60, math.nan), (40, 50, 0.25)):
             clock[0] = seconds

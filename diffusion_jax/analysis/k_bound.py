@@ -21,7 +21,7 @@ from diffusion_jax.runs.trained import Run
 log = logging.getLogger(__name__)
 
 
-def K(run: Run) -> Evaluate:
+def estimator(run: Run) -> Evaluate:
     """Estimator: `bound_K`, with its curves in K.npz and K.png; no row in the table, as K has units of its own."""
     steps = run.config.process.num_steps
     if steps < 2:

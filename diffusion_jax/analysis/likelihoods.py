@@ -18,10 +18,10 @@ from diffusion_jax.likelihood.variational import standard_error
 from diffusion_jax.runs.trained import Run
 
 ESTIMATORS: dict[str, Estimator] = {
-    "vlb": vlb.vlb,
-    "multi": path_bounds.multi,
-    "ode": ode_bits.ode,
-    "K": k_bound.K,
+    "vlb": vlb.estimator,
+    "multi": path_bounds.estimator,
+    "ode": ode_bits.estimator,
+    "K": k_bound.estimator,
 }
 """The values of --likelihood, which may name several, separated by commas."""
 

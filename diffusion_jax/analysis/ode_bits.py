@@ -17,7 +17,7 @@ from diffusion_jax.runs.trained import Run
 from diffusion_jax.sampling import flow
 
 
-def ode(run: Run) -> Evaluate:
+def estimator(run: Run) -> Evaluate:
     """Estimator: `ode_likelihood`, as config.ode describes it.
 
     ode_bits_per_dim is the sum of ode_prior (-log p of x at t = 1), ode_volume (minus the log-determinant of the flow)

@@ -12,7 +12,7 @@ from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.runs.trained import Run
 
 
-def multi(run: Run) -> Evaluate:
+def estimator(run: Run) -> Evaluate:
     """Estimator: `path_bound.importance_bound` for each number of paths in config.bound.paths."""
     config, experiment = run.config, run.experiment
     needs_gaussian("multi", run)

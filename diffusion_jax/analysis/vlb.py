@@ -28,7 +28,7 @@ from diffusion_jax.runs.trained import Run
 log = logging.getLogger(__name__)
 
 
-def vlb(run: Run) -> Evaluate:
+def estimator(run: Run) -> Evaluate:
     """Estimator: `report_bound`, with one network call per step of the chain."""
     needs_plain_range("vlb", run)
     objectives.decoder(run.config)

@@ -1,3 +1,5 @@
+"""`main describe`: sizes and FLOPs without training."""
+
 import jax
 import jax.numpy as jnp
 

@@ -63,7 +63,7 @@ def loaded(workdir):
 
 
 def evaluate(capsys, workdir, *flags):
-    """The figures, and the records beside them."""
+    """Return the values, and the records of metrics.json."""
     code = main.run(["main", "evaluate", f"--workdir={workdir}", *map(str, flags)])
     captured = capsys.readouterr()
     assert code == 0, captured.err
@@ -113,7 +113,7 @@ def test_metrics_have_names_intervals_and_provenance(workdir, stats, capsys):
 
 
 def evaluated(run, metrics, features="digits", stats="", allowed=BOTH, replicates=10, **options):
-    """The figures, without the held-out loss that the command adds."""
+    """Return the values, without the held-out loss that the command adds."""
     options = sample_metrics.Options(allowed=allowed, replicates=replicates, **options)
     return sample_metrics.prepare_metrics(run, metrics, features, "", str(stats), options)()
 
@@ -154,7 +154,7 @@ def test_metrics_are_the_same_from_stored_samples_after_a_kill_and_on_one_device
 
 
 def _samples(workdir):
-    """{seed: the bytes of its sample} of all that is stored."""
+    """Return {seed: bytes of the sample} of all stored samples."""
     found = {}
     for path in shards(workdir):
         with np.load(path) as file:
@@ -195,7 +195,7 @@ def test_features_of_the_user(loaded, tmp_path, monkeypatch):
     assert evaluated(loaded, ["fid"], "mine:corners", number=40)["fd_corners_40"] > 0
 
 
-def test_the_layout_of_openai(loaded, workdir, tmp_path, stats):
+def test_layout_of_openai(loaded, workdir, tmp_path, stats):
     out = tmp_path / "x.npz"
     argv = ["main", "sample", f"--workdir={workdir}", "--num_samples=5", f"--out={out}"]
     assert main.run([*argv, "--layout=openai"]) == 0
@@ -260,20 +260,20 @@ def bad_things(tmp_path, stats, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(("argv", "message"), BAD_STATS, ids=lambda value: value if isinstance(value, str) else None)
-def test_bad_statistics_are_one_line(argv, message, bad_things, capsys):
+@pytest.mark.parametrize(("argv", "key"), BAD_STATS, ids=lambda value: value if isinstance(value, str) else None)
+def test_bad_statistics_are_one_line(argv, key, bad_things, capsys):
     assert main.run(["main", *(word.format(tmp=bad_things) for word in argv)]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert errors[-1].startswith("error: ") and message in errors[-1]
+    assert errors[-1].startswith("error: ") and key in errors[-1]
     assert not list(bad_things.glob("*x.*"))
 
 
-@pytest.mark.parametrize(("wrong", "message"), BAD, ids=lambda value: value if isinstance(value, str) else None)
-def test_what_does_not_fit_is_refused_before_anything_is_drawn(wrong, message, loaded, workdir, stats, bad_things):
+@pytest.mark.parametrize(("wrong", "key"), BAD, ids=lambda value: value if isinstance(value, str) else None)
+def test_what_does_not_fit_is_refused_before_anything_is_drawn(wrong, key, loaded, workdir, stats, bad_things):
     before = shards(workdir)
     options = {"metrics": ["fid"], "stats": str(stats), **wrong}
     options["stats"] = options["stats"].format(tmp=bad_things)
-    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(key)):
         evaluated(loaded, **options)
     assert shards(workdir) == before
 

@@ -1,4 +1,4 @@
-"""Sweeps: grids are checked before they run, done cells stay done, what dies is told, and the table says it all."""
+"""Sweeps: grids are checked before they run, finished cells are kept, failures have a status and a reason; the table."""
 
 import csv
 import importlib
@@ -46,7 +46,7 @@ def run(capsys, *argv):
 
 @pytest.fixture
 def commands(monkeypatch):
-    """Stand-ins for the processes: a list of what was run; `answers[(cell/seed, command)]` replaces an answer."""
+    """Replace the child processes; `ran` lists the commands, `answers[(cell/seed, command)]` replaces an outcome."""
     ran, answers = [], {}
 
     def execute(argv, path, env):
@@ -67,11 +67,11 @@ def commands(monkeypatch):
     return execute
 
 
-# The real thing, once.
+# Child processes.
 
 
-def test_cells_run_as_processes_of_their_own_and_one_may_die(tmp_path, capsys):
-    """Two real cells, one of which is killed from inside its process."""
+def test_cells_run_as_child_processes_and_one_may_die(tmp_path, capsys):
+    """Two real cells; one kills its own process."""
     cells = {"eps": {}, "dies": {"data.toy2d.kind": "moons"}}
     file, directory = written(tmp_path, cells=cells, seeds=(0,)), tmp_path / "run"
     (tmp_path / "sitecustomize.py").write_text(
@@ -109,13 +109,13 @@ def test_a_command_that_fails_has_a_code_and_a_reason(program, code, reason, tmp
     assert outcome.code == code and outcome.results == {} and outcome.message.startswith(reason)
 
 
-def test_the_last_line_of_a_command_is_its_figures(tmp_path):
+def test_the_last_line_of_a_command_holds_its_results(tmp_path):
     argv = [sys.executable, "-S", "-c", 'print("a table"); print(\'{"loss": "nan", "step": 3}\')']
     assert sweeps.execute(argv, tmp_path / "log", {}) == (0, {"loss": "nan", "step": 3}, "")
     assert "a table" in (tmp_path / "log").read_text()
 
 
-def test_the_environment_is_ours_with_shared_programs(tmp_path, monkeypatch):
+def test_child_processes_share_compiled_programs(tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "7")
     env = sweeps.environment(tmp_path)
@@ -123,10 +123,10 @@ def test_the_environment_is_ours_with_shared_programs(tmp_path, monkeypatch):
     assert env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "7" and env["PATH"]
 
 
-# What is done, what is left.
+# Resuming.
 
 
-def test_what_is_done_is_passed_over_and_what_failed_is_tried_again(tmp_path, capsys, commands):
+def test_finished_runs_are_skipped_and_failed_ones_tried_again(tmp_path, capsys, commands):
     file, directory = written(tmp_path), tmp_path / "run"
     commands.answers[("eps/seed1", "evaluate")] = sweeps.Outcome(1, {}, "no memory")
     _, lines, _ = run(capsys, "sweep", f"--sweep={file}", f"--workdir={directory}")
@@ -149,7 +149,7 @@ def test_what_is_done_is_passed_over_and_what_failed_is_tried_again(tmp_path, ca
 
 
 def test_an_interrupted_training_has_no_seconds(tmp_path, commands):
-    """Nobody saw how long it took before; unless only the evaluation is left."""
+    """The time of its first part is not known, unless only the evaluation is missing."""
     (tmp_path / "eps/seed0/checkpoints/1").mkdir(parents=True)
     one = sweeps.CellRun("eps/seed0", (), ())
     assert sweeps.carry_out(one, tmp_path / "eps/seed0", {}, {})["train_seconds"] is None
@@ -191,7 +191,7 @@ def test_what_counts_as_diverged(changes, reason, tmp_path):
 # The table.
 
 
-def test_compare_gives_means_and_standard_errors_and_says_who_diverged(tmp_path, capsys, commands):
+def test_compare_gives_means_standard_errors_and_statuses(tmp_path, capsys, commands):
     figures = json.loads(json.dumps(files.json_ready({"step": 2, "heldout_loss": math.nan})))  # as a command prints it
     commands.answers[("v/seed0", "evaluate")] = sweeps.Outcome(0, figures, "")
     commands.answers[("v/seed1", "evaluate")] = sweeps.Outcome(0, figures, "")
@@ -225,7 +225,7 @@ def test_compare_gives_means_and_standard_errors_and_says_who_diverged(tmp_path,
         ([100.0, 140.0], "120 ± 20"),
     ],
 )
-def test_numbers_are_shown_to_two_digits_of_their_error(values, text):
+def test_numbers_are_rounded_to_two_digits_of_their_error(values, text):
     assert comparison.rounded(values) == text
 
 
@@ -247,7 +247,7 @@ BAD_FILES = [
 
 
 @pytest.mark.parametrize(("changes", "message", "more"), BAD_FILES, ids=[str(case[0]) for case in BAD_FILES])
-def test_a_bad_sweep_is_told_before_anything_runs(changes, message, more, tmp_path, capsys, commands):
+def test_a_bad_sweep_is_refused_before_anything_runs(changes, message, more, tmp_path, capsys, commands):
     file = written(tmp_path, **changes)
     code, lines, errors = run(capsys, "sweep", f"--sweep={file}", f"--workdir={tmp_path / 'new'}")
     assert code == 2 and not lines and errors[-1].startswith("error: ") and len(errors) == 1
@@ -263,7 +263,7 @@ def test_a_bad_sweep_is_told_before_anything_runs(changes, message, more, tmp_pa
         ("import nowhere\n", "ModuleNotFound"),
     ],
 )
-def test_a_file_that_is_no_sweep_is_told(content, message, tmp_path, capsys):
+def test_a_file_that_is_no_sweep_is_refused(content, message, tmp_path, capsys):
     (tmp_path / "grid.py").write_text(content)
     code, _, errors = run(capsys, "sweep", f"--sweep={tmp_path / 'grid.py'}", f"--workdir={tmp_path / 'new'}")
     assert code == 2 and f"--sweep={tmp_path / 'grid.py'}" in errors[-1] and message in errors[-1]
@@ -294,7 +294,7 @@ def test_bad_input_is_one_line(argv, message, tmp_path, capsys, commands):
 
 
 def test_other_flags_another_version_and_damage_are_refused(tmp_path, capsys, commands):
-    """Before anything runs, and with everything left as it was."""
+    """Before anything runs, and without changing any file."""
     file, directory = written(tmp_path), tmp_path / "run"
     asked = ["sweep", f"--sweep={file}", f"--workdir={directory}"]
     assert run(capsys, *asked)[0] == 0
@@ -322,9 +322,9 @@ def test_other_flags_another_version_and_damage_are_refused(tmp_path, capsys, co
     assert not commands.ran
 
 
-def test_with_accelerators_the_check_has_a_process_of_its_own(monkeypatch):
+def test_with_accelerators_the_check_runs_in_a_child_process(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS")
-    monkeypatch.setattr(sweeps, "jax", None)  # this process must not be asked
+    monkeypatch.setattr(sweeps, "jax", None)  # this process must not use JAX
     described = {"config": "configs/toy2d.py:tiny", "seeds": (0,), "cells": EPS | {"odd": {"schedule.name": "cosin"}}}
     with pytest.raises(ValueError, match="odd"):
         sweeps.check_on_cpu(described)
@@ -337,7 +337,7 @@ ONE_SIZE = ("dpm2015_rates",)
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_header_says_how_to_run_and_what_to_expect(name):
+def test_header_holds_commands_and_expected_results(name):
     header = importlib.import_module(f"configs.sweeps.{name}").__doc__
     size = "" if name in ONE_SIZE else ":digits"
     for word in (f"main sweep --sweep=configs/sweeps/{name}.py{size}", "main compare", "\nExpect: ", "\nTime:   "):

@@ -1,4 +1,4 @@
-"""`main benchmark` measures what it says; no test of it depends on how fast the machine is."""
+"""`main benchmark`: consistent values, whatever the speed of the machine."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_device")
 
 @pytest.fixture(scope="module")
 def measured():
-    """What `main benchmark` says of the digits recipe, shrunk: the figures, and the table."""
+    """Values and table of `main benchmark` for the tiny digits recipe."""
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.chdir(ROOT)
@@ -34,7 +34,7 @@ def measured():
     return json.loads(last), table
 
 
-def test_figures_fit_each_other(measured):
+def test_values_are_consistent(measured):
     figures, _ = measured
     assert figures["images_per_second"] == pytest.approx(16 / figures["loop_step_seconds"])
     assert figures["share_of_peak"] == pytest.approx(figures["flops_per_second"] / figures["peak_flops_per_second"])
@@ -64,7 +64,7 @@ def test_table_has_a_line_for_each_part(measured):
     assert f"{figures['images_per_second']:,.1f} images/s" in table[4]
 
 
-def test_a_walk_that_would_take_long_is_cut_short(monkeypatch):
+def test_long_sampling_is_extrapolated_from_a_part(monkeypatch):
     config = digits.get_config("tiny")
     with config.unlocked():
         config.process.num_steps = 40
@@ -78,7 +78,7 @@ def test_a_walk_that_would_take_long_is_cut_short(monkeypatch):
     assert figures["sampling_seconds"] > 0 and figures["network_calls"] == 40
 
 
-def test_random_weights_stand_in_for_those_that_are_not_there(tmp_path, monkeypatch):
+def test_random_weights_replace_missing_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(feature_networks, "IMPORTED", tmp_path / "none.npz")
     source = sources.source(digits.get_config(), "train")
     assert timing.feature_network("inception", source, "").weights == "random"
@@ -87,7 +87,7 @@ def test_random_weights_stand_in_for_those_that_are_not_there(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("recipe", [cifar10_ddpm, lsun_church256])
-def test_random_images_stand_in_for_data_that_are_not_there(recipe, tmp_path, monkeypatch):
+def test_random_images_replace_missing_data(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = recipe.get_config("tiny")
     source, real = timing.data(config)
@@ -96,7 +96,7 @@ def test_random_images_stand_in_for_data_that_are_not_there(recipe, tmp_path, mo
     assert x0.dtype == np.uint8 and x0.std() > 60 and set(label) == set(range(max(1, config.data.classes)))
 
 
-def test_vectors_have_no_stand_in():
+def test_missing_vectors_are_an_error():
     config = toy2d.get_config("tiny")
     config.data.toy2d.kind = "cube"
     with pytest.raises(ValueError, match="cube"):

@@ -60,7 +60,7 @@ def test_statistics_are_those_of_numpy():
     mean, cov = statistics(x)
     np.testing.assert_allclose(mean, x.mean(0), rtol=1e-12)
     np.testing.assert_allclose(cov, np.cov(x.astype(np.float64), rowvar=False), rtol=1e-10)
-    with pytest.raises(ValueError, match="2 examples"):
+    with pytest.raises(ValueError):
         statistics(x[:1])
 
 

@@ -113,7 +113,7 @@ def test_without_tensorflow_one_line_names_the_extra(tmp_path, monkeypatch, capl
     assert series(tmp_path, "loss") == {1: 1.0}
 
 
-def test_tensorboard_has_the_same(tmp_path):
+def test_tensorboard_holds_the_same_values(tmp_path):
     pytest.importorskip("tensorflow")
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -136,7 +136,7 @@ def test_tensorboard_has_the_same(tmp_path):
     assert png.startswith(b"\x89PNG")
 
 
-def test_heavy_packages_wait_until_they_are_needed():
+def test_heavy_packages_are_imported_when_they_are_needed():
     program = (
         "import sys; from diffusion_jax.runs import metric_log, pictures; "
         "print([name for name in ('tensorflow', 'matplotlib', 'PIL', 'tensorboard') if name in sys.modules])"

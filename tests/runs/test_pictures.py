@@ -64,7 +64,7 @@ def test_vectors_of_levels_are_rows_of_one_picture():
 
 @pytest.mark.parametrize("shape, levels", [((3, 8, 8), 17), ((0, 8, 8, 1), 17), ((3, 8, 8), 0), ((3, 8, 8, 1), 1)])
 def test_arrays_that_are_no_images_are_refused(shape, levels):
-    with pytest.raises(ValueError, match="grid"):
+    with pytest.raises(ValueError):
         pictures.picture(np.zeros(shape), levels)
 
 
@@ -87,7 +87,7 @@ def test_scatter_of_a_failed_run(dims, values):
 
 
 def test_scatter_keeps_proportions():
-    """A circle is as wide as it is high, whatever the figure."""
+    """A circle is as wide as it is high."""
     angle = np.linspace(0, 2 * np.pi, 4000)
     picture = pictures.scatter(np.stack([np.cos(angle), np.sin(angle)], axis=1)).astype(int)
     rows, columns = np.nonzero(picture[..., 2] > picture[..., 0] + 50)
