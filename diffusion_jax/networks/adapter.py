@@ -1,97 +1,177 @@
-"""Adapter of any linen module to the call of this package's networks.
+"""Adapter that gives any linen module the call of this package's networks.
 
-A network of this package is called as `network(x[B,*D], time[B], label[B] or None, keys[B] or None)`, where keys are
-PRNG keys for dropout, one per example, or None for no dropout. `adapt` gives that call to a module that takes (x, time)
-or (x, time, label), with `train` or `deterministic` if it has one of them.
+Networks are called as
+
+    init(key, x, time, label, keys) -> {"params": …}
+    apply(variables, x, time, label, keys) -> output
+
+with x [B,*D], time [B], label int [B] or None, and one PRNG key per example in `keys` [B], or None for no dropout. The
+built-in networks have this call. `adapt` wraps a module whose `__call__` takes (x, time) or (x, time, label), and by
+name, where it wants them, `keys`, and `train`, `training` or `deterministic`. Such a module may use `nn.Dropout`.
 """
 
 import dataclasses
 import inspect
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import flax.errors
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from diffusion_jax.networks.layers import Array
+from diffusion_jax.networks.registry import NETWORKS
 
-POSITIONAL = ("x", "time", "label", "keys")
+MODES = {"train": True, "training": True, "deterministic": False}
+"""Parameters of `__call__` that switch dropout, with their value in training."""
 
 
-def adapt(module: nn.Module, out_channels: int) -> Any:
-    """Return the module itself if it takes label and keys, else an `Adapter` of it.
+class Call(NamedTuple):
+    """Inputs of a module's `__call__` beside x and time."""
 
-    out_channels: channels that the output must have; the other dimensions are those of x. Raises ValueError for a
-    module that takes neither x and time.
-    """
-    parameters = inspect.signature(type(module).__call__).parameters
-    names = [name for name in parameters if name != "self"]
-    if {"label", "keys"} <= set(names):
-        return module
-    if len([name for name in names if name not in ("train", "deterministic", "label", "keys")]) < 2:
-        raise ValueError(
-            f"network {type(module).__name__}: its __call__ takes ({', '.join(names)}); expected (x, time) or "
-            "(x, time, label), with train or deterministic if it uses dropout"
-        )
-    return Adapter(module, out_channels, tuple(names))
+    label: str = ""
+    """Name of the parameter for the class labels; empty for none."""
+    label_required: bool = False
+    """Whether that parameter has no default: it then gets -1 for "no label" instead of None."""
+    keys: bool = False
+    """Whether it takes the keys itself."""
+    modes: tuple[str, ...] = ()
+    """Those of `MODES` that it takes."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapter:
-    """A linen module behind the call of this package's networks."""
+class AdaptedNetwork:
+    """Linen module with the call of this package's networks; made by `adapt`."""
 
     module: nn.Module
-    out_channels: int
-    names: tuple[str, ...]
-    """The arguments of the module's __call__."""
+    call: Call
+    out_channels: int | None = None
+
+    def init(self, key: Array, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Any:
+        """Return fresh parameters {"params": …}.
+
+        Raises ValueError for variables of other collections, an output of another shape, or dropout without keys.
+        """
+        variables = dict(self.module.init(key, x, time, **self._inputs(x, label, None)))
+        others = sorted(set(variables) - {"params"})
+        if others:
+            raise ValueError(
+                f"network {self._name}: the module has variables in {', '.join(others)}, but only parameters are "
+                "trained and saved; use layers without state, such as nn.GroupNorm or nn.LayerNorm for nn.BatchNorm"
+            )
+        params = {"params": variables.get("params", {})}
+        try:
+            jax.eval_shape(self.apply, params, x, time, label)
+        except flax.errors.InvalidRngError as error:
+            raise ValueError(
+                f"network {self._name}: the module draws random numbers outside of training; switch dropout off there: "
+                "nn.Dropout(rate, deterministic=not self.has_rng('dropout'))"
+            ) from error
+        return params
 
     @property
     def takes_label(self) -> bool:
-        """Return True if the module is conditioned on the label."""
-        return "label" in self.names or len(self._positional()) > 2
-
-    def init(self, key: Array, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Any:
-        """Return {"params": …} for inputs like these. Raises ValueError for other collections or a wrong output."""
-        name = type(self.module).__name__
-        variables = self.module.init(key, x, time, **self._others(label, None))
-        if others := sorted(set(variables) - {"params"}):
-            raise ValueError(f"network {name}: has the collections {', '.join(others)}; only params are supported")
-        try:
-            output = jax.eval_shape(lambda: self.module.apply(variables, x, time, **self._others(label, None)))
-        except flax.errors.InvalidRngError as error:
-            raise ValueError(
-                f"network {name}: draws random numbers outside training; switch dropout off: "
-                "nn.Dropout(rate, deterministic=not self.has_rng('dropout'))"
-            ) from error
-        expected = (*x.shape[:-1], self.out_channels)
-        if output.shape != expected:
-            raise ValueError(f"network {name}: its output has shape {output.shape[1:]}; expected {expected[1:]}")
-        return variables if "params" in variables else {"params": {}}
+        """True for a module that is conditioned on the class label."""
+        return bool(self.call.label)
 
     def apply(
-        self, variables: Any, x: Array, time: Array, label: Array | None = None, keys: Array | None = None
+        self,
+        variables: Mapping[str, Any],
+        x: Array,
+        time: Array,
+        label: Array | None = None,
+        keys: Array | None = None,
     ) -> Array:
-        """Return the output [B,*D]. keys: one per example, on which alone its dropout depends; None: no dropout."""
-        if keys is None:
-            return cast(Array, self.module.apply(variables, x, time, **self._others(label, False)))
+        """Return the output of the module. Raises ValueError where its shape is not the one asked for.
 
-        def one(x: Array, time: Array, label: Array | None, key: Array) -> Array:
-            label = None if label is None else label[None]
-            rngs = {"dropout": key}
-            return self.module.apply(variables, x[None], time[None], **self._others(label, True), rngs=rngs)[0]
+        With keys, the dropout of each example follows from its own key: the module is mapped over the examples, unless
+        its `__call__` takes the keys itself.
+        """
+        if keys is None or self.call.keys:
+            output = self._applied(variables, x, time, label, keys, {})
+        else:
 
-        return jax.vmap(one, in_axes=(0, 0, None if label is None else 0, 0))(x, time, label, keys)
+            def of_one(x: Array, time: Array, label: Array | None, key: Array) -> Array:
+                label = None if label is None else label[None]
+                return self._applied(variables, x[None], time[None], label, key, {"dropout": key})[0]
 
-    def _positional(self) -> list[str]:
-        return [name for name in self.names if name not in ("train", "deterministic", "keys")]
+            output = jax.vmap(of_one)(x, time, label, keys)
+        return output
 
-    def _others(self, label: Array | None, train: bool | None) -> dict[str, Any]:
-        """Arguments by name beside x and time. train: None counts as False."""
-        given: dict[str, Any] = {}
-        if self.takes_label:
-            given[self._positional()[2]] = label
-        if "train" in self.names:
-            given["train"] = bool(train)
-        if "deterministic" in self.names:
-            given["deterministic"] = not train
-        return given
+    def _applied(
+        self,
+        variables: Mapping[str, Any],
+        x: Array,
+        time: Array,
+        label: Array | None,
+        keys: Array | None,
+        rngs: dict[str, Array],
+    ) -> Array:
+        output = self.module.apply(variables, x, time, **self._inputs(x, label, keys), rngs=rngs)
+        expected = (*x.shape[:-1], self.out_channels or x.shape[-1])
+        shape = getattr(output, "shape", type(output).__name__)
+        if shape != expected:
+            raise ValueError(
+                f"network {self._name}: the output has shape {shape} for an input of shape {x.shape}, expected "
+                f"{expected}; return one value for each element of x"
+                + (f", with {self.out_channels} channels" if self.out_channels else "")
+            )
+        return jnp.asarray(output)
+
+    def _inputs(self, x: Array, label: Array | None, keys: Array | None) -> dict[str, Any]:
+        """Return the arguments of `__call__` beside x and time."""
+        inputs: dict[str, Any] = {name: MODES[name] == (keys is not None) for name in self.call.modes}
+        if self.call.keys:
+            inputs["keys"] = keys
+        if self.call.label:
+            missing = label is None and self.call.label_required
+            inputs[self.call.label] = jnp.full(len(x), -1, jnp.int32) if missing else label
+        return inputs
+
+    @property
+    def _name(self) -> str:
+        return type(self.module).__name__
+
+
+def adapt(module: Any, out_channels: int | None = None) -> Any:
+    """Return a network with the call of this package; a built-in network is returned as it is.
+
+    Args:
+        module: a linen module.
+        out_channels: channels of the output; None for those of x.
+
+    Raises ValueError for anything that is no linen module, or has a `__call__` that cannot be called with (x, time) or
+    (x, time, label).
+    """
+    if type(module) in NETWORKS.values():
+        return module
+    return AdaptedNetwork(module, inspect_call(module), out_channels)
+
+
+def inspect_call(module: Any) -> Call:
+    """Return what the `__call__` of a linen module takes beside x and time. Raises ValueError if it cannot be used."""
+    name = module.__name__ if inspect.isclass(module) else type(module).__name__
+    if not isinstance(module, nn.Module):
+        hint = f"; call it first: {name}(…)" if inspect.isclass(module) and issubclass(module, nn.Module) else ""
+        raise ValueError(f"network {name}: expected a flax.linen.Module{hint}")
+    parameters = inspect.signature(module.__call__).parameters
+    positional = [p for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    reserved = {"keys", *MODES}
+    places = [p for p in positional if p.name not in reserved]
+    labels = places[2:3] or [p for p in parameters.values() if p.name == "label" and p.kind is p.KEYWORD_ONLY]
+    given = {*(p.name for p in places[:2] + labels), *reserved}
+    needed = [p for p in parameters.values() if p.default is p.empty]
+    unknown = [p.name for p in needed if p.name not in given and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(places) < 2 or [p.name for p in positional[:2]] != [p.name for p in places[:2]] or unknown:
+        raise ValueError(
+            f"network {name}: __call__ takes ({', '.join(parameters)}), expected (x, time) or (x, time, label), and by "
+            f"name keys, {', '.join(MODES)}" + (f"; give {', '.join(unknown)} a default" if unknown else "")
+        )
+    label = labels[0] if labels else None
+    return Call(
+        label=label.name if label else "",
+        label_required=label is not None and label.default is label.empty,
+        keys="keys" in parameters,
+        modes=tuple(mode for mode in MODES if mode in parameters),
+    )
