@@ -1,4 +1,4 @@
-"""Sweeps: grids are checked before they run, finished cells are kept, failures have a status and a reason; the table."""
+"""Sweeps: grids are checked before they run, finished runs are kept, failures have a status and a reason."""
 
 import csv
 import importlib

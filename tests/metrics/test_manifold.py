@@ -34,7 +34,10 @@ def test_of_half_of_the_modes():
 
 
 def test_density_and_coverage_of_equal_distributions():
-    """Density is 1 on average, coverage 1 - (N-1)…(N-k) / (2N-1)…(2N-k), about 1 - 2^-k. Reference: Naeem et al. 2020."""
+    """Density is 1 on average, coverage 1 - (N-1)…(N-k) / (2N-1)…(2N-k), about 1 - 2^-k.
+
+    Reference: Naeem et al. 2020.
+    """
     real, samples = mixture(range(8), 4000, 0), mixture(range(8), 4000, 1)
     assert density(real, samples) == pytest.approx(1, abs=0.05)
     assert coverage(real, samples) == pytest.approx(1 - 2.0**-5, abs=0.02)
