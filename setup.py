@@ -18,7 +18,7 @@ JUPYTEXT = "jupytext>=1.17"
 NOTEBOOKS = ["jupyterlab>=4.4", "nbclient>=0.10", JUPYTEXT]
 CHECKS = ["ruff>=0.14", "mypy>=1.18", "pre-commit>=4.3"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6"]
-TESTS = ["pytest>=9.0", "pytest-xdist>=3.8", "pytest-rerunfailures>=16.0", "hypothesis>=6.140", "ipython>=9.0"]
+TESTS = ["pytest>=9.0", "pytest-xdist>=3.8", "hypothesis>=6.140", "ipython>=9.0"]
 DEV = [*TESTS, JUPYTEXT, *CHECKS, *DOCS]
 
 setuptools.setup(

@@ -114,7 +114,7 @@ fi
 # Train.
 
 submit() { # NAME: prints the job's number
-    sbatch --parsable --nodes=2 --output="$work/$1.log" launch/slurm.sbatch train --workdir="$work/$1" "${FLAGS[@]}"
+    sbatch --parsable --nodes=2 --cpus-per-task=1 --output="$work/$1.log" launch/slurm.sbatch train --workdir="$work/$1" "${FLAGS[@]}"
 }
 field() { scontrol show job "$1" | grep -oP "\b$2=\K\S+"; }
 is() { [ "$(field "$1" "$2")" = "$3" ]; }
@@ -132,7 +132,7 @@ print("listening", flush=True)
 time.sleep(600)
 END
 stand_in() { # NAME OPTIONS…: prints the job's number
-    sbatch --parsable --output="$work/$1.log" "${@:2}" launch/slurm.sbatch "$work/standin.py"
+    sbatch --parsable --cpus-per-task=1 --output="$work/$1.log" "${@:2}" launch/slurm.sbatch "$work/standin.py"
 }
 listening() { grep -q listening "$work/$1.log" 2>/dev/null; }
 
@@ -167,17 +167,18 @@ import sys
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from diffusion_jax import build
-from diffusion_jax.training import checkpoints, loop, parallel, state
+from diffusion_jax import config as configs
+from diffusion_jax import devices
+from diffusion_jax.experiment import wiring
+from diffusion_jax.training import checkpoints, loop, state
 
 
 def arrays(workdir):
     """Step and all arrays of the newest state of a run."""
-    config = ConfigDict(checkpoints.read_config(workdir))
-    shapes = jax.eval_shape(lambda: state.initial(config, build.build(config), loop.keys(config)[0]))
-    leaves = jax.tree.leaves(checkpoints.restore(workdir, parallel.abstract(shapes)))
+    config = configs.merge(checkpoints.read_config(workdir))
+    shapes = jax.eval_shape(lambda: state.initial(config, wiring.build(config), loop.keys(config)[0]))
+    leaves = jax.tree.leaves(checkpoints.restore(workdir, devices.abstract(shapes)))
     return [np.asarray(leaf) for leaf in leaves], checkpoints.steps(workdir)[-1]
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 
 import jax
+import numpy as np
 import pytest
 import yaml
 from jax import ShapeDtypeStruct
@@ -361,3 +362,44 @@ def test_our_side_does_the_work_it_is_given(monkeypatch):
         assert parameters > 1000
     with pytest.raises(ValueError, match="a batch of 9 cannot be divided by 4 devices"):
         compare.ours(options | {"batch": 9, "devices": 4})
+
+
+# test.sh
+
+
+def test_canary_sees_a_wrong_result_and_nothing_else():
+    spec = importlib.util.spec_from_file_location("canary", ROOT / "tests" / "canary.py")
+    canary = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(canary)
+    table = canary.computations()
+    assert list(canary.wrong(table)) == []
+    compute, expected = table["numpy cos"]
+    table["numpy cos"] = compute, np.nextafter(expected, 2)
+    assert list(canary.wrong(table)) == ["numpy cos"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "codes", "code", "runs"),
+    [("", (1, 0), 1, 1), ("10:00 wrong", (1, 0), 0, 2), ("10:00 wrong", (1, 1), 1, 2), ("10:00 wrong", (0, 9), 0, 1)],
+)
+def test_failed_tests_run_again_only_if_the_canary_saw_wrong_arithmetic(seen, codes, code, runs, tmp_path):
+    (tmp_path / "bin").mkdir()
+    for name in ("ruff", "mypy"):
+        stand_in(tmp_path / "bin" / name, "exit 0")
+    stand_in(
+        tmp_path / "bin" / "python",
+        f"""case "$*" in
+            *canary.py*) [ -z "{seen}" ] || echo "{seen}" >"$2"; exec sleep 30 ;;
+            *pytest*) sleep 0.3; echo "$*" >>{tmp_path}/ran
+                case "$*" in *--last-failed*) exit {codes[1]} ;; *) exit {codes[0]} ;; esac ;;
+        esac""",
+    )
+    (tmp_path / "installed").write_text(
+        subprocess.run(["cksum", "setup.py"], cwd=ROOT, capture_output=True, text=True).stdout
+    )
+    env = os.environ | {"VENV": str(tmp_path)}
+    done = subprocess.run(["bash", LAUNCH / "test.sh", "-k", "x"], env=env, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    ran = (tmp_path / "ran").read_text().splitlines()
+    assert len(ran) == runs and all(line.endswith("-k x") for line in ran)
+    assert ("canary" in done.stdout) == bool(seen)
