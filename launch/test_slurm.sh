@@ -121,7 +121,7 @@ is() { [ "$(field "$1" "$2")" = "$3" ]; }
 must() { # JOB STATE
     is "$1" JobState "$2" || { echo "test_slurm: job $1 is $(field "$1" JobState), not $2" >&2; return 1; }
 }
-trained() { grep -q " step $2/" "$work/$1.log" 2>/dev/null; }
+trained() { grep -q " step: $2 of" "$work/$1.log" 2>/dev/null; }
 ended() { [[ $(field "$1" JobState) =~ ^(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL)$ ]]; }
 
 cat >"$work/standin.py" <<'END'
@@ -160,7 +160,7 @@ await 200 "the second return to the queue" is "$job" Restarts 2
 await 400 "the end of the disturbed job" ended "$job"
 must "$job" COMPLETED
 must "$cancelled" CANCELLED # it has not come back
-grep -E '[0-9] SIGTERM|resuming|goes back|step 240/' "$work/disturbed.log"
+grep -E '[0-9] SIGTERM|resuming|goes back|step: 240 of' "$work/disturbed.log"
 
 "$PYTHON" - "$work/undisturbed" "$work/disturbed" <<'END'
 import sys
