@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffusion_jax.experiment.choices import options
-from diffusion_jax.experiment.networks import conditioning, input_scale
+from diffusion_jax.experiment.networks import conditioning, forward, input_scale
 from diffusion_jax.objective import prediction
 from diffusion_jax.process.base import Array
 
@@ -19,7 +19,7 @@ GUIDANCES = ("none", "classifier_free", "classifier", "autoguidance")
 
 def class_log_probs(config: ConfigDict, net: Any) -> Callable[..., Array]:
     """`log_probs` of the classifier that is the network of a config."""
-    return prediction.make_class_log_probs(net.apply, conditioning(config), input_scale(config))
+    return prediction.make_class_log_probs(forward(net), conditioning(config), input_scale(config))
 
 
 def check_guide(config: ConfigDict, guide: ConfigDict) -> None:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.experiment.choices import LEARNED, choose, make, options
 from diffusion_jax.experiment.guidances import CLASSIFIERS, GUIDANCES, check_guide, class_log_probs
-from diffusion_jax.experiment.networks import NETWORKS, conditioning, input_scale, network
+from diffusion_jax.experiment.networks import NETWORKS, conditioning, forward, input_scale, network
 from diffusion_jax.experiment.objectives import TARGETS, loss_terms, time_sampler
 from diffusion_jax.experiment.paths import (
     at_first,
@@ -101,9 +101,9 @@ def build(
             "x0 is left at t = 1, where it cannot be found from the noise; use v, x0 or posterior_mean"
         )
     shape = prediction.dpm2015_paper_output(steps) if aim == "dpm2015_paper" else None
-    predict = prediction.make_denoiser(apply or net.apply, path, target, tell, with_head, input_scale(config), shape)
+    predict = prediction.make_denoiser(apply or forward(net), path, target, tell, with_head, input_scale(config), shape)
     if config.process.name == "binomial":
-        predict = prediction.make_bit_denoiser(apply or net.apply, tell)
+        predict = prediction.make_bit_denoiser(apply or forward(net), tell)
     predict = prediction.drop_labels(predict, config.network.label_dropout)
     guided_predict = guided(config, predict, guide, apply)
 
@@ -215,7 +215,7 @@ def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None
     def answer(variables: Any, x: Array, *told: Any) -> Any:
         jax.debug.callback(tick, len(x))
         if network:
-            return network.apply(variables, x, *told)
+            return forward(network)(variables, x, *told)
         twice = config.prediction.variance in LEARNED
         return jnp.zeros((*x.shape[:-1], x.shape[-1] * (2 if twice else 1)), x.dtype)
 

@@ -15,8 +15,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.networks import convolutions
-
 Array = jax.Array
 DType = Any
 
@@ -53,12 +51,9 @@ def conv(
     init: Initializer = GLOROT,
     stride: int = 1,
     padding: str | Sequence[tuple[int, int]] = "SAME",
-    how: Callable[..., Array] = convolutions.convolve,
 ) -> nn.Conv:
-    """A 3x3 convolution with a bias; how: with the arguments of `jax.lax.conv_general_dilated`."""
-    return nn.Conv(
-        features, (3, 3), stride, padding, kernel_init=init, dtype=dtype, name=name, conv_general_dilated=how
-    )
+    """3x3 convolution with a bias."""
+    return nn.Conv(features, (3, 3), stride, padding, kernel_init=init, dtype=dtype, name=name)
 
 
 def dense(features: int, dtype: DType, name: str, init: Initializer = GLOROT) -> nn.Dense:
@@ -276,14 +271,19 @@ class Downsample(nn.Module):
         return conv(x.shape[-1], self.dtype, "conv", stride=2, padding=DOWN_PADDING)(x)
 
 
+def repeat_pixels(x: Array) -> Array:
+    """Repeat each pixel 2x2: [B,H,W,C] -> [B,2H,2W,C]."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
 class Upsample(nn.Module):
-    """Each pixel repeated 2x2, then a convolution: [B,H,W,C] -> [B,2H,2W,C]."""
+    """Repetition of each pixel 2x2, then a convolution: [B,H,W,C] -> [B,2H,2W,C]."""
 
     dtype: DType
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return conv(x.shape[-1], self.dtype, "conv", how=convolutions.convolve_repeated)(x)
+        return conv(x.shape[-1], self.dtype, "conv")(repeat_pixels(x))
 
 
 def check_options(

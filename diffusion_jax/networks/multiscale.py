@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.networks import convolutions, layers, temporal
+from diffusion_jax.networks import layers, temporal
 from diffusion_jax.networks.layers import Array, DType
 
 
@@ -78,5 +78,5 @@ class MultiScaleConv(nn.Module):
             n = 2**s
             coarse = x.reshape(batch, height // n, n, width // n, n, channels).mean((2, 4))
             found = total + layers.conv(self.features, self.dtype, f"scale_{s}")(coarse)
-            total = convolutions.doubled(found) if s else found
+            total = layers.repeat_pixels(found) if s else found
         return jnp.asarray(total) / self.scales

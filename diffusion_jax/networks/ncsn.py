@@ -206,10 +206,8 @@ class Refine(nn.Module):
 
 
 def conv(features: int, dtype: DType, name: str, dilation: int = 1, bias: bool = True) -> nn.Conv:
-    """A 3x3 convolution."""
-    return nn.Conv(
-        features, (3, 3), kernel_dilation=dilation, use_bias=bias, kernel_init=torch_uniform, dtype=dtype, name=name
-    )
+    """3x3 convolution."""
+    return TorchConv(features, (3, 3), kernel_dilation=dilation, use_bias=bias, dtype=dtype, name=name)
 
 
 def shares(time: Array, levels: int) -> Array:
@@ -236,3 +234,9 @@ def torch_uniform(key: Array, shape: tuple[int, ...], dtype: DType) -> Array:
     """Uniform within 1/sqrt(fan_in) of 0, as PyTorch has it by default; drawn flat, see `layers.glorot`."""
     bound = float(np.prod(shape[:-1])) ** -0.5
     return jax.random.uniform(key, (int(np.prod(shape)),), dtype, -bound, bound).reshape(shape)
+
+
+class TorchConv(nn.Conv):
+    """Convolution with the default initialisation of PyTorch."""
+
+    kernel_init: nn.initializers.Initializer = torch_uniform

@@ -9,7 +9,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from diffusion_jax import devices
-from diffusion_jax.networks import convolutions, layers
+from diffusion_jax.networks import convolutions, layers, ncsn
+from diffusion_jax.networks.unet import UNet
 
 CHANNELS = convolutions.MIN_CHANNELS
 
@@ -115,8 +116,34 @@ def test_a_cpu_multiplies_less_and_other_devices_do_as_they_did(choice, plain, s
 def test_the_layers_are_convolved_so(layer, share):
     x = jax.ShapeDtypeStruct((2, 16, 16, CHANNELS), jnp.float32)
     params = jax.eval_shape(layer.init, jax.random.key(0), x)
-    few, all_of_them = (products(layer.apply, params, x, platform=platform) for platform in ("cpu", "tpu"))
-    assert few / all_of_them == pytest.approx(share, rel=0.1)
+    whole = products(layer.apply, params, x, platform="cpu")
+    few, others = (products(convolutions.fast(layer.apply), params, x, platform=name) for name in ("cpu", "tpu"))
+    assert others == whole and few / whole == pytest.approx(share, rel=0.1)
+
+
+def test_a_network_is_the_same_but_for_rounding(x64):
+    """Its parameters, and with them its value and gradient."""
+    net = UNet(2, channels=CHANNELS, multipliers=(1, 1), blocks=1, attention=(), dtype="float64", remat=True)
+    x, time = jnp.asarray(drawn((1, 4, 4, 2))[0]), jnp.zeros(1)
+    shapes = jax.eval_shape(net.init, jax.random.key(0), x, time)
+    assert jax.eval_shape(convolutions.fast(net.init), jax.random.key(0), x, time) == shapes
+    random = np.random.RandomState(1)
+    params = jax.tree.map(lambda leaf: random.normal(size=leaf.shape) / np.prod(leaf.shape[:-1]) ** 0.5, shapes)
+
+    def value_and_gradient(apply):
+        return jax.jit(jax.value_and_grad(lambda params: jnp.sum(jnp.sin(apply(params, x, time)))))(params)
+
+    got, expected = value_and_gradient(convolutions.fast(net.apply)), value_and_gradient(net.apply)
+    close(got, expected, 1e-10)
+    assert got[0] != expected[0]
+
+
+def test_subclasses_of_the_convolution_stay_as_they_are():
+    layer, x = ncsn.conv(CHANNELS, jnp.float32, None), jax.ShapeDtypeStruct((2, 16, 16, CHANNELS), jnp.float32)
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)
+    assert products(convolutions.fast(layer.apply), params, x, platform="cpu") == products(
+        layer.apply, params, x, platform="cpu"
+    )
 
 
 @chosen
