@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from diffusion_jax import option_meanings
+
 
 class Key(NamedTuple):
     """A key of the schema."""
@@ -209,8 +211,8 @@ def table() -> list[tuple[str, str, Any, str]]:
             meaning = SCHEMA[key].meaning
         else:
             section, name, _ = key.split(".")
-            factory = choices()[section][name]
-            meaning = f"{section} {name}: {(factory.__doc__ or '').strip().splitlines()[0].rstrip('.')}."
+            first_line = (choices()[section][name].__doc__ or "").strip().partition("\n")[0]
+            meaning = option_meanings.meaning(key) or f"{section} {name}: {first_line.rstrip('.')}."
         rows.append((key, type(default).__name__, default, meaning))
     return rows
 

@@ -7,7 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
-    ("files", "progress"),
+    ("files", "progress", "option_meanings"),
     ("devices", "process", "networks", "data", "runs.pictures"),
     ("objective", "metrics", "runs.metric_log"),
     ("sampling",),
