@@ -501,8 +501,7 @@ def sample(
     noisy = bool(np.isfinite(in_float64(path, np.array([min_t]))[1][0]))
     if num_steps < 1 + noisy:
         raise ValueError(f"num_steps={num_steps}: must be at least {1 + noisy}")
-    made = choices.choose("grid", grid, grids.GRIDS)
-    times = grids.make(made, num_steps - noisy, schedule=path, end=min_t)
+    times = grids.make(choices.choose("grid", grid, grids.GRIDS), num_steps - noisy, schedule=path, end=min_t)
     steps = loop.rows(process, path, times, denoise=noisy, method=method)
     kernel = reverse.fixed_large(process) if method.kernel else None
 

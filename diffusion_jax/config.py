@@ -357,7 +357,7 @@ def sweep_variant(name: str, paper: dict[str, Any], cells: dict[str, dict[str, A
 
 def override_all(config: ConfigDict, values: Mapping[str, str], prefix: str = "config") -> None:
     """Apply overrides {key: text} as `override` does, names of choices first, since options of yours depend on them."""
-    for key in sorted(values, key=lambda key: not key.endswith("name")):
+    for key in sorted(values, key=lambda key: not key.endswith(("name", "grid"))):
         override(config, key, values[key], prefix)
 
 
@@ -378,8 +378,8 @@ def override(config: ConfigDict, key: str, text: str, prefix: str = "config") ->
         example = f"{key}.name={text}" if "name" in node else f"{key}.{next(iter(node), 'KEY')}=VALUE"
         raise ValueError(f"{flag}={text}: {key!r} is a section; write {start}{example}")
     holder[parts[-1]] = parse(flag, text, node)
-    if parts[-1] == "name" and ":" in text:
-        _add_own_options(config, parts[0], flag)
+    if ":" in text and (len(parts) == 1 or parts[0] in choices()):
+        _add_own_options(holder, parts[-1], flag)
 
 
 def parse(flag: str, text: str, like: Any) -> Any:
@@ -447,14 +447,15 @@ def merge(stored: Mapping[str, Any]) -> ConfigDict:
     for old, value in flatten(stored):
         key, spelt = RENAMED.get(old, (old, {}))
         values[key] = spelt.get(value, value) if not isinstance(value, tuple) else value
-    for key in sorted(values, key=lambda key: not key.endswith("name")):
+    for key in sorted(values, key=lambda key: not key.endswith(("name", "grid"))):
         value = values[key]
         if key in GONE:
             if value != GONE[key]:
                 raise ValueError(f"stored config: {key}={value!r} has no counterpart in this version; it was removed")
             continue
         section, _, rest = key.partition(".")
-        if rest.startswith("options.") and ":" in str(config.get(section, {}).get("name", "")):
+        own = {"options": "name", "grid_options": "grid"}.get(rest.partition(".")[0], "")
+        if own and ":" in str(config.get(section, {}).get(own, "")):
             put(config, key, value)
             continue
         if key not in _flat_defaults():
@@ -486,7 +487,7 @@ def in_use(config: Mapping[str, Any]) -> dict[str, Any]:
         if not option or section not in (*choices(), "guidance"):
             return True
         chosen = {flat.get(f"{section}.name"), flat.get(f"{section}.grid")}
-        return name in chosen or name == "options"
+        return name in chosen or name in ("options", "grid_options")
 
     return {key: value for key, value in flat.items() if used(key)}
 
@@ -494,12 +495,13 @@ def in_use(config: Mapping[str, Any]) -> dict[str, Any]:
 # Parts of the above.
 
 
-def _add_own_options(config: ConfigDict, section: str, flag: str) -> None:
-    """Add section.options for a choice `module:function`, with the defaults of its signature."""
-    from diffusion_jax.experiment.choices import own, signature_options
+def _add_own_options(section: ConfigDict, key: str, flag: str) -> None:
+    """Add the options of a choice `module:function` to its section, with the defaults of its signature."""
+    from diffusion_jax.experiment.choices import OWN_OPTIONS, own, signature_options
 
-    with config.unlocked():
-        config[section].options = ConfigDict(signature_options(own(flag, config[section].name)))
+    if key in OWN_OPTIONS:
+        with section.unlocked():
+            section[OWN_OPTIONS[key]] = ConfigDict(signature_options(own(flag, section[key])))
 
 
 def put(config: ConfigDict, key: str, value: Any) -> None:

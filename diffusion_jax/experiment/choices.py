@@ -48,6 +48,10 @@ class Given:
         return self.made[split]
 
 
+OWN_OPTIONS = {"name": "options", "grid": "grid_options"}
+"""Where a section of a config has the options of a choice `module:function`, by the key of the choice."""
+
+
 def choose(key: str, name: str | Given, table: Mapping[str, Any]) -> Any:
     """Return `table[name]`, the object that a name "module:attribute" stands for, or a `Given` as it is.
 
@@ -78,7 +82,7 @@ def own(key: str, name: str) -> Any:
 def options(section: Mapping[str, Any] | ConfigDict, key: str = "name") -> dict[str, Any]:
     """Return the options of the choice that a section of a config makes."""
     name = section[key]
-    return {} if isinstance(name, Given) else dict(section.get("options" if ":" in name else name, {}))
+    return {} if isinstance(name, Given) else dict(section.get(OWN_OPTIONS[key] if ":" in name else name, {}))
 
 
 def signature_options(factory: Any) -> dict[str, Any]:
