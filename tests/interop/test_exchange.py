@@ -179,36 +179,36 @@ def spoil(folder, case):
 IMPORT = ["import", "--from=diffusers", "--path={model}", "--workdir={new}"]
 TF1 = ["import", "--from=ddpm_tf1", "--path={model}/m", "--workdir={new}"]
 BAD = [
-    ("none", IMPORT, "{model} has no weights; they are expected in diffusion_pytorch_model.safetensors"),
-    ("pickle", IMPORT, "diffusion_pytorch_model.bin is a pickle"),
-    ("renamed pickle", IMPORT, "diffusion_pytorch_model.safetensors is not a sound safetensors file"),
-    ("missing", IMPORT, "6 missing (conv_in.bias, conv_in.weight, conv_norm_out.bias, ...)"),
-    ("extra", IMPORT, "1 unknown (class_embedding.weight)"),
-    ("misshapen", IMPORT, "1 of another shape (conv_in.bias (3,) instead of (8,))"),
-    ("config", IMPORT, "config.json: downsample_padding=1 cannot be represented; only 0 is"),
-    ("scheduler", IMPORT, 'scheduler_config.json: _class_name="DDIMScheduler" cannot be represented'),
-    ("", [*IMPORT[:3], "--workdir={run}"], "{run} holds checkpoints already, the newest of step 0"),
-    ("", [*IMPORT[:3], "--workdir={model}/config.json"], "is a file"),
+    ("none", IMPORT, "{model}"),
+    ("pickle", IMPORT, "diffusion_pytorch_model.bin"),
+    ("renamed pickle", IMPORT, "diffusion_pytorch_model.safetensors"),
+    ("missing", IMPORT, "conv_norm_out.bias"),
+    ("extra", IMPORT, "class_embedding.weight"),
+    ("misshapen", IMPORT, "conv_in.bias (3,)"),
+    ("config", IMPORT, "config.json: downsample_padding=1"),
+    ("scheduler", IMPORT, 'scheduler_config.json: _class_name="DDIMScheduler"'),
+    ("", [*IMPORT[:3], "--workdir={run}"], "{run}"),
+    ("", [*IMPORT[:3], "--workdir={model}/config.json"], "{model}/config.json"),
     ("", ["import", "--path={model}", "--workdir={new}"], "--from"),
     ("", ["import", "--path={model}", "--workdir={new}", "--config=configs/digits.py"], "--from"),
     ("", ["import", "--from"], "--from"),
     ("", ["import", "--from=keras", *IMPORT[2:]], "--from"),
     ("", ["import", "--from=diffusers", "--workdir={new}"], "--path"),
     ("", IMPORT[:3], "--workdir"),
-    ("", ["import", "--from=diffusers", "--path={new}", "--workdir={new}"], "{new} has neither config.json nor"),
+    ("", ["import", "--from=diffusers", "--path={new}", "--workdir={new}"], "{new}"),
     ("", [*IMPORT, "--config=configs/none.py"], "configs/none.py"),
-    ("", [*IMPORT, "--config.ema.decays=(2.0,)"], "ema.decays: 2.0 is not a number in [0, 1)"),
+    ("", [*IMPORT, "--config.ema.decays=(2.0,)"], "ema.decays"),
     ("", TF1, "--config"),
-    ("", [*TF1, "--config=configs/cifar10_ddpm.py"], "there is no {model}/m.index"),
-    ("", [*TF1, "--config=configs/toy2d.py"], "network.name='mlp' is not what the public code"),
-    ("", [*TF1, "--config=configs/cifar10_ddpm.py", "--config.network.unet.heads=2"], "network.unet.heads=2 is not"),
+    ("", [*TF1, "--config=configs/cifar10_ddpm.py"], "{model}/m.index"),
+    ("", [*TF1, "--config=configs/toy2d.py"], "network.name='mlp'"),
+    ("", [*TF1, "--config=configs/cifar10_ddpm.py", "--config.network.unet.heads=2"], "network.unet.heads=2"),
     ("", ["export", "--workdir={run}", "--path={new}"], "--to"),
     ("", ["export", "--to=diffusers", "--path={new}"], "--workdir"),
     ("", ["export", "--to=diffusers", "--workdir={run}"], "--path"),
-    ("", ["export", "--to=diffusers", "--workdir={run}", "--path={model}"], "is there already and is not an empty"),
-    ("", ["export", "--to=diffusers", "--workdir={new}", "--path={new}"], "{new} holds no checkpoint"),
-    ("", ["export", "--to=diffusers", "--workdir={run}", "--path={new}", "--ema=0.5"], "ema='0.5' is not in"),
-    ("", ["export", "--to=diffusers", "--workdir={run}", "--path={new}", "--step=3"], "step 3 is not kept"),
+    ("", ["export", "--to=diffusers", "--workdir={run}", "--path={model}"], "--path={model}"),
+    ("", ["export", "--to=diffusers", "--workdir={new}", "--path={new}"], "{new}"),
+    ("", ["export", "--to=diffusers", "--workdir={run}", "--path={new}", "--ema=0.5"], "ema='0.5'"),
+    ("", ["export", "--to=diffusers", "--workdir={run}", "--path={new}", "--step=3"], "step 3"),
 ]  # fmt: skip
 
 
@@ -224,8 +224,10 @@ def sound(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(("case", "argv", "message"), BAD, ids=[" ".join([case, *argv]) for case, argv, _ in BAD])
-def test_bad_input_is_one_line(case, argv, message, sound, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("case", "argv", "key"), BAD, ids=[f"{i} {case} {key}" for i, (case, _, key) in enumerate(BAD)]
+)
+def test_bad_input_is_one_line(case, argv, key, sound, tmp_path, capsys):
     places = {"model": tmp_path / "model", "run": sound / "run", "new": tmp_path / "new"}
     shutil.copytree(sound / "model", places["model"])
     spoil(places["model"], case)
@@ -234,5 +236,5 @@ def test_bad_input_is_one_line(case, argv, message, sound, tmp_path, capsys):
     captured = capsys.readouterr()
     errors = captured.err.splitlines()
     assert code == 2 and not captured.out and len([line for line in errors if line.startswith("error: ")]) == 1
-    assert errors[-1].startswith("error: ") and message.format(**places) in errors[-1]
+    assert errors[-1].startswith("error: ") and key.format(**places) in errors[-1]
     assert {path: path.stat().st_mtime_ns for path in [*sound.rglob("*"), *tmp_path.rglob("*")]} == before
