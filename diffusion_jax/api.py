@@ -509,10 +509,11 @@ def sample(
         keys_prior, keys = jnp.moveaxis(jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds), 1, 0)
         x = process.prior(path, keys_prior, shape)
         if method.walk:
-            return method.walk(predict, path, steps, x, method.memory(x))[0]
+            drawn: Array = method.walk(predict, path, steps, x, method.memory(x))[0]
+            return drawn
         return loop.sample(method.step, predict, kernel, steps, x, keys, method.memory(x))[0]
 
-    drawn = devices.TiledMap(walk, tile, name="samples")(None, np.asarray(list(seeds), np.uint32))
+    drawn: np.ndarray = devices.TiledMap(walk, tile, name="samples")(None, np.asarray(list(seeds), np.uint32))
     if not np.isfinite(drawn).all():
         raise FloatingPointError("sample: samples are not finite; check the denoiser, the grid and num_steps")
     return drawn

@@ -163,18 +163,20 @@ ALIASES = {
 @functools.cache
 def choices() -> dict[str, dict[str, Any]]:
     """The factories of every section that makes a choice, by section and name."""
-    from diffusion_jax.experiment import networks, paths, samplers, sources, wiring
+    from diffusion_jax.experiment import paths, sources, wiring
+    from diffusion_jax.networks.registry import NETWORKS
     from diffusion_jax.objective import losses, time_sampling
     from diffusion_jax.sampling import grids
+    from diffusion_jax.sampling.registry import SAMPLERS
 
     return {
         "data": sources.SOURCES,
         "process": wiring.PROCESSES,
         "schedule": paths.SCHEDULES,
-        "network": networks.NETWORKS,
+        "network": NETWORKS,
         "loss": losses.WEIGHTS,
         "times": time_sampling.TIME_SAMPLERS,
-        "sampler": {**samplers.METHODS, **grids.GRIDS},
+        "sampler": {**SAMPLERS, **grids.GRIDS},
     }
 
 
@@ -474,7 +476,8 @@ def plain(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
             return {key: value(inner) for key, inner in item.items()}
         return getattr(item, "spelling", item)
 
-    return value(config)
+    nested: dict[str, Any] = value(config)
+    return nested
 
 
 def in_use(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,4 +39,4 @@ def check_guide(config: ConfigDict, guide: ConfigDict) -> None:
 
 def asks_for_class(config: ConfigDict) -> bool:
     """Whether a sample is one of a class that is asked for."""
-    return config.network.conditional or config.guidance.name == "classifier"
+    return bool(config.network.conditional or config.guidance.name == "classifier")

@@ -49,7 +49,9 @@ def forward(network: Any) -> prediction.NetworkApply:
 def conditioning(config: ConfigDict) -> prediction.Conditioning:
     """Return the function of the noise level that the network is conditioned on."""
     name = config.network.conditioning
-    return make("network.conditioning", name, CONDITIONINGS, {}, num_steps=config.process.num_steps)
+    steps = config.process.num_steps
+    made: prediction.Conditioning = make("network.conditioning", name, CONDITIONINGS, {}, num_steps=steps)
+    return made
 
 
 def input_scale(config: ConfigDict) -> prediction.InputScale | None:
@@ -58,4 +60,6 @@ def input_scale(config: ConfigDict) -> prediction.InputScale | None:
     if name == "none":
         return None
     table = {"none": None, **INPUT_SCALINGS}
-    return make("prediction.input_scaling", name, table, {}, sigma_data=config.prediction.sigma_data)
+    sigma_data = config.prediction.sigma_data
+    made: prediction.InputScale = make("prediction.input_scaling", name, table, {}, sigma_data=sigma_data)
+    return made

@@ -32,7 +32,10 @@ def time_sampler(config: ConfigDict) -> time_sampling.TimeSampler:
         if steps:
             raise ValueError(f"times.name={name!r} is for continuous time, but process.num_steps={steps}; set it to 0")
         provided["schedule"] = schedule(config)(None)
-    return make("times.name", name, time_sampling.TIME_SAMPLERS, options(config.times), **provided)
+    made: time_sampling.TimeSampler = make(
+        "times.name", name, time_sampling.TIME_SAMPLERS, options(config.times), **provided
+    )
+    return made
 
 
 def loss_terms(
@@ -109,7 +112,8 @@ def check_vdm(config: ConfigDict) -> None:
 
 def decoder(config: ConfigDict) -> decoders.Decoder:
     """The decoder of the bound. Raises ValueError if it does not suit the data."""
-    return choose("bound.decoder", config.bound.decoder, decoders.DECODERS)(config.data.levels)
+    made: decoders.Decoder = choose("bound.decoder", config.bound.decoder, decoders.DECODERS)(config.data.levels)
+    return made
 
 
 def vlb_term(config: ConfigDict, process: Process, kernel: reverse.Reverse) -> bound.StepTerm:

@@ -39,7 +39,7 @@ def _scheduled(config: ConfigDict) -> Schedule | LearnedSchedule:
 def _made(name: str | Given, steps: int, given: tuple[tuple[str, Any], ...]) -> Schedule | LearnedSchedule:
     """Make and check a schedule; the same function every time, so that what is computed from it can be remembered."""
     with np.errstate(all="ignore"):  # the check below finds whatever comes of it
-        made = make("schedule.name", name, SCHEDULES, dict(given), num_steps=steps)
+        made: Schedule | LearnedSchedule = make("schedule.name", name, SCHEDULES, dict(given), num_steps=steps)
     if not isinstance(made, LearnedSchedule):
         check_schedule(made, steps)
     return made
@@ -113,7 +113,7 @@ def lowest_time(config: ConfigDict, path: ModelSchedule, min_t: float = 0.0) -> 
     if min_t:
         return min_t
     if config.process.num_steps:
-        return 1 / config.process.num_steps
+        return 1 / int(config.process.num_steps)
     if is_learned(config):
         return 0.0
     return 0.0 if np.isfinite(in_float64(path(None), np.zeros(1))[1]).all() else 1e-5

@@ -74,7 +74,8 @@ def sampler(
             return predict(params, x, level, label, None)
 
         if method.walk:
-            return method.walk(bound, path(params), rows, x, memory)
+            walked: tuple[Array, Any] = method.walk(bound, path(params), rows, x, memory)
+            return walked
         return loop.sample(method.step, bound, kernel, rows, x, keys, memory, first)
 
     def guess(params: Any, x: Array, level: Level, label: Array | None = None) -> Array:
@@ -90,7 +91,7 @@ def clips(config: ConfigDict, section: ConfigDict) -> bool:
     Never for a network that predicts the posterior mean: that is taken as it is, and x0 only follows from it. Clipped,
     it would throw most of the mean away where one step tells little of x0. Source: the public code of Ho et al. 2020.
     """
-    return section.clip_x0 and config.prediction.target != "posterior_mean"
+    return bool(section.clip_x0 and config.prediction.target != "posterior_mean")
 
 
 def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:

@@ -39,7 +39,7 @@ def source(config: ConfigDict, split: str) -> Source:
             f"data.name={IN_MEMORY!r}: the data of this run were handed over from Python; hand them over again, "
             "dj.load(workdir, data=...)"
         )
-    opened = make("data.name", data.name, SOURCES, options(data), split=split)
+    opened: Source = make("data.name", data.name, SOURCES, options(data), split=split)
     if data.shape:
         for field in ("shape", "levels", "classes"):
             said, found = data[field], getattr(opened, field)

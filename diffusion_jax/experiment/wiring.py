@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.experiment.choices import LEARNED, choose, make, options
 from diffusion_jax.experiment.guidances import CLASSIFIERS, GUIDANCES, check_guide, class_log_probs
-from diffusion_jax.experiment.networks import NETWORKS, conditioning, forward, input_scale, network
+from diffusion_jax.experiment.networks import conditioning, forward, input_scale, network
 from diffusion_jax.experiment.objectives import TARGETS, loss_terms, time_sampler
 from diffusion_jax.experiment.paths import (
     at_first,
@@ -30,6 +30,7 @@ from diffusion_jax.experiment.sources import (
 )
 from diffusion_jax.experiment.validation import check, check_process
 from diffusion_jax.networks import adapter
+from diffusion_jax.networks.registry import NETWORKS
 from diffusion_jax.objective import losses, prediction, reverse, time_sampling
 from diffusion_jax.process.base import Array, Process, in_float64
 from diffusion_jax.process.binomial import BinomialProcess
@@ -222,8 +223,8 @@ def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None
     sample = jax.jit(build(config, params, answer, guide).sampler.sample)
     seeds = jnp.arange(8 if adaptive else 1, dtype=jnp.uint32)
     for seed in seeds:
-        jax.block_until_ready(sample(params, seed[None]))
-    jax.effects_barrier()
+        jax.block_until_ready(sample(params, seed[None]))  # type: ignore[no-untyped-call]
+    jax.effects_barrier()  # type: ignore[no-untyped-call]
     return round(calls / len(seeds))
 
 
@@ -258,4 +259,5 @@ def init(config: ConfigDict, network: nn.Module, key: Array) -> dict[str, Any]:
 
 def parameters(config: ConfigDict, network: nn.Module) -> dict[str, Any]:
     """Shapes and dtypes of the parameters, computed without running or compiling anything."""
-    return jax.eval_shape(functools.partial(init, config, network), jax.random.key(0))
+    shapes: dict[str, Any] = jax.eval_shape(functools.partial(init, config, network), jax.random.key(0))
+    return shapes

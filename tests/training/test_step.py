@@ -21,9 +21,7 @@ BATCH = 16
 
 
 def unet(dropout=0.2):
-    return UNet(
-        out_channels=1, channels=8, multipliers=(1,), blocks=1, attention=(), dropout=dropout, dtype="float64"
-    )
+    return UNet(out_channels=1, channels=8, multipliers=(1,), blocks=1, attention=(), dropout=dropout, dtype="float64")
 
 
 @pytest.fixture(scope="module", autouse=True)
