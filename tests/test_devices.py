@@ -1,6 +1,8 @@
 """Placement and mapping on four devices, tiles, and compiler options."""
 
 import itertools
+import os
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax import devices
+from diffusion_jax.devices import processes
 
 
 def test_local_rows_are_divided_over_the_devices():
@@ -125,3 +128,46 @@ def test_faster_products_and_sums_equal_the_plain_ones(chosen, monkeypatch):
     chosen.cache_clear()
     for a, b in zip(fast, devices.map_over_devices(work, replicated=1)(kernel, x), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-6 * np.abs(b).max())
+
+
+# Joining other processes.
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:", ":1234", "localhost:many", "localhost:99999", ""])
+def test_an_address_needs_a_host_and_a_port(address):
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        processes.check_address(address)
+
+
+def test_a_host_must_be_known():
+    processes.check_address("localhost:1234")
+    processes.check_address("[::1]:1234")
+    with pytest.raises(ConnectionError, match=r"no\.such\.host\.invalid"):
+        processes.check_address("no.such.host.invalid:1234")
+
+
+def test_slurm_tasks_that_srun_did_not_start_are_refused():
+    environment = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
+    assert processes.from_slurm(environment) is not None
+    for name in ("SLURM_PROCID", "SLURM_LOCALID"):
+        with pytest.raises(ValueError, match=name):
+            processes.from_slurm({key: value for key, value in environment.items() if key != name})
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_the_wait_for_other_processes_is_told_and_ends(monkeypatch, caplog, capsys):
+    ended = threading.Event()
+
+    def end(code):
+        ended.set()
+        raise SystemExit(code)
+
+    monkeypatch.setattr(os, "_exit", end)
+    with caplog.at_level("INFO"), processes._waiting({"num_processes": 2, "coordinator_address": "h:1"}, 0.3, 0.1):
+        assert ended.wait(10)
+    assert len(caplog.records) == 2 and all("h:1" in record.message for record in caplog.records)
+    assert capsys.readouterr().err.startswith("error: ")
+    ended.clear()
+    with processes._waiting({}, 0.2, 0.1):
+        pass
+    assert not ended.wait(0.4)

@@ -17,6 +17,22 @@ def test_a_file_is_replaced_by_a_whole_one(tmp_path):
         np.testing.assert_array_equal(file["x"], [0, 1])
 
 
+@pytest.mark.parametrize(
+    ("path", "expanded"),
+    [
+        ("~", "/home/me"),
+        ("~/a", "/home/me/a"),
+        ("a/~", "a/~"),
+        ("file:///a/b", "/a/b"),
+        ("gs://~/a", "gs://~/a"),
+        ("", ""),
+    ],
+)
+def test_paths_are_those_of_the_system(path, expanded, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert files.expand(path) == expanded
+
+
 @pytest.mark.parametrize("broken", ["savez", "replace"])
 def test_the_old_file_survives_a_full_disk(tmp_path, monkeypatch, broken):
     def full(file, *_, **__):

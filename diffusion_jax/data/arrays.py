@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from diffusion_jax.data.source import Source, check_split, from_arrays, readable, split_rows
+from diffusion_jax.files import expand
 
 ZIP = b"PK"
 
@@ -34,6 +35,7 @@ def arrays(
     Raises FileNotFoundError, PermissionError, or ValueError if the file does not match this description.
     """
     check_split(split)
+    path, heldout = expand(path), expand(heldout)
     if not (levels == 0 or 2 <= levels <= 256):
         raise ValueError(f"data.arrays.levels={levels}: must be 2 … 256, or 0 for floats")
     if heldout and pathlib.Path(heldout).resolve() == pathlib.Path(path).resolve():

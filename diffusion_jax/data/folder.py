@@ -11,6 +11,7 @@ from PIL import Image
 
 from diffusion_jax.data import images
 from diffusion_jax.data.source import Source, check_split, from_items, load, split_rows
+from diffusion_jax.files import expand
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -38,6 +39,7 @@ def folder(
     Raises FileNotFoundError, PermissionError, or ValueError naming the first file that is damaged or does not fit.
     """
     check_split(split)
+    path, heldout = expand(path), expand(heldout)
     rule = images.rule("folder", size, channels, resize, filter)
     names = _names("data.folder.path", path)
     classes = _classes(path, names) if labels else []

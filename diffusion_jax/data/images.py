@@ -5,10 +5,11 @@ keep their upper byte (an 8-bit image stored in 16 bits is restored exactly). Tr
 white. The EXIF orientation is applied, an embedded colour profile is not. Other images are errors.
 """
 
+import contextlib
 import io
+import os
 import pathlib
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -112,8 +113,14 @@ def _resized(image: Image.Image, name: str, rule: Rule) -> Image.Image:
     return image.resize((width, height), kernel).crop((left, top, left + rule.width, top + rule.height))
 
 
-def _readable(name: str) -> AbstractContextManager[None]:
-    return readable(name, "replace it or delete it", " as an image")
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        with readable(name, "replace it or delete it", " as an image"):
+            yield
+    except FileNotFoundError as error:
+        what = "is a link to a file that does not exist" if os.path.islink(name) else "does not exist any more"
+        raise FileNotFoundError(f"{name}: {what}. Restore the file, or remove its name") from error
 
 
 def _check_mode(name: str, mode: str, frames: int) -> None:

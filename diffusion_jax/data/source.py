@@ -83,7 +83,10 @@ def split_rows(name: str, size: int, split: str, fraction: float) -> np.ndarray:
         raise ValueError(f"{name}: heldout_fraction={fraction} must be in [0, 1)")
     held = max(1, round(size * fraction)) if fraction else 0
     if split == "heldout" and not held:
-        raise ValueError(f"{name}: the held-out split is empty. Set heldout_fraction above 0, or heldout to a path")
+        raise ValueError(
+            f"{name}: the held-out split is empty. Set heldout_fraction above 0, or heldout to a path; training alone "
+            "needs none with eval.every=0 and eval.quality_every=0"
+        )
     if held >= size:
         raise ValueError(
             f"{name}: holding out {held} of {size} examples leaves none for training. "

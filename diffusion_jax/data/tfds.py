@@ -14,6 +14,7 @@ import numpy as np
 
 from diffusion_jax.data import images
 from diffusion_jax.data.source import Source, check_split, from_items, load, readable, reason
+from diffusion_jax.files import expand
 
 FORMAT = "array_record"
 INFO = "dataset_info.json"
@@ -43,6 +44,7 @@ def tfds(
     Raises FileNotFoundError with the command that prepares the set, or ValueError.
     """
     check_split(split)
+    data_dir = expand(data_dir)
     if train == heldout or {train, heldout} & {train.partition("[")[0]} & {heldout.partition("[")[0]}:
         raise ValueError(
             f"data.tfds.train={train!r} and data.tfds.heldout={heldout!r}: overlap. Use two disjoint splits"
@@ -148,6 +150,7 @@ def prepare(dataset: str, data_dir: str) -> str:
     TFRecord files are converted, into a folder of their own beside them, without TensorFlow. Otherwise the set is
     downloaded and built, which needs TensorFlow and, for most sets, a network connection. Raises ValueError.
     """
+    data_dir = expand(data_dir)
     directory = _directory(dataset, data_dir) or _build(dataset, data_dir)
     return str(_readable(directory) or _convert(directory))
 
@@ -181,7 +184,7 @@ def _directory(dataset: str, data_dir: str) -> pathlib.Path | None:
     if not data_dir:
         raise ValueError("data.tfds.data_dir: is empty. Set it to the directory of the prepared sets")
     name, _, version = dataset.partition(":")
-    parent = pathlib.Path(data_dir).expanduser() / name
+    parent = pathlib.Path(data_dir) / name
     folders = [found.name for found in parent.iterdir() if found.is_dir()] if parent.is_dir() else []
     versions = [found for found in folders if re.fullmatch(r"\d+\.\d+\.\d+", found) and version in ("", found)]
     best = max(versions, key=lambda found: [int(part) for part in found.split(".")], default=None)

@@ -105,7 +105,12 @@ def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
     if (section.levels or grids.needs_chain(grid)) and not chain:
         raise ValueError(f"sampler.grid={section.grid!r} and sampler.levels need {NEED_CHAIN}")
     if section.levels:
-        return grids.chosen_levels(tuple(section.levels), chain)
+        times = grids.chosen_levels(tuple(section.levels), chain)
+        if times[0] < 1:  # samples start as noise, which is what the last level holds
+            first = int(max(section.levels))
+            hint = f". For {first} steps use sampler.num_steps={first}" if len(section.levels) == 1 else ""
+            raise ValueError(f"sampler.levels: must start at the last level of the chain, {chain} (got {first}){hint}")
+        return times
     if "schedule" in inspect.signature(grid).parameters and path.fixed is None:
         raise ValueError(
             f"sampler.grid={section.grid!r} needs a schedule that is known beforehand, but schedule.name="

@@ -182,6 +182,8 @@ def find_step(workdir: epath.PathLike, step: int | str = "newest", verify: bool 
             raise FileNotFoundError(
                 f"{workdir} is a checkpoint; say --workdir={place.parent.parent} --step={place.name}"
             )
+        if place.name == "checkpoints" and place.is_dir():
+            raise FileNotFoundError(f"{workdir}: the checkpoints of a run. Use --workdir={place.parent}")
         raise FileNotFoundError(
             f"{workdir} holds no checkpoint; train it first: "
             f"python -m diffusion_jax.main train --config=CONFIG --workdir={workdir}"

@@ -119,7 +119,7 @@ BAD = [
      "sampler.name='dopri5': 3 of 3"),
     (["sample", "--out={tmp}/x.npz", "--sampler.name=dopri5", "--sampler.dopri5.atol=-1."],
      "sampler.dopri5.atol=-1.0"),
-    (["encode", "--out={tmp}/x.npz", "--by=odd"], "--by='odd'"),
+    (["encode", "--out={tmp}/x.npz", "--by=odd"], "--by"),
     (["encode", "--out={tmp}/x.png"], "--out="),
     (["encode", "--out={tmp}/x.npz", "--by=ddim", "--sampler.num_steps=1"], "sampler.num_steps"),
 ]  # fmt: skip

@@ -114,6 +114,20 @@ def test_bad_files_raise_when_the_folder_is_opened(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_broken_link_is_named(tmp_path):
+    path = fill(tmp_path, ["0.png"])
+    (tmp_path / "1.png").symlink_to(tmp_path / "moved.png")
+    with pytest.raises(FileNotFoundError, match=r"1\.png.*link") as caught:
+        folder("train", path, size=(6, 4), heldout_fraction=0)
+    assert caught.value.errno is None
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    fill(tmp_path, ["a/0.png", "b/1.png"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert folder("heldout", "~/a", size=(6, 4), heldout="~/b").size == 1
+
+
 def test_damage_past_the_header_raises_when_read(tmp_path):
     path = fill(tmp_path, ["0.png", "1.png"])
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:80])

@@ -88,6 +88,8 @@ REFUSED = [
     ),
     ({"sampler__levels": (0, 3)}, "sampler.levels"),
     ({"sampler__levels": ("a",)}, "sampler.levels"),
+    ({"sampler__levels": (2,)}, "sampler.num_steps=2"),
+    ({"sampler__levels": (2, 1)}, "sampler.levels"),
     (
         {
             "sampler__grid": "strided",
