@@ -55,10 +55,8 @@ def restore(
     heldout = sources.source(config, "heldout")
     if not 1 <= number <= heldout.size:
         raise ValueError(f"--num_samples={number}: must lie in 1 … {heldout.size}, the number of held-out examples")
-    if not 0 <= seed <= 2**32 - number:
-        raise ValueError(f"--seed={seed}: must be at least 0, and seed + num_samples at most 2^32")
+    seeds = trained.seeds_from(seed, number).astype(np.uint32)
     stored, label = heldout.read(np.arange(number))
-    seeds = np.arange(seed, seed + number, dtype=np.uint32)
     x0 = to_model(stored, config.data.levels, config.data.mean, config.data.std)
     drawn_noise = normal(
         jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 2))(jnp.asarray(seeds)), x0.shape[1:]
