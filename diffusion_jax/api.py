@@ -377,7 +377,9 @@ class Run:
     def decode(self, noise: Any, labels: Any = None, *, by: str = "ode") -> np.ndarray:
         """Invert `encode`: return the data [N,*D] of noise at t = 1, in the levels of the data."""
         label = np.full(len(noise), -1, np.int32) if labels is None else np.asarray(labels, np.int32)
-        return np.asarray(sources.out_of_range(self.config)(latents.decode(self._run, np.asarray(noise), label, by)[0]))
+        return np.asarray(
+            sources.make_from_model(self.config)(latents.decode(self._run, np.asarray(noise), label, by)[0])
+        )
 
     def restore(
         self,
@@ -425,7 +427,7 @@ class Run:
                 raise ValueError(f"sampler: must be of dj.samplers, not {sampler.section} {sampler.name!r}")
             sampler.put(config)
         elif sampler is not None:
-            choices.choose("sampler", sampler, samplers.METHODS)
+            choices.choose("sampler", sampler, samplers.SAMPLERS)
             config.sampler.name = sampler
         if num_steps is not None:
             config.sampler.update(num_steps=num_steps, levels=(), times=())
@@ -488,7 +490,7 @@ def sample(
     path: Schedule = schedule._made if isinstance(schedule, Choice) else schedule
     process = GaussianProcess()
     choice = sampler if isinstance(sampler, Choice) else Choice("sampler", sampler, {})
-    choices.choose("sampler", choice.name, samplers.METHODS)
+    choices.choose("sampler", choice.name, samplers.SAMPLERS)
     method = choice.make(draw=process.draw)
 
     def predict(x: Array, level: Level) -> Prediction:

@@ -165,7 +165,7 @@ if "swissroll" in runs and config.schedule.name == "learned_betas":
     k = np.arange(T + 1)
     betas = {
         name: -np.expm1(2 * np.diff(in_float64(path, k / T)[0]))
-        for name, path in (("at first", paths.at_first(config)), ("learned", schedule))
+        for name, path in (("at first", paths.initial_schedule(config)), ("learned", schedule))
     }
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
     for name, beta in betas.items():

@@ -46,7 +46,7 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
         experiment.loss, experiment.times, experiment.optimizer, config.batch_size, to_model=experiment.to_model
     )
     arguments = shapes, batch, jax.eval_shape(lambda: jax.random.key(0))
-    ends = in_float64(level, paths.at_first(config), np.array([0.0, 1.0]))
+    ends = in_float64(level, paths.initial_schedule(config), np.array([0.0, 1.0]))
     figures: dict[str, Any] = {
         "parameters": count(shapes.params),
         "state_bytes": size(shapes),

@@ -46,8 +46,8 @@ def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """
     config, experiment = run.config, run.experiment
     process, schedule = experiment.process, experiment.schedule(None)
-    rows = paths.K_rows(config, process, experiment.schedule)(None)
-    into = sources.into_range(config)
+    rows = paths.K_coefficients(config, process, experiment.schedule)(None)
+    into = sources.make_to_model(config)
     terms_of = variational.make_terms(
         experiment.predict, process, experiment.schedule, K_term(process, experiment.reverse), rows
     )
@@ -72,7 +72,7 @@ def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if abs(moment - expected) > 0.02 * expected + 4 * float(np.nan_to_num(variational.standard_error(moments))):
         name = "second moment of the data" if is_gaussian else "rate of the bits"
         values["K_note"] = f"K bounds the likelihood of x0 only for a {name} of {expected:g} (got {moment:.3f})"
-    values |= sources.known_entropies(config, schedule)
+    values |= sources.exact_entropies(config, schedule)
     if "negative_entropy_x0_bits" in values:
         values["K_gap_bits"] = values["negative_entropy_x0_bits"] - values["K_bits"]
     return values, nonequilibrium.curves(kl, boundary, np.asarray(rows.at.t), shape)

@@ -69,7 +69,7 @@ def encode_heldout(run: Run, number: int, out: pathlib.Path, by: str = "ode") ->
     x, label = heldout.read(np.arange(heldout.size))
     latents, calls = encode(run, x, label, by)
     back, calls_back = decode(run, latents, label, by)
-    decoded = np.asarray(sources.out_of_range(run.config)(back))
+    decoded = np.asarray(sources.make_from_model(run.config)(back))
     files.save_npz(out, {"examples": x, "labels": label, "latents": latents, "decoded": decoded})
     picture, shown = out.with_suffix(".png"), slice(0, PICTURED)
     title = f"held-out examples, encoded and decoded by {by}"
@@ -100,7 +100,7 @@ def _maps(run: Run, by: str) -> tuple[Carry, Carry]:
     rows: Any = None
     if by == "ddim":
         times = samplers.sampling_times(config, experiment.schedule)
-        falling = paths.grid_rows(config, experiment.process, experiment.schedule, times, False)(run.params)
+        falling = paths.grid_coefficients(config, experiment.process, experiment.schedule, times, False)(run.params)
         rows = flow.upwards(falling)
         if not len(rows.to.t):
             raise ValueError("--by=ddim: needs at least 2 steps, as the last one is left out. Raise sampler.num_steps")

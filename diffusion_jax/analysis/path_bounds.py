@@ -19,8 +19,8 @@ def estimator(run: Run) -> Evaluate:
     numbers = tuple(config.bound.paths)
     if not numbers or min(numbers) < 1 or any(more % less for less, more in itertools.pairwise(numbers)):
         raise ValueError(f"bound.paths={numbers}: each number must divide the next, as in (1, 4, 16)")
-    rows = paths.chain_rows(config, experiment.process, experiment.schedule, config.bound.num_steps)(None)
-    predict = clip_x0(experiment.predict) if samplers.clips(config, config.bound) else experiment.predict
+    rows = paths.chain_coefficients(config, experiment.process, experiment.schedule, config.bound.num_steps)(None)
+    predict = clip_x0(experiment.predict) if samplers.clips_x0(config, config.bound) else experiment.predict
     decode = objectives.decoder(config)
     weights_of = path_bound.make_path_weights(
         predict, experiment.process, experiment.schedule, experiment.reverse, decode, lambda params: rows

@@ -36,7 +36,7 @@ def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, 
         "shared_latents": progressive.sharing(sampler, params, seed, number),
         "interpolation": progressive.interpolation(sampler, process, params, x0[:2], seed, number),
     }
-    arrays: dict[str, Any] = {name: np.asarray(sources.out_of_range(config)(x)) for name, x in predictions.items()}
+    arrays: dict[str, Any] = {name: np.asarray(sources.make_from_model(config)(x)) for name, x in predictions.items()}
     directory = trained.evaluation_directory(run)
     rows = sampler.rows(params)
     starts = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(rows, 10)]

@@ -62,7 +62,7 @@ def restore(
         jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 2))(jnp.asarray(seeds)), x0.shape[1:]
     )
     known = degraded.rotate(x0) + noise * drawn_noise
-    each = [seeds, np.asarray(known, np.float32), *([label] if guidances.asks_for_class(config) else [])]
+    each = [seeds, np.asarray(known, np.float32), *([label] if guidances.uses_label(config) else [])]
     shown = degraded.show(known)
     restored = devices.TiledMap(restorer, config.sampler.tile, name="restored examples")(run.params, *each)
     unknown = np.broadcast_to(~degraded.mask if not noise else np.ones_like(degraded.mask), x0.shape)
@@ -74,7 +74,7 @@ def restore(
 
     arrays: dict[str, Any] = {"degraded": shown, "restored": restored, "original": x0}
     return (
-        {name: np.asarray(sources.out_of_range(config)(x)) for name, x in arrays.items()}
+        {name: np.asarray(sources.make_from_model(config)(x)) for name, x in arrays.items()}
         | {"mask": degraded.mask, "seeds": seeds.astype(np.int64), "labels": label},
         {"rmse": rmse(jnp.asarray(restored)), "rmse_degraded": rmse(shown)},
     )
@@ -96,8 +96,8 @@ def make_restorer(
     """
     choices.choose("--rule", rule, posterior.RULES)
     name = config.sampler.name
-    if not choices.choose("sampler.name", name, samplers.METHODS)(**choices.options(config.sampler)).kernel:
-        kernels = [name for name, make in samplers.METHODS.items() if make().kernel]
+    if not choices.choose("sampler.name", name, samplers.SAMPLERS)(**choices.options(config.sampler)).kernel:
+        kernels = [name for name, make in samplers.SAMPLERS.items() if make().kernel]
         raise ValueError(f"sampler.name={name!r}: has no reverse kernel to condition. Use {', '.join(kernels)}")
     if config.process.name != "gaussian":
         raise ValueError(f"process.name={config.process.name!r}: restoration needs a gaussian process")
@@ -116,7 +116,7 @@ def make_restorer(
             f"{' or '.join(RESAMPLED)} (got {rule})"
         )
     chosen = posterior.noise_aware(*moments(config, degraded)) if rule == "noise_aware" else posterior.RULES[rule]()
-    predict = clip_x0(experiment.guided) if samplers.clips(config, config.sampler) else experiment.guided
+    predict = clip_x0(experiment.guided) if samplers.clips_x0(config, config.sampler) else experiment.guided
     if degraded.rotate is not degraded.back:
         predict = degradation.rotated(predict, degraded)
     unclipped = config.copy_and_resolve_references()

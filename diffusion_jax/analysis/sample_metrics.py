@@ -275,7 +275,7 @@ def svm_metrics(run: trained.Run, number: int, seed: int = 0) -> dict[str, float
 
 def pattern_counts(run: trained.Run, number: int, seed: int = 0) -> dict[str, float]:
     """Return the shares of valid patterns in samples of a data set whose every example is known; {} for other data."""
-    count = sources.JUDGES.get(run.config.data.name)
+    count = sources.SAMPLE_COUNTS.get(run.config.data.name)
     if count is None:
         return {}
     return count(stored_samples.samples(run, trained.seeds_from(seed, number))) | {"num_samples": number}

@@ -39,7 +39,7 @@ def compare_scales(
     sections: those that the run was loaded with, see `trained.load`. Also writes guidance.csv and guidance.png beside
     the other results. Raises ValueError for a run without guidance or classes.
     """
-    if not guidances.asks_for_class(run.config):
+    if not guidances.uses_label(run.config):
         raise ValueError("--scales: this model has no class to be guided by. Use --guidance.name=classifier")
     rows = []
     for scale in scales:

@@ -158,7 +158,7 @@ def network_call(config: ConfigDict, experiment: wiring.Experiment) -> tuple[Cal
 
     def call(params: Any, x: jax.Array, label: jax.Array) -> jax.Array:
         at = level(experiment.schedule(params), jnp.full(len(x), 0.5))
-        return experiment.predict(params, x, at, label if guidances.asks_for_class(config) else None).x0
+        return experiment.predict(params, x, at, label if guidances.uses_label(config) else None).x0
 
     x = np.random.default_rng(0).standard_normal((number, *config.data.shape)).astype(np.float32)
     return devices.map_over_devices(call, replicated=1), (x, np.zeros(number, np.int32))

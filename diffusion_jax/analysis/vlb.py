@@ -32,7 +32,7 @@ def estimator(run: Run) -> Evaluate:
     """Estimator: `report_bound`, with one network call per step of the chain."""
     needs_plain_range("vlb", run)
     objectives.decoder(run.config)
-    paths.chain_rows(run.config, run.experiment.process, run.experiment.schedule, run.config.bound.num_steps)
+    paths.chain_coefficients(run.config, run.experiment.process, run.experiment.schedule, run.config.bound.num_steps)
 
     def evaluate() -> Results:
         values, nats = report_bound(run)
@@ -49,11 +49,11 @@ def variational_bound(run: Run) -> tuple[dict[str, float], variational.BoundTerm
     """
     config, experiment = run.config, run.experiment
     options = config.bound
-    rows = paths.chain_rows(config, experiment.process, experiment.schedule, options.num_steps)(None)
-    predict = clip_x0(experiment.predict) if samplers.clips(config, options) else experiment.predict
+    rows = paths.chain_coefficients(config, experiment.process, experiment.schedule, options.num_steps)(None)
+    predict = clip_x0(experiment.predict) if samplers.clips_x0(config, options) else experiment.predict
     step_term = objectives.vlb_term(config, experiment.process, experiment.reverse)
     terms_of = variational.make_terms(predict, experiment.process, experiment.schedule, step_term, rows)
-    into = sources.into_range(config)
+    into = sources.make_to_model(config)
 
     def on_batch(params: Any, key: Array, batch: dict[str, Array]) -> variational.BoundTerms:
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
@@ -81,7 +81,7 @@ def report_bound(run: Run) -> tuple[dict[str, Any], np.ndarray]:
     pictures.bound_terms(directory / "vlb.png", curves, title)
     pictures.rate_distortion(directory / "rate_distortion.png", curves, title)
     log.info("the terms of the bound: %s", directory)
-    options = {"decoder": run.config.bound.decoder, "bound_clip_x0": samplers.clips(run.config, run.config.bound)}
+    options = {"decoder": run.config.bound.decoder, "bound_clip_x0": samplers.clips_x0(run.config, run.config.bound)}
     values = {**values, "bound_steps": len(curves["t"]), "bound_examples": len(terms_nats), **options}
     return values, terms_nats.astype(np.float64).sum(1)
 

@@ -19,7 +19,7 @@ LEARNED = ("learned_diagonal", "learned_range", "dpm2015_paper", "dpm2015_code")
 BOUND_LOSSES = ("vlb", "hybrid", "K")
 """Losses with a term of a variational bound; the others are the weights of a squared error."""
 
-NEED_CHAIN = "a chain: set process.num_steps to its number of steps, 1000 for example"
+CHAIN_NEEDED = "a chain: set process.num_steps to its number of steps, 1000 for example"
 
 PROVIDED = (
     *("num_steps", "num_classes", "out_channels", "remat", "sigma_data", "min_t", "split"),
@@ -119,7 +119,7 @@ def make(key: str, name: str | Given, table: Mapping[str, Any], given: Mapping[s
             parameter.KEYWORD_ONLY,
         )
         if needed and word == "num_steps" and not arguments.get(word):
-            raise ValueError(f"{key}={name!r} needs {NEED_CHAIN}")
+            raise ValueError(f"{key}={name!r} needs {CHAIN_NEEDED}")
         if needed and word not in arguments:
             raise ValueError(f"{key}={name!r} needs the option {word!r}, which has no default: set it")
     return factory(**arguments)

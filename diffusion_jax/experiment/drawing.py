@@ -35,7 +35,7 @@ def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Cal
             raise FloatingPointError(
                 f"{lost} of {len(x)} samples are not finite: the weights may have diverged; try another --step or --ema"
             )
-        return np.asarray(sources.out_of_range(config)(x))
+        return np.asarray(sources.make_from_model(config)(x))
 
     return draw
 

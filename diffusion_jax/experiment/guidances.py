@@ -37,6 +37,6 @@ def check_guide(config: ConfigDict, guide: ConfigDict) -> None:
             raise ValueError(f"guidance.{name}: {where} was trained with {field} {theirs}, this run with {ours}")
 
 
-def asks_for_class(config: ConfigDict) -> bool:
+def uses_label(config: ConfigDict) -> bool:
     """Whether a sample is one of a class that is asked for."""
     return bool(config.network.conditional or config.guidance.name == "classifier")

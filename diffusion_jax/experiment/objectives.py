@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.experiment.choices import BOUND_LOSSES, LEARNED, NEED_CHAIN, choose, make, options
-from diffusion_jax.experiment.paths import K_rows, at_first, chain_rows, is_learned, schedule
+from diffusion_jax.experiment.choices import BOUND_LOSSES, CHAIN_NEEDED, LEARNED, choose, make, options
+from diffusion_jax.experiment.paths import K_coefficients, chain_coefficients, initial_schedule, is_learned, schedule
 from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, time_sampling
 from diffusion_jax.process.base import Process, in_float64
 from diffusion_jax.process.learned import ModelSchedule
@@ -50,7 +50,7 @@ def loss_terms(
     choose("loss.name", name, losses.WEIGHTS | dict.fromkeys((*BOUND_LOSSES, "vdm", "cross_entropy")))
     choose("loss.reduction", config.loss.reduction, losses.REDUCTIONS)
     if name in BOUND_LOSSES and not steps:
-        raise ValueError(f"loss.name={name!r} needs {NEED_CHAIN}")
+        raise ValueError(f"loss.name={name!r} needs {CHAIN_NEEDED}")
     if name == "K" and steps < 2:
         raise ValueError(f"loss.name='K' has T - 1 terms: process.num_steps={steps} must be at least 2")
     if name not in ("vlb", "K", "vdm") and is_learned(config):
@@ -77,11 +77,11 @@ def loss_terms(
         weight = make("loss.name", name, losses.WEIGHTS, options(config.loss), **provided)
         return {"mse": (1.0, losses.weighted_mse(path, target, weight, config.loss.reduction))}
     if name == "K":
-        return {"K": (1.0, losses.K(process, kernel, path, K_rows(config, process, path), steps))}
-    rows = chain_rows(config, process, path)
+        return {"K": (1.0, losses.K(process, kernel, path, K_coefficients(config, process, path), steps))}
+    rows = chain_coefficients(config, process, path)
     vlb = losses.vlb(vlb_term(config, process, kernel), rows, steps, stop_mean=name == "hybrid")
     if name == "vlb" and is_learned(config):
-        noisy = bool(np.isfinite(in_float64(at_first(config), np.zeros(()))[1]))
+        noisy = bool(np.isfinite(in_float64(initial_schedule(config), np.zeros(()))[1]))
         return {
             "vlb": (1.0, vlb),
             "ends": (1.0, losses.boundary_terms(process, path, decoder(config) if noisy else None)),
@@ -103,7 +103,7 @@ def check_vdm(config: ConfigDict) -> None:
             f"loss.name='vdm' needs all t in [0, 1] alike, not times.name={config.times.name!r} with times.min_t="
             f"{config.times.min_t}; use times.name=low_discrepancy and times.min_t=0"
         )
-    if not np.isfinite(in_float64(at_first(config), np.zeros(()))[1]):
+    if not np.isfinite(in_float64(initial_schedule(config), np.zeros(()))[1]):
         raise ValueError(
             f"loss.name='vdm' needs noise at t = 0, where schedule.name={config.schedule.name!r} has none; use "
             "linear_logsnr, ve or edm"

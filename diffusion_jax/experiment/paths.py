@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.experiment.choices import NEED_CHAIN, Given, make, options
+from diffusion_jax.experiment.choices import CHAIN_NEEDED, Given, make, options
 from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import Array, Process, Schedule, in_float64, level
 from diffusion_jax.process.learned import LearnedSchedule, ModelSchedule
@@ -59,28 +59,36 @@ def check_schedule(schedule: Schedule, num_steps: int) -> None:
         raise ValueError("the ratio of noise to signal must be finite before t = 1 and rise with t")
 
 
-def at_first(config: ConfigDict) -> Schedule:
+def initial_schedule(config: ConfigDict) -> Schedule:
     """The schedule before training, for what a config can say without parameters."""
-    return schedule(config, {"schedule": init_schedule(config, jax.random.key(config.seed))})(None)
+    return schedule(config, {"schedule": initial_schedule_params(config, jax.random.key(config.seed))})(None)
 
 
-def chain_rows(config: ConfigDict, process: Process, path: ModelSchedule, num_steps: int = 0) -> Callable[[Any], Any]:
-    """`rows(params)`: the steps of the bound, of the chain or num_steps of its levels, down to that without noise."""
+def chain_coefficients(
+    config: ConfigDict, process: Process, path: ModelSchedule, num_steps: int = 0
+) -> Callable[[Any], Any]:
+    """Return `coefficients(params)` of the steps of the bound, the last of which ends without noise.
+
+    num_steps: the number of steps; 0: as many as the chain has.
+    """
     chain = config.process.num_steps
     if not (num_steps or chain):
-        raise ValueError(f"bound.num_steps=0 means as many as the chain has; set it, or have {NEED_CHAIN}")
+        raise ValueError(f"bound.num_steps=0 means as many as the chain has; set it, or have {CHAIN_NEEDED}")
     if num_steps not in (0, chain):
         check_single_steps(config, "bound.num_steps=0")
-    return grid_rows(config, process, path, grids.uniform(num_steps or chain, chain), denoise=True)
+    return grid_coefficients(config, process, path, grids.uniform(num_steps or chain, chain), denoise=True)
 
 
-def K_rows(config: ConfigDict, process: Process, path: ModelSchedule) -> Callable[[Any], Any]:
-    """`rows(params)`: the T steps of the chain down to t = 0, with noise there or without, for K stops before."""
+def K_coefficients(config: ConfigDict, process: Process, path: ModelSchedule) -> Callable[[Any], Any]:
+    """Return `coefficients(params)` of the T steps of the chain down to t = 0, with the schedule's own noise there.
+
+    The bound K leaves the last step out, so that the noise at t = 0 may be any.
+    """
     steps = config.process.num_steps
-    return grid_rows(config, process, path, grids.uniform(steps, steps), denoise=False)
+    return grid_coefficients(config, process, path, grids.uniform(steps, steps), denoise=False)
 
 
-def grid_rows(
+def grid_coefficients(
     config: ConfigDict,
     process: Process,
     path: ModelSchedule,
@@ -88,9 +96,13 @@ def grid_rows(
     denoise: bool,
     method: loop.Method | None = None,
 ) -> Callable[[Any], Any]:
-    """`rows(params)` of a grid: computed once, in float64 on the host, or of a learned schedule traced from params."""
+    """Return `coefficients(params)` of the steps of a time grid.
+
+    Those of a fixed schedule are computed once, in float64 on the host; those of a learned schedule are traced from its
+    parameters.
+    """
     if path.fixed is None:
-        noisy = np.isfinite(in_float64(at_first(config), times[-1:])[1][0])
+        noisy = np.isfinite(in_float64(initial_schedule(config), times[-1:])[1][0])
         return lambda params: loop.traced_rows(process, path(params), times, denoise and bool(noisy), method)
     fixed = loop.rows(process, path(None), times, denoise, method)
     return lambda params: fixed
@@ -119,6 +131,6 @@ def lowest_time(config: ConfigDict, path: ModelSchedule, min_t: float = 0.0) -> 
     return 0.0 if np.isfinite(in_float64(path(None), np.zeros(1))[1]).all() else 1e-5
 
 
-def init_schedule(config: ConfigDict, key: Array) -> Any:
+def initial_schedule_params(config: ConfigDict, key: Array) -> Any:
     """The parameters of a schedule before training; None for a fixed one."""
     return schedule(config).init(jax.random.fold_in(key, 1))

@@ -8,17 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.experiment.choices import NEED_CHAIN, choose, make, options
-from diffusion_jax.experiment.guidances import asks_for_class
+from diffusion_jax.experiment.choices import CHAIN_NEEDED, choose, make, options
+from diffusion_jax.experiment.guidances import uses_label
 from diffusion_jax.experiment.objectives import OF_A_CHAIN
-from diffusion_jax.experiment.paths import at_first, check_single_steps, grid_rows, lowest_time
+from diffusion_jax.experiment.paths import check_single_steps, grid_coefficients, initial_schedule, lowest_time
 from diffusion_jax.objective import prediction, reverse
 from diffusion_jax.process.base import Array, Level, Process, in_float64
 from diffusion_jax.process.learned import ModelSchedule
 from diffusion_jax.sampling import grids, loop
 from diffusion_jax.sampling.registry import SAMPLERS
-
-METHODS = SAMPLERS
 
 
 def sampler(
@@ -30,7 +28,7 @@ def sampler(
 ) -> loop.Sampler:
     """The sampler that config.sampler asks for. Raises ValueError for one that process or variance do not suit."""
     chosen = options(config.sampler)
-    method = make("sampler.name", config.sampler.name, METHODS, chosen, draw=process.draw)
+    method = make("sampler.name", config.sampler.name, SAMPLERS, chosen, draw=process.draw)
     if method.score and config.process.name != "gaussian":
         raise ValueError(
             f"sampler.name={config.sampler.name!r} needs the score of a Gaussian process, which process.name="
@@ -45,15 +43,15 @@ def sampler(
             f"prediction.target={config.prediction.target!r} is that of whole steps of the chain; leave "
             "sampler.grid=uniform, or name sampler.levels, without churn"
         )
-    if method.signal and not np.exp(in_float64(at_first(config), np.ones(())))[0]:
+    if method.signal and not np.exp(in_float64(initial_schedule(config), np.ones(())))[0]:
         raise ValueError(
             f"sampler.name={config.sampler.name!r}: with schedule.name={config.schedule.name!r} nothing of x0 is left "
             "at t = 1, where it cannot start; use ancestral, ddim or dpmpp_2m"
         )
     if method.kernel and len(times) - 1 != chain:
         check_single_steps(config, "sampler.num_steps=0 and report.sampler_steps=0")
-    rows = grid_rows(config, process, path, times, config.sampler.denoise, method)
-    if clips(config, config.sampler):
+    rows = grid_coefficients(config, process, path, times, config.sampler.denoise, method)
+    if clips_x0(config, config.sampler):
         predict = prediction.clip_x0(predict)
     shape = tuple(config.data.shape)
 
@@ -62,7 +60,7 @@ def sampler(
         return process.prior(path(params), keys_prior, shape), keys
 
     def labels(seeds: Array) -> Array | None:
-        if not asks_for_class(config):
+        if not uses_label(config):
             return None
         keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
         return jax.vmap(lambda key: jax.random.randint(key, (), 0, config.data.classes))(keys)
@@ -85,7 +83,7 @@ def sampler(
     return loop.Sampler(rows, start, labels, method.memory, walk, guess)
 
 
-def clips(config: ConfigDict, section: ConfigDict) -> bool:
+def clips_x0(config: ConfigDict, section: ConfigDict) -> bool:
     """Whether the predicted x0 is clipped, as config.sampler or config.bound says.
 
     Never for a network that predicts the posterior mean: that is taken as it is, and x0 only follows from it. Clipped,
@@ -103,7 +101,7 @@ def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
         return grids.chosen_times(section.times, section.min_t)
     grid = choose("sampler.grid", section.grid, grids.GRIDS)
     if (section.levels or grids.needs_chain(grid)) and not chain:
-        raise ValueError(f"sampler.grid={section.grid!r} and sampler.levels need {NEED_CHAIN}")
+        raise ValueError(f"sampler.grid={section.grid!r} and sampler.levels need {CHAIN_NEEDED}")
     if section.levels:
         times = grids.chosen_levels(tuple(section.levels), chain)
         if times[0] < 1:  # samples start as noise, which is what the last level holds

@@ -27,7 +27,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 
 
-JUDGES: dict[str, Callable[[np.ndarray], dict[str, float]]] = {"heartbeat": heartbeat.count}
+SAMPLE_COUNTS: dict[str, Callable[[np.ndarray], dict[str, float]]] = {"heartbeat": heartbeat.count}
 """Of data sets whose every example is known: what can be counted in samples."""
 
 
@@ -50,7 +50,7 @@ def source(config: ConfigDict, split: str) -> Source:
     return opened
 
 
-def known_entropies(config: ConfigDict, path: Schedule) -> dict[str, float]:
+def exact_entropies(config: ConfigDict, path: Schedule) -> dict[str, float]:
     """-H(x_0) and -H(x_1) in bits of the data of a config, of the first level of its chain; {} where nobody knows."""
     data = config.data
     log_alpha, log_sigma = in_float64(path, np.array(1 / config.process.num_steps))
@@ -76,7 +76,7 @@ def fingerprint(source: Source, examples: int = 16) -> str:
     return hashlib.sha256(np.ascontiguousarray(x0).tobytes() + np.asarray(label, np.int32).tobytes()).hexdigest()[:16]
 
 
-def into_range(config: ConfigDict) -> Callable[[Array, Array], Array]:
+def make_to_model(config: ConfigDict) -> Callable[[Array, Array], Array]:
     """`into(x[B,*D] at rest, keys[B]) -> x0`, as config.data says; the keys are for dequantisation alone."""
     data = config.data
 
@@ -89,6 +89,6 @@ def into_range(config: ConfigDict) -> Callable[[Array, Array], Array]:
     return into
 
 
-def out_of_range(config: ConfigDict) -> Callable[[ArrayLike], Array]:
+def make_from_model(config: ConfigDict) -> Callable[[ArrayLike], Array]:
     """`out(x0) -> x at rest`: the nearest grey levels, or floats."""
     return lambda x0: from_model(x0, config.data.levels, config.data.mean, config.data.std)

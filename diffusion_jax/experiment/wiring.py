@@ -20,13 +20,13 @@ from diffusion_jax.experiment.guidances import CLASSIFIERS, GUIDANCES, check_gui
 from diffusion_jax.experiment.networks import conditioning, forward, input_scale, network
 from diffusion_jax.experiment.objectives import TARGETS, loss_terms, time_sampler
 from diffusion_jax.experiment.paths import (
-    at_first,
-    init_schedule,
+    initial_schedule,
+    initial_schedule_params,
     schedule,
 )
 from diffusion_jax.experiment.samplers import sampler
 from diffusion_jax.experiment.sources import (
-    into_range,
+    make_to_model,
 )
 from diffusion_jax.experiment.validation import check, check_process
 from diffusion_jax.networks import adapter
@@ -95,7 +95,7 @@ def build(
     target = make("prediction.target", aim, TARGETS, {}, num_steps=steps, sigma_data=config.prediction.sigma_data)
     tell = conditioning(config)
     if aim in ("eps", "score", "dpm2015_code", "dpm2015_paper") and not np.exp(
-        in_float64(at_first(config), np.ones(()))[0]
+        in_float64(initial_schedule(config), np.ones(()))[0]
     ):
         raise ValueError(
             f"prediction.target={aim!r}: with schedule.name={config.schedule.name!r} nothing of "
@@ -119,7 +119,7 @@ def build(
         guided=guided_predict,
         reverse=kernel,
         times=time_sampler(config),
-        to_model=into_range(config),
+        to_model=make_to_model(config),
         loss=loss,
         optimizer=optimizer(config.optimizer),
         sampler=sampler(config, process, path, guided_predict, kernel),
@@ -153,7 +153,7 @@ def classifier(config: ConfigDict) -> Experiment:
         guided=none,
         reverse=none,
         times=time_sampler(config),
-        to_model=into_range(config),
+        to_model=make_to_model(config),
         loss=losses.cross_entropy(log_probs, process, path),
         optimizer=optimizer(config.optimizer),
         sampler=loop.Sampler(none, none, none, none, none, none),
@@ -253,7 +253,7 @@ def init(config: ConfigDict, network: nn.Module, key: Array) -> dict[str, Any]:
     x = jnp.zeros((1, *config.data.shape))
     label = jnp.zeros(1, jnp.int32)
     net = jax.jit(network.init)(key, x, jnp.zeros(1), label, None)["params"]
-    of_schedule = init_schedule(config, key)
+    of_schedule = initial_schedule_params(config, key)
     return {"net": net} | ({"schedule": of_schedule} if of_schedule is not None else {})
 
 

@@ -129,7 +129,7 @@ def labels(run: Run, seeds: np.ndarray, label: int | None = None) -> np.ndarray 
     Raises ValueError for a class that there is not, or for any where the model is asked for none.
     """
     classes = run.config.data.classes
-    if label is not None and not guidances.asks_for_class(run.config):
+    if label is not None and not guidances.uses_label(run.config):
         raise ValueError(
             f"--label={label}, but this model is not told the class (network.conditional=False); leave it out, or "
             "guide the model by a classifier, --guidance.name=classifier"

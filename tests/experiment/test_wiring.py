@@ -221,7 +221,7 @@ def test_a_process_without_a_score_has_ancestral_sampling_only(monkeypatch):
     monkeypatch.setitem(wiring.PROCESSES, "scoreless", GaussianProcess)
     wiring.build(config(process__name="scoreless"))
     predictor = {"sampler__predictor_corrector__predictor": "ancestral"}
-    for name in set(samplers.METHODS) - {"ancestral"}:
+    for name in set(samplers.SAMPLERS) - {"ancestral"}:
         with pytest.raises(ValueError, match=f"sampler.name='{name}' needs the score of a Gaussian process"):
             wiring.build(config(process__name="scoreless", sampler__name=name, **predictor))
 
@@ -230,7 +230,7 @@ CALLS = {"ode_heun": 2, "edm": 2, "predictor_corrector": 2, "annealed_langevin":
 """Calls of a step that ends with noise, in the tiny variant; the last one takes 1."""
 
 
-@pytest.mark.parametrize("name", [name for name in samplers.METHODS if name != "dopri5"])
+@pytest.mark.parametrize("name", [name for name in samplers.SAMPLERS if name != "dopri5"])
 def test_every_sampler_builds_and_its_calls_are_counted(name):
     """One U-Net call a step, or as many as the method has, and never two at the last step; VE has one more, to x0."""
     c = config(network__name="mlp", data__shape=(5,), sampler__name=name)
@@ -275,7 +275,7 @@ def test_every_schedule_builds(name):
     if name in learned.LEARNED:
         changes["loss__name"] = "K"
     c = config(schedule__name=name, **changes)
-    params = {"schedule": paths.init_schedule(c, jax.random.key(0))}
+    params = {"schedule": paths.initial_schedule_params(c, jax.random.key(0))}
     for experiment in (wiring.build(c), wiring.build(c, params)):
         log_alpha, log_sigma = experiment.schedule(params)(jnp.array([0.5]))
         assert np.isfinite(log_alpha).all() and np.isfinite(log_sigma).all()
@@ -283,7 +283,7 @@ def test_every_schedule_builds(name):
 
 def test_a_grid_even_in_logsnr_waits_until_a_learned_schedule_is_frozen():
     c = config(schedule__name="learned_gamma", loss__name="K", sampler__name="ddim", sampler__num_steps=5)
-    params = {"schedule": paths.init_schedule(c, jax.random.key(0))}
+    params = {"schedule": paths.initial_schedule_params(c, jax.random.key(0))}
     c.sampler.grid = "logsnr"
     with pytest.raises(
         ValueError, match=r"needs a schedule that is known beforehand, .* and this one once it is trained"
@@ -331,7 +331,7 @@ def test_K_ends_one_step_before_t_0_whatever_noise_is_left_there():
     for name in ("linear", "linear_logsnr"):
         c = config(schedule__name=name, loss__name="K", process__num_steps=4)
         experiment = wiring.build(c)
-        rows = paths.K_rows(c, experiment.process, experiment.schedule)(None)
+        rows = paths.K_coefficients(c, experiment.process, experiment.schedule)(None)
         np.testing.assert_allclose(rows.at.t, [1, 0.75, 0.5, 0.25])
         np.testing.assert_allclose(rows.to.t, [0.75, 0.5, 0.25, 0])
     assert np.isfinite(rows.to.log_sigma).all()
@@ -402,8 +402,8 @@ def test_x0_is_clipped_in_sampling_and_in_the_bound_unless_it_only_follows_from_
         params = wiring.init(c, experiment.network, jax.random.key(0))
         start = jax.tree.map(lambda field: jnp.float32(field[0]), experiment.sampler.rows(params).at)
         guesses.append(np.asarray(experiment.sampler.guess(params, x, start)))
-        assert samplers.clips(c, c.sampler) == (clip and clips)
-        assert samplers.clips(c, c.bound) == clips
+        assert samplers.clips_x0(c, c.sampler) == (clip and clips)
+        assert samplers.clips_x0(c, c.bound) == clips
     assert np.abs(guesses[1]).max() > 2
     np.testing.assert_array_equal(guesses[0], guesses[1].clip(-1, 1) if clips else guesses[1])
 
@@ -412,7 +412,7 @@ def test_the_bound_of_fewer_steps_wants_a_variance_that_suits_them():
     c = config(prediction__variance="learned_diagonal", loss__name="vlb")
     experiment = wiring.build(c)
     with pytest.raises(ValueError, match=r"leave bound\.num_steps=0, or use learned_range"):
-        paths.chain_rows(c, experiment.process, experiment.schedule, 2)
+        paths.chain_coefficients(c, experiment.process, experiment.schedule, 2)
 
 
 def test_conditional_network_is_told_the_label():
