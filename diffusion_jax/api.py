@@ -30,7 +30,7 @@ from diffusion_jax import config as configs
 from diffusion_jax import devices
 from diffusion_jax.analysis import latents, likelihoods, restoring, sample_metrics
 from diffusion_jax.data.source import Source, from_arrays
-from diffusion_jax.experiment import choices, samplers, sources, wiring
+from diffusion_jax.experiment import choices, sources, wiring
 from diffusion_jax.experiment.choices import Given
 from diffusion_jax.objective import reverse
 from diffusion_jax.objective.prediction import Prediction
@@ -38,6 +38,7 @@ from diffusion_jax.process.base import Array, Level, Schedule, expand, in_float6
 from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.runs import metric_log, trained
 from diffusion_jax.sampling import grids, loop
+from diffusion_jax.sampling.registry import SAMPLERS
 from diffusion_jax.training import loop as training
 
 
@@ -427,7 +428,7 @@ class Run:
                 raise ValueError(f"sampler: must be of dj.samplers, not {sampler.section} {sampler.name!r}")
             sampler.put(config)
         elif sampler is not None:
-            choices.choose("sampler", sampler, samplers.SAMPLERS)
+            choices.choose("sampler", sampler, SAMPLERS)
             config.sampler.name = sampler
         if num_steps is not None:
             config.sampler.update(num_steps=num_steps, levels=(), times=())
@@ -490,7 +491,7 @@ def sample(
     path: Schedule = schedule._made if isinstance(schedule, Choice) else schedule
     process = GaussianProcess()
     choice = sampler if isinstance(sampler, Choice) else Choice("sampler", sampler, {})
-    choices.choose("sampler", choice.name, samplers.SAMPLERS)
+    choices.choose("sampler", choice.name, SAMPLERS)
     method = choice.make(draw=process.draw)
 
     def predict(x: Array, level: Level) -> Prediction:

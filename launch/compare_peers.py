@@ -85,7 +85,7 @@ def ours(o: Options) -> tuple[Callable[[int], None], int]:
     if o["work"] == "train":
         shapes = jax.eval_shape(lambda: state.initial(config, experiment, key))
         step = loop.training_step(config, experiment, shapes)
-        held = [loop.start(config, experiment, key, shapes)]
+        held = [loop.initial_state(config, experiment, key, shapes)]
         images = np.random.default_rng(0).integers(0, config.data.levels, (o["batch"], *config.data.shape), np.uint8)
         index = np.arange(o["batch"], dtype=np.int32)
         batch = devices.put_local_rows({"x0": images, "label": np.zeros_like(index), "index": index})

@@ -51,7 +51,6 @@ from matplotlib.ticker import NullLocator
 import diffusion_jax
 from diffusion_jax.analysis import frontier
 from diffusion_jax.data.embedded import RING_MEANS, RING_STD, toy2d
-from diffusion_jax.experiment import samplers
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.objective import losses, prediction, reverse, time_sampling
 from diffusion_jax.objective.prediction import Prediction
@@ -59,6 +58,7 @@ from diffusion_jax.process import schedules
 from diffusion_jax.process.base import expand, level
 from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import grids, guidance, loop
+from diffusion_jax.sampling.registry import SAMPLERS
 from diffusion_jax.training.state import create
 from diffusion_jax.training.step import make_train_step
 
@@ -218,7 +218,7 @@ kernel = reverse.fixed_small(process)
 per_level, few = 60, POINTS // 4
 start = jax.random.uniform(jax.random.key(3), (few, 2), minval=-2, maxval=2)
 keys = jax.random.split(jax.random.key(4), few)
-method = samplers.SAMPLERS["annealed_langevin"](snr=0.25, steps=per_level, at_start=True)
+method = SAMPLERS["annealed_langevin"](snr=0.25, steps=per_level, at_start=True)
 noises = schedules.geometric(10, 0.05, 2.0)
 figure, axes = plt.subplots(1, 3, figsize=(11, 2.6), sharex=True, sharey=True)
 whole = loop.rows(process, noises, grids.to_first(10, 10))
@@ -283,10 +283,7 @@ x = process.prior(schedule, keys_x, (2,))
 times = grids.quadratic(100, 1e-3)
 rows = loop.rows(process, schedule, times)
 ways = {"reverse SDE": "euler_maruyama", "probability-flow ODE": "ode_heun"}
-paths = {
-    name: walker(samplers.SAMPLERS[way](), functools.partial(learned, params))(rows, x, keys)
-    for name, way in ways.items()
-}
+paths = {name: walker(SAMPLERS[way](), functools.partial(learned, params))(rows, x, keys) for name, way in ways.items()}
 
 figure, axes = plt.subplots(2, 2, figsize=(10, 8.5))
 wide = np.linspace(-3, 3, 241)
@@ -358,10 +355,10 @@ def distance(a, b):
 
 ring = [toy2d("heldout", seed=seed).read(np.arange(number))[0] for seed in range(6)]
 floor = [distance(a, b) for a, b in itertools.combinations(ring, 2)]
-fine = walker(samplers.SAMPLERS["ode_heun"](), truth)(rows_of(1000), x, keys, 1000)[-1]
+fine = walker(SAMPLERS["ode_heun"](), truth)(rows_of(1000), x, keys, 1000)[-1]
 results = {}
 for name in WITHOUT_NOISE + WITH_NOISE:
-    walk = walker(samplers.SAMPLERS[name](), truth)
+    walk = walker(SAMPLERS[name](), truth)
     for steps in COUNTS:
         end = walk(rows_of(steps), x, keys, 5)[-1]
         calls = 2 * steps - 1 if name == "ode_heun" else steps  # two at each step but the last
@@ -469,7 +466,7 @@ keys_x, keys = jax.random.split(jax.random.key(8), (2, number))
 x = process.prior(schedule, keys_x, (2,))
 rows = rows_of(40)
 clean = level(schedule, jnp.zeros(number))
-dpmpp_2m = samplers.SAMPLERS["dpmpp_2m"]()
+dpmpp_2m = SAMPLERS["dpmpp_2m"]()
 figure, axes = plt.subplots(1, len(scales), figsize=(12, 3.2), sharex=True, sharey=True)
 exact_rows = []
 for axis, scale in zip(axes, scales, strict=True):

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 
-from diffusion_jax.experiment import samplers
 from diffusion_jax.objective import reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, in_float64, level, normal
 from diffusion_jax.process.gaussian import GaussianProcess, step_coefficients
 from diffusion_jax.sampling import grids, loop
+from diffusion_jax.sampling.registry import SAMPLERS
 
 PROCESS = GaussianProcess()
 KERNEL = reverse.fixed_small(PROCESS)
@@ -49,7 +49,7 @@ def rows(name, steps, sampler="ddim", **options):
     found = _step_row(
         *(jax.tree.map(lambda field, part=part: field[part], grid) for part in (slice(-1), slice(1, None)))
     )
-    return samplers.SAMPLERS[sampler](**options).prepare(SCHEDULES[name][0], found)
+    return SAMPLERS[sampler](**options).prepare(SCHEDULES[name][0], found)
 
 
 _step_row = jax.jit(step_coefficients)
@@ -61,7 +61,7 @@ _step_row = jax.jit(step_coefficients)
 @functools.cache
 def walker(sampler, **options):
     """The method, and its compiled `walk(rows[PART], x, memory, keys) -> (x, memory)` with the exact denoiser."""
-    method = samplers.SAMPLERS[sampler](**options)
+    method = SAMPLERS[sampler](**options)
     exact = oracles.exact(oracles.TWO_MODES)
     return method, jax.jit(lambda rows, x, memory, keys: loop.sample(method.step, exact, KERNEL, rows, x, keys, memory))
 
@@ -141,7 +141,7 @@ def affine(step, row, size, memory=None):
 @functools.cache
 def stepper(sampler, **options):
     """A compiled step of a method on Gaussian data: `step(row[N], x, memory, keys)`."""
-    method, exact = samplers.SAMPLERS[sampler](**options), oracles.exact(oracles.GAUSSIAN)
+    method, exact = SAMPLERS[sampler](**options), oracles.exact(oracles.GAUSSIAN)
     return method, jax.jit(lambda row, x, memory, keys: method.step(exact, KERNEL, row, x, memory, keys))
 
 

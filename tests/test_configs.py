@@ -128,13 +128,13 @@ def test_recipe_takes_two_steps_and_samples(name, images, monkeypatch):
     experiment = wiring.build(config)
     key_init, key, _ = loop.keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
-    train_state = loop.start(config, experiment, key_init, shapes)
+    train_state = loop.initial_state(config, experiment, key_init, shapes)
     step = loop.training_step(config, experiment, shapes)
     for n in (0, 1):
         batch = pipeline.batch(source, config.seed, n, config.batch_size, config.data.flip)
         train_state, metrics = step(train_state, batch, key)
         assert np.isfinite(metrics["loss"]) and metrics["skipped"] == 0
-    samples = loop.samples(config, experiment.sampler)(loop.averaged(train_state, config), np.arange(3, 8))
+    samples = loop.samples(config, experiment.sampler)(loop.evaluation_weights(train_state, config), np.arange(3, 8))
     check_samples(name, samples)
 
 

@@ -19,6 +19,7 @@ from diffusion_jax.process.base import Array, level, normal
 from diffusion_jax.runs import trained
 from diffusion_jax.sampling import degradation, posterior
 from diffusion_jax.sampling.degradation import Degradation
+from diffusion_jax.sampling.registry import SAMPLERS
 
 TASKS: dict[str, Callable[..., Degradation]] = {
     "denoise": degradation.noise,
@@ -96,8 +97,8 @@ def make_restorer(
     """
     choices.choose("--rule", rule, posterior.RULES)
     name = config.sampler.name
-    if not choices.choose("sampler.name", name, samplers.SAMPLERS)(**choices.options(config.sampler)).kernel:
-        kernels = [name for name, make in samplers.SAMPLERS.items() if make().kernel]
+    if not choices.choose("sampler.name", name, SAMPLERS)(**choices.options(config.sampler)).kernel:
+        kernels = [name for name, make in SAMPLERS.items() if make().kernel]
         raise ValueError(f"sampler.name={name!r}: has no reverse kernel to condition. Use {', '.join(kernels)}")
     if config.process.name != "gaussian":
         raise ValueError(f"process.name={config.process.name!r}: restoration needs a gaussian process")

@@ -92,8 +92,8 @@ def training(
     key_init, key, _ = loop.keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
     step: Any = loop.training_step(config, experiment, shapes)
-    train_state = loop.start(config, experiment, key_init, shapes)
-    batches = loop.stream(config, source, 0, 0)
+    train_state = loop.initial_state(config, experiment, key_init, shapes)
+    batches = loop.device_batches(config, source, 0, 0)
     waits = []
 
     def alone(times: int) -> None:

@@ -90,7 +90,7 @@ def run(args: Flags) -> Results:
     figures: Results = {"step": loaded.step, "ema": loaded.ema}
     for part in parts:
         figures |= part(loaded)
-        trained.keep(loaded, figures)
+        trained.save_figures(loaded, figures)
     for name, value in figures.items():
         log.info("%-26s %s", name, f"{value:.5f}" if isinstance(value, float) else value)
     return figures

@@ -153,7 +153,7 @@ def heldout_loss(run: Run) -> dict[str, float]:
     return loop.heldout_loss(run.config, run.experiment, heldout, loop.keys(run.config)[2])(run.params)
 
 
-def keep(run: Run, figures: Mapping[str, Any]) -> None:
+def save_figures(run: Run, figures: Mapping[str, Any]) -> None:
     """Add figures to workdir/evaluation/<step>-<ema>/figures.json."""
     path = evaluation_directory(run) / "figures.json"
     before = json.loads(path.read_text()) if path.exists() else {}
@@ -167,7 +167,7 @@ def evaluation_directory(run: Run, shared: bool = False) -> epath.Path:
     read from. Raises PermissionError where it cannot be made: ask for it before the work.
     """
     if not shared and not devices.is_first():
-        return epath.Path(_thrown_away().name)
+        return epath.Path(_discarded().name)
     directory = epath.Path(run.workdir).expanduser() / "evaluation" / f"{run.step}-{run.ema}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -179,5 +179,5 @@ def evaluation_directory(run: Run, shared: bool = False) -> epath.Path:
 
 
 @functools.cache
-def _thrown_away() -> tempfile.TemporaryDirectory[str]:
+def _discarded() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="diffusion_jax_")

@@ -116,14 +116,14 @@ def _train(
         log.info("resuming %s at step %d", workdir, kept[-1])
         train_state = checkpoints.restore(manager, devices.abstract(shapes, config.parallel), verify=verify)
     else:
-        train_state = start(config, experiment, key_init, shapes)
+        train_state = initial_state(config, experiment, key_init, shapes)
     train_step = training_step(config, experiment, shapes)
     evaluate = heldout_loss(config, experiment, heldout, key_eval) if heldout and config.eval.every else None
 
     # The run.
     n = first = int(train_state.step)
     rollbacks = checkpoints.read_rollbacks(workdir, verify=verify) if kept else 0
-    batches = stream(config, train_source, n, rollbacks)
+    batches = device_batches(config, train_source, n, rollbacks)
     stack.callback(lambda: batches.close())
     reporter = metric_log.open_reporter(workdir, config.report.tensorboard)
     stack.callback(reporter.close)
@@ -148,7 +148,7 @@ def _train(
                 save()
                 log.error("the data failed after step %d, which is saved", n)
             raise
-        train_state, metrics = train_step(train_state, batch, after(key_train, rollbacks))
+        train_state, metrics = train_step(train_state, batch, train_key(key_train, rollbacks))
         window.append(metrics)
         last = n == config.train_steps
 
@@ -167,7 +167,9 @@ def _train(
                 manager.wait_until_finished()
                 before = n - int(train_state.skipped[1])
                 good = max((k for k in checkpoints.steps(workdir) if k <= before), default=None)
-                where = divergence(n, before, good, evaluate(averaged(train_state, config)) if evaluate else {})
+                where = divergence(
+                    n, before, good, evaluate(evaluation_weights(train_state, config)) if evaluate else {}
+                )
                 if good is None or rollbacks >= config.guard.rollbacks:
                     raise Diverged(f"{workdir}: {where}")
                 rollbacks += 1
@@ -175,7 +177,7 @@ def _train(
                 checkpoints.forget_after(manager, good)
                 train_state = checkpoints.restore(manager, devices.abstract(shapes, config.parallel), good, verify)
                 batches.close()
-                n, batches = good, stream(config, train_source, good, rollbacks)
+                n, batches = good, device_batches(config, train_source, good, rollbacks)
                 continue
 
         signal = ended_by(n)
@@ -187,20 +189,20 @@ def _train(
         measured = aim = None
         try:
             if evaluate and (last or n % config.eval.every == 0):
-                losses = evaluate(averaged(train_state, config))
+                losses = evaluate(evaluation_weights(train_state, config))
                 measured = losses["heldout_loss"]
                 reporter.scalars(n, losses)
                 log.info("step %d: held-out loss %.5f", n, measured)
                 results |= {"heldout_loss": measured}
             if judge and (last or n % config.eval.quality_every == 0):
-                figures = judge(averaged(train_state, config))
+                figures = judge(evaluation_weights(train_state, config))
                 reporter.scalars(n, figures)
                 log.info("step %d: %s", n, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
                 results |= figures
                 if config.checkpoint.best != "heldout_loss":
                     aim = monitor.objective(config.checkpoint.best, figures)
             if draw and (last or is_drawn(n, config.report.samples_every)):
-                pictured = draw(averaged(train_state, config), np.arange(config.report.num_samples))
+                pictured = draw(evaluation_weights(train_state, config), np.arange(config.report.num_samples))
                 reporter.images(n, "samples", pictured, config.data.levels)
         except BaseException:  # of an evaluation or a picture: the state is sound
             save(measured, aim)
@@ -213,7 +215,7 @@ def _train(
     return {"workdir": workdir, "step": config.train_steps, **results}
 
 
-def start(config: ConfigDict, experiment: wiring.Experiment, key: jax.Array, shapes: Any) -> state.TrainState:
+def initial_state(config: ConfigDict, experiment: wiring.Experiment, key: jax.Array, shapes: Any) -> state.TrainState:
     """The state before the first step, made where it will live."""
     make = jax.jit(
         lambda key: state.initial(config, experiment, key),
@@ -236,14 +238,14 @@ def training_step(config: ConfigDict, experiment: wiring.Experiment, shapes: Any
     return devices.parallelise(made, config.parallel, shapes)
 
 
-def stream(config: ConfigDict, source: Source, first: int, rollbacks: int) -> Generator[Any, None, None]:
+def device_batches(config: ConfigDict, source: Source, first: int, rollbacks: int) -> Generator[Any, None, None]:
     """The batches from step `first` on, on the devices; of each, this process reads its rows."""
     seed, data, rows = config.seed + ORDERS_APART * rollbacks, config.data, devices.local_rows(config.batch_size)
     made = pipeline.batches(source, seed, first, config.batch_size, data.flip, rows, data.workers)
     return pipeline.prefetch(made, devices.put_local_rows)
 
 
-def after(key: jax.Array, rollbacks: int) -> jax.Array:
+def train_key(key: jax.Array, rollbacks: int) -> jax.Array:
     """The key of training: another one each time the run was sent back."""
     return jax.random.fold_in(key, rollbacks) if rollbacks else key
 
@@ -278,7 +280,7 @@ def draw_losses(workdir: str) -> None:
     pictures.losses(path / "curves.png", metric_log.read_metrics(workdir), path.name)
 
 
-def averaged(train_state: state.TrainState, config: ConfigDict) -> Any:
+def evaluation_weights(train_state: state.TrainState, config: ConfigDict) -> Any:
     """The weights to look at: the average that the config names first, or the parameters if there is none."""
     decays = config.ema.decays
     return train_state.ema[str(decays[0])] if decays else train_state.params

@@ -13,6 +13,7 @@ from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import Level
 from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import degradation
+from diffusion_jax.sampling.registry import SAMPLERS
 
 
 def config(**changes):
@@ -221,7 +222,7 @@ def test_a_process_without_a_score_has_ancestral_sampling_only(monkeypatch):
     monkeypatch.setitem(wiring.PROCESSES, "scoreless", GaussianProcess)
     wiring.build(config(process__name="scoreless"))
     predictor = {"sampler__predictor_corrector__predictor": "ancestral"}
-    for name in set(samplers.SAMPLERS) - {"ancestral"}:
+    for name in set(SAMPLERS) - {"ancestral"}:
         with pytest.raises(ValueError, match=f"sampler.name='{name}' needs the score of a Gaussian process"):
             wiring.build(config(process__name="scoreless", sampler__name=name, **predictor))
 
@@ -230,7 +231,7 @@ CALLS = {"ode_heun": 2, "edm": 2, "predictor_corrector": 2, "annealed_langevin":
 """Calls of a step that ends with noise, in the tiny variant; the last one takes 1."""
 
 
-@pytest.mark.parametrize("name", [name for name in samplers.SAMPLERS if name != "dopri5"])
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "dopri5"])
 def test_every_sampler_builds_and_its_calls_are_counted(name):
     """One U-Net call a step, or as many as the method has, and never two at the last step; VE has one more, to x0."""
     c = config(network__name="mlp", data__shape=(5,), sampler__name=name)

@@ -9,13 +9,13 @@ import oracles
 import orders
 import pytest
 
-from diffusion_jax.experiment import samplers
 from diffusion_jax.objective import reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, in_float64, level, normal
 from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import edm, exponential, grids, langevin, loop
 from diffusion_jax.sampling.ddim import ddim
+from diffusion_jax.sampling.registry import SAMPLERS
 
 PROCESS = GaussianProcess()
 KERNEL = reverse.fixed_small(PROCESS)
@@ -40,7 +40,7 @@ def chain_walk(method, dtype=jnp.float64, steps=20):
 # Identities.
 
 
-@pytest.mark.parametrize("other", [samplers.SAMPLERS["dpmpp_2m_sde"], lambda: ddim(1.0)])
+@pytest.mark.parametrize("other", [SAMPLERS["dpmpp_2m_sde"], lambda: ddim(1.0)])
 def test_drawing_all_noise_anew_is_ancestral_sampling(other, x64):
     """DDIM with eta = 1 has the small variance's steps; so has the first step of 2M-SDE."""
     method = other()
@@ -48,7 +48,7 @@ def test_drawing_all_noise_anew_is_ancestral_sampling(other, x64):
     rows = loop.rows(PROCESS, CHAIN, np.array([1.0, 0.5]) if steps == 1 else grids.uniform(steps, 40))
     keys_x, keys = jax.random.split(jax.random.key(0), (2, 32))
     x = PROCESS.prior(CHAIN, keys_x, (2,)).astype(jnp.float64)
-    a, b = (walk(each, rows, x, keys) for each in (method, samplers.SAMPLERS["ancestral"]()))
+    a, b = (walk(each, rows, x, keys) for each in (method, SAMPLERS["ancestral"]()))
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 
 
@@ -96,7 +96,7 @@ def test_two_and_three_points_are_the_methods_of_the_papers(x64):
     np.testing.assert_allclose(step(exponential.dpmpp_2m(), 1), two, rtol=1e-12)
     for name, expected in three.items():
         np.testing.assert_allclose(step(exponential.dpmpp_3m(name), 2), expected, rtol=1e-10, err_msg=name)
-    for method in (exponential.dpmpp_2m(), exponential.dpmpp_3m(), samplers.SAMPLERS["unipc"]()):
+    for method in (exponential.dpmpp_2m(), exponential.dpmpp_3m(), SAMPLERS["unipc"]()):
         first = jax.jit(lambda x, m=method: m.step(EXACT, None, row, x, m.memory(x), keys)[0])(x)
         np.testing.assert_allclose(first, one, rtol=1e-12)
 
@@ -171,7 +171,7 @@ def prepared(of):
 @pytest.mark.parametrize(("name", "options", "of"), DRAWN)
 def test_mean_and_covariance_are_those_of_the_data(name, options, of):
     """In float32, down to x0; and a sample is the same, byte for byte, in another place of the batch."""
-    method = samplers.SAMPLERS[name](**options)
+    method = SAMPLERS[name](**options)
     schedule, rows = prepared(of)
     assert np.isneginf(rows.to.log_sigma[-1])
     if name == "edm":
@@ -258,7 +258,7 @@ def test_annealed_langevin_dynamics_visit_every_level_from_the_first_one_on_if_a
         (lambda: ddim(1.5), r"sampler.ddim.eta=1.5 must be in \[0, 1\]"),
         (lambda: exponential.dpmpp_2m_sde(-0.1), r"sampler.dpmpp_2m_sde.eta=-0.1 must be in \[0, 1\]"),
         (lambda: exponential.dpmpp_3m("full"), "second_difference='full' is not known; use whole or half"),
-        (lambda: samplers.SAMPLERS["unipc"](4), "sampler.unipc.order=4 is not known; use 1, 2 or 3"),
+        (lambda: SAMPLERS["unipc"](4), "sampler.unipc.order=4 is not known; use 1, 2 or 3"),
         (lambda: edm.edm(churn=-1.0), "sampler.edm: churn=-1.0 must be at least 0"),
         (lambda: langevin.predictor_corrector("ddim"), "predictor='ddim' is not known; use one of reverse_diffusion"),
         (lambda: langevin.predictor_corrector(snr=0.0), "snr=0.0 must be above 0 and steps=1 at least 1"),
