@@ -47,6 +47,7 @@ SCHEMA: dict[str, Key] = {
     "data.levels": Key(0, "Grey levels: 256 for photographs, 0 for floats; filled in from the data."),
     "data.classes": Key(0, "Number of classes; filled in from the data."),
     "data.size": Key(0, "Number of training examples; filled in from the data."),
+    "data.class_names": Key((), "Names of the classes, where they have some; filled in from the data."),
     "data.fingerprint": Key("", "Hash of some training examples; filled in from the data."),
     "data.mean": Key(0.0, "The model sees (x - mean) / std of data in [-1, 1]."),
     "data.std": Key(1.0, "See data.mean."),

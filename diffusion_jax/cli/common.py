@@ -86,7 +86,7 @@ def sections_of(args: Flags) -> dict[str, Any]:
     from diffusion_jax.runs import trained
     from diffusion_jax.training import checkpoints
 
-    movable = [key for key in checkpoints.MAY_DIFFER if key.startswith("data.")]
+    movable = [key for key in checkpoints.MAY_DIFFER if key.startswith("data.") and key != "data.class_names"]
     for key in args.overrides:
         if key.startswith("data.") and key not in movable:
             raise ValueError(f"--{key}: the data of a run are fixed, but for {', '.join(movable)}")

@@ -1,6 +1,8 @@
 """Draw samples of a run into a .npz file, with a picture beside it."""
 
+import difflib
 import logging
+from collections.abc import Sequence
 
 from diffusion_jax.cli.common import Results, add_run_flags, add_seed, load_run, output
 from diffusion_jax.cli.parser import Flags, Parser, Path
@@ -16,7 +18,7 @@ def add_flags(parser: Parser) -> None:
     parser.flag("out", Path, "samples.npz", "File of the samples")
     parser.flag("num_samples", int, 64, "Number of samples")
     add_seed(parser)
-    parser.flag("label", int, None, "Class of all samples (default: one drawn for each).")
+    parser.flag("label", str, "", "Class of all samples, by number or name (default: one drawn for each).")
     parser.flag(
         "layout", str, "plain", "Arrays of the file; openai: arr_0, as its evaluator reads it", ["plain", "openai"]
     )
@@ -38,11 +40,12 @@ def run(args: Flags) -> Results:
         raise ValueError(
             f"--layout=openai: needs grey or RGB images (got shape {shape}, {levels} levels). Leave it out"
         )
-    seeds, samples = trained.draw(loaded, args.num_samples, args.seed, args.label)
+    label = class_number(args.label, tuple(loaded.config.data.class_names))
+    seeds, samples = trained.draw(loaded, args.num_samples, args.seed, label)
     arrays = {"samples": samples, "seeds": seeds}
     if args.layout == "openai":
         arrays = {"arr_0": scaling.to_rgb(samples, levels)}
-    elif (labels := trained.labels(loaded, seeds, args.label)) is not None:
+    elif (labels := trained.labels(loaded, seeds, label)) is not None:
         arrays["labels"] = labels
     picture = out.with_suffix(".png")
     if devices.is_first():
@@ -52,3 +55,17 @@ def run(args: Flags) -> Results:
     log.info("%s: %d network calls per sample", loaded.config.sampler.name, calls)
     written = {"samples": str(out), "picture": str(picture)}
     return {**written, "num_samples": len(samples), "network_calls": calls, "step": loaded.step}
+
+
+def class_number(label: str, names: Sequence[str]) -> int | None:
+    """Return the class that --label names, by its name or by its number; None for "". Raises ValueError."""
+    if not label:
+        return None
+    if label in names:
+        return names.index(label)
+    if label.isdecimal():
+        return int(label)
+    near = difflib.get_close_matches(label, names, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    known = f"Classes: {', '.join(names)}" if names else "The classes of this run have no names: use a number"
+    raise ValueError(f"--label={label}: unknown class.{hint} {known}")

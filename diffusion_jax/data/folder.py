@@ -61,6 +61,7 @@ def folder(
     _check(root, names, rule)
     item = functools.partial(_item, root, names, label, rule)
     source = from_items(f"{root}/{split}", rule.shape, 256, len(classes), len(names), item)
+    source = source._replace(class_names=tuple(classes))
     return load(source) if in_memory else source
 
 

@@ -29,6 +29,8 @@ class Source(NamedTuple):
     """`read(places int[B]) -> (x0 uint8|float32[B,*D], label int32[B])`; label -1: unlabelled."""
     on_disk: bool
     """True if `read` decodes files, so that worker processes help."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes in order; (): the classes have numbers only."""
 
 
 def from_arrays(
@@ -64,7 +66,8 @@ def _stack(item: Item, shape: tuple[int, ...], places: np.ndarray) -> tuple[np.n
 def load(source: Source) -> Source:
     """Decode a Source once into memory."""
     x0, label = source.read(np.arange(source.size))
-    return from_arrays(source.name, x0, label, source.levels, source.classes)
+    loaded = from_arrays(source.name, x0, label, source.levels, source.classes)
+    return loaded._replace(class_names=source.class_names)
 
 
 def check_split(split: str) -> None:

@@ -66,7 +66,7 @@ def resolve(config: ConfigDict, train: Source) -> ConfigDict:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.update(shape=train.shape, levels=train.levels, classes=train.classes, size=train.size)
-        config.data.fingerprint = fingerprint(train)
+        config.data.update(class_names=train.class_names, fingerprint=fingerprint(train))
     return config
 
 

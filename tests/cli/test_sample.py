@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from diffusion_jax.cli import sample
 from diffusion_jax.runs import trained
 
 
@@ -89,3 +90,12 @@ def test_a_layout_that_does_not_fit_is_refused_before_anything_is_drawn(channels
     done = command("sample", "--workdir=w", "--layout=openai", f"--out={tmp_path / 'x.npz'}")
     assert done.code == 2 and bool(drawn) == (channels != 4)
     assert channels != 4 or "--layout" in done.err[-1]
+
+
+def test_a_class_has_a_number_and_may_have_a_name():
+    names = ("cat", "dog", "0")
+    assert [sample.class_number(label, names) for label in ("", "dog", "1", "7", "0")] == [None, 1, 1, 7, 2]
+    assert sample.class_number("3", ()) == 3
+    for label, known in (("dgo", names), ("dog", ()), ("-1", names), ("1.0", ())):
+        with pytest.raises(ValueError, match=f"--label={label}"):
+            sample.class_number(label, known)

@@ -58,6 +58,7 @@ def test_sub_folders_are_classes_and_a_fraction_is_held_out(tmp_path):
         folder(split, path, size=(6, 4), labels=True, heldout_fraction=0.25) for split in ("train", "heldout")
     )
     assert (train.size, heldout.size, train.classes, heldout.classes) == (9, 3, 3, 3)
+    assert train.class_names == heldout.class_names == ("cat", "dog", "eel")
     seen = []
     for source in (train, heldout):
         for image, label in zip(*everything(source), strict=True):
