@@ -133,7 +133,8 @@ class Parser(argparse.ArgumentParser):
         names = [action.dest for action in self._actions if action.option_strings]
         near = difflib.get_close_matches(key, [*names, *self.groups], 1)
         hint = f" Did you mean --{near[0]}?" if near else ""
-        return f"{flag}: unknown flag.{hint} Flags of {self.prog}: {', '.join(names)}"
+        keys = " Keys of the config are written --config.KEY=VALUE." if "config" in self.groups and not near else ""
+        return f"{flag}: unknown flag.{hint}{keys} Flags of {self.prog}: {', '.join(names)}"
 
     def _help(self, name: str) -> str:
         return next(action.help or "" for action in self._actions if action.dest == name)
