@@ -18,7 +18,7 @@ JUPYTEXT = "jupytext>=1.17"
 NOTEBOOKS = ["jupyterlab>=4.4", "nbclient>=0.10", JUPYTEXT]
 CHECKS = ["ruff>=0.14", "mypy>=1.18", "pre-commit>=4.3"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6"]
-TESTS = ["pytest>=9.0", "pytest-xdist>=3.8", "hypothesis>=6.140", "ipython>=9.0"]
+TESTS = ["pytest>=9.0", "pytest-xdist>=3.8", "hypothesis>=6.140", "ipython>=9.0", "setuptools>=65"]
 DEV = [*TESTS, JUPYTEXT, *CHECKS, *DOCS]
 
 setuptools.setup(
@@ -28,7 +28,11 @@ setuptools.setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=setuptools.find_packages(include=["diffusion_jax", "diffusion_jax.*"]),
+    packages=[
+        *setuptools.find_packages(include=["diffusion_jax", "diffusion_jax.*"]),
+        *("diffusion_jax.recipes", "diffusion_jax.recipes.sweeps"),
+    ],
+    package_dir={"diffusion_jax.recipes": "configs"},  # a wheel takes the recipes along
     package_data={"diffusion_jax": ["py.typed"], "diffusion_jax.metrics": ["*.npz"]},
     python_requires=">=3.11",
     install_requires=[

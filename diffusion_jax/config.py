@@ -347,10 +347,10 @@ def sweep_variant(name: str, paper: dict[str, Any], cells: dict[str, dict[str, A
         raise ValueError(f"sweep variant {name!r} is unknown; use none, :digits or :tiny")
     size: dict[str, Any] = {"seeds": (0, 1, 2), "cells": cells, "note": note, **paper}
     if name == "digits":
-        size |= {"config": "configs/digits.py", "flags": DIGITS_CELL}
+        size |= {"config": "digits", "flags": DIGITS_CELL}
         size |= {"evaluate": ("--likelihood=vlb", "--num_samples=500")}
     if name == "tiny":
-        size |= {"config": "configs/digits.py:tiny", "seeds": (0, 1), "cells": dict(list(cells.items())[:2])}
+        size |= {"config": "digits:tiny", "seeds": (0, 1), "cells": dict(list(cells.items())[:2])}
         size |= {"flags": {"report.samples_every": 0, "report.tensorboard": False}}
     return size
 

@@ -46,5 +46,5 @@ NOTE = "After Ho et al. 2020, table 2, which reports mean_simple and eps_vlb_lea
 
 def get_sweep(variant: str = "") -> dict[str, Any]:
     """The grid: "" at the paper's size, "digits" for two cores, "tiny" for tests."""
-    paper = {"config": "configs/cifar10_ddpm.py", "flags": {}, "evaluate": ("--likelihood=vlb",)}
+    paper = {"config": "cifar10_ddpm", "flags": {}, "evaluate": ("--likelihood=vlb",)}
     return config.sweep_variant(variant, paper, CELLS, NOTE)

@@ -29,7 +29,7 @@ def get_sweep(variant: str = "") -> dict[str, Any]:
         "bumps": {"schedule.name": "learned_betas", "schedule.learned_betas.bumps": 10},
     }
     return {
-        "config": "configs/dpm2015_swissroll.py" + (":tiny" if variant else ""),
+        "config": "dpm2015_swissroll" + (":tiny" if variant else ""),
         "seeds": (0, 1) if variant else (0, 1, 2),
         "flags": {"train_steps": 2 if variant else 6000, "report.samples_every": 0, "report.tensorboard": False},
         "cells": dict(list(cells.items())[:2]) if variant else cells,

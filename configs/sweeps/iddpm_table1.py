@@ -62,5 +62,5 @@ NOTE = (
 
 def get_sweep(variant: str = "") -> dict[str, Any]:
     """The grid: "" at the paper's size, "digits" for two cores, "tiny" for tests."""
-    paper = {"config": "configs/cifar10_ddpm.py", "flags": PAPER, "evaluate": ("--likelihood=vlb",)}
+    paper = {"config": "cifar10_ddpm", "flags": PAPER, "evaluate": ("--likelihood=vlb",)}
     return config.sweep_variant(variant, paper, CELLS, NOTE)
