@@ -18,7 +18,7 @@ from diffusion_jax.experiment import sources, wiring
 from diffusion_jax.training import loop, state
 
 ROOT = pathlib.Path(__file__).parent.parent
-RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "defaults"))
+RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
 PARAMETERS = {
     "cifar10_ddpm": 35_746_307,
     "lsun_bedroom256": 113_673_219,
@@ -54,7 +54,7 @@ def images(tmp_path_factory):
 
 
 def recipe(name, variant=""):
-    return importlib.import_module(f"configs.{name}").get_config(variant)
+    return configs.load(f"{name}:{variant}")
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -82,9 +82,9 @@ def test_parameter_counts_are_those_of_the_paper(name):
 
 
 def test_unknown_variant_is_refused():
-    with pytest.raises(ValueError, match="config variant 'tony' is not known; use none, or :tiny"):
+    with pytest.raises(ValueError, match=r"tony.*:tiny"):
         recipe("digits", "tony")
-    with pytest.raises(ValueError, match="'tony' is not known; use none, :deep, :discrete, or :tiny"):
+    with pytest.raises(ValueError, match=r"tony.*:deep, :discrete"):
         recipe("cifar10_vp_ddpmpp", "tony")
 
 
