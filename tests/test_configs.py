@@ -14,7 +14,7 @@ from diffusion_jax import config as configs
 from diffusion_jax import main
 from diffusion_jax.analysis.description import count
 from diffusion_jax.data import pipeline
-from diffusion_jax.experiment import sources, wiring
+from diffusion_jax.experiment import drawing, sources, wiring
 from diffusion_jax.training import loop, state
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -134,7 +134,7 @@ def test_recipe_takes_two_steps_and_samples(name, images, monkeypatch):
         batch = pipeline.batch(source, config.seed, n, config.batch_size, config.data.flip)
         train_state, metrics = step(train_state, batch, key)
         assert np.isfinite(metrics["loss"]) and metrics["skipped"] == 0
-    samples = loop.samples(config, experiment.sampler)(loop.evaluation_weights(train_state, config), np.arange(3, 8))
+    samples = drawing.samples(config, experiment.sampler)(loop.evaluation_weights(train_state, config), np.arange(3, 8))
     check_samples(name, samples)
 
 
