@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -504,19 +503,21 @@ def sample(
     noisy = bool(np.isfinite(in_float64(path, np.array([min_t]))[1][0]))
     if num_steps < 1 + noisy:
         raise ValueError(f"num_steps={num_steps}: must be at least {1 + noisy}")
-    times = grids.make(choices.choose("grid", grid, grids.GRIDS), num_steps - noisy, schedule=path, end=min_t)
-    steps = loop.rows(process, path, times, denoise=noisy, method=method)
-    kernel = reverse.fixed_large(process) if method.kernel else None
+    made = choices.choose("grid", grid, grids.GRIDS)
+    times = grids.make(made, num_steps - noisy, schedule=path, end=min_t)
+    steps = loop.coefficients(process, path, times, denoise=noisy, method=method)
+    kernel = reverse.fixed_large(process) if method.uses_kernel else None
 
-    def walk(nothing: Any, seeds: Array) -> Array:
-        keys_prior, keys = jnp.moveaxis(jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds), 1, 0)
-        x = process.prior(path, keys_prior, shape)
-        if method.walk:
-            drawn: Array = method.walk(predict, path, steps, x, method.memory(x))[0]
-            return drawn
-        return loop.sample(method.step, predict, kernel, steps, x, keys, method.memory(x))[0]
-
-    drawn: np.ndarray = devices.TiledMap(walk, tile, name="samples")(None, np.asarray(list(seeds), np.uint32))
+    drawer = loop.Sampler(
+        process=process,
+        schedule=lambda params: path,
+        denoiser=lambda params, x, level, label=None, keys=None: predict(x, level),
+        reverse=kernel,
+        method=method,
+        coefficients=lambda params: steps,
+        shape=tuple(shape),
+    )
+    drawn: np.ndarray = devices.TiledMap(drawer.sample, tile, name="samples")(None, np.asarray(list(seeds), np.uint32))
     if not np.isfinite(drawn).all():
         raise FloatingPointError("sample: samples are not finite; check the denoiser, the grid and num_steps")
     return drawn

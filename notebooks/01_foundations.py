@@ -38,7 +38,7 @@ from diffusion_jax.process import schedules
 from diffusion_jax.process.base import expand, level
 from diffusion_jax.process.gaussian import GaussianProcess, step_coefficients
 from diffusion_jax.sampling import grids, loop
-from diffusion_jax.sampling.ancestral import ancestral
+from diffusion_jax.sampling.ddpm import ancestral
 
 jax.config.update("jax_enable_x64", True)  # closed forms are compared to many digits below
 plt.style.use("tableau-colorblind10")
@@ -355,7 +355,7 @@ start = process.prior(linear, keys_x, (64,))
 kernel = reverse.fixed_small(process)
 figure, axes = plt.subplots(len(counts), 1, figsize=(8, 3.6))
 for axis, count in zip(axes, counts, strict=True):
-    steps = loop.rows(process, linear, grids.uniform(count, T))
+    steps = loop.coefficients(process, linear, grids.uniform(count, T))
     x = np.asarray(loop.sample(ancestral().step, exact(train), kernel, steps, start, keys)[0])
     away = np.sqrt(np.min(np.mean((x[:, None] - train) ** 2, -1), 1)).mean()
     show(axis, x, 18, f"{count} step{'s' * (count > 1)}: RMS distance to the nearest training digit {away:.3f}")
@@ -392,7 +392,7 @@ formula = np.exp(-0.5 * (x_s - posterior_mean[0, 0]) ** 2 / np.exp(log_var)) / n
 np.testing.assert_allclose(product, formula, atol=1e-10)
 print(f"largest difference between the product and process.posterior: {np.abs(product - formula).max():.0e}")
 
-rows = loop.rows(process, linear, grids.uniform(T, T))
+rows = loop.coefficients(process, linear, grids.uniform(T, T))
 figure, axes = plt.subplots(1, 3, figsize=(12, 3))
 axes[0].plot(x_s, prior / prior.max(), label=r"$q(x_s|x_0)$")
 axes[0].plot(x_s, likelihood / likelihood.max(), label=r"$q(x_t|x_s)$")
@@ -618,7 +618,7 @@ for k in (2, 10, 100, 500, 1000):
 # %%
 def layered(points, width, kernel, count, x0):
     """The rows and the terms of the bound on x0 of a chain of `count` layers with the exact denoiser."""
-    rows = loop.rows(process, linear, grids.uniform(count, T))
+    rows = loop.coefficients(process, linear, grids.uniform(count, T))
 
     def draw(i):
         return jax.random.normal(jax.random.fold_in(jax.random.key(5), i), x0.shape)

@@ -210,7 +210,7 @@ def tiles(axis, images, levels, columns, title="", rows=()):
 
 def starts(run, number):
     """t where each of `number` parts of the sampler's grid begins, the levels of the pictures of `main show`."""
-    return [float(part.at.t[0]) for part in progressive.parts(run.experiment.sampler.rows(None), number)]
+    return [float(part.at.t[0]) for part in progressive.parts(run.experiment.sampler.coefficients(None), number)]
 
 
 def sent_at(run, t):
@@ -265,7 +265,9 @@ for run in runs:
     print(f"{run.name:20}{told}{to_come:34.0%}")
 for run in runs:
     if run.config.prediction.variance == "fixed_large":
-        row = loop.rows(run.experiment.process, run.experiment.schedule(None), run.bound["t"])  # all steps but the last
+        row = loop.coefficients(
+            run.experiment.process, run.experiment.schedule(None), run.bound["t"]
+        )  # all steps but the last
         excess = row.log_var_large - row.log_var_small
         price = 0.5 * np.sum(excess + np.exp(-excess) - 1) / np.log(2)
         print(f"{run.name}: its large variance alone costs {price:.3f} bits/dim, were every x0 predicted exactly")

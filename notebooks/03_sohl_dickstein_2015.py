@@ -127,11 +127,11 @@ if "swissroll" in runs:
     x0 = heldout.read(np.arange(min(2000, heldout.size)))[0]
     schedule, sampler = experiment.schedule(None), experiment.sampler
     noise = normal(jax.random.split(jax.random.key(0), len(x0)), (2,))
-    rows = sampler.rows(None)
+    rows = sampler.coefficients(None)
     x, keys = sampler.start(run.params, jnp.arange(2000, dtype=jnp.uint32))
     walk = jax.jit(sampler.walk)
     cuts = [0, len(rows.at.t) // 2, len(rows.at.t)]
-    memory, back = sampler.memory(x), [x]
+    memory, back = sampler.init_carry(x), [x]
     for a, b in itertools.pairwise(cuts):
         x, memory = walk(run.params, x, memory, keys, jax.tree.map(lambda f, a=a, b=b: f[a:b], rows), a)
         back.append(x)

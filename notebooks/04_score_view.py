@@ -221,7 +221,7 @@ keys = jax.random.split(jax.random.key(4), few)
 method = SAMPLERS["annealed_langevin"](snr=0.25, steps=per_level, at_start=True)
 noises = schedules.geometric(10, 0.05, 2.0)
 figure, axes = plt.subplots(1, 3, figsize=(11, 2.6), sharex=True, sharey=True)
-whole = loop.rows(process, noises, grids.to_first(10, 10))
+whole = loop.coefficients(process, noises, grids.to_first(10, 10))
 lowest = jax.tree.map(lambda field: np.repeat(field[-1:], len(whole.at.t), 0), whole)
 lowest = lowest._replace(at=lowest.to)
 truth = two_sided[np.arange(few) % 8] + 0.1 * np.asarray(jax.random.normal(jax.random.key(5), (few, 2)))
@@ -267,7 +267,7 @@ def walker(method, predict):
     )
 
     def walk(rows, x, keys, chunk=1):
-        memory, path = method.memory(x), [np.asarray(x)]
+        memory, path = method.init_carry(x), [np.asarray(x)]
         for first in range(0, len(rows.at.t), chunk):
             part = jax.tree.map(lambda field, first=first: field[first : first + chunk], rows)
             x, memory = on(x, memory, keys, part, first)
@@ -281,7 +281,7 @@ number, shown = POINTS // 4, 8
 keys_x, keys = jax.random.split(jax.random.key(6), (2, number))
 x = process.prior(schedule, keys_x, (2,))
 times = grids.quadratic(100, 1e-3)
-rows = loop.rows(process, schedule, times)
+rows = loop.coefficients(process, schedule, times)
 ways = {"reverse SDE": "euler_maruyama", "probability-flow ODE": "ode_heun"}
 paths = {name: walker(SAMPLERS[way](), functools.partial(learned, params))(rows, x, keys) for name, way in ways.items()}
 
@@ -341,7 +341,7 @@ truth = functools.partial(true, None)
 @functools.cache
 def rows_of(steps):
     """Rows of a grid even in log SNR, of which the last one ends without noise."""
-    return loop.rows(process, schedule, np.append(grids.logsnr(schedule, steps - 1, 1e-3), 0.0))
+    return loop.coefficients(process, schedule, np.append(grids.logsnr(schedule, steps - 1, 1e-3), 0.0))
 
 
 angles = np.linspace(0, np.pi, 32, endpoint=False)

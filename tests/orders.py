@@ -60,19 +60,19 @@ _step_row = jax.jit(step_coefficients)
 
 @functools.cache
 def walker(sampler, **options):
-    """The method, and its compiled `walk(rows[PART], x, memory, keys) -> (x, memory)` with the exact denoiser."""
+    """The method, and its compiled `walk(rows[PART], x, carry, keys) -> (x, carry)` with the exact denoiser."""
     method = SAMPLERS[sampler](**options)
     exact = oracles.exact(oracles.TWO_MODES)
-    return method, jax.jit(lambda rows, x, memory, keys: loop.sample(method.step, exact, KERNEL, rows, x, keys, memory))
+    return method, jax.jit(lambda rows, x, carry, keys: loop.sample(method.step, exact, KERNEL, rows, x, keys, carry))
 
 
 def walk(name, x, steps, sampler, **options):
     """x [B,D] at t = 1 of a schedule walked down to its smallest time."""
     method, walk = walker(sampler, **options)
-    found, memory = rows(name, steps, *((sampler,) if sampler == "edm" else ())), method.memory(x)
+    found, carry = rows(name, steps, *((sampler,) if sampler == "edm" else ())), method.init_carry(x)
     keys = jax.random.split(jax.random.key(0), len(x))
     for first in range(0, steps, PART):
-        x, memory = walk(jax.tree.map(lambda field, a=first: field[a : a + PART], found), x, memory, keys)
+        x, carry = walk(jax.tree.map(lambda field, a=first: field[a : a + PART], found), x, carry, keys)
     return np.asarray(x)
 
 
@@ -117,8 +117,8 @@ def without_noise(name, sampler, **options):
 # With noise.
 
 
-def affine(step, row, size, memory=None):
-    """The maps z -> A z + b + c noise [N,…] that a step makes of z = x, or z = (x, last x0) with `memory(last x0)`.
+def affine(step, row, size, carry=None):
+    """The maps z -> A z + b + c noise [N,…] that a step makes of z = x, or z = (x, last x0) with `carry(last x0)`.
 
     Found by trying: the step is asked for all rows at once, at z = 0 with two draws of noise, and at unit vectors.
     """
@@ -127,8 +127,8 @@ def affine(step, row, size, memory=None):
 
     def ask(z, keys):
         z = jnp.broadcast_to(z, (count, size))
-        x, kept = step(z[:, :2], memory(z[:, 2:]) if memory else None, keys)
-        return np.concatenate([x, kept.x0[0]], 1) if memory else np.asarray(x)
+        x, kept = step(z[:, :2], carry(z[:, 2:]) if carry else None, keys)
+        return np.concatenate([x, kept.x0[0]], 1) if carry else np.asarray(x)
 
     at_zero, again = (ask(jnp.zeros(size), k) for k in keys)
     noise, other = (np.asarray(normal(k, (2,), at_zero.dtype)) for k in keys)
@@ -140,28 +140,26 @@ def affine(step, row, size, memory=None):
 
 @functools.cache
 def stepper(sampler, **options):
-    """A compiled step of a method on Gaussian data: `step(row[N], x, memory, keys)`."""
+    """A compiled step of a method on Gaussian data: `step(row[N], x, carry, keys)`."""
     method, exact = SAMPLERS[sampler](**options), oracles.exact(oracles.GAUSSIAN)
-    return method, jax.jit(lambda row, x, memory, keys: method.step(exact, KERNEL, row, x, memory, keys))
+    return method, jax.jit(lambda row, x, carry, keys: method.step(exact, KERNEL, row, x, carry, keys))
 
 
 def with_noise(name, sampler, **options):
     """Errors at STEPS of mean and covariance at the end, the largest of all entries."""
     method, step = stepper(sampler, **options)
-    remembers = method.memory(jnp.zeros((1, 2))) is not None
+    remembers = method.init_carry(jnp.zeros((1, 2))) is not None
     size, errors = (4 if remembers else 2), []
     for steps in STEPS:
         row = rows(name, steps)
         last_h = jnp.asarray(np.append(1.0, row.h[:-1]))
 
-        def memory(x0, known, count=steps, last_h=last_h):
-            return method.memory(jnp.zeros((count, 2)))._replace(x0=(x0,), h=(last_h,), known=jnp.asarray(known))
+        def carry(x0, known, count=steps, last_h=last_h):
+            return method.init_carry(jnp.zeros((count, 2)))._replace(x0=(x0,), h=(last_h,), known=jnp.asarray(known))
 
-        maps = affine(
-            functools.partial(step, row), row, size, functools.partial(memory, known=1) if remembers else None
-        )
+        maps = affine(functools.partial(step, row), row, size, functools.partial(carry, known=1) if remembers else None)
         if remembers:
-            begin = affine(functools.partial(step, row), row, size, functools.partial(memory, known=0))
+            begin = affine(functools.partial(step, row), row, size, functools.partial(carry, known=0))
             maps = [np.concatenate([first[:1], later[1:]]) for first, later in zip(begin, maps, strict=True)]
         first, last = (jax.tree.map(lambda field, i=i: field[i], side) for side, i in ((row.at, 0), (row.to, -1)))
         mean, covariance = np.zeros(size), np.zeros((size, size))

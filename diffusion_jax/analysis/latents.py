@@ -19,7 +19,7 @@ from diffusion_jax.experiment import choices, objectives, paths, samplers, sourc
 from diffusion_jax.process.base import Array, level
 from diffusion_jax.runs import pictures
 from diffusion_jax.runs.trained import Run
-from diffusion_jax.sampling import ddim, flow, loop
+from diffusion_jax.sampling import ddpm, flow, loop
 
 PICTURED = 16
 """Examples in the picture."""
@@ -111,8 +111,9 @@ def _maps(run: Run, by: str) -> tuple[Carry, Carry]:
         predict = functools.partial(experiment.predict, params, label=label, keys=None)
         ends = (min_t, 1.0) if upwards else (1.0, min_t)
         if by == "ode":
-            return flow.carry(predict, schedule, x, *ends, options.rtol, options.atol, options.max_calls)
-        step = flow.inversion if upwards else ddim.ddim().step
+            return flow.solve_flow(predict, schedule, x, *ends, options.rtol, options.atol, options.max_calls)
+        step = flow.inversion if upwards else ddpm.ddim().step
+        assert step is not None
         ordered = rows if upwards else jax.tree.map(lambda field: field[::-1], rows)
         keys = jax.vmap(jax.random.key)(jnp.zeros(len(x), jnp.uint32))  # the step is deterministic
         x, _ = loop.sample(step, predict, None, ordered, x, keys)

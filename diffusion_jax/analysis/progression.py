@@ -38,7 +38,7 @@ def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, 
     }
     arrays: dict[str, Any] = {name: np.asarray(sources.make_from_model(config)(x)) for name, x in predictions.items()}
     directory = trained.evaluation_directory(run)
-    rows = sampler.rows(params)
+    rows = sampler.coefficients(params)
     starts = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(rows, 10)]
     depths = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(rows, 4)]
     labels = {

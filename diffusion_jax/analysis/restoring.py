@@ -97,8 +97,8 @@ def make_restorer(
     """
     choices.choose("--rule", rule, posterior.RULES)
     name = config.sampler.name
-    if not choices.choose("sampler.name", name, SAMPLERS)(**choices.options(config.sampler)).kernel:
-        kernels = [name for name, make in SAMPLERS.items() if make().kernel]
+    if not choices.choose("sampler.name", name, SAMPLERS)(**choices.options(config.sampler)).uses_kernel:
+        kernels = [name for name, make in SAMPLERS.items() if make().uses_kernel]
         raise ValueError(f"sampler.name={name!r}: has no reverse kernel to condition. Use {', '.join(kernels)}")
     if config.process.name != "gaussian":
         raise ValueError(f"process.name={config.process.name!r}: restoration needs a gaussian process")
@@ -131,9 +131,9 @@ def make_restorer(
         x = posterior.start(chosen, observed, level(experiment.schedule(params), jnp.ones(len(y), y.dtype)), x)
 
         def walk(x: Array, keys: Array, rows: Any, first: Array | int) -> Array:
-            return sampler.walk(params, x, sampler.memory(x), keys, rows, first, label)[0]
+            return sampler.walk(params, x, sampler.init_carry(x), keys, rows, first, label)[0]
 
-        rows = sampler.rows(params)
+        rows = sampler.coefficients(params)
         x = posterior.resample(walk, rows, x, keys, length, repeats) if repeats > 1 else walk(x, keys, rows, 0)
         return degraded.back(x)
 

@@ -171,9 +171,9 @@ def sampling(config: ConfigDict, experiment: wiring.Experiment, params: Any, rep
 
     def walk(params: Any, seeds: jax.Array) -> jax.Array:
         x, keys = experiment.sampler.start(params, seeds)
-        some = jax.tree.map(lambda row: row[:steps], experiment.sampler.rows(params))
+        some = jax.tree.map(lambda row: row[:steps], experiment.sampler.coefficients(params))
         label = experiment.sampler.labels(seeds)
-        return experiment.sampler.walk(params, x, experiment.sampler.memory(x), keys, some, label=label)[0]
+        return experiment.sampler.walk(params, x, experiment.sampler.init_carry(x), keys, some, label=label)[0]
 
     call, inputs = network_call(config, experiment)
     jax.block_until_ready(call(params, *inputs))
@@ -181,10 +181,10 @@ def sampling(config: ConfigDict, experiment: wiring.Experiment, params: Any, rep
         [lambda times: [jax.block_until_ready(call(params, *inputs)) for _ in range(times)]], repeats
     )
     figures = summary("network_call", of_call) | {"network_call_images": number}
-    if config.sampler.name == "dopri5":  # its steps are adaptive, so that a part of them says nothing
+    if experiment.sampler.method.adaptive:  # its steps are adaptive, so that a part of them says nothing
         return figures
     calls = wiring.count_calls(config, params)
-    whole = jax.tree.leaves(jax.eval_shape(experiment.sampler.rows, params))[0].shape[0]
+    whole = jax.tree.leaves(jax.eval_shape(experiment.sampler.coefficients, params))[0].shape[0]
     steps = int(np.clip(whole * MOST_SECONDS / (calls * figures["network_call_seconds"]), min(2, whole), whole))
     began = time.perf_counter()
     made: Any = devices.map_over_devices(walk, replicated=1)

@@ -19,18 +19,20 @@ def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Cal
     reach its tolerance in the allowed network calls.
     """
     sample = devices.TiledMap(sampler.sample, config.sampler.tile, name="samples")
+    if sampler.method.adaptive:
+        sample = devices.TiledMap(sampler.sample_and_status, config.sampler.tile, name="samples")
 
     def draw(params: Any, seeds: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
         each = (seeds.astype(np.uint32),) if label is None else (seeds.astype(np.uint32), label.astype(np.int32))
-        x = sample(params, *each)
-        lost = np.isnan(x.reshape(len(x), -1)).any(1).sum()
-        if complete and lost and config.sampler.name == "dopri5":
-            options = config.sampler.dopri5
+        drawn = sample(params, *each)
+        x, solved = drawn if sampler.method.adaptive else (drawn, np.ones(len(drawn), bool))
+        if complete and not solved.all():
+            name = config.sampler.name
             raise FloatingPointError(
-                f"sampler.name='dopri5': {lost} of {len(x)} samples cannot be solved to rtol={options.rtol:g}, "
-                f"atol={options.atol:g} in {options.max_calls} network calls; raise sampler.dopri5.max_calls, or rtol "
-                "and atol"
+                f"sampler.name={name!r}: {(~solved).sum()} of {len(x)} samples are not solved to "
+                f"{sampler.method.settings}; raise sampler.{name}.max_calls, or rtol and atol"
             )
+        lost = np.isnan(x.reshape(len(x), -1)).any(1).sum()
         if complete and lost:
             raise FloatingPointError(
                 f"{lost} of {len(x)} samples are not finite: the weights may have diverged; try another --step or --ema"

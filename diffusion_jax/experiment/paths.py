@@ -13,6 +13,7 @@ from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import Array, Process, Schedule, in_float64, level
 from diffusion_jax.process.learned import LearnedSchedule, ModelSchedule
 from diffusion_jax.sampling import grids, loop
+from diffusion_jax.sampling.base import SamplerStep
 
 SCHEDULES = schedules.CHAINS | schedules.CONTINUOUS | learned.LEARNED
 
@@ -94,7 +95,7 @@ def grid_coefficients(
     path: ModelSchedule,
     times: np.ndarray,
     denoise: bool,
-    method: loop.Method | None = None,
+    method: SamplerStep | None = None,
 ) -> Callable[[Any], Any]:
     """Return `coefficients(params)` of the steps of a time grid.
 
@@ -103,8 +104,8 @@ def grid_coefficients(
     """
     if path.fixed is None:
         noisy = np.isfinite(in_float64(initial_schedule(config), times[-1:])[1][0])
-        return lambda params: loop.traced_rows(process, path(params), times, denoise and bool(noisy), method)
-    fixed = loop.rows(process, path(None), times, denoise, method)
+        return lambda params: loop.traced_coefficients(process, path(params), times, denoise and bool(noisy), method)
+    fixed = loop.coefficients(process, path(None), times, denoise, method)
     return lambda params: fixed
 
 

@@ -1,10 +1,7 @@
 """The sampler of a config, and its grid."""
 
 import inspect
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -13,7 +10,7 @@ from diffusion_jax.experiment.guidances import uses_label
 from diffusion_jax.experiment.objectives import OF_A_CHAIN
 from diffusion_jax.experiment.paths import check_single_steps, grid_coefficients, initial_schedule, lowest_time
 from diffusion_jax.objective import prediction, reverse
-from diffusion_jax.process.base import Array, Level, Process, in_float64
+from diffusion_jax.process.base import Process, in_float64
 from diffusion_jax.process.learned import ModelSchedule
 from diffusion_jax.sampling import grids, loop
 from diffusion_jax.sampling.registry import SAMPLERS
@@ -26,61 +23,38 @@ def sampler(
     predict: prediction.Denoiser,
     kernel: reverse.Reverse,
 ) -> loop.Sampler:
-    """The sampler that config.sampler asks for. Raises ValueError for one that process or variance do not suit."""
-    chosen = options(config.sampler)
-    method = make("sampler.name", config.sampler.name, SAMPLERS, chosen, draw=process.draw)
-    if method.score and config.process.name != "gaussian":
+    """Return the sampler of config.sampler. Raises ValueError where process, schedule or variance do not suit it."""
+    method = make("sampler.name", config.sampler.name, SAMPLERS, options(config.sampler), draw=process.draw)
+    if method.needs_score and config.process.name != "gaussian":
         raise ValueError(
             f"sampler.name={config.sampler.name!r} needs the score of a Gaussian process, which process.name="
             f"{config.process.name!r} does not have; use sampler.name=ancestral"
         )
     chain = config.process.num_steps
-    times = solver_times(config, path) if method.walk else sampling_times(config, path)
-    whole = chain and np.allclose(times * chain, np.round(times * chain), atol=1e-6)
-    between = not whole or chosen.get("churn")  # noise added on the way leaves the levels
-    if config.prediction.target in OF_A_CHAIN and between:
+    times = adaptive_times(config, path) if method.adaptive else sampling_times(config, path)
+    on_levels = chain and np.allclose(times * chain, np.round(times * chain), atol=1e-6)
+    if config.prediction.target in OF_A_CHAIN and (method.between_levels or not on_levels):
         raise ValueError(
-            f"prediction.target={config.prediction.target!r} is that of whole steps of the chain; leave "
-            "sampler.grid=uniform, or name sampler.levels, without churn"
+            f"prediction.target={config.prediction.target!r} is defined at the levels of the chain alone; use "
+            "sampler.name=ancestral, or another one without churn, and sampler.grid=uniform or sampler.levels"
         )
-    if method.signal and not np.exp(in_float64(initial_schedule(config), np.ones(())))[0]:
+    if method.needs_signal and not np.exp(in_float64(initial_schedule(config), np.ones(())))[0]:
         raise ValueError(
             f"sampler.name={config.sampler.name!r}: with schedule.name={config.schedule.name!r} nothing of x0 is left "
             "at t = 1, where it cannot start; use ancestral, ddim or dpmpp_2m"
         )
-    if method.kernel and len(times) - 1 != chain:
+    if method.uses_kernel and len(times) - 1 != chain:
         check_single_steps(config, "sampler.num_steps=0 and report.sampler_steps=0")
-    rows = grid_coefficients(config, process, path, times, config.sampler.denoise, method)
-    if clips_x0(config, config.sampler):
-        predict = prediction.clip_x0(predict)
-    shape = tuple(config.data.shape)
-
-    def start(params: Any, seeds: Array) -> tuple[Array, Array]:
-        keys_prior, keys = jnp.moveaxis(jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(seeds), 1, 0)
-        return process.prior(path(params), keys_prior, shape), keys
-
-    def labels(seeds: Array) -> Array | None:
-        if not uses_label(config):
-            return None
-        keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
-        return jax.vmap(lambda key: jax.random.randint(key, (), 0, config.data.classes))(keys)
-
-    def walk(
-        params: Any, x: Array, memory: Any, keys: Array, rows: Any, first: Array | int = 0, label: Array | None = None
-    ) -> tuple[Array, Any]:
-        def bound(x: Array, level: Level) -> prediction.Prediction:
-            return predict(params, x, level, label, None)
-
-        if method.walk:
-            walked: tuple[Array, Any] = method.walk(bound, path(params), rows, x, memory)
-            return walked
-        return loop.sample(method.step, bound, kernel, rows, x, keys, memory, first)
-
-    def guess(params: Any, x: Array, level: Level, label: Array | None = None) -> Array:
-        each = jax.tree.map(lambda field: jnp.full(len(x), field, x.dtype), level)
-        return predict(params, x, each, label, None).x0
-
-    return loop.Sampler(rows, start, labels, method.memory, walk, guess)
+    return loop.Sampler(
+        process=process,
+        schedule=path,
+        denoiser=prediction.clip_x0(predict) if clips_x0(config, config.sampler) else predict,
+        reverse=kernel,
+        method=method,
+        coefficients=grid_coefficients(config, process, path, times, config.sampler.denoise, method),
+        shape=tuple(config.data.shape),
+        num_classes=config.data.classes if uses_label(config) else 0,
+    )
 
 
 def clips_x0(config: ConfigDict, section: ConfigDict) -> bool:
@@ -109,6 +83,8 @@ def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
             hint = f". For {first} steps use sampler.num_steps={first}" if len(section.levels) == 1 else ""
             raise ValueError(f"sampler.levels: must start at the last level of the chain, {chain} (got {first}){hint}")
         return times
+    if not (section.num_steps or chain):
+        raise ValueError("sampler.num_steps=0 is the number of steps of the chain, but process.num_steps=0; set it")
     if "schedule" in inspect.signature(grid).parameters and path.fixed is None:
         raise ValueError(
             f"sampler.grid={section.grid!r} needs a schedule that is known beforehand, but schedule.name="
@@ -124,13 +100,8 @@ def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
     )
 
 
-def solver_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
-    """The grid of a sampler that chooses its own steps: its ends, and between them where it may be cut into parts."""
-    if config.prediction.target in OF_A_CHAIN:
-        raise ValueError(
-            f"sampler.name={config.sampler.name!r} looks between the levels of the chain, where "
-            f"prediction.target={config.prediction.target!r} has no meaning; use ancestral"
-        )
+def adaptive_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
+    """Return the grid of an adaptive sampler: its ends, and times in between where it may be cut into parts."""
     if config.process.num_steps:
         return grids.uniform(config.process.num_steps, config.process.num_steps)
     return np.linspace(1, lowest_time(config, path, config.sampler.min_t), 101)

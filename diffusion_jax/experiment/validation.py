@@ -109,5 +109,3 @@ def check(config: ConfigDict) -> None:
     for decay in config.ema.decays:
         if not isinstance(decay, float | int) or not 0 <= decay < 1:
             raise ValueError(f"ema.decays: {decay!r} is not a number in [0, 1)")
-    if not (config.sampler.num_steps or config.process.num_steps or config.sampler.name == "dopri5"):
-        raise ValueError("sampler.num_steps=0 means as many as the chain has, but process.num_steps=0; set it")

@@ -37,6 +37,7 @@ from diffusion_jax.process.binomial import BinomialProcess
 from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.process.learned import ModelSchedule
 from diffusion_jax.sampling import guidance, loop
+from diffusion_jax.sampling.base import SamplerStep
 
 PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": GaussianProcess, "binomial": BinomialProcess}
 
@@ -156,7 +157,7 @@ def classifier(config: ConfigDict) -> Experiment:
         to_model=make_to_model(config),
         loss=losses.cross_entropy(log_probs, process, path),
         optimizer=optimizer(config.optimizer),
-        sampler=loop.Sampler(none, none, none, none, none, none),
+        sampler=loop.Sampler(process, path, none, None, SamplerStep(none), none, tuple(config.data.shape)),
     )
 
 
@@ -205,8 +206,8 @@ def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None
     The stand-in answers 0, at once; a call for a batch, as guidance may make, counts as many times as it has rows.
     Where the calls depend on the answers (dopri5), the network gives them, and it is the mean over seeds 0 to 7.
     """
-    adaptive = config.sampler.name == "dopri5"
-    network = build(config, guide=guide).network if adaptive else None
+    built = build(config, guide=guide)
+    adaptive, network = built.sampler.method.adaptive, built.network
     calls = 0
 
     def tick(rows: int) -> None:
@@ -215,7 +216,7 @@ def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None
 
     def answer(variables: Any, x: Array, *told: Any) -> Any:
         jax.debug.callback(tick, len(x))
-        if network:
+        if adaptive:
             return forward(network)(variables, x, *told)
         twice = config.prediction.variance in LEARNED
         return jnp.zeros((*x.shape[:-1], x.shape[-1] * (2 if twice else 1)), x.dtype)

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from diffusion_jax.objective.decoders import Decoder
 from diffusion_jax.objective.prediction import Denoiser
 from diffusion_jax.process.base import Array, Level, ScheduleFromParams, expand, level, normal
-from diffusion_jax.sampling.flow import log_ratio, log_scale, probability_flow
-from diffusion_jax.sampling.solve import solve
+from diffusion_jax.sampling.flow import flow_derivative, log_ratio, log_scale
+from diffusion_jax.sampling.ode_solver import solve_ode
 
 PRODUCTS = 16
 """Jacobian products computed at once."""
@@ -132,7 +132,7 @@ def make_density(
         predict: the denoiser.
         schedule: params -> Schedule.
         min_t: the time of x, in [0, 1).
-        rtol, atol: tolerances of `sampling.solve.solve`, on z and on the volume in nats per dimension.
+        rtol, atol: tolerances of `sampling.ode_solver.solve_ode`, on z and on the volume in nats per dimension.
         max_calls: greatest number of function evaluations.
         trace: a name of PROBES.
         probes: number of random probes.
@@ -141,7 +141,7 @@ def make_density(
 
     def density(params: Any, keys: Array, x: Array, label: Array | None = None) -> Density:
         path, dims = schedule(params), math.prod(x.shape[1:])
-        flow = probability_flow(lambda x, at: predict(params, x, at, label, None), path)
+        flow = flow_derivative(lambda x, at: predict(params, x, at, label, None), path)
         directions = PROBES[trace](keys, x.shape[1:], probes, x.dtype)
 
         def derivative(state: tuple[Array, Array], u: Array) -> tuple[Array, Array]:
@@ -157,7 +157,7 @@ def make_density(
         log_s0, log_s1 = log_scale(path, t0), log_scale(path, t1)
         width = 1 if trace == "exact" else probes
         start = x * expand(jnp.exp(-log_s0), x), jnp.zeros((len(x), width), x.dtype)
-        (z, volume), calls, ok = solve(
+        (z, volume), calls, ok = solve_ode(
             derivative, start, log_ratio(path, t0), log_ratio(path, t1), rtol, atol, max_calls
         )
         x_1 = z * expand(jnp.exp(log_s1), x)

@@ -1,4 +1,4 @@
-"""The half of the U-Net that goes down, as a classifier of noisy images: guides, not samples, are made of it."""
+"""Classifier of noisy images, for guidance: the downward half of the U-Net."""
 
 from functools import partial
 
@@ -9,10 +9,10 @@ from diffusion_jax.networks.layers import Array, DType
 
 
 class Encoder(nn.Module):
-    """x [B,H,W,C], time [B], label (ignored), keys [B] or None -> logits [B,out_channels].
+    """Encoder of a U-Net: x [B,H,W,C], time [B], label (ignored), keys [B] or None -> logits [B,out_channels].
 
-    The options are those of `UNet`. The lowest level is averaged over its pixels behind a last norm.
-    Source: Dhariwal and Nichol 2021, section 4, with a mean in the place of its attention pool.
+    Options as of `UNet`. The output of the lowest level is normalised and averaged over the pixels.
+    Reference: Dhariwal and Nichol 2021, section 4, with a mean in place of attention pooling.
     """
 
     out_channels: int

@@ -1,8 +1,8 @@
-"""The layers that the networks share, as in the U-Net of Ho et al. 2020, section 4 and appendix B, and its public code.
+"""Layers of the networks, as in the U-Net of Ho et al. 2020, section 4 and appendix B, and its public code.
 
 Arrays are [B, H, W, C]. Convolutions are 3x3 with a bias, kernels HWIO; dense kernels are (in, out), and a 1x1
-convolution is a dense layer on the channels. Parameters are float32; `dtype` is what a layer computes in, while
-the statistics of norms and the logits of attention are never below float32.
+convolution is a dense layer on the channels. Parameters are float32; `dtype` is the compute dtype, while
+the statistics of norms and the logits of attention are at least float32.
 """
 
 import math
@@ -20,15 +20,16 @@ DType = Any
 
 NORM_EPSILON = 1e-6
 DOWN_PADDING = ((0, 1), (0, 1))
-"""Rows and columns of zeros (before, after) under a stride of 2: what SAME means in TensorFlow for an even size."""
+"""Padding (before, after) of rows and columns under a stride of 2: SAME of TensorFlow for an even size."""
 
 Initializer = Callable[..., Array]
 
 
 def glorot(scale: float) -> Initializer:
-    """Uniform within sqrt(6 scale / (fan_in + fan_out)) of 0, the fans of a convolution counting its whole window.
+    """Glorot-uniform initialiser: uniform within sqrt(6 scale / (fan_in + fan_out)) of 0.
 
-    Source: Glorot and Bengio 2010, eq. 16. Drawn flat: the same numbers as in the shape of the kernel, and XLA
+    The fans of a convolution count its whole window.
+    Reference: Glorot and Bengio 2010, eq. 16. Drawn flat: the same numbers as in the shape of the kernel, and XLA
     compiles the initialisation of a U-Net in half the time.
     """
 
@@ -41,7 +42,7 @@ def glorot(scale: float) -> Initializer:
 
 GLOROT = glorot(1.0)
 NEAR_ZERO = glorot(1e-10)
-"""For the last layer of each residual branch and of the network, so that at the start branches add next to nothing."""
+"""Initialiser of the last layer of each residual branch and of the network, which then starts near zero."""
 
 
 def conv(
@@ -57,20 +58,20 @@ def conv(
 
 
 def dense(features: int, dtype: DType, name: str, init: Initializer = GLOROT) -> nn.Dense:
-    """A dense layer on the last axis, with a bias."""
+    """Dense layer on the last axis, with a bias."""
     return nn.Dense(features, kernel_init=init, dtype=dtype, name=name)
 
 
 def group_norm(channels: int, dtype: DType, name: str, groups: int = 0) -> nn.Module:
-    """`GroupNorm` in `groups` groups, or in `usual_groups` where it is 0."""
+    """Return a `GroupNorm` with `groups` groups, or with `usual_groups` for 0."""
     return GroupNorm(groups or usual_groups(channels), dtype, name=name)
 
 
 class GroupNorm(nn.Module):
-    """Each example's channels less their mean over (H, W, channels of a group), over its deviation, times scale + bias.
+    """Group norm: (x - mean) / deviation over (H, W, channels of a group) of each example, times scale, plus bias.
 
-    The variance is the mean squared deviation, not E[x²] - E[x]², which cancels in float32. x [B,H,W,C] -> [B,H,W,C].
-    Raises ValueError when traced if `groups` does not divide the channels. Source: Wu and He 2018.
+    The variance is the mean squared deviation, since E[x²] - E[x]² cancels in float32. x [B,H,W,C] -> [B,H,W,C].
+    Raises ValueError when traced if `groups` does not divide the channels. Reference: Wu and He 2018.
     """
 
     groups: int
@@ -90,9 +91,9 @@ class GroupNorm(nn.Module):
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def normalise(x: Array, scale: Array, bias: Array, groups: int) -> Array:
-    """What `GroupNorm` computes, with a derivative whose transpose goes through x twice: for two sums, and for its own.
+    """Return the output of `GroupNorm`, with a derivative whose transpose reads x only twice.
 
-    Differentiated as it stands, each of the five gradients that meet in it would be a pass of its own.
+    Differentiated automatically, each of the five gradients that meet here would be a pass over x.
     """
     centred, inverse = _standardise(x, groups)
     return centred * (inverse * scale) + bias
@@ -110,33 +111,33 @@ def _normalise_jvp(groups: int, primals: tuple[Array, ...], tangents: tuple[Arra
 
 
 def _standardise(x: Array, groups: int) -> tuple[Array, Array]:
-    """(x less the mean of its group [B,H,W,C], 1 / the deviation of the group [B,1,1,C])."""
+    """Return (x - mean of its group [B,H,W,C], 1 / deviation of the group [B,1,1,C])."""
     centred = x - _group_means(x, groups)
     return centred, jax.lax.rsqrt(_group_means(jnp.square(centred), groups) + NORM_EPSILON)
 
 
 def _group_means(x: Array, groups: int) -> Array:
-    """x [B,H,W,C] -> [B,1,1,C], the mean of each channel's group: over pixels first, which leaves channels together."""
+    """Return the mean [B,1,1,C] of each channel's group, over pixels first, which keeps the channels contiguous."""
     of_channel = jnp.mean(x, axis=(1, 2), keepdims=True)
     parted = of_channel.reshape(*of_channel.shape[:-1], groups, -1)
     return jnp.broadcast_to(parted.mean(-1, keepdims=True), parted.shape).reshape(of_channel.shape)
 
 
 def usual_groups(channels: int) -> int:
-    """32 groups from 128 channels on; with fewer, or where 32 does not divide them, the most that hold at least 4.
+    """Return the number of groups: 32 from 128 channels on, else the largest that leaves at least 4 channels each.
 
-    A group of one channel would subtract all that the time embedding has added to it, and the net would be blind to
-    time. Source: at least 4 as in the public code of Song et al. 2021.
+    A group of one channel would subtract what the time embedding adds to it, and the output would not depend on time.
+    Reference: at least 4 as in the public code of Song et al. 2021.
     """
     return max((n for n in range(1, 33) if channels % n == 0 and channels >= 4 * n), default=1)
 
 
 def time_embedding(time: Array, dim: int) -> Array:
-    """Sinusoids of time[B] -> [B, dim]: sin(time f_k), then cos(time f_k), f_k = 10000^(-k/(half - 1)), k < half.
+    """Sinusoidal embedding of time [B] -> [B, dim]: sin(time f_k), then cos, f_k = 10000^(-k/(half - 1)), k < half.
 
     Here half = dim / 2; `dim` is even and at least 4. Computed in float32, or float64 if `time` is; time is any real
     number, and frequencies from 1 down to 1e-4 suit a range of hundreds to thousands.
-    Source: Vaswani et al. 2017, section 3.5, laid out as in the public code of Ho et al. 2020.
+    Reference: Vaswani et al. 2017, section 3.5, laid out as in the public code of Ho et al. 2020.
     """
     time = time.astype(at_least_float32(time.dtype))
     half = dim // 2
@@ -146,9 +147,9 @@ def time_embedding(time: Array, dim: int) -> Array:
 
 
 def fourier_features(x: Array, exponents: Sequence[int]) -> Array:
-    """x [B,H,W,C] with the channels sin(2^n 2pi x) and cos(2^n 2pi x) behind it, for each n: fine detail made large.
+    """Append the channels sin(2^n 2pi x) and cos(2^n 2pi x) to x [B,H,W,C] for each exponent n.
 
-    Grey levels that stand 2^-n apart differ most in the features of n - 1. Source: Kingma et al. 2021, appendix C.
+    Grey levels 2^-n apart differ most in the features of n - 1. Reference: Kingma et al. 2021, appendix C.
     """
     angles = [2 * math.pi * 2.0**n * x.astype(at_least_float32(x.dtype)) for n in exponents]
     features = [wave(angle).astype(x.dtype) for angle in angles for wave in (jnp.sin, jnp.cos)]
@@ -156,15 +157,15 @@ def fourier_features(x: Array, exponents: Sequence[int]) -> Array:
 
 
 def at_least_float32(dtype: DType) -> DType:
-    """The dtype itself if it is float64, else float32: for what must not be rounded to bfloat16."""
+    """Return float64 for float64, else float32: the dtype of values that must not be rounded to bfloat16."""
     return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
 class Dropout(nn.Module):
-    """Zeroes each element with probability `rate` and divides the rest by 1 - rate; one mask per example.
+    """Dropout: zero each element with probability `rate` and divide the others by 1 - rate; one mask per example.
 
-    The mask of example i is a function of keys[i] and of this layer's path in the network alone, hence the same
-    wherever the example stands in a batch and however the batch is laid out over devices. keys None: the identity.
+    The mask of example i follows from keys[i] and the path of this layer alone, so that it does not depend on the batch
+    or on the devices. keys None: the identity.
     """
 
     rate: float
@@ -187,7 +188,7 @@ class Conditioning(nn.Module):
 
     With num_classes > 0 there are num_classes + 1 rows, the last meaning "no label": it serves a label of None and
     negative labels. A label >= num_classes gives NaN. With num_classes = 0 the label is ignored. The non-linearity
-    that follows stands in each block. Source: Ho et al. 2020, appendix B; labels as in Nichol and Dhariwal 2021.
+    that follows stands in each block. Reference: Ho et al. 2020, appendix B; labels as in Nichol and Dhariwal 2021.
     """
 
     dim: int
@@ -262,7 +263,7 @@ class SelfAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """A convolution of stride 2: [B,H,W,C] -> [B,H/2,W/2,C], H and W even."""
+    """Convolution of stride 2: [B,H,W,C] -> [B,H/2,W/2,C], H and W even."""
 
     dtype: DType
 
@@ -289,10 +290,10 @@ class Upsample(nn.Module):
 def check_options(
     network: str, dtype: str, *, dropout: float = 0.0, num_classes: int = 0, **at_least_one: int
 ) -> DType:
-    """The compute dtype named `dtype`, once the options that all networks share are found sound.
+    """Return the compute dtype named `dtype`, after checking the options that networks share.
 
-    Raises ValueError: an unknown dtype, float64 while JAX would silently make it float32, dropout outside [0, 1), a
-    negative num_classes, or any of `at_least_one` below 1.
+    Raises ValueError for an unknown dtype, float64 without jax.enable_x64, dropout outside [0, 1), a negative
+    num_classes, or any of `at_least_one` below 1.
     """
     if dtype not in ("float32", "bfloat16", "float64"):
         raise ValueError(f"{network}: dtype {dtype!r} is unknown; use 'float32', 'bfloat16' or 'float64'")
@@ -315,7 +316,7 @@ def check_groups(network: str, channels: int, groups: int) -> None:
 
 
 def check_shapes(network: str, x: Array, axes: str, time: Array, label: Array | None, keys: Array | None) -> None:
-    """Raises ValueError unless x has the axes named, as in "BHWC", and time, label and keys (where given) are [B]."""
+    """Raise ValueError unless x has the axes named, as in "BHWC", and time, label and keys (where given) are [B]."""
     if x.ndim != len(axes):
         hint = "; for vectors there is network.name='mlp'" if x.ndim == 2 else ""
         raise ValueError(f"{network}: x must have axes [{','.join(axes)}], got shape {x.shape}{hint}")
@@ -328,7 +329,7 @@ def check_shapes(network: str, x: Array, axes: str, time: Array, label: Array | 
 def check_levels(
     network: str, x: Array, channels: int, multipliers: Sequence[int], attention: Sequence[int], heads: int = 1
 ) -> None:
-    """Raises ValueError unless x [B,H,W,C] can be halved between levels, and these have the heights of `attention`."""
+    """Raise ValueError unless x [B,H,W,C] can be halved between levels, and these have the heights of `attention`."""
     if not multipliers or min(multipliers) < 1:
         raise ValueError(f"{network}: multipliers must be one or more integers >= 1, got {multipliers}")
     if channels < 4 or channels % 2:

@@ -1,4 +1,4 @@
-"""A residual perceptron for vectors, such as 2-D toys: the same call as the U-Net."""
+"""Residual multilayer perceptron for vectors, such as 2-D toy data."""
 
 import flax.linen as nn
 
@@ -7,7 +7,7 @@ from diffusion_jax.networks.layers import Array
 
 
 class MLP(nn.Module):
-    """x [B,D], time [B], label [B] or None, keys [B] or None -> [B,out_channels].
+    """Residual MLP: x [B,D], time [B], label [B] or None, keys [B] or None -> [B,out_channels].
 
     `depth` layers h + dense(dropout(silu(dense(silu(h)) + dense(silu(temb))))) of size `width`. Labels, keys, dtype
     and the near-zero output at the start are as in `UNet`. Raises ValueError when traced if something does not fit.
@@ -36,7 +36,7 @@ class MLP(nn.Module):
 
 
 class ResidualLayer(nn.Module):
-    """h + dense(dropout(silu(dense(silu(h)) + dense(silu(temb)))))."""
+    """Residual layer h + dense(dropout(silu(dense(silu(h)) + dense(silu(temb)))))."""
 
     width: int
     dropout: float

@@ -1,6 +1,6 @@
-"""The network of the images of Sohl-Dickstein et al. 2015: multi-scale convolutions beside a perceptron of the whole.
+"""Network for images of Sohl-Dickstein et al. 2015: multi-scale convolutions beside a perceptron of the whole image.
 
-Nothing is down-sampled on the way: each layer looks at its input at several scales at once.
+There is no down-sampling between layers: each layer convolves its input at several scales.
 """
 
 import math
@@ -14,12 +14,12 @@ from diffusion_jax.networks.layers import Array, DType
 
 
 class MultiScale(nn.Module):
-    """x [B,H,W,C], time [B] in 0 … T - 1 -> [B,H,W,out_channels], label and keys ignored.
+    """Multi-scale network: x [B,H,W,C], time [B] in 0 … T - 1 -> [B,H,W,out_channels], label and keys ignored.
 
     `conv_layers` multi-scale convolutions of `features`, and beside them `dense_layers` of `dense_width` units on the
     whole image with `dense_features` per pixel; then `upper_layers` of `upper_features` on each pixel, and a read-out
     of `bumps` in time (`temporal.ReadOut`). dense_layers = 0 leaves the perceptron out. H and W must be divisible by
-    2^(scales - 1). Source: Sohl-Dickstein et al. 2015, appendix D.2, and its public code, where scales = 1.
+    2^(scales - 1). Reference: Sohl-Dickstein et al. 2015, appendix D.2, and its public code, where scales = 1.
     """
 
     out_channels: int
@@ -64,7 +64,7 @@ class MultiScale(nn.Module):
 
 
 class MultiScaleConv(nn.Module):
-    """The mean over scales s of a 3x3 convolution of x averaged over 2^s x 2^s pixels, each put back to full size."""
+    """Mean over scales s of a 3x3 convolution of x averaged over 2^s x 2^s pixels, each enlarged to full size."""
 
     features: int
     scales: int
@@ -77,6 +77,6 @@ class MultiScaleConv(nn.Module):
         for s in reversed(range(self.scales)):
             n = 2**s
             coarse = x.reshape(batch, height // n, n, width // n, n, channels).mean((2, 4))
-            found = total + layers.conv(self.features, self.dtype, f"scale_{s}")(coarse)
-            total = layers.repeat_pixels(found) if s else found
+            convolved = total + layers.conv(self.features, self.dtype, f"scale_{s}")(coarse)
+            total = layers.repeat_pixels(convolved) if s else convolved
         return jnp.asarray(total) / self.scales

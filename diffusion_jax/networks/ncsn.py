@@ -1,7 +1,7 @@
-"""NCSN of Song and Ermon 2019 and NCSNv2 of Song and Ermon 2020: a RefineNet whose norms keep the means of channels.
+"""NCSN of Song and Ermon 2019 and NCSNv2 of Song and Ermon 2020: RefineNets with instance norm ++.
 
-A stack of residual blocks goes down to half the height and sees further from there on by dilation; on the way back up
-each stage is refined by the one below it. NCSN is told the noise level through its norms alone, NCSNv2 not at all.
+A stack of residual blocks halves the height once and widens its view by dilation from there on; on the way back each
+stage is refined by the one below it. NCSN is conditioned on the noise level through its norms alone, NCSNv2 not at all.
 """
 
 import flax.linen as nn
@@ -63,13 +63,13 @@ class NCSNv2(nn.Module):
         return refine_net(self, x, None, 0, check("ncsnv2", self, x, time, label, keys))
 
 
-def refine_net(net: NCSN | NCSNv2, x: Array, told: Array | None, levels: int, dtype: DType) -> Array:
+def refine_net(net: NCSN | NCSNv2, x: Array, level_weights: Array | None, levels: int, dtype: DType) -> Array:
     """Return the output of either network, whose submodules are made here.
 
     Args:
         net: the network, for its options.
         x: [B,H,W,C].
-        told: weights [B,levels] of the noise levels, or None.
+        level_weights: weights [B,levels] of the noise levels, or None.
         levels: the number of noise levels that the norms have parameters for; 0 for none.
         dtype: the compute dtype.
     """
@@ -80,13 +80,13 @@ def refine_net(net: NCSN | NCSNv2, x: Array, told: Array | None, levels: int, dt
     for i, (width, dilation) in enumerate(zip(widths, net.dilations, strict=True)):
         for j in range(2):
             block = lift(Block)(width, dilation, i > 0 and j == 0, levels, dtype, name=f"stage_{i}_block_{j}")
-            h = block(h, told)
+            h = block(h, level_weights)
         stages.append(h)
     refined: list[Array] = []
     for i in reversed(range(len(widths))):
         refine = lift(Refine)(widths[max(i - 1, 0)], 3 if i == 0 else 1, levels, dtype, name=f"refine_{i}")
-        refined = [refine([stages[i], *refined], told)]
-    h = nn.elu(InstanceNormPlus(levels, dtype, name="norm_out")(refined[0], told))
+        refined = [refine([stages[i], *refined], level_weights)]
+    h = nn.elu(InstanceNormPlus(levels, dtype, name="norm_out")(refined[0], level_weights))
     return conv(net.out_channels, layers.at_least_float32(dtype), "conv_out")(h)
 
 
@@ -108,10 +108,10 @@ def check(name: str, net: NCSN | NCSNv2, x: Array, time: Array, label: Array | N
 
 
 class InstanceNormPlus(nn.Module):
-    """gamma (norm(x) + alpha norm(means of channels)) + beta: instance norm, and back in what it takes away.
+    """Instance norm ++: gamma (norm(x) + alpha norm(means of channels)) + beta.
 
     The first norm is over (H, W), the second over the channels of an example. With `levels`, gamma, alpha and beta are
-    rows, one for each level. x [B,H,W,C], told: shares [B,levels] of the levels, or None. Source: Song and Ermon 2019,
+    rows, one for each level. x [B,H,W,C], level_weights [B,levels] or None. Reference: Song and Ermon 2019,
     appendix A.1.
     """
 
@@ -119,7 +119,7 @@ class InstanceNormPlus(nn.Module):
     dtype: DType
 
     @nn.compact
-    def __call__(self, x: Array, told: Array | None) -> Array:
+    def __call__(self, x: Array, level_weights: Array | None) -> Array:
         accurate = layers.at_least_float32(self.dtype)
         value = x.astype(accurate)
         means = value.mean((1, 2), keepdims=True)
@@ -131,7 +131,11 @@ class InstanceNormPlus(nn.Module):
         def scale(name: str, init: nn.initializers.Initializer) -> Array:
             shape = ((self.levels,) if self.levels else ()) + x.shape[-1:]
             rows = self.param(name, init, shape, jnp.float32).astype(accurate)
-            return rows if told is None else jnp.matmul(told.astype(accurate), rows, precision="highest")[:, None, None]
+            return (
+                rows
+                if level_weights is None
+                else jnp.matmul(level_weights.astype(accurate), rows, precision="highest")[:, None, None]
+            )
 
         gamma, alpha = (scale(name, near_one) for name in ("gamma", "alpha"))
         beta = scale("beta", nn.initializers.zeros)
@@ -139,10 +143,10 @@ class InstanceNormPlus(nn.Module):
 
 
 class Block(nn.Module):
-    """S(x) + R(conv(elu(norm(conv(elu(norm(x))))))), with `channels` outputs.
+    """Residual block S(x) + R(conv(elu(norm(conv(elu(norm(x))))))), with `channels` outputs.
 
     Where `narrower`, R is the mean of 2x2 pixels and S the same with a 1x1 convolution behind it; but with a dilation
-    above 1 the height stays, and S is a convolution of that dilation. Otherwise both do nothing.
+    above 1 the height stays, and S is a convolution of that dilation. Otherwise R and S are the identity.
     """
 
     channels: int
@@ -152,10 +156,10 @@ class Block(nn.Module):
     dtype: DType
 
     @nn.compact
-    def __call__(self, x: Array, told: Array | None) -> Array:
-        h = nn.elu(InstanceNormPlus(self.levels, self.dtype, name="norm1")(x, told))
+    def __call__(self, x: Array, level_weights: Array | None) -> Array:
+        h = nn.elu(InstanceNormPlus(self.levels, self.dtype, name="norm1")(x, level_weights))
         h = conv(x.shape[-1] if self.narrower else self.channels, self.dtype, "conv1", self.dilation)(h)
-        h = nn.elu(InstanceNormPlus(self.levels, self.dtype, name="norm2")(h, told))
+        h = nn.elu(InstanceNormPlus(self.levels, self.dtype, name="norm2")(h, level_weights))
         h = conv(self.channels, self.dtype, "conv2", self.dilation)(h)
         if self.narrower and self.dilation == 1:
             h, x = (nn.avg_pool(value, (2, 2), (2, 2)) for value in (h, x))
@@ -166,9 +170,9 @@ class Block(nn.Module):
 
 
 class Refine(nn.Module):
-    """Stages [B,h,w,c], the first the highest, to one of its height: adapted, summed, pooled over, adapted again.
+    """Refinement of stages [B,h,w,c], the first the highest: adapt each, sum at its height, pool, adapt again.
 
-    Source: Lin et al. 2017 (RefineNet), section 3.2.
+    Reference: Lin et al. 2017 (RefineNet), section 3.2.
     """
 
     channels: int
@@ -177,32 +181,32 @@ class Refine(nn.Module):
     dtype: DType
 
     @nn.compact
-    def __call__(self, stages: list[Array], told: Array | None) -> Array:
-        found = [self.adapt(stage, told, 2, f"adapt_{i}") for i, stage in enumerate(stages)]
-        if len(found) > 1:
-            found = [self.norm(stage, told, f"fuse_norm_{i}") for i, stage in enumerate(found)]
-            found = [conv(self.channels, self.dtype, f"fuse_conv_{i}")(stage) for i, stage in enumerate(found)]
-        h = nn.elu(sum((stretched(stage, found[0].shape[1:3]) for stage in found[1:]), found[0]))
+    def __call__(self, stages: list[Array], level_weights: Array | None) -> Array:
+        stages_in = [self.adapt(stage, level_weights, 2, f"adapt_{i}") for i, stage in enumerate(stages)]
+        if len(stages_in) > 1:
+            stages_in = [self.norm(stage, level_weights, f"fuse_norm_{i}") for i, stage in enumerate(stages_in)]
+            stages_in = [conv(self.channels, self.dtype, f"fuse_conv_{i}")(stage) for i, stage in enumerate(stages_in)]
+        h = nn.elu(sum((stretched(stage, stages_in[0].shape[1:3]) for stage in stages_in[1:]), stages_in[0]))
         pooled, pool = h, nn.avg_pool if self.levels else nn.max_pool
         for i in range(2):
-            pooled = pool(self.norm(pooled, told, f"pool_norm_{i}"), (5, 5), padding="SAME")
+            pooled = pool(self.norm(pooled, level_weights, f"pool_norm_{i}"), (5, 5), padding="SAME")
             pooled = conv(self.channels, self.dtype, f"pool_conv_{i}", bias=False)(pooled)
             h += pooled
-        return self.adapt(h, told, self.blocks, "output")
+        return self.adapt(h, level_weights, self.blocks, "output")
 
-    def adapt(self, x: Array, told: Array | None, blocks: int, name: str) -> Array:
-        """Residual blocks of two convolutions, each behind its norm and non-linearity."""
+    def adapt(self, x: Array, level_weights: Array | None, blocks: int, name: str) -> Array:
+        """Apply residual blocks of two convolutions, each after its norm and non-linearity."""
         for i in range(blocks):
             h = x
             for j in range(2):
-                h = nn.elu(self.norm(h, told, f"{name}_{i}_norm_{j}"))
+                h = nn.elu(self.norm(h, level_weights, f"{name}_{i}_norm_{j}"))
                 h = conv(x.shape[-1], self.dtype, f"{name}_{i}_conv_{j}", bias=False)(h)
             x = x + h
         return x
 
-    def norm(self, x: Array, told: Array | None, name: str) -> Array:
-        """x itself where the level is not told."""
-        return InstanceNormPlus(self.levels, self.dtype, name=name)(x, told) if self.levels else x
+    def norm(self, x: Array, level_weights: Array | None, name: str) -> Array:
+        """Apply the norm, in a network that is conditioned on the level; else return x."""
+        return InstanceNormPlus(self.levels, self.dtype, name=name)(x, level_weights) if self.levels else x
 
 
 def conv(features: int, dtype: DType, name: str, dilation: int = 1, bias: bool = True) -> nn.Conv:
@@ -211,12 +215,12 @@ def conv(features: int, dtype: DType, name: str, dilation: int = 1, bias: bool =
 
 
 def shares(time: Array, levels: int) -> Array:
-    """The shares [B,levels] of each level at time [B] in 0 … levels - 1: those next to it, the nearest beyond."""
+    """Return linear weights [B,levels] of the levels next to time [B] in 0 … levels - 1, clipped to that range."""
     return jnp.maximum(1 - jnp.abs(jnp.clip(time, 0, levels - 1)[:, None] - jnp.arange(levels)), 0)
 
 
 def stretched(x: Array, size: tuple[int, ...]) -> Array:
-    """x [B,h,w,C] at [B,*size,C], linear between pixels, the corners on the corners."""
+    """Resize x [B,h,w,C] to [B,*size,C], linear between pixels, with aligned corners."""
     for axis, (old, new) in enumerate(zip(x.shape[1:3], size, strict=True), start=1):
         if old != new:
             place = np.arange(new) * ((old - 1) / max(new - 1, 1))
@@ -226,12 +230,12 @@ def stretched(x: Array, size: tuple[int, ...]) -> Array:
 
 
 def near_one(key: Array, shape: tuple[int, ...], dtype: DType) -> Array:
-    """N(1, 0.02²)."""
+    """Initialiser N(1, 0.02²)."""
     return 1 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
 def torch_uniform(key: Array, shape: tuple[int, ...], dtype: DType) -> Array:
-    """Uniform within 1/sqrt(fan_in) of 0, as PyTorch has it by default; drawn flat, see `layers.glorot`."""
+    """Initialiser of PyTorch: uniform within 1/sqrt(fan_in) of 0; drawn flat, see `layers.glorot`."""
     bound = float(np.prod(shape[:-1])) ** -0.5
     return jax.random.uniform(key, (int(np.prod(shape)),), dtype, -bound, bound).reshape(shape)
 

@@ -21,17 +21,17 @@ EMBEDDINGS = ("positional", "fourier")
 
 
 class NCSNpp(nn.Module):
-    """x [B,H,W,C], time [B], label [B] or None, keys [B] or None, augment [B,A] or None -> [B,H,W,out_channels].
+    """NCSN++ and DDPM++: x [B,H,W,C], time [B], label, keys, augment [B] or None -> [B,H,W,out_channels].
 
     Levels, blocks, attention, dropout, labels, keys, dtype and remat are as in `UNet`, but for these differences: on
     the way up attention follows only the last block of a level, and "no label" is a vector of zeros. `embedding` of
     time is "positional" (sinusoids, DDPM++) or "fourier" (at frequencies drawn once from N(0, fourier_scale²), NCSN++).
     `taps` filter what is resampled: (1, 1) is the mean of 2x2 pixels and their repetition, (1, 3, 3, 1) is smoother.
-    `progressive_input` adds x, resampled and convolved, to what each level starts from. `augment_dims` = A > 0 makes
-    room for a label of how the image was augmented; without one it is zeros.
+    `progressive_input` adds x, resampled and convolved, to the input of each level. `augment_dims` = A > 0 adds a label
+    [B,A] of the augmentation of the image, zeros if there is none.
     Raises ValueError when traced if the options or the shapes do not fit.
     DDPM++ is the default; NCSN++ has embedding "fourier", taps (1, 3, 3, 1) and progressive_input.
-    Source: Song et al. 2021, appendix H.1, and its public code; labels as in the public code of Karras et al. 2022.
+    Reference: Song et al. 2021, appendix H.1, and its public code; labels as in the public code of Karras et al. 2022.
     """
 
     out_channels: int
@@ -99,7 +99,7 @@ class NCSNpp(nn.Module):
         return layers.conv(self.out_channels, accurate, "conv_out", layers.NEAR_ZERO)(h)
 
     def _check(self, x: Array, time: Array, label: Array | None, keys: Array | None, augment: Array | None) -> DType:
-        """The compute dtype, if the options are sound and fit x; ValueError otherwise."""
+        """Return the compute dtype. Raises ValueError if the options or the shapes do not fit."""
         options = {"out_channels": self.out_channels, "blocks": self.blocks}
         dtype = layers.check_options(
             "ncsnpp", self.dtype, dropout=self.dropout, num_classes=self.num_classes, **options
@@ -120,10 +120,10 @@ class NCSNpp(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """What the network is told besides x: dense(silu(dense(embedded time + label + augmentation))), [B, 4 channels].
+    """Embedding of time, label and augmentation: dense(silu(dense(sum of the three))), [B, 4 channels].
 
     A label is a one-hot vector times sqrt(num_classes); a negative one, or None, is zeros. A label >= num_classes gives
-    NaN. The non-linearity that follows stands in each block. Source: the public code of Karras et al. 2022.
+    NaN. The non-linearity that follows stands in each block. Reference: the public code of Karras et al. 2022.
     """
 
     channels: int
@@ -154,10 +154,12 @@ class Conditioning(nn.Module):
 
 
 class Block(nn.Module):
-    """(S(x) + conv(dropout(silu(norm(conv(R(silu(norm(x)))) + dense(silu(temb))))))) / sqrt(2), `channels` outputs.
+    """Residual block of BigGAN, rescaled.
+
+    (S(x) + conv(dropout(silu(norm(conv(R(silu(norm(x)))) + dense(silu(temb))))))) / sqrt(2) with `channels` outputs.
 
     R resamples ("down" halves, "up" doubles, "" leaves as it is); S resamples too, with a 1x1 convolution behind it
-    wherever R does anything or the channels change. Source: Brock et al. 2019 (BigGAN), as in Song et al. 2021.
+    wherever R does anything or the channels change. Reference: Brock et al. 2019 (BigGAN), as in Song et al. 2021.
     """
 
     channels: int
@@ -183,9 +185,9 @@ class Block(nn.Module):
 
 
 class FilteredDown(nn.Module):
-    """A 3x3 convolution, low-pass filtered and halved: [B,H,W,C] -> [B,H/2,W/2,channels].
+    """Convolution, low-pass filter and halving: [B,H,W,C] -> [B,H/2,W/2,channels].
 
-    The filter comes first, on one more row and column each side, and the convolution then has stride 2: the same sums.
+    The filter comes first, on one more row and column each side, then a convolution of stride 2, which is equal.
     """
 
     channels: int
@@ -201,28 +203,29 @@ class FilteredDown(nn.Module):
 
 
 def fourier_embedding(value: Array, dim: int, scale: float) -> Array:
-    """value [B] -> [B, dim]: sin(2 pi f_k value), then cos, at dim/2 frequencies f_k drawn once from N(0, scale²).
+    """Fourier features of value [B] -> [B, dim]: sin(2 pi f_k value), then cos, f_k drawn once from N(0, scale²).
 
-    The draw is part of the definition, the same in every network. Source: Tancik et al. 2020, as in Song et al. 2021.
+    The draw is part of the definition, the same in every network.
+    Reference: Tancik et al. 2020, as in Song et al. 2021.
     """
     angles = value[:, None] * jnp.asarray(2 * np.pi * frequencies(dim // 2, scale), value.dtype)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def frequencies(number: int, scale: float) -> np.ndarray:
-    """The frequencies [number] of `fourier_embedding`."""
+    """Return the frequencies [number] of `fourier_embedding`."""
     return scale * np.random.RandomState(0).normal(size=number)
 
 
 def halve(x: Array, taps: tuple[int, ...]) -> Array:
-    """[B,H,W,C] -> [B,H/2,W/2,C]: filtered by `taps`, scaled to sum to 1, zeros around; every other pixel is kept."""
+    """Halve [B,H,W,C] -> [B,H/2,W/2,C]: filter by `taps`, scaled to sum to 1, zeros around; keep every other pixel."""
     for axis in (1, 2):
         x = _filtered(x, axis, len(taps) // 2 - 1, 2, taps, 1 / sum(taps))
     return x
 
 
 def double(x: Array, taps: tuple[int, ...]) -> Array:
-    """[B,H,W,C] -> [B,2H,2W,C]: zeros between pixels, filtered by `taps`, scaled to sum to 2. Transposes `halve`."""
+    """Double [B,H,W,C] -> [B,2H,2W,C]: zeros between pixels, then the filter, of sum 2; `halve` transposed."""
     for axis in (1, 2):
         pad = (len(taps) + 2) // 4
         shift = len(taps) // 2 - 1
@@ -243,7 +246,7 @@ def double(x: Array, taps: tuple[int, ...]) -> Array:
 
 
 def _filtered(x: Array, axis: int, pad: int, stride: int, taps: tuple[int, ...], scale: float) -> Array:
-    """sum over k of taps[k] scale x[stride i + k - pad], with zeros beyond the ends."""
+    """Return the sum over k of taps[k] scale x[stride i + k - pad], with zeros beyond the ends."""
     padded = _pad(x, axis, pad)
     size = (padded.shape[axis] - len(taps)) // stride + 1
     stop = stride * (size - 1) + 1

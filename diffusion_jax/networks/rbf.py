@@ -1,4 +1,4 @@
-"""The network of the swiss roll of Sohl-Dickstein et al. 2015: radial basis functions, read out step by step."""
+"""Radial basis functions, the network for the swiss roll of Sohl-Dickstein et al. 2015."""
 
 import flax.linen as nn
 import jax
@@ -9,10 +9,12 @@ from diffusion_jax.networks.layers import Array
 
 
 class RBF(nn.Module):
-    """x [B,D], time [B] in 0 … T - 1 -> [B,out_channels]: sum_j r_j(time) phi_j(x), label and keys ignored.
+    """Radial basis functions: x [B,D], time [B] in 0 … T - 1 -> sum_j r_j(time) phi_j(x) [B,out_channels].
+
+    label and keys are ignored.
 
     phi_j = exp(-|x - c_j|²/(2 w_j²)) / sum over the units, `units` of them, centres and widths shared by all steps; the
-    read-out is a `temporal.ReadOut`. Source: Sohl-Dickstein et al. 2015, section 3.1.1 (16 units). Raises ValueError
+    read-out is a `temporal.ReadOut`. Reference: Sohl-Dickstein et al. 2015, section 3.1.1 (16 units). Raises ValueError
     when traced if something does not fit.
     """
 

@@ -1,4 +1,4 @@
-"""The network of the binary sequences of Sohl-Dickstein et al. 2015: a perceptron, read out step by step."""
+"""Multilayer perceptron for the binary sequences of Sohl-Dickstein et al. 2015."""
 
 import flax.linen as nn
 import jax
@@ -8,9 +8,9 @@ from diffusion_jax.networks.layers import Array
 
 
 class SequenceMLP(nn.Module):
-    """x [B,D], time [B] in 0 … T - 1 -> [B,out_channels], label and keys ignored.
+    """MLP for sequences: x [B,D], time [B] in 0 … T - 1 -> [B,out_channels]; label and keys are ignored.
 
-    `depth` layers of `width` sigmoid units, shared by all steps, and a `temporal.ReadOut`. Source: Sohl-Dickstein et
+    `depth` layers of `width` sigmoid units, shared by all steps, and a `temporal.ReadOut`. Reference: Sohl-Dickstein et
     al. 2015, section 3.1.2 (3 layers of 50). Raises ValueError when traced if something does not fit.
     """
 
@@ -34,4 +34,4 @@ class SequenceMLP(nn.Module):
 
 
 WIDE = layers.glorot(16.0)
-"""Four times the usual: the slope of a sigmoid is at most 1/4."""
+"""Initialiser four times as wide as `layers.GLOROT`: the slope of a sigmoid is at most 1/4."""

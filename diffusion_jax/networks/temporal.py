@@ -1,4 +1,4 @@
-"""What the networks of Sohl-Dickstein et al. 2015 know of time: the read-out changes with it, the rest does not."""
+"""Time-dependent read-out of the networks of Sohl-Dickstein et al. 2015."""
 
 import flax.linen as nn
 import jax
@@ -9,9 +9,9 @@ from diffusion_jax.networks.layers import Array, DType
 
 
 def bump_weights(time: Array, num_steps: int, bumps: int) -> Array:
-    """Weights [B, bumps] of time [B] in 0 … T - 1: Gaussians around evenly spaced centres, normalised to sum to one.
+    """Return weights [B, bumps] of time [B] in 0 … T - 1: Gaussians around evenly spaced centres, of sum 1.
 
-    Their standard deviation is the distance of the centres. Source: Sohl-Dickstein et al. 2015, appendix D.2.1.
+    Their standard deviation is the distance of the centres. Reference: Sohl-Dickstein et al. 2015, appendix D.2.1.
     """
     centres = jnp.linspace(0, num_steps - 1, bumps, dtype=time.dtype)
     spread = (num_steps - 1) / max(1, bumps - 1) or 1.0
@@ -19,7 +19,7 @@ def bump_weights(time: Array, num_steps: int, bumps: int) -> Array:
 
 
 class ReadOut(nn.Module):
-    """A dense layer on the last axis of h [B,…,I] -> [B,…,features] whose weights depend on time [B] in 0 … T - 1.
+    """Dense layer on the last axis of h [B,…,I] -> [B,…,features] whose weights depend on time [B] in 0 … T - 1.
 
     bumps > 0: they are sums of `bump_weights`, a kernel for each. bumps = 0: every step has weights of its own, those
     of the nearest step in between. Raises ValueError for num_steps < 1 or bumps < 0.
@@ -50,6 +50,6 @@ class ReadOut(nn.Module):
 
 
 def check(network: str, num_steps: int) -> None:
-    """Raise ValueError for a network that reads out by step and has no steps."""
+    """Raise ValueError unless there are steps to read out."""
     if num_steps < 1:
         raise ValueError(f"{network}: reads out step by step, so it needs a chain: set process.num_steps")

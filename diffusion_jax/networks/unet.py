@@ -1,4 +1,4 @@
-"""The U-Net of Ho et al. 2020: residual blocks, self-attention at chosen heights, skip connections from down to up."""
+"""U-Net of Ho et al. 2020: residual blocks, self-attention at chosen heights, skip connections."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,18 +13,18 @@ Make = Callable[..., nn.Module]
 
 
 class UNet(nn.Module):
-    """x [B,H,W,C], time [B], label [B] or None, keys [B] or None -> [B,H,W,out_channels].
+    """U-Net: x [B,H,W,C], time [B], label [B] or None, keys [B] or None -> [B,H,W,out_channels].
 
     Level i has channels * multipliers[i] channels at size (H, W) / 2^i: `blocks` residual blocks on the way down and
     blocks + 1 on the way up, each of these taking one skip. H and W are any multiples of 2^(levels - 1). `attention`
-    lists the heights at which self-attention follows every residual block; it always stands once in the middle.
-    Norms have `groups` groups, a divisor of `channels`; 0 is as many as `layers.usual_groups` says for each.
+    lists the heights at which self-attention follows every residual block; there is always one in the middle.
+    Norms have `groups` groups, a divisor of `channels`; 0 for `layers.usual_groups`.
     `keys` are typed PRNG keys for dropout, one per example; None means no dropout. Parameters are float32, the compute
     dtype is `dtype`; the conditioning and the output head stay in float32 under bfloat16, and so does the result.
     `remat` recomputes each block in the backward pass: less memory, the same names and results.
     `fourier` are the exponents of Fourier features that x gets as further channels; see `layers.fourier_features`.
     Raises ValueError when traced, thus before anything compiles, if the options or the shapes do not fit.
-    Source: Ho et al. 2020, appendix B, and its public code.
+    Reference: Ho et al. 2020, appendix B, and its public code.
     """
 
     out_channels: int
@@ -79,7 +79,7 @@ class UNet(nn.Module):
 
 
 class Down(nn.Module):
-    """One level on the way down: its outputs, each of which becomes a skip; the last one is what goes on."""
+    """Level on the way down: a list of its outputs, each of them a skip, the last one the input of the next level."""
 
     blocks: int
     block: Make
@@ -101,7 +101,7 @@ class Down(nn.Module):
 
 
 class Middle(nn.Module):
-    """At the lowest level: a block, attention, a block."""
+    """Lowest level: a block, attention, a block."""
 
     block: Make
     attend: Make
@@ -114,7 +114,7 @@ class Middle(nn.Module):
 
 
 class Up(nn.Module):
-    """One level on the way up: a block for each of `skips`, whose channels it takes behind those of h."""
+    """Level on the way up: a block for each of `skips`, whose channels follow those of h."""
 
     block: Make
     attend: Make | None

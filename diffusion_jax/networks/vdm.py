@@ -1,4 +1,4 @@
-"""The U-Net of Kingma et al. 2021: one resolution from end to end, so that no detail that costs bits is lost."""
+"""U-Net of Kingma et al. 2021, at full resolution throughout, for likelihoods."""
 
 from functools import partial
 
@@ -10,14 +10,14 @@ from diffusion_jax.networks.layers import Array, DType
 
 
 class VDMUNet(nn.Module):
-    """x [B,H,W,C], time [B], label [B] or None, keys [B] or None -> [B,H,W,C], the noise.
+    """VDM U-Net: x [B,H,W,C], time [B], label [B] or None, keys [B] or None -> the noise [B,H,W,C].
 
     `blocks` residual blocks down and blocks + 1 up, all at full size, with skip connections, and attention in the
     middle alone. `fourier`: the exponents of Fourier features that x gets; see `layers.fourier_features`. The label is
-    a number told beside the time, 0 if there is none (the paper's second model has 1 for augmented images); classes
-    would be told better by `UNet`. What comes out is x plus what the layers find, thus at the start x itself.
+    a number beside the time, 0 if there is none (the paper's second model has 1 for augmented images); for classes
+    `UNet` is the better choice. The output is x plus that of the layers, thus x at the start.
     keys, dtype and remat are as in `UNet`. Raises ValueError when traced if the options or the shapes do not fit.
-    Source: Kingma et al. 2021, appendix B, and its public code.
+    Reference: Kingma et al. 2021, appendix B, and its public code.
     """
 
     out_channels: int
@@ -65,7 +65,7 @@ class VDMUNet(nn.Module):
 
 
 class Block(nn.Module):
-    """x + conv(dropout(silu(norm(conv(silu(norm(x))) + temb matrix)))); where the channels change, x passes a 1x1."""
+    """Residual block x + conv(dropout(silu(norm(conv(silu(norm(x))) + temb matrix)))); 1x1 on x if channels change."""
 
     channels: int
     dropout: float
@@ -75,8 +75,10 @@ class Block(nn.Module):
     def __call__(self, x: Array, temb: Array, keys: Array | None) -> Array:
         h = nn.silu(layers.group_norm(x.shape[-1], self.dtype, "norm1")(x))
         h = layers.conv(self.channels, self.dtype, "conv1")(h)
-        told = nn.Dense(self.channels, use_bias=False, kernel_init=layers.NEAR_ZERO, dtype=self.dtype, name="temb_proj")
-        h += told(temb)[:, None, None, :]
+        projection = nn.Dense(
+            self.channels, use_bias=False, kernel_init=layers.NEAR_ZERO, dtype=self.dtype, name="temb_proj"
+        )
+        h += projection(temb)[:, None, None, :]
         h = nn.silu(layers.group_norm(self.channels, self.dtype, "norm2")(h))
         h = layers.Dropout(self.dropout, name="dropout")(h, keys)
         h = layers.conv(self.channels, self.dtype, "conv2", layers.NEAR_ZERO)(h)

@@ -1,9 +1,9 @@
-"""What may have been done to an image, so that it has to be restored: a mask, in coordinates of its own.
+"""Degradations of images for restoration: a mask over the coordinates of an orthonormal rotation.
 
-Known are the elements of a mask after an orthonormal rotation: none for missing pixels; of the colours, where the grey
-of a pixel is one of three coordinates; of the pixels of a block, where their mean is one. The Gaussian process does not
-change under rotations, so sampling goes on in these coordinates with a `rotated` model, and all of `sampling.posterior`
-applies. Source: Song et al. 2021, appendix I.2 and I.3, for colours.
+The rotation is the identity for missing pixels; for colours the grey value of a pixel is one of its three coordinates;
+for resolution the mean of a block of pixels is one of its coordinates. The Gaussian process is invariant under
+rotations, so that a `rotated` model samples in these coordinates, and `sampling.posterior` applies. Reference: Song et
+al. 2021, appendix I.2 and I.3, for colours.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Rotate = Callable[[Array], Array]
 
 
 class Degradation(NamedTuple):
-    """What is known of x0, and in which coordinates."""
+    """Mask of the known elements, and the coordinates that it refers to."""
 
     mask: np.ndarray
     """bool [*D], over the coordinates."""
@@ -29,20 +29,25 @@ class Degradation(NamedTuple):
     """From the coordinates to pixels."""
 
     def show(self, y: Array) -> Array:
-        """What is left of an example, [B,*D] in pixels: the coordinates y [B,*D] with 0 for those not known."""
+        """Return the degraded example [B,*D] in pixels: the coordinates y [B,*D] with 0 for unknown ones."""
         return self.back(jnp.where(self.mask, y, 0))
 
 
 def noise(shape: tuple[int, ...]) -> Degradation:
-    """Every element is known, but for its noise."""
+    """Observation of every element, with noise."""
     return Degradation(np.ones(shape, bool), _same, _same)
 
 
 def missing(shape: tuple[int, ...], mask: str = "right", share: float = 0.5, seed: int = 0) -> Degradation:
-    """Pixels are missing, in all their channels. mask says which: a name of MASKS, or the path of a .npy file.
+    """Missing pixels, in all their channels.
 
-    The file holds booleans of the shape of an example, or [H,W] for images: True is known. share: of the pixels that
-    are missing, for "random" (drawn with `seed`) and "box" (in the middle). Raises ValueError.
+    Args:
+        shape: of an example.
+        mask: a name of MASKS, or the path of a .npy file of booleans of that shape, or [H,W] for images: True is known.
+        share: of the pixels that are missing, for "random" (drawn with `seed`) and "box" (in the middle).
+        seed: of "random".
+
+    Raises ValueError for other masks or shares.
     """
     places = shape[:-1] if len(shape) > 1 else shape
     if mask.endswith(".npy"):
@@ -61,20 +66,20 @@ def missing(shape: tuple[int, ...], mask: str = "right", share: float = 0.5, see
 
 
 def _half(places: tuple[int, ...], share: float, seed: int, left: bool = False) -> np.ndarray:
-    """The right half of the last axis is missing, or the left one."""
+    """Mask without the right half of the last axis, or the left half."""
     first = np.arange(places[-1]) < places[-1] // 2
     return np.broadcast_to(~first if left else first, places)
 
 
 def _random(places: tuple[int, ...], share: float, seed: int) -> np.ndarray:
-    """A share of the pixels is missing, drawn anew for another seed."""
+    """Mask without a random share of the pixels."""
     size = int(np.prod(places))
     order = np.random.default_rng(seed).permutation(size).reshape(places)
     return order >= round(share * size)
 
 
 def _box(places: tuple[int, ...], share: float, seed: int) -> np.ndarray:
-    """A box in the middle is missing, with the proportions of the whole and about a share of its pixels."""
+    """Mask without a box in the middle, of the proportions of the image and about a share of its pixels."""
     side = share ** (1 / len(places))
     known = np.zeros(places, bool)
     for axis, size in enumerate(places):
@@ -104,7 +109,7 @@ def _read(path: str, shape: tuple[int, ...], places: tuple[int, ...]) -> np.ndar
 
 
 def colour(shape: tuple[int, ...]) -> Degradation:
-    """The colours are missing: of each pixel the mean of its channels is known. Raises ValueError for grey images."""
+    """Missing colours: the mean of the channels of each pixel is known. Raises ValueError for grey images."""
     if len(shape) != 3 or shape[-1] < 2:
         raise ValueError(f"colours can be missing only from images [H,W,C] with C > 1, not from examples of {shape}")
     basis = averaging(shape[-1])
@@ -117,9 +122,9 @@ def colour(shape: tuple[int, ...]) -> Degradation:
 
 
 def detail(shape: tuple[int, ...], factor: int = 2) -> Degradation:
-    """Detail is missing: of each block of factor x factor pixels the mean is known, channel by channel.
+    """Missing detail: the mean of each block of factor x factor pixels is known, for each channel.
 
-    The coordinates of a block stand in the place of its pixels, the mean first. Raises ValueError.
+    The coordinates of a block are stored at its pixels, the mean first. Raises ValueError.
     """
     if len(shape) != 3 or factor < 2 or shape[0] % factor or shape[1] % factor:
         raise ValueError(f"factor={factor} must be 2 or more and divide height and width of images, here {shape}")
@@ -139,7 +144,7 @@ def detail(shape: tuple[int, ...], factor: int = 2) -> Degradation:
 
 
 def averaging(size: int) -> np.ndarray:
-    """An orthonormal matrix [size,size] whose first row takes the mean, times sqrt(size): the type-II cosine transform.
+    """Return the orthonormal type-II cosine transform [size,size], whose first row is the mean times sqrt(size).
 
     Row k > 0 is sqrt(2/size) cos(pi k (j + 1/2)/size).
     """
@@ -148,13 +153,13 @@ def averaging(size: int) -> np.ndarray:
 
 
 def rotated(predict: Denoiser, degradation: Degradation) -> Denoiser:
-    """The model in the coordinates of a degradation; a head, which belongs to pixels, is left out."""
+    """Wrap a denoiser to work in the coordinates of a degradation, without the head, which refers to pixels."""
 
     def predict_rotated(
         params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
     ) -> Prediction:
-        found = predict(params, degradation.back(x_t), level, label, keys)
-        return Prediction(degradation.rotate(found.x0), degradation.rotate(found.eps), None)
+        prediction = predict(params, degradation.back(x_t), level, label, keys)
+        return Prediction(degradation.rotate(prediction.x0), degradation.rotate(prediction.eps), None)
 
     return predict_rotated
 

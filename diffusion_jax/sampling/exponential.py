@@ -1,11 +1,11 @@
-"""Exponential integrators of the probability-flow ODE in lambda = log(alpha/sigma), DPM-Solver++ among them.
+"""Exponential integrators of the probability-flow ODE in lambda = log(alpha/sigma): DPM-Solver++ and UniPC.
 
-The linear part is solved exactly, and what is left is an integral of the predicted x0 over a step of length h,
+The linear part is solved exactly, which leaves an integral of the predicted x0 over a step of length h,
 
     x_s = sigma_s/sigma_t x_t + alpha_s h int_0^1 e^(-(1 - u) h) x0(u) du,
 
 in which a polynomial in u stands for x0(u): through the prediction at t (u = 0) and those of earlier steps (u < 0).
-A step that ends without noise (h = inf) takes the predicted x0. Source: Lu et al. 2022 (DPM-Solver++), eq. 8.
+A step that ends without noise (h = inf) takes the predicted x0. Reference: Lu et al. 2022 (DPM-Solver++), eq. 8.
 """
 
 from typing import Any, NamedTuple
@@ -14,58 +14,63 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.objective.reverse import Reverse
-from diffusion_jax.process.base import Array, expand, normal
-from diffusion_jax.sampling.loop import BoundPredict, Method
+from diffusion_jax.process.base import Array, StepCoefficients, expand, normal
+from diffusion_jax.sampling.base import BoundDenoiser, InitCarry, SamplerStep
 
 
 class History(NamedTuple):
-    """Predictions of the steps before this one, the newest first."""
+    """Carry of a multistep method: predictions of the steps before, the newest first."""
 
     x0: tuple[Array, ...]
     """[B,*D] each."""
     h: tuple[Array, ...]
-    """The steps [B] that were taken from them."""
+    """Lengths [B] of the steps that were taken from them."""
     known: Array
-    """How many of them there are so far."""
+    """Number of predictions so far."""
 
 
-def remember(length: int) -> Any:
-    """`memory(x)` of a method that looks back at `length` predictions."""
+def empty_history(length: int) -> InitCarry:
+    """Return `init_carry` of a method that uses `length` earlier predictions."""
 
-    def memory(x: Array) -> History:
+    def init_carry(x: Array) -> History:
         nothing = jnp.zeros_like(x), jnp.ones(len(x), x.dtype)
         return History((nothing[0],) * length, (nothing[1],) * length, jnp.zeros((), jnp.int32))
 
-    return memory
+    return init_carry
 
 
 def push(history: History, x0: Array, h: Array) -> History:
-    """The history after a step of length h from a prediction."""
+    """Return the history after a step of length h from a prediction."""
     length = len(history.x0)
     return History((x0, *history.x0)[:length], (h, *history.h)[:length], jnp.minimum(history.known + 1, length))
 
 
 def moments(h: Array, number: int) -> list[Array]:
-    """h int_0^1 e^(-(1 - u) h) u^j du [B] for j < number: 1 - e^-h, 1 - m_0/h, 1 - 2 m_1/h, …
+    """Return m_j = h int_0^1 e^(-(1 - u) h) u^j du [B] for j < number: 1 - e^-h, 1 - m_0/h, 1 - 2 m_1/h, …
 
-    The recursion cancels where h is small; there it is Gauss's rule with 8 nodes, to rounding.
+    The recursion cancels where h is small; there Gauss's rule with 8 nodes is exact to rounding.
     """
-    found = [-jnp.expm1(-h)]
+    values = [-jnp.expm1(-h)]
     nodes, weights = (np.polynomial.legendre.leggauss(8) + np.array([[1], [0]])) / 2
     small = jnp.minimum(h, 1)
     for j in range(1, number):
         rule = jnp.zeros_like(h)
         for u, weight in zip(nodes.tolist(), weights.tolist(), strict=True):
             rule += small * weight * jnp.exp((u - 1) * small) * u**j
-        found.append(jnp.where(h < 1, rule, 1 - j * found[-1] / h))
-    return found
+        values.append(jnp.where(h < 1, rule, 1 - j * values[-1] / h))
+    return values
 
 
 def integral(h: Array, places: list[Array], values: list[Array], known: Array) -> Array:
-    """h int_0^1 e^(-(1 - u) h) p(u) du [B,*D] of the polynomial p through values [B,*D] at places u [B].
+    """Return h int_0^1 e^(-(1 - u) h) p(u) du [B,*D] of the polynomial p through values [B,*D] at places u [B].
 
-    In Newton's form, so that a polynomial through fewer points is a shorter sum: those numbered `known` and more are
-    left out. places[0] = 0.
+    The polynomial is in Newton's form, so that one through fewer points is a shorter sum.
+
+    Args:
+        h: length of the step [B].
+        places: the points u, the first of them 0.
+        values: of p at these points.
+        known: number of points that are used, the first ones.
     """
     m = moments(h, len(places))
     total = expand(m[0], values[0]) * values[0]
@@ -82,100 +87,163 @@ def integral(h: Array, places: list[Array], values: list[Array], known: Array) -
     return total
 
 
-def at_the_end(row: Any, x0: Array, x_s: Array) -> Array:
-    """x0 where the step ends without noise, x_s elsewhere."""
-    return jnp.where(jnp.isneginf(expand(row.to.log_sigma, x0)), x0, x_s)
+def at_the_end(coefficients: StepCoefficients, x0: Array, x_s: Array) -> Array:
+    """Return x0 where the step ends without noise, x_s elsewhere."""
+    return jnp.where(jnp.isneginf(expand(coefficients.to.log_sigma, x0)), x0, x_s)
 
 
 def earlier(history: History, h: Array) -> list[Array]:
-    """Where the predictions of the history lie in units of h: -h_1/h, -(h_1 + h_2)/h, …"""
+    """Return the places u of the predictions of a history, in units of h: -h_1/h, -(h_1 + h_2)/h, …"""
     return [-sum(history.h[: i + 1], jnp.zeros_like(h)) / h for i in range(len(history.h))]
 
 
 def finite(h: Array) -> Array:
-    """h, or 1 where it is infinite and its step takes the predicted x0 (or no history) anyway."""
+    """Return h, or 1 where it is infinite and the step takes the predicted x0 (or no history) anyway."""
     return jnp.where(jnp.isfinite(h), h, 1)
 
 
-def dpmpp_1s() -> Method:
-    """x0(u) constant: x_s = sigma_s/sigma_t x + alpha_s (1 - e^-h) x0. The same step as DDIM with eta = 0.
+def dpmpp_1s() -> SamplerStep:
+    """DPM-Solver++(1S), x0(u) constant: x_s = sigma_s/sigma_t x + alpha_s (1 - e^-h) x0.
 
-    Source: Lu et al. 2022 (DPM-Solver++), section 4. One network call.
+    The same step as DDIM with eta = 0. One network call. Reference: Lu et al. 2022 (DPM-Solver++), section 4.
     """
 
     def step(
-        predict: BoundPredict, reverse: Reverse | None, row: Any, x: Array, memory: Any, keys: Array
+        denoise: BoundDenoiser,
+        reverse: Reverse | None,
+        coefficients: StepCoefficients,
+        x: Array,
+        carry: Any,
+        keys: Array,
     ) -> tuple[Array, Any]:
-        x0 = predict(x, row.at).x0
-        x_s = expand(jnp.exp(row.log_sigma_ratio), x) * x - expand(row.to.alpha * jnp.expm1(-row.h), x) * x0
-        return at_the_end(row, x0, x_s), memory
+        x0 = denoise(x, coefficients.at).x0
+        x_s = (
+            expand(jnp.exp(coefficients.log_sigma_ratio), x) * x
+            - expand(coefficients.to.alpha * jnp.expm1(-coefficients.h), x) * x0
+        )
+        return at_the_end(coefficients, x0, x_s), carry
 
-    return Method(step)
+    return SamplerStep(step)
 
 
-def dpmpp_2m() -> Method:
-    """x0(u) constant at the middle of a straight line: D = x0 + h/(2 h_1) (x0 - x0_1), in the step of `dpmpp_1s`.
+def dpmpp_2m() -> SamplerStep:
+    """DPM-Solver++(2M): D = x0 + h/(2 h_1) (x0 - x0_1) in place of x0 in the step of `dpmpp_1s`.
 
-    Second order. Source: Lu et al. 2022 (DPM-Solver++), algorithm 2. One network call.
+    Second order; one network call per step. Reference: Lu et al. 2022 (DPM-Solver++), algorithm 2.
     """
     return _two_steps(0.0)
 
 
-def dpmpp_2m_sde(eta: float = 1.0) -> Method:
-    """The same for the reverse SDE: x_s = sigma_s/sigma_t e^(-eta h) x + alpha_s (1 - e^(-(1 + eta) h)) D + v noise.
+def dpmpp_2m_sde(eta: float = 1.0) -> SamplerStep:
+    """SDE-DPM-Solver++(2M), of the reverse SDE, with D of `dpmpp_2m`.
 
-    v = sigma_s sqrt(1 - e^(-2 eta h)). With eta = 1 its first step is ancestral sampling with the small variance.
-    Source: Lu et al. 2022 (DPM-Solver++), appendix (SDE-DPM-Solver++(2M)); eta: k-diffusion. One network call.
+    x_s = sigma_s/sigma_t e^(-eta h) x + alpha_s (1 - e^(-(1 + eta) h)) D + v noise, v = sigma_s sqrt(1 - e^(-2 eta h)).
+    With eta = 1 the first step is ancestral sampling with the posterior variance. One network call per step.
     Raises ValueError unless 0 <= eta <= 1.
+    Reference: Lu et al. 2022 (DPM-Solver++), appendix; for eta k-diffusion.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"sampler.dpmpp_2m_sde.eta={eta} must be in [0, 1]")
     return _two_steps(eta)
 
 
-def _two_steps(eta: float) -> Method:
+def _two_steps(eta: float) -> SamplerStep:
     def step(
-        predict: BoundPredict, reverse: Reverse | None, row: Any, x: Array, memory: History, keys: Array
+        denoise: BoundDenoiser,
+        reverse: Reverse | None,
+        coefficients: StepCoefficients,
+        x: Array,
+        carry: History,
+        keys: Array,
     ) -> tuple[Array, History]:
-        x0 = predict(x, row.at).x0
-        half_ratio = jnp.where(memory.known > 0, finite(row.h) / (2 * memory.h[0]), 0)
-        d = x0 + expand(half_ratio, x) * (x0 - memory.x0[0])
-        x_s = expand(jnp.exp(row.log_sigma_ratio - (eta * row.h if eta else 0)), x) * x
-        x_s -= expand(row.to.alpha * jnp.expm1(-(1 + eta) * row.h), x) * d
+        x0 = denoise(x, coefficients.at).x0
+        half_ratio = jnp.where(carry.known > 0, finite(coefficients.h) / (2 * carry.h[0]), 0)
+        d = x0 + expand(half_ratio, x) * (x0 - carry.x0[0])
+        x_s = expand(jnp.exp(coefficients.log_sigma_ratio - (eta * coefficients.h if eta else 0)), x) * x
+        x_s -= expand(coefficients.to.alpha * jnp.expm1(-(1 + eta) * coefficients.h), x) * d
         if eta:
-            scale = row.to.sigma * jnp.sqrt(-jnp.expm1(-2 * eta * row.h))
+            scale = coefficients.to.sigma * jnp.sqrt(-jnp.expm1(-2 * eta * coefficients.h))
             x_s += expand(scale, x) * normal(keys, x.shape[1:], x.dtype)
-        return at_the_end(row, x0, x_s), push(memory, x0, row.h)
+        return at_the_end(coefficients, x0, x_s), push(carry, x0, coefficients.h)
 
-    return Method(step, memory=remember(1))
+    return SamplerStep(step, init_carry=empty_history(1))
 
 
-def dpmpp_3m(second_difference: str = "whole") -> Method:
-    """x0(u) a parabola through three predictions, integrated exactly: third order.
+def dpmpp_3m(second_difference: str = "whole") -> SamplerStep:
+    """DPM-Solver++(3M), x0(u) a parabola through three predictions, integrated exactly: third order.
 
-    second_difference: "half" is what the public codes do, which weigh the parabola's u² by half as much; measured
-    order 2. Source: Lu et al. 2022 (DPM-Solver++), the multistep method of order 3. One network call.
-    Raises ValueError for another second_difference.
+    One network call per step.
+
+    Args:
+        second_difference: "whole"; or "half" as in the public codes, which weigh the u² of the parabola by half and
+            reach order 2.
+
+    Raises ValueError for another second_difference. Reference: Lu et al. 2022 (DPM-Solver++), multistep of order 3.
     """
     if second_difference not in ("whole", "half"):
         raise ValueError(f"sampler.dpmpp_3m.second_difference={second_difference!r} is not known; use whole or half")
 
     def step(
-        predict: BoundPredict, reverse: Reverse | None, row: Any, x: Array, memory: History, keys: Array
+        denoise: BoundDenoiser,
+        reverse: Reverse | None,
+        coefficients: StepCoefficients,
+        x: Array,
+        carry: History,
+        keys: Array,
     ) -> tuple[Array, History]:
-        x0 = predict(x, row.at).x0
-        places = [jnp.zeros_like(row.h), *earlier(memory, finite(row.h))]
-        found = integral(row.h, places, [x0, *memory.x0], memory.known + 1)
+        x0 = denoise(x, coefficients.at).x0
+        places = [jnp.zeros_like(coefficients.h), *earlier(carry, finite(coefficients.h))]
+        integrated = integral(coefficients.h, places, [x0, *carry.x0], carry.known + 1)
         if second_difference == "half":
-            found -= _half_of_the_square(row.h, places, [x0, *memory.x0], memory.known)
-        x_s = expand(jnp.exp(row.log_sigma_ratio), x) * x + expand(row.to.alpha, x) * found
-        return at_the_end(row, x0, x_s), push(memory, x0, row.h)
+            integrated -= _half_of_the_square(coefficients.h, places, [x0, *carry.x0], carry.known)
+        x_s = expand(jnp.exp(coefficients.log_sigma_ratio), x) * x + expand(coefficients.to.alpha, x) * integrated
+        return at_the_end(coefficients, x0, x_s), push(carry, x0, coefficients.h)
 
-    return Method(step, memory=remember(2))
+    return SamplerStep(step, init_carry=empty_history(2))
 
 
 def _half_of_the_square(h: Array, places: list[Array], values: list[Array], known: Array) -> Array:
-    """Half of the term of u² of the parabola p in `integral`, where there is one."""
+    """Return half of the term of u² of the parabola p in `integral`, if there are three points."""
     slopes = [(values[i + 1] - values[i]) / expand(places[i + 1] - places[i], values[0]) for i in range(2)]
     curvature = (slopes[1] - slopes[0]) / expand(places[2], values[0])
     return jnp.where(known > 1, expand(moments(h, 3)[2], values[0]) * curvature / 2, 0)
+
+
+def unipc(order: int = 2) -> SamplerStep:
+    """UniPC: a multistep predictor, and a corrector that needs no further network call.
+
+    The prediction at t first corrects the step that led to t, as one more point u = 1 of its polynomial; then the
+    predictor continues from the corrected x. The weights are exact (UniPC_v of the paper, whose B(h) approximate those
+    of low order). One network call per step.
+
+    Args:
+        order: number p of predictions in the polynomial, 1, 2 or 3; the order of convergence is p + 1.
+
+    Raises ValueError for another order. Reference: Zhao et al. 2023, section 3 and appendix.
+    """
+    if order not in (1, 2, 3):
+        raise ValueError(f"sampler.unipc.order={order} is not known; use 1, 2 or 3")
+
+    def step(
+        denoise: BoundDenoiser,
+        reverse: Reverse | None,
+        coefficients: StepCoefficients,
+        x: Array,
+        carry: History,
+        keys: Array,
+    ) -> tuple[Array, History]:
+        x0 = denoise(x, coefficients.at).x0
+
+        last, before = finite(carry.h[0]), History(carry.x0[1:], carry.h[1:], carry.known - 1)
+        zero, past = jnp.zeros_like(last), earlier(before, last)
+        predicted = integral(last, [zero, *past], list(carry.x0), carry.known)
+        corrected = integral(last, [zero, zero + 1, *past], [carry.x0[0], x0, *carry.x0[1:]], carry.known + 1)
+        correction = expand(coefficients.at.alpha, x) * (corrected - predicted)
+        x = x + jnp.where((carry.known > 0) & jnp.isfinite(expand(carry.h[0], x)), correction, 0)
+
+        places = [zero, *earlier(carry, finite(coefficients.h))][:order]
+        integrated = integral(coefficients.h, places, [x0, *carry.x0][:order], carry.known + 1)
+        x_s = expand(jnp.exp(coefficients.log_sigma_ratio), x) * x + expand(coefficients.to.alpha, x) * integrated
+        return at_the_end(coefficients, x0, x_s), push(carry, x0, coefficients.h)
+
+    return SamplerStep(step, init_carry=empty_history(order))

@@ -1,16 +1,16 @@
-"""Guidance: `predict -> predict`, so that every sampler takes it.
+"""Guidance: a wrapper of a denoiser, for every sampler.
 
-Two models, or one told and not told the class, give two predictions; guidance goes from the weaker one to the stronger
-one and beyond,
+Two models, or one model with and without the class label, give two predictions; guidance extrapolates from the weaker
+to the stronger one,
 
-    out = weak + w (strong - weak),        w = 1: the stronger one alone; w = 0: the weaker one alone.
+    out = weak + w (strong - weak),        w = 1: the stronger alone; w = 0: the weaker alone.
 
-The scale w acts where t lies in an interval; elsewhere it is 1. Scales of 1 and 0 at all t cost one call and change no
-bit. Predictions are combined before x0 is clipped, in (x0, eps), which for every parameterisation is the same.
+The scale w acts where t lies in an interval; elsewhere it is 1. Scales of 1 and 0 at all t cost one network call and
+give the same bits as the one model. Predictions are combined before x0 is clipped, in (x0, eps), which gives the same
+for every parameterisation.
 """
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +20,29 @@ from diffusion_jax.process.base import Array, Level, expand
 
 Interval = tuple[float, float]
 ALWAYS = (0.0, 1.0)
-Pair = Callable[..., tuple[Prediction, Prediction]]
-"""As `Denoiser`, but it returns (strong, weak)."""
-LogProbs = Callable[..., Array]
-"""`log_probs(params, x_t[B,*D], level[B]) -> [B,classes]`: log p(label | x_t) of a noise-aware classifier, in nats."""
+
+
+class Pair(Protocol):
+    """Two denoisers."""
+
+    def __call__(
+        self, params: Any, x_t: Array, level: Level, label: Array | None, keys: Array | None, /
+    ) -> tuple[Prediction, Prediction]:
+        """Return the predictions (strong, weak); arguments as of `Denoiser`."""
+
+
+class LogProbs(Protocol):
+    """Classifier of noisy examples."""
+
+    def __call__(self, params: Any, x_t: Array, level: Level, /) -> Array:
+        """Return log p(label | x_t) [B,classes], in nats, for x_t [B,*D] at levels [B]."""
 
 
 def classifier_free(predict: Denoiser, scale: float, interval_t: Interval = ALWAYS, rescale: float = 0.0) -> Denoiser:
-    """uncond + w (cond - uncond), of one network that was trained with labels and with labels dropped.
+    """Classifier-free guidance uncond + w (cond - uncond), of a network trained with label dropout.
 
-    One call with twice the batch: cond first, uncond (label -1) behind it. Source: Ho and Salimans 2022, eq. 6, whose w
-    is ours less 1; the interval: Kynkäänniemi et al. 2024.
+    One network call with twice the batch: first cond, then uncond (label -1). Reference: Ho and Salimans 2022, eq. 6,
+    whose w is ours less 1; the interval: Kynkäänniemi et al. 2024.
     """
     if scale == 0 and interval_t == ALWAYS:
 
@@ -42,11 +54,11 @@ def classifier_free(predict: Denoiser, scale: float, interval_t: Interval = ALWA
         return unconditional
 
     def pair(params: Any, x_t: Array, level: Level, label: Array | None, keys: Array | None) -> Any:
-        told = jnp.full(len(x_t), -1) if label is None else label
+        labels = jnp.full(len(x_t), -1) if label is None else label
         twice = jax.tree.map(lambda a: jnp.concatenate([a, a]), (x_t, level, keys))
         x_t, level, keys = twice
-        both = predict(params, x_t, level, jnp.concatenate([told, jnp.full_like(told, -1)]), keys)
-        size = len(told)
+        both = predict(params, x_t, level, jnp.concatenate([labels, jnp.full_like(labels, -1)]), keys)
+        size = len(labels)
         return jax.tree.map(lambda a: a[:size], both), jax.tree.map(lambda a: a[size:], both)
 
     return predict if scale == 1 else extrapolate(pair, scale, interval_t, rescale)
@@ -55,9 +67,10 @@ def classifier_free(predict: Denoiser, scale: float, interval_t: Interval = ALWA
 def autoguidance(
     predict: Denoiser, worse: Denoiser, scale: float, interval_t: Interval = ALWAYS, rescale: float = 0.0
 ) -> Denoiser:
-    """worse + w (predict - worse), two calls: `worse` is a smaller or less trained model, of params["guide"].
+    """Autoguidance worse + w (predict - worse), with a smaller or less trained model of params["guide"].
 
-    Source: Karras et al. 2024 ("Guiding a diffusion model with a bad version of itself"), eq. 3 with its w.
+    Two network calls.
+    Reference: Karras et al. 2024 ("Guiding a diffusion model with a bad version of itself"), eq. 3 with its w.
     """
 
     def weak(
@@ -71,10 +84,10 @@ def autoguidance(
 
 
 def extrapolate(pair: Pair, scale: float, interval_t: Interval = ALWAYS, rescale: float = 0.0) -> Denoiser:
-    """strong + (w - 1) (strong - weak), which is weak + w (strong - weak) and strong to the bit where w = 1.
+    """Return the denoiser strong + (w - 1) (strong - weak), which is strong to the bit where w = 1.
 
-    rescale: share in which x0 gets back the standard deviation that x0 of `strong` has over the elements of an example.
-    Source: Lin et al. 2023, section 3.4, here on x0.
+    rescale: share in which x0 keeps the standard deviation that x0 of `strong` has over the elements of an example.
+    Reference: Lin et al. 2023, section 3.4, here on x0.
     """
 
     def guided(
@@ -85,8 +98,8 @@ def extrapolate(pair: Pair, scale: float, interval_t: Interval = ALWAYS, rescale
         x0, eps = (a + more * (a - b) for a, b in ((strong.x0, weak.x0), (strong.eps, weak.eps)))
         if rescale:
             axes = tuple(range(1, x_t.ndim))
-            wanted, found = (jnp.std(x, axes, keepdims=True) for x in (strong.x0, x0))
-            x0 *= jnp.where(more == 0, 1, 1 - rescale + rescale * wanted / found)
+            wanted, present = (jnp.std(x, axes, keepdims=True) for x in (strong.x0, x0))
+            x0 *= jnp.where(more == 0, 1, 1 - rescale + rescale * wanted / present)
             eps = (x_t - expand(level.alpha, x_t) * x0) * expand(jnp.exp(-level.log_sigma), x_t)
         return Prediction(x0, eps, strong.head)
 
@@ -94,19 +107,19 @@ def extrapolate(pair: Pair, scale: float, interval_t: Interval = ALWAYS, rescale
 
 
 def classifier(predict: Denoiser, log_probs: LogProbs, scale: float, interval_t: Interval = ALWAYS) -> Denoiser:
-    """The score plus w grad log p(label | x_t) of a classifier of noisy examples, of params["classifier"].
+    """Classifier guidance: the score plus w grad log p(label | x_t), of params["classifier"].
 
-    eps - w sigma grad, hence x0 + w sigma²/alpha grad. w = 1 is the conditional law where the classifier is exact and
-    `predict` was not told the label; the interval is that in which it acts at all. One call, and the classifier's
-    forward and backward pass. Source: Dhariwal and Nichol 2021, algorithm 2.
+    eps - w sigma grad, hence x0 + w sigma²/alpha grad. w = 1 gives the conditional distribution if the classifier is
+    exact and `predict` is not conditioned on the label. Outside of the interval there is no guidance. One network call,
+    and the classifier's forward and backward pass. Reference: Dhariwal and Nichol 2021, algorithm 2.
     """
 
     def guided(
         params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
     ) -> Prediction:
-        found = predict(params, x_t, level, label, keys)
+        prediction = predict(params, x_t, level, label, keys)
         if label is None:
-            return found
+            return prediction
 
         def log_prob(x: Array) -> Array:
             return jnp.take_along_axis(log_probs(params["classifier"], x, level), label[:, None], axis=1).sum()
@@ -114,18 +127,18 @@ def classifier(predict: Denoiser, log_probs: LogProbs, scale: float, interval_t:
         slope = jax.grad(log_prob)(x_t)
         slope *= expand(jnp.where(inside(level, interval_t), scale, 0.0), x_t).astype(x_t.dtype)
         to_x0 = jnp.where(jnp.isneginf(level.log_alpha), 0, jnp.exp(2 * level.log_sigma - level.log_alpha))
-        x0 = found.x0 + expand(to_x0, x_t) * slope
-        return Prediction(x0, found.eps - expand(level.sigma, x_t) * slope, found.head)
+        x0 = prediction.x0 + expand(to_x0, x_t) * slope
+        return Prediction(x0, prediction.eps - expand(level.sigma, x_t) * slope, prediction.head)
 
     return predict if scale == 0 else guided
 
 
 def scale_at(level: Level, scale: float, interval_t: Interval) -> Array:
-    """w at a level [B]: the scale in the interval of t, 1 elsewhere."""
+    """Return w [B] at levels [B]: the scale in the interval of t, 1 elsewhere."""
     return jnp.where(inside(level, interval_t), jnp.asarray(scale, level.t.dtype), 1)
 
 
 def inside(level: Level, interval_t: Interval) -> Array:
-    """Whether a level [B] lies in the interval, ends included."""
+    """Return bool [B]: whether levels [B] lie in the interval of t, ends included."""
     low, high = interval_t
     return (low <= level.t) & (level.t <= high)

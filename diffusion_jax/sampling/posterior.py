@@ -1,24 +1,24 @@
-"""Sampling x0 given an observation y of it: the model's kernel is multiplied by r, the likelihood of y.
+"""Posterior sampling: x0 given an observation y, by multiplying the reverse kernel with the likelihood r of y.
 
     p~(x_s | x_t)  ∝  p(x_s | x_t) r_s(x_s),        r(x0) = N(y; x0, noise²) on the elements that were observed,
 
-Source: Sohl-Dickstein et al. 2015, section 2.5. A `Rule` says what r_s is on the way. The kernel stays Gaussian,
-element by element, so `condition` turns one `reverse` into another, for every sampler that draws from its kernel:
+Reference: Sohl-Dickstein et al. 2015, section 2.5. A `Rule` defines r_s at the levels in between. The kernel stays a
+Gaussian of independent elements, so `condition` wraps a `Reverse`, for every sampler that draws from the kernel:
 
 - `constant`, r_s = r: biased. Each step multiplies by r, and so does the normaliser of the one before: on N(0, 1) data
   and with small steps the chain tends to N(0, 1) r², not to N(0, 1) r. Without noise (inpainting) it pins the elements
   observed to y at all levels.
-- `power`, r_s = r^(1-s), which is r^((T-t)/T) of the paper: it comes in gradually; biased too.
-- `noise_aware`, r_s(x_s) = E[r(x0) | x_s]: the exact one, in closed form if the elements are Gaussian and independent.
-- `renoise`, no r at all: the elements observed are drawn from q(x_s | x0 = y) at every step. Source: Song et al. 2021,
+- `power`, r_s = r^(1-s), which is r^((T-t)/T) of the paper: its influence grows gradually; biased too.
+- `noise_aware`, r_s(x_s) = E[r(x0) | x_s]: exact, in closed form for independent Gaussian elements.
+- `renoise`, without r: the observed elements are drawn from q(x_s | x0 = y) at every step. Reference: Song et al. 2021,
   appendix I.2; Lugmayr et al. 2022 (RePaint), whose resampling is `resample`.
 
-All work on elements: what is observed is a mask. A colour image known in grey, or an image known at low resolution, is
-a mask in rotated coordinates, see `sampling.degradation`.
+The observation is given by a mask over the elements. A colour image observed in grey, or an image observed at low
+resolution, is a mask in rotated coordinates, see `sampling.degradation`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -29,31 +29,39 @@ from diffusion_jax.process.gaussian import GaussianCoefficients, step_coefficien
 
 
 class Observed(NamedTuple):
-    """What is known of x0: y = x0 + noise on the elements of a mask."""
+    """Observation of x0: y = x0 + noise on the elements of a mask."""
 
     y: Array
-    """[B,*D]; its value does not matter where nothing was observed."""
+    """[B,*D]; arbitrary outside of the mask."""
     mask: Array
     """bool [*D] or [B,*D]."""
     noise: Array | float
-    """Standard deviation; 0: y is x0 itself."""
+    """Standard deviation; 0 for an exact observation."""
 
 
-Law = tuple[Array, Array]
-"""A Gaussian, element by element: (mean [B,*D], log_var)."""
-Rule = Callable[[Level, Law, Observed], Law]
-"""`rule(level[B], law of x at that level, observed) -> law of x given y`."""
+Gaussian = tuple[Array, Array]
+"""Independent Gaussian elements: (mean [B,*D], log_var)."""
+
+
+class Rule(Protocol):
+    """Conditioning of a Gaussian at a level on the observation."""
+
+    def __call__(self, level: Level, distribution: Gaussian, observed: Observed, /) -> Gaussian:
+        """Return the distribution of x at a level [B] given the observation, from that without it."""
 
 
 def constant() -> Rule:
-    """r_s = r. Biased: on N(0, 1) data it tends to N(0, 1) r². Source: Sohl-Dickstein et al. 2015, section 2.5."""
+    """Rule r_s = r. Biased: on N(0, 1) data it tends to N(0, 1) r².
+
+    Reference: Sohl-Dickstein et al. 2015, section 2.5.
+    """
     return lambda level, law, observed: times(law, observed, 1.0, 0.0, jnp.square(observed.noise))
 
 
 def power() -> Rule:
-    """r_s(x) = r(x)^(1-s), r^((T-t)/T) on a chain. Source: Sohl-Dickstein et al. 2015, section 2.5."""
+    """Rule r_s(x) = r(x)^(1-s), r^((T-t)/T) on a chain. Reference: Sohl-Dickstein et al. 2015, section 2.5."""
 
-    def rule(level: Level, law: Law, observed: Observed) -> Law:
+    def rule(level: Level, law: Gaussian, observed: Observed) -> Gaussian:
         power = expand(1 - jnp.maximum(level.t, 0), observed.y)
         var = jnp.where(power > 0, jnp.square(observed.noise) / jnp.where(power > 0, power, 1), jnp.inf)
         return times(law, observed, 1.0, 0.0, var)
@@ -62,14 +70,14 @@ def power() -> Rule:
 
 
 def noise_aware(mean: Any, var: Any) -> Rule:
-    """r_s(x_s) = E[r(x0) | x_s] for elements x0 ~ N(mean, var), independent of each other; var > 0.
+    """Rule r_s(x_s) = E[r(x0) | x_s] for independent elements x0 ~ N(mean, var), var > 0.
 
     mean and var are [*D] or numbers. x0 given x_s is N(m, v) with gain = alpha var / (alpha² var + sigma²),
     m = mean + gain (x_s - alpha mean) and v = sigma² var / (alpha² var + sigma²), hence r_s(x_s) = N(y; m, v + noise²).
-    Exact for such data: the samples are those of the posterior. Without noise it makes the kernel q(x_s | x_t, x0 = y).
+    Exact for such data: the samples are from the posterior. Without noise the kernel becomes q(x_s | x_t, x0 = y).
     """
 
-    def rule(level: Level, law: Law, observed: Observed) -> Law:
+    def rule(level: Level, law: Gaussian, observed: Observed) -> Gaussian:
         alpha, sigma = expand(level.alpha, observed.y), expand(level.sigma, observed.y)
         m, v = (jnp.asarray(value, observed.y.dtype) for value in (mean, var))
         marginal = alpha**2 * v + sigma**2
@@ -80,12 +88,12 @@ def noise_aware(mean: Any, var: Any) -> Rule:
 
 
 def renoise() -> Rule:
-    """q(x_s | x0 = y) = N(alpha y, sigma²) in the place of the kernel. y must be without noise.
+    """Rule with q(x_s | x0 = y) = N(alpha y, sigma²) in place of the kernel, for observations without noise.
 
-    Source: Song et al. 2021, appendix I.2; Lugmayr et al. 2022, eq. 8a.
+    Reference: Song et al. 2021, appendix I.2; Lugmayr et al. 2022, eq. 8a.
     """
 
-    def rule(level: Level, law: Law, observed: Observed) -> Law:
+    def rule(level: Level, law: Gaussian, observed: Observed) -> Gaussian:
         mean, log_var = law
         return (
             jnp.where(observed.mask, expand(level.alpha, observed.y) * observed.y, mean),
@@ -103,11 +111,11 @@ RULES: dict[str, Callable[..., Rule]] = {
 }
 
 
-def times(law: Law, observed: Observed, gain: Any, offset: Any, var: Any) -> Law:
-    """The law times N(y; gain x + offset, var) on the elements observed, normalised; var may be 0 or infinite.
+def times(law: Gaussian, observed: Observed, gain: Any, offset: Any, var: Any) -> Gaussian:
+    """Return a Gaussian times N(y; gain x + offset, var) on the observed elements, normalised.
 
-    With V the variance of the law and share = gain V / (gain² V + var): mean + share (y - gain mean - offset), and
-    V var / (gain² V + var).
+    var may be 0 or infinite. With V the variance before and share = gain V / (gain² V + var): mean + share (y - gain
+    mean - offset), and V var / (gain² V + var).
     """
     mean, log_var = law
     before = jnp.exp(log_var)
@@ -122,16 +130,16 @@ def times(law: Law, observed: Observed, gain: Any, offset: Any, var: Any) -> Law
 
 
 def condition(reverse: Reverse, rule: Rule, observed: Observed) -> Reverse:
-    """The kernel p(x_s | x_t) made one given y."""
+    """Return the reverse kernel p(x_s | x_t) given the observation."""
 
-    def conditioned(row: GaussianCoefficients, prediction: Any, x_t: Array) -> Law:
+    def conditioned(row: GaussianCoefficients, prediction: Any, x_t: Array) -> Gaussian:
         return rule(row.to, reverse(row, prediction, x_t), observed)
 
     return conditioned
 
 
 def start(rule: Rule, observed: Observed, at: Level, x: Array) -> Array:
-    """x [B,*D], drawn from the prior N(0, alpha² + sigma²) of the level t = 1, made a draw given y."""
+    """Turn x [B,*D], drawn from the prior N(0, alpha² + sigma²) at t = 1, into a draw given the observation."""
     scale = expand(jnp.hypot(at.alpha, at.sigma), x)
     mean, log_var = rule(at, (jnp.zeros_like(x), jnp.broadcast_to(2 * jnp.log(scale), x.shape)), observed)
     return mean + jnp.exp(0.5 * log_var) * x / scale
@@ -140,11 +148,19 @@ def start(rule: Rule, observed: Observed, at: Level, x: Array) -> Array:
 def resample(
     walk: Callable[..., Array], rows: GaussianCoefficients, x: Array, keys: Array, length: int = 10, repeats: int = 10
 ) -> Array:
-    """Walk the rows [N] in stretches of `length`, each of them `repeats` times, with noise added back in between.
+    """Take the N steps of a grid in stretches of `length`, each `repeats` times, with noise added back in between.
 
-    What was drawn beside the elements observed so gets to agree with them. N - N % length steps are repeated, the first
-    ones are walked once. walk: `walk(x, keys, rows, first) -> x`. It costs `repeats` times the network calls.
-    Source: Lugmayr et al. 2022, section 4.2 (jump length 10, 10 resamplings).
+    The elements that were not observed so become consistent with those observed. N - N % length steps are repeated, the
+    first ones are taken once. `repeats` times the network calls.
+
+    Args:
+        walk: `walk(x, keys, rows, first) -> x` takes the steps of a part of the grid, the first of them number `first`.
+        rows: step coefficients [N].
+        x: [B,*D] at t = 1.
+        keys: [B].
+        length, repeats: of the stretches.
+
+    Reference: Lugmayr et al. 2022, section 4.2 (jump length 10, 10 resamplings).
     """
     size = len(rows.at.t)
     rest = size % length

@@ -1,7 +1,7 @@
-"""What there is to see on the way from noise to data: the pictures of Ho et al. 2020, figures 4, 6, 7 and 8.
+"""Progressive generation, lossy decoding, shared latents and interpolation.
 
-All walk the grid of a sampler in parts of equal length, so that one compiled program serves them all, and return
-x0 in the range of the model.
+The functions take the grid of a sampler in parts of equal length, so that one program is compiled, and return x0 in the
+range of the model. Reference: Ho et al. 2020, figures 4, 6, 7 and 8.
 """
 
 import itertools
@@ -17,27 +17,27 @@ from diffusion_jax.process.base import Array, Process, normal
 from diffusion_jax.sampling.loop import Sampler
 
 State = tuple[Array, Any]
-"""x [B,*D], and what the sampler remembers on the way."""
+"""(x [B,*D], carry of the sampler)."""
 Walk = Callable[[State, Array, int], State]
 """`walk(state, keys[B], part) -> state`, one part further."""
 
 
 def parts(rows: Any, number: int) -> list[Any]:
-    """The rows of a grid [N] in at most `number` consecutive parts, of lengths that differ by one at most."""
+    """Split step coefficients [N] into at most `number` consecutive parts, of lengths that differ by at most one."""
     size = len(rows.at.t)
     cuts = np.linspace(0, size, min(number, size) + 1).round().astype(int)
     return [jax.tree.map(lambda field, a=a, b=b: field[a:b], rows) for a, b in itertools.pairwise(cuts)]
 
 
 def generation(sampler: Sampler, params: Any, seeds: ArrayLike, number: int = 10) -> np.ndarray:
-    """x0 as predicted where each part begins, and where the last ends: [parts + 1, B, *D].
+    """Return x0 predicted at the start of each part, and the samples at the end: [parts + 1, B, *D].
 
-    Source: Ho et al. 2020, figure 6.
+    Reference: Ho et al. 2020, figure 6.
     """
     seeds = jnp.asarray(seeds, jnp.uint32)
     walk, guess, chunks = _compiled(sampler, params, number, sampler.labels(seeds))
     x, keys = sampler.start(params, seeds)
-    state = x, sampler.memory(x)
+    state = x, sampler.init_carry(x)
     shown = []
     for part in range(len(chunks)):
         shown.append(guess(state[0], part))
@@ -48,9 +48,9 @@ def generation(sampler: Sampler, params: Any, seeds: ArrayLike, number: int = 10
 def decoding(
     sampler: Sampler, process: Process, params: Any, x0: Array, label: Array | None, seed: int, number: int = 10
 ) -> np.ndarray:
-    """What a receiver sees of x0 [B,*D], with labels [B], after each part, and x0 itself: [parts + 1, B, *D].
+    """Return progressive decodings of x0 [B,*D], with labels [B], after each part, and x0: [parts + 1, B, *D].
 
-    At every level it is x0 as predicted from x_t ~ q(x_t | x0), with the same noise at all levels. Source: Ho et al.
+    At every level this is x0 predicted from x_t ~ q(x_t | x0), with the same noise at all levels. Reference: Ho et al.
     2020, section 4.3.
     """
     _, guess, chunks = _compiled(sampler, params, number, label)
@@ -60,16 +60,16 @@ def decoding(
 
 
 def sharing(sampler: Sampler, params: Any, seed: int, copies: int, number: int = 10) -> np.ndarray:
-    """Samples that have x_t in common, for t at the beginning of each part: [parts, copies, *D].
+    """Return samples that share x_t, for t at the start of each part: [parts, copies, *D].
 
-    The first walk is that of `seed`; at each level the copies part from it, with keys of their own. Source: Ho et al.
+    The shared x_t are those of `seed`; from there the copies have keys of their own. Reference: Ho et al.
     2020, figure 7.
     """
     seeds = jnp.full(copies, seed, jnp.uint32)
     walk, _, chunks = _compiled(sampler, params, number, sampler.labels(seeds))
     x, keys = sampler.start(params, seeds)
     own = jax.vmap(jax.random.fold_in)(keys, jnp.arange(copies))
-    state = x, sampler.memory(x)
+    state = x, sampler.init_carry(x)
     shown = []
     for part in range(len(chunks)):
         apart = state
@@ -83,10 +83,10 @@ def sharing(sampler: Sampler, params: Any, seed: int, copies: int, number: int =
 def interpolation(
     sampler: Sampler, process: Process, params: Any, ends: Array, seed: int, points: int, number: int = 4
 ) -> np.ndarray:
-    """From one x0 to another, ends [2,*D]: both are corrupted to level t, mixed there, and walked back.
+    """Interpolate between x0 of two examples, ends [2,*D]: corrupt both to level t, mix, and sample from there.
 
-    x_t = (1 - share) x_t[0] + share x_t[1], `points` shares from 0 to 1, the same noise for all. Returns
-    [1 + parts, points, *D]: mixed without noise, then at the level of each part, the lowest first. Source: Ho et al.
+    x_t = (1 - share) x_t[0] + share x_t[1], `points` shares from 0 to 1, the same noise for all. Returns [1 + parts,
+    points, *D]: the mixtures of x0, then those at the start of each part, the lowest level first. Reference: Ho et al.
     2020, figure 8.
     """
     label = sampler.labels(jnp.full(points, seed, jnp.uint32))
@@ -102,7 +102,7 @@ def interpolation(
     shown = [np.asarray(mixed(ends))]
     for part in reversed(range(len(chunks))):
         x = mixed(process.corrupt(_first(chunks[part]).at, ends, noise))
-        state = x, sampler.memory(x)
+        state = x, sampler.init_carry(x)
         for further in range(part, len(chunks)):
             state = walk(state, keys, further)
         shown.append(np.asarray(state[0]))
@@ -110,17 +110,17 @@ def interpolation(
 
 
 def _first(chunk: Any) -> Any:
-    """The first row of a part."""
+    """Return the coefficients of the first step of a part."""
     return jax.tree.map(lambda field: jnp.asarray(field[0], jnp.float32), chunk)
 
 
 def _compiled(
     sampler: Sampler, params: Any, number: int, label: Array | None
 ) -> tuple[Walk, Callable[[Array, int], Array], list[Any]]:
-    """`walk` of a part, `guess` where a part begins, and the parts."""
-    chunks = parts(sampler.rows(params), number)
+    """Return (walk over a part, x0 predicted at the start of a part, the parts)."""
+    chunks = parts(sampler.coefficients(params), number)
     firsts = np.cumsum([0, *(len(chunk.at.t) for chunk in chunks)])
-    walk, guess = jax.jit(sampler.walk), jax.jit(sampler.guess)
+    walk, guess = jax.jit(sampler.walk), jax.jit(sampler.predict_x0)
     return (
         lambda state, keys, part: walk(params, *state, keys, chunks[part], int(firsts[part]), label),
         lambda x, part: guess(params, x, _first(chunks[part]).at, label),

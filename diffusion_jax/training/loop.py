@@ -138,7 +138,6 @@ def _train(
         if devices.is_first():
             draw_losses(workdir)
 
-    log.info("compiling the train step")
     while n < config.train_steps:
         n += 1
         try:
@@ -158,8 +157,6 @@ def _train(
             if n > first + 1:  # the first step has compiled
                 seconds = (time.perf_counter() - started) / len(window)
                 means["images_per_second"] = config.batch_size / seconds
-            else:
-                log.info("compiled; the first step took %s", progress.duration(time.perf_counter() - started))
             report(n, **{name: means[name] for name in ("loss", "images_per_second") if name in means})
             reporter.scalars(n, means)
             if means["skipped"] > 0:

@@ -59,7 +59,7 @@ def test_learned_rates_are_frozen_when_a_run_is_read(tmp_path, capsys, monkeypat
     workdir = a_run("dpm2015_swissroll", tmp_path, capsys)
     run = trained.load(str(tmp_path / "dpm2015_swissroll"), ema="none")
     assert np.abs(run.params["schedule"]["perturbation"]).max() > 0  # trained
-    rows = run.experiment.sampler.rows(None)
+    rows = run.experiment.sampler.coefficients(None)
     assert isinstance(rows.x0_scale, np.ndarray) and rows.x0_scale.dtype == np.float64 and len(rows.x0_scale) == 3
     values = result(["evaluate", workdir, "--likelihood=K"], capsys)
     for name in ("K_bits", "K_stderr", "K_gap_bits", "negative_entropy_x0_stderr"):

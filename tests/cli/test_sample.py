@@ -38,7 +38,7 @@ def test_a_run_has_the_chosen_weights_and_sampler(workdir):
     np.testing.assert_array_equal(weights[""], weights["0.9"])
     for one, other in (("0.9", "0.5"), ("0.5", "none"), ("0.9", "none")):
         assert np.abs(weights[one] - weights[other]).max() > 0
-    assert len(runs[""].experiment.sampler.rows(runs[""].params).at.t) == 2
+    assert len(runs[""].experiment.sampler.coefficients(runs[""].params).at.t) == 2
     assert [trained.load(workdir, step=step).step for step in ("2", "newest")] == [2, 2]
     assert trained.load(workdir, step="best").step in (1, 2)
     earlier = jax.tree.leaves(trained.load(workdir, step=1, ema="none").params)

@@ -52,7 +52,7 @@ REFUSED = [
         {"process__num_steps": 0, "schedule__name": "vp", "sampler__num_steps": 5},
         "network.conditioning",
     ),
-    ({"process__num_steps": 0, "schedule__name": "vp"}, "sampler.num_steps"),
+    ({"process__num_steps": 0, "schedule__name": "vp", "network__conditioning": "time"}, "sampler.num_steps"),
     ({"sampler__num_steps": 9}, "num_steps"),
     ({"train_steps": 0}, "train_steps"),
     ({"sampler__tile": 0}, "sampler.tile"),
@@ -246,11 +246,11 @@ def test_every_sampler_builds_and_its_calls_are_counted(name):
 def test_grids_of_a_chain_end_at_its_first_level_and_then_without_noise():
     for grid in ("logsnr", "karras", "quadratic"):
         c = config(sampler__grid=grid, sampler__name="dpmpp_2m", process__num_steps=100, sampler__num_steps=7)
-        t = wiring.build(c).sampler.rows(None)
+        t = wiring.build(c).sampler.coefficients(None)
         np.testing.assert_allclose([t.at.t[0], t.at.t[-1], t.to.t[-1]], [1, 0.01, 0], atol=1e-15)
         assert len(t.at.t) == 7 and np.isneginf(t.to.log_sigma[-1])
     c = config(sampler__times=(1.0, 0.3, 0.0), sampler__num_steps=1)
-    np.testing.assert_array_equal(wiring.build(c).sampler.rows(None).at.t, [1.0, 0.3])
+    np.testing.assert_array_equal(wiring.build(c).sampler.coefficients(None).at.t, [1.0, 0.3])
 
 
 NOT_FOR_THE_NETWORK = [
@@ -290,7 +290,7 @@ def test_a_grid_even_in_logsnr_waits_until_a_learned_schedule_is_frozen():
         ValueError, match=r"needs a schedule that is known beforehand, .* and this one once it is trained"
     ):
         wiring.build(c)
-    rows = wiring.build(c, params).sampler.rows(None)
+    rows = wiring.build(c, params).sampler.coefficients(None)
     logsnr = (rows.at.log_alpha - rows.at.log_sigma)[:5]  # down to the first level of the chain of four, then to t = 0
     assert rows.at.t[0] == 1 and rows.at.t[4] == pytest.approx(0.25)
     np.testing.assert_allclose(np.diff(logsnr, 2), 0, atol=1e-6)
@@ -306,11 +306,11 @@ def test_what_is_predicted_of_a_step_has_no_meaning_between_levels(target):
     }
     if target == "dpm2015_paper":
         chain |= {"prediction__variance": target, "loss__name": "K"}
-    with pytest.raises(ValueError, match=f"'{target}' is that of whole steps of the chain; leave sampler.grid=uniform"):
+    with pytest.raises(ValueError, match=f"prediction.target='{target}'"):
         wiring.build(config(**chain, sampler__grid="quadratic", sampler__name="ddim"))
     with pytest.raises(ValueError, match=r"sampler.levels"):
         wiring.build(config(**chain, sampler__name="edm", sampler__edm__churn=10.0))
-    with pytest.raises(ValueError, match=f"'{target}' has no meaning; use ancestral"):
+    with pytest.raises(ValueError, match=f"prediction.target='{target}'"):
         wiring.build(config(**chain, sampler__name="dopri5"))
 
 
@@ -319,12 +319,12 @@ def test_a_learned_schedule_is_fixed_only_when_it_is_frozen():
     params = {"schedule": {"perturbation": np.array([0.5, -0.2, 0.1])}}
     experiment, frozen = wiring.build(c), wiring.build(c, params)
     assert experiment.schedule.fixed is None and frozen.schedule.fixed is not None
-    rows, traced = frozen.sampler.rows(None), experiment.sampler.rows(params)
+    rows, traced = frozen.sampler.coefficients(None), experiment.sampler.coefficients(params)
     assert isinstance(rows.x0_scale, np.ndarray) and rows.x0_scale.dtype == np.float64
     np.testing.assert_allclose(traced.x0_scale, rows.x0_scale, rtol=1e-5)
     shift = {"schedule": {"perturbation": np.zeros(3)}}
-    assert frozen.sampler.rows(shift) is rows
-    assert abs(np.asarray(experiment.sampler.rows(shift).x0_scale) - rows.x0_scale).max() > 0.01
+    assert frozen.sampler.coefficients(shift) is rows
+    assert abs(np.asarray(experiment.sampler.coefficients(shift).x0_scale) - rows.x0_scale).max() > 0.01
 
 
 def test_K_ends_one_step_before_t_0_whatever_noise_is_left_there():
@@ -401,8 +401,8 @@ def test_x0_is_clipped_in_sampling_and_in_the_bound_unless_it_only_follows_from_
         c = config(network__name="mlp", data__shape=(5,), prediction__target=target, sampler__clip_x0=clip)
         experiment = wiring.build(c)
         params = wiring.init(c, experiment.network, jax.random.key(0))
-        start = jax.tree.map(lambda field: jnp.float32(field[0]), experiment.sampler.rows(params).at)
-        guesses.append(np.asarray(experiment.sampler.guess(params, x, start)))
+        start = jax.tree.map(lambda field: jnp.float32(field[0]), experiment.sampler.coefficients(params).at)
+        guesses.append(np.asarray(experiment.sampler.predict_x0(params, x, start)))
         assert samplers.clips_x0(c, c.sampler) == (clip and clips)
         assert samplers.clips_x0(c, c.bound) == clips
     assert np.abs(guesses[1]).max() > 2

@@ -160,7 +160,7 @@ def test_uniform_dequantisation_without_levels_is_refused():
 def test_all_estimators_equal_the_entropy_of_gaussian_data():
     """x0 ~ N(m, C), its exact denoiser and fine grids: bound, paths and ODE are within 3 standard errors."""
     data, schedule, size = oracles.GAUSSIAN, schedules.linear_logsnr(-12.0, 10.0), 1024
-    process, grid = GaussianProcess(), loop.rows(GaussianProcess(), schedule, grids.uniform(2000), denoise=True)
+    process, grid = GaussianProcess(), loop.coefficients(GaussianProcess(), schedule, grids.uniform(2000), denoise=True)
     entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * data.covariances[0])[1]
     x0 = jnp.asarray(oracles.draw(data, size, seed=4), jnp.float32)
     keys = jax.random.split(jax.random.key(5), size)

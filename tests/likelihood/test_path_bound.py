@@ -27,7 +27,7 @@ def bounds(request):
     """Return -log w [SIZE, PATHS], the VLB [SIZE, PATHS] over as many draws, and x0."""
     schedule = SCHEDULES[request.param]
     times = grids.uniform(STEPS, STEPS if request.param == "chain" else 0)
-    grid = loop.rows(PROCESS, schedule, times, denoise=True)
+    grid = loop.coefficients(PROCESS, schedule, times, denoise=True)
     kernel = reverse.fixed_small(PROCESS)
     x0 = jnp.asarray(oracles.draw(DATA, SIZE), jnp.float32)
     path_weights = path_bound.make_path_weights(

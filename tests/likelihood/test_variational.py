@@ -13,7 +13,7 @@ from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import grids, loop
 
 PROCESS, CHAIN, STEPS, SIZE = GaussianProcess(), schedules.cosine(20), 20, 64
-GRID = loop.rows(PROCESS, CHAIN, grids.uniform(STEPS, STEPS), denoise=True)
+GRID = loop.coefficients(PROCESS, CHAIN, grids.uniform(STEPS, STEPS), denoise=True)
 
 
 def make():

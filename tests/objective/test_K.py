@@ -17,7 +17,7 @@ T = 50
 
 
 def chain_coefficients(process, schedule, steps=T):
-    return loop.rows(process, schedule, grids.uniform(steps, steps), denoise=True)
+    return loop.coefficients(process, schedule, grids.uniform(steps, steps), denoise=True)
 
 
 def step_at(grid, i, count):
@@ -126,7 +126,7 @@ def test_loss_is_minus_K_in_bits_per_dim_and_trains_the_rates(x64):
     apply = lambda params, x, conditioning, label, keys: jnp.zeros((len(x), 2))  # noqa: E731
     path = lambda params: made.schedule(params["schedule"])  # noqa: E731
     predict = prediction.make_denoiser(apply, path, prediction.dpm2015(steps), lambda at: at.t, True)
-    grid = lambda params: loop.traced_rows(process, path(params), grids.uniform(steps, steps))  # noqa: E731
+    grid = lambda params: loop.traced_coefficients(process, path(params), grids.uniform(steps, steps))  # noqa: E731
     term = losses.K(process, reverse.dpm2015_paper(process), path, grid, steps)
 
     @jax.jit

@@ -56,7 +56,7 @@ def exact(variance):
 def test_bound_equals_the_entropy_of_unit_gaussian_data(name, x64):
     """With eps-hat = sqrt(1 - alpha_bar) x_t and variance beta_t the reversal of N(0, 1) data is exact."""
     schedule = CHAINS[name](1000)
-    grid = loop.rows(PROCESS, schedule, grids.uniform(1000, 1000), denoise=True)
+    grid = loop.coefficients(PROCESS, schedule, grids.uniform(1000, 1000), denoise=True)
     steps = expected_terms(grid, FORWARD["forward"], lambda at, x_t: expand(at.alpha, x_t) * x_t, 1.0)
     x0, _, weights = moments(1.0)
     prior = float(weights @ PROCESS.prior_kl(schedule, jnp.asarray(x0)[:, None]))
@@ -102,7 +102,7 @@ def test_bound_of_any_gaussian_data_with_any_fixed_variance(name, variance, data
     if variance == "fixed_large":
         large[0] = small[0]
     prior, terms = closed_form(alpha_bar, data_variance, small if variance == "fixed_small" else large)
-    grid = loop.rows(PROCESS, schedule, grids.uniform(num_steps, num_steps), denoise=True)
+    grid = loop.coefficients(PROCESS, schedule, grids.uniform(num_steps, num_steps), denoise=True)
     got = expected_terms(grid, FORWARD[variance], exact(data_variance), data_variance)
     np.testing.assert_allclose(got, terms, rtol=1e-9, atol=1e-12)
     x0, _, weights = moments(data_variance)
@@ -111,7 +111,7 @@ def test_bound_of_any_gaussian_data_with_any_fixed_variance(name, variance, data
 
 def test_last_level_with_noise_is_decoded_without_the_network(x64):
     """sigma(0) > 0: one more step, which decodes x_0/alpha whatever the network's output is."""
-    grid = loop.rows(PROCESS, schedules.ve(0.02, 5.0), grids.uniform(20), denoise=True)
+    grid = loop.coefficients(PROCESS, schedules.ve(0.02, 5.0), grids.uniform(20), denoise=True)
     last = jax.tree.map(lambda field: jnp.full(1, field[-1]), grid)
     assert last.at.t[0] == 0 and np.isneginf(last.to.log_sigma[0])
     term = bound.step_term(PROCESS, FORWARD["fixed_small"], decoders.softmax(17))
@@ -128,7 +128,7 @@ def test_bound_is_tight_for_exact_reversal_of_noisy_data(x64):
     schedule = schedules.ve(0.01, 50.0)
     gaps = []
     for steps in (200, 800):
-        grid = loop.rows(PROCESS, schedule, grids.uniform(steps), denoise=True)
+        grid = loop.coefficients(PROCESS, schedule, grids.uniform(steps), denoise=True)
         terms = expected_terms(grid, FORWARD["fixed_small"], exact(1.0), 1.0)
         x0, _, weights = moments(1.0)
         prior = float(weights @ PROCESS.prior_kl(schedule, jnp.asarray(x0)[:, None]))
@@ -146,7 +146,7 @@ def test_stop_mean_gradient_leaves_the_gradient_of_the_head():
 
 
 def test_oracle_agrees_with_the_denoiser_of_this_file(x64):
-    grid = loop.rows(PROCESS, schedules.linear(5), grids.uniform(5, 5))
+    grid = loop.coefficients(PROCESS, schedules.linear(5), grids.uniform(5, 5))
     at = jax.tree.map(lambda field: jnp.full(2, field[2]), grid.at)
     data = oracles.Mixture(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), 0.3))
     x_t = jnp.array([[0.4], [-1.0]])

@@ -99,7 +99,7 @@ def test_level_is_a_plain_tuple():
     assert isinstance(AT, Level) and len(jax.tree.leaves(AT)) == 3
 
 
-GRID = loop.rows(GaussianProcess(), SCHEDULE, grids.uniform(100, 100), denoise=True)
+GRID = loop.coefficients(GaussianProcess(), SCHEDULE, grids.uniform(100, 100), denoise=True)
 
 
 def vlb_term(kernel, stop_mean=False):

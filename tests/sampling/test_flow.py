@@ -11,7 +11,7 @@ from diffusion_jax.process.base import Level, in_float64, level
 from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.process.sde import drift_and_diffusion
 from diffusion_jax.sampling import flow, grids, loop
-from diffusion_jax.sampling.flow import carry
+from diffusion_jax.sampling.flow import solve_flow
 
 PATHS = {
     "vp": (schedules.vp(), 1e-5),
@@ -56,7 +56,7 @@ def both_forms(index, t, z):
     schedule, predict = chosen(index), oracles.exact(oracles.TWO_MODES)
     scale, scale_rate = jax.jvp(lambda t: jnp.exp(flow.log_scale(schedule, t)), (t,), (jnp.ones_like(t),))
     u, u_rate = jax.jvp(lambda t: flow.log_ratio(schedule, t), (t,), (jnp.ones_like(t),))
-    rate = flow.probability_flow(predict, schedule)(z, u)
+    rate = flow.flow_derivative(predict, schedule)(z, u)
     f, g2 = drift_and_diffusion(schedule, t)
     x, at = scale[:, None] * z, level(schedule, t)
     score = -predict(x, at).eps / at.sigma[:, None]
@@ -75,7 +75,7 @@ ONE = oracles.Mixture(np.ones(1), np.array([[0.7]]), np.array([[[0.09]]]))
 
 @jax.jit
 def carried(index, x, t0, t1):
-    return carry(oracles.exact(ONE), chosen(index), x, t0, t1, 1e-6, 1e-6, 2000)
+    return solve_flow(oracles.exact(ONE), chosen(index), x, t0, t1, 1e-6, 1e-6, 2000)
 
 
 @numbered()
@@ -98,7 +98,7 @@ def there_and_back(index, x, min_t):
     predict = oracles.exact(oracles.TWO_MODES)
 
     def one_way(x, ends):
-        x, _, ok = carry(predict, chosen(index), x, *ends, 1e-6, 1e-6, 2000)
+        x, _, ok = solve_flow(predict, chosen(index), x, *ends, 1e-6, 1e-6, 2000)
         return x, (x, ok)
 
     _, (found, ok) = jax.lax.scan(one_way, x, (jnp.stack([min_t, 1.0]), jnp.stack([1.0, min_t])))
@@ -119,22 +119,22 @@ def test_dopri5_walks_in_parts_as_at_once():
     """To the lowest level with noise, and from there to the predicted x0; a sample that is lost is nan."""
     schedule, process, predict = schedules.cosine(20), GaussianProcess(), oracles.exact(oracles.TWO_MODES)
     method = flow.dopri5(1e-6, 1e-6)
-    rows = loop.rows(process, schedule, grids.uniform(20, 20))
+    rows = loop.coefficients(process, schedule, grids.uniform(20, 20))
     x = process.prior(schedule, jax.random.split(jax.random.key(0), 4), (2,)).at[3, 0].set(jnp.nan)
 
     @jax.jit
-    def walk(rows, x, memory):
-        return method.walk(predict, schedule, rows, x, memory)
+    def walk(rows, x, carry):
+        return method.walk(predict, schedule, rows, x, carry)
 
     def part(first, last):
         return jax.tree.map(lambda field: field[first:last], rows)
 
-    found, (calls, ok) = walk(rows, x, method.memory(x))
+    found, (calls, ok) = walk(rows, x, method.init_carry(x))
     assert list(ok) == [True, True, True, False] and np.isnan(found[3]).any() and (calls[:3] > 50).all()
-    halves = walk(part(10, 20), *walk(part(0, 10), x, method.memory(x)))
+    halves = walk(part(10, 20), *walk(part(0, 10), x, method.init_carry(x)))
     np.testing.assert_allclose(halves[0][:3], found[:3], atol=2e-5)
     assert list(halves[1][1]) == list(ok) and (halves[1][0][:3] > calls[:3]).all()
-    low, (before, _) = walk(part(0, 19), x, method.memory(x))
+    low, (before, _) = walk(part(0, 19), x, method.init_carry(x))
     at = jax.tree.map(lambda field: jnp.full(4, field[-1], jnp.float32), rows.at)
     np.testing.assert_allclose(found[:3], predict(low, at).x0[:3], atol=1e-6)
     assert list(before) == list(calls - 1)
@@ -145,14 +145,14 @@ def test_ddim_inversion_is_undone_to_first_order(x64):
     predict, schedule, process = oracles.exact(oracles.TWO_MODES), schedules.cosine(400), GaussianProcess()
     x = jnp.asarray(oracles.draw(oracles.TWO_MODES, 32))
 
-    def ddim(predict, reverse, row, x, memory, keys):
+    def ddim(predict, reverse, row, x, carry, keys):
         found = predict(x, row.at)
-        return row.to.alpha[:, None] * found.x0 + row.to.sigma[:, None] * found.eps, memory
+        return row.to.alpha[:, None] * found.x0 + row.to.sigma[:, None] * found.eps, carry
 
     errors = []
     for steps in (100, 200):
         grid = np.linspace(1, 0.02, steps + 1)
-        rows = loop.rows(process, schedule, grid)
+        rows = loop.coefficients(process, schedule, grid)
         keys = jax.random.split(jax.random.key(0), 32)
         up = flow.upwards(rows)
         there, _ = loop.sample(flow.inversion, predict, None, up, x, keys)
@@ -162,7 +162,7 @@ def test_ddim_inversion_is_undone_to_first_order(x64):
 
 
 def test_the_way_up_leaves_out_the_step_without_noise():
-    rows = loop.rows(GaussianProcess(), schedules.linear(10), grids.uniform(10, 10))
+    rows = loop.coefficients(GaussianProcess(), schedules.linear(10), grids.uniform(10, 10))
     up = flow.upwards(rows)
     assert isinstance(up.at, Level) and len(up.at.t) == 9
     np.testing.assert_allclose(up.to.t, np.arange(1, 10) / 10)

@@ -13,8 +13,8 @@ from diffusion_jax.objective import reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, in_float64, level, normal
 from diffusion_jax.process.gaussian import GaussianProcess
-from diffusion_jax.sampling import edm, exponential, grids, langevin, loop
-from diffusion_jax.sampling.ddim import ddim
+from diffusion_jax.sampling import churn, exponential, grids, langevin, loop
+from diffusion_jax.sampling.ddpm import ddim
 from diffusion_jax.sampling.registry import SAMPLERS
 
 PROCESS = GaussianProcess()
@@ -24,14 +24,14 @@ CHAIN = schedules.cosine(40)
 
 
 def walk(method, rows, x, keys, predict=EXACT):
-    return jax.jit(lambda x, keys: loop.sample(method.step, predict, KERNEL, rows, x, keys, method.memory(x))[0])(
+    return jax.jit(lambda x, keys: loop.sample(method.step, predict, KERNEL, rows, x, keys, method.init_carry(x))[0])(
         x, keys
     )
 
 
 def chain_walk(method, dtype=jnp.float64, steps=20):
     """32 samples on every other level of a chain."""
-    rows = loop.rows(PROCESS, CHAIN, grids.uniform(steps, 40), method=method)
+    rows = loop.coefficients(PROCESS, CHAIN, grids.uniform(steps, 40), method=method)
     keys_x, keys = jax.random.split(jax.random.key(0), (2, 32))
     x = PROCESS.prior(CHAIN, keys_x, (2,)).astype(dtype)
     return np.asarray(walk(method, rows, x, keys)), rows, np.asarray(x)
@@ -44,8 +44,8 @@ def chain_walk(method, dtype=jnp.float64, steps=20):
 def test_drawing_all_noise_anew_is_ancestral_sampling(other, x64):
     """DDIM with eta = 1 has the small variance's steps; so has the first step of 2M-SDE."""
     method = other()
-    steps = 20 if method.memory(jnp.zeros((1, 2))) is None else 1
-    rows = loop.rows(PROCESS, CHAIN, np.array([1.0, 0.5]) if steps == 1 else grids.uniform(steps, 40))
+    steps = 20 if method.init_carry(jnp.zeros((1, 2))) is None else 1
+    rows = loop.coefficients(PROCESS, CHAIN, np.array([1.0, 0.5]) if steps == 1 else grids.uniform(steps, 40))
     keys_x, keys = jax.random.split(jax.random.key(0), (2, 32))
     x = PROCESS.prior(CHAIN, keys_x, (2,)).astype(jnp.float64)
     a, b = (walk(each, rows, x, keys) for each in (method, SAMPLERS["ancestral"]()))
@@ -97,7 +97,7 @@ def test_two_and_three_points_are_the_methods_of_the_papers(x64):
     for name, expected in three.items():
         np.testing.assert_allclose(step(exponential.dpmpp_3m(name), 2), expected, rtol=1e-10, err_msg=name)
     for method in (exponential.dpmpp_2m(), exponential.dpmpp_3m(), SAMPLERS["unipc"]()):
-        first = jax.jit(lambda x, m=method: m.step(EXACT, None, row, x, m.memory(x), keys)[0])(x)
+        first = jax.jit(lambda x, m=method: m.step(EXACT, None, row, x, m.init_carry(x), keys)[0])(x)
         np.testing.assert_allclose(first, one, rtol=1e-12)
 
 
@@ -115,8 +115,8 @@ def test_moments_are_integrals(x64):
 
 def test_churn_raises_the_noise_and_asks_the_network_there(x64):
     schedule, steps = schedules.edm(), 8
-    method = edm.edm(churn=2.0, s_min=0.01, s_max=20.0, s_noise=1.003)
-    rows = loop.rows(PROCESS, schedule, grids.uniform(steps, end=0.0), denoise=True, method=method)
+    method = churn.edm(churn=2.0, s_min=0.01, s_max=20.0, s_noise=1.003)
+    rows = loop.coefficients(PROCESS, schedule, grids.uniform(steps, end=0.0), denoise=True, method=method)
     assert len(rows.at.t) == steps + 1
     churned = (rows.at.sigma >= 0.01) & (rows.at.sigma <= 20)
     assert 0 < churned.sum() < steps
@@ -124,7 +124,7 @@ def test_churn_raises_the_noise_and_asks_the_network_there(x64):
     np.testing.assert_allclose(rows.up.sigma, np.where(churned, 1 + gamma, 1) * rows.at.sigma, rtol=1e-10)
     np.testing.assert_allclose(rows.added, np.sqrt(rows.up.sigma**2 - rows.at.sigma**2), rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(in_float64(lambda t: level(schedule, t), rows.up.t).sigma, rows.up.sigma, rtol=1e-10)
-    never_above = loop.rows(PROCESS, schedule, grids.uniform(steps, end=0.0), method=edm.edm(churn=80.0))
+    never_above = loop.coefficients(PROCESS, schedule, grids.uniform(steps, end=0.0), method=churn.edm(churn=80.0))
     assert never_above.up.sigma[0] == never_above.at.sigma[0] and np.all(never_above.up.t <= 1)
 
 
@@ -165,7 +165,9 @@ def prepared(of):
     """The schedule, and rows of a grid uniform in logsnr with a last step to x0."""
     schedule, end, steps = SCHEDULES[of]
     times = grids.logsnr(schedule, steps, end)
-    return schedule, loop.rows(PROCESS, schedule, np.append(times, 0.0) if of == "cosine" else times, denoise=True)
+    return schedule, loop.coefficients(
+        PROCESS, schedule, np.append(times, 0.0) if of == "cosine" else times, denoise=True
+    )
 
 
 @pytest.mark.parametrize(("name", "options", "of"), DRAWN)
@@ -178,7 +180,7 @@ def test_mean_and_covariance_are_those_of_the_data(name, options, of):
         rows = jax.jit(lambda: method.prepare(loop.to_noiseless(schedule), rows))()
     keys_x, keys = jax.random.split(jax.random.key(0), (2, COUNT))
     x = PROCESS.prior(schedule, keys_x, (2,)).astype(jnp.float32)
-    run = jax.jit(lambda x, keys: loop.sample(method.step, EXACT, KERNEL, rows, x, keys, method.memory(x))[0])
+    run = jax.jit(lambda x, keys: loop.sample(method.step, EXACT, KERNEL, rows, x, keys, method.init_carry(x))[0])
     drawn = run(x, keys)
     assert drawn.dtype == jnp.float32
     np.testing.assert_array_equal(drawn, run(x[::-1], keys[::-1])[::-1])
@@ -238,7 +240,7 @@ def test_annealed_langevin_dynamics_visit_every_level_from_the_first_one_on_if_a
     """On N(m, c), where n steps of size e = 2 snr² sigma² at a level map mean and variance affinely; down to k = 1."""
     m, c, snr, steps, count = 3.0, 0.25, 0.3, 4, 8000
     schedule, sigmas = schedules.geometric(5, 0.1, 1.0), np.geomspace(1.0, 0.1, 5)
-    rows = loop.rows(PROCESS, schedule, grids.to_first(5, 5))
+    rows = loop.coefficients(PROCESS, schedule, grids.to_first(5, 5))
     exact = oracles.exact(oracles.Mixture(np.ones(1), np.full((1, 1), m), np.full((1, 1, 1), c)))
     keys_x, keys = jax.random.split(jax.random.key(0), (2, count))
     x = PROCESS.prior(schedule, keys_x, (1,)).astype(jnp.float64)
@@ -259,7 +261,7 @@ def test_annealed_langevin_dynamics_visit_every_level_from_the_first_one_on_if_a
         (lambda: exponential.dpmpp_2m_sde(-0.1), r"sampler.dpmpp_2m_sde.eta=-0.1 must be in \[0, 1\]"),
         (lambda: exponential.dpmpp_3m("full"), "second_difference='full' is not known; use whole or half"),
         (lambda: SAMPLERS["unipc"](4), "sampler.unipc.order=4 is not known; use 1, 2 or 3"),
-        (lambda: edm.edm(churn=-1.0), "sampler.edm: churn=-1.0 must be at least 0"),
+        (lambda: churn.edm(churn=-1.0), "sampler.edm: churn=-1.0 must be at least 0"),
         (lambda: langevin.predictor_corrector("ddim"), "predictor='ddim' is not known; use one of reverse_diffusion"),
         (lambda: langevin.predictor_corrector(snr=0.0), "snr=0.0 must be above 0 and steps=1 at least 1"),
         (lambda: langevin.annealed_langevin(norms="mean"), "annealed_langevin.norms='mean' is not known"),

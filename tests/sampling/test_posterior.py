@@ -14,7 +14,7 @@ from diffusion_jax.process import schedules
 from diffusion_jax.process.base import expand, level, normal
 from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import grids, loop, posterior
-from diffusion_jax.sampling.ancestral import ancestral
+from diffusion_jax.sampling.ddpm import ancestral
 
 PROCESS = GaussianProcess()
 STEPS = 1000
@@ -50,7 +50,7 @@ def model(mean=MEAN, var=VAR):
 def carried(schedule, rule, observed=observe, steps=STEPS, chain=STEPS, data=(MEAN, VAR)):
     """Mean and variance [D] at the end of the chain, in float64."""
     predict, reverse = model(*data)
-    rows = jax.tree.map(jnp.asarray, loop.rows(PROCESS, schedule, grids.uniform(steps, chain), denoise=True))
+    rows = jax.tree.map(jnp.asarray, loop.coefficients(PROCESS, schedule, grids.uniform(steps, chain), denoise=True))
     count = len(rows.at.t)
     keys = jnp.stack([jax.random.split(jax.random.key(seed), count) for seed in (1, 2)])
     dims = len(data[0])
@@ -134,7 +134,7 @@ def test_samples_agree_with_the_closed_form(name, steps):
     with jax.enable_x64(True):
         mean, var = carried(schedule, rule, steps=steps, chain=steps)
     predict, reverse = model(MEAN.astype(np.float32), VAR.astype(np.float32))
-    rows = loop.rows(PROCESS, schedule, grids.uniform(steps, steps))
+    rows = loop.coefficients(PROCESS, schedule, grids.uniform(steps, steps))
     keys_x, keys = jax.random.split(jax.random.key(0), (2, n))
 
     @jax.jit
@@ -164,7 +164,7 @@ def test_exact_observations_are_kept(name, x64):
 def test_the_kernels_of_an_exact_observation(x64):
     """constant pins x_s itself; noise-aware makes the kernel q(x_s | x_t, x0 = y); renoise q(x_s | x0 = y)."""
     schedule, size = schedules.linear(20), 20
-    rows = jax.tree.map(jnp.asarray, loop.rows(PROCESS, schedule, grids.uniform(20, 20)))
+    rows = jax.tree.map(jnp.asarray, loop.coefficients(PROCESS, schedule, grids.uniform(20, 20)))
     predict, reverse = model()
     x = 0.3 + jnp.ones((size, 4))
     observed = observe(size, noise=0.0)
@@ -191,7 +191,7 @@ def test_resampling_brings_what_is_missing_nearer_to_what_is_known():
     """Two correlated elements, one of them known: re-noising alone misses the conditional mean by more."""
     steps, n, y, rho = 24, 1000, 1.5, 0.9
     schedule = schedules.cosine(steps)
-    rows = loop.rows(PROCESS, schedule, grids.uniform(steps, steps))
+    rows = loop.coefficients(PROCESS, schedule, grids.uniform(steps, steps))
     observed = posterior.Observed(jnp.full((n, 2), y), jnp.array([True, False]), 0.0)
     keys_x, keys = jax.random.split(jax.random.key(0), (2, n))
     calls = []

@@ -1,6 +1,5 @@
 """Walks in parts are the whole walk, and what is shared or mixed on the way is what the pictures say it is."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
@@ -10,7 +9,7 @@ from diffusion_jax.objective import reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level
 from diffusion_jax.process.gaussian import GaussianProcess
-from diffusion_jax.sampling import ancestral, grids, loop, progressive
+from diffusion_jax.sampling import ddpm, grids, loop, progressive
 
 PROCESS, CHAIN = GaussianProcess(), schedules.cosine(25)
 DATA = oracles.TWO_MODES
@@ -18,25 +17,22 @@ DATA = oracles.TWO_MODES
 
 @pytest.fixture(scope="module")
 def sampler():
-    rows = loop.rows(PROCESS, CHAIN, grids.uniform(25, 25))
-    exact, kernel = oracles.exact(DATA), reverse.fixed_small(PROCESS)
-
-    def start(params, seeds):
-        keys = jax.vmap(jax.random.key)(seeds)
-        return PROCESS.prior(CHAIN, keys, (2,)), jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
-
-    def walk(params, x, memory, keys, rows, first=0, label=None):
-        return loop.sample(ancestral.ancestral().step, exact, kernel, rows, x, keys, memory, first)
-
-    def guess(params, x, level, label=None):
-        return exact(x, jax.tree.map(lambda field: jnp.full(len(x), field), level)).x0
-
-    return loop.Sampler(lambda params: rows, start, lambda seeds: None, lambda x: None, walk, guess)
+    coefficients = loop.coefficients(PROCESS, CHAIN, grids.uniform(25, 25))
+    exact = oracles.exact(DATA)
+    return loop.Sampler(
+        process=PROCESS,
+        schedule=lambda params: CHAIN,
+        denoiser=lambda params, x, level, label=None, keys=None: exact(x, level),
+        reverse=reverse.fixed_small(PROCESS),
+        method=ddpm.ancestral(),
+        coefficients=lambda params: coefficients,
+        shape=(2,),
+    )
 
 
 @pytest.mark.parametrize(("steps", "number", "lengths"), [(10, 5, {2}), (25, 10, {2, 3}), (3, 10, {1})])
 def test_parts_make_up_the_grid(steps, number, lengths):
-    rows = loop.rows(PROCESS, schedules.linear(steps), grids.uniform(steps, steps))
+    rows = loop.coefficients(PROCESS, schedules.linear(steps), grids.uniform(steps, steps))
     parts = progressive.parts(rows, number)
     assert {len(part.at.t) for part in parts} == lengths and len(parts) == min(number, steps)
     np.testing.assert_array_equal(np.concatenate([part.at.t for part in parts]), rows.at.t)
@@ -64,7 +60,7 @@ def test_samples_that_part_later_are_closer(sampler):
     shown = progressive.sharing(sampler, None, seed=1, copies=32)
     spread = shown.std(1).mean(1)
     assert shown.shape == (10, 32, 2) and spread[-1] < 0.5 * spread[0]
-    at = loop.rows(PROCESS, CHAIN, grids.uniform(25, 25)).at
+    at = loop.coefficients(PROCESS, CHAIN, grids.uniform(25, 25)).at
     assert isinstance(at, Level) and np.abs(shown[0].mean(0) - DATA.mean).max() < 0.5
 
 

@@ -11,14 +11,14 @@ from diffusion_jax.process import schedules
 from diffusion_jax.process.base import level
 from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import grids, loop
-from diffusion_jax.sampling.ancestral import ancestral
+from diffusion_jax.sampling.ddpm import ancestral
 
 PROCESS = GaussianProcess()
 STEPS = 1000
 
 
 def draw(schedule, predict, variance, n, steps=STEPS, chain=STEPS, dtype=None):
-    rows = loop.rows(PROCESS, schedule, grids.uniform(steps, chain), denoise=True)
+    rows = loop.coefficients(PROCESS, schedule, grids.uniform(steps, chain), denoise=True)
     keys_x, keys = jax.random.split(jax.random.key(0), (2, n))
     x = PROCESS.prior(schedule, keys_x, (2,)).astype(dtype or jnp.float32)
     kernel = reverse.VARIANCES[variance](PROCESS)
@@ -56,7 +56,7 @@ def test_mean_and_covariance_are_those_of_the_data(name, data, variance):
 def test_large_variance_carries_a_standard_normal_exactly(x64):
     """On N(0, I) data the kernel maps N(0, 1) to itself at every step: variance m² + beta = 1."""
     steps = 50
-    rows = loop.rows(PROCESS, schedules.linear(steps), grids.uniform(steps, steps))
+    rows = loop.coefficients(PROCESS, schedules.linear(steps), grids.uniform(steps, steps))
     rows = jax.tree.map(jnp.asarray, rows)
     x = jnp.ones((steps, 1))
     x0 = rows.at.alpha[:, None] * x
@@ -94,7 +94,7 @@ def test_all_parameterisations_give_the_same_sample(x64):
 def test_the_last_step_adds_no_noise():
     """With one step x_s is the predicted x0, exactly."""
     schedule = schedules.linear(1)
-    rows = loop.rows(PROCESS, schedule, grids.uniform(1, 1))
+    rows = loop.coefficients(PROCESS, schedule, grids.uniform(1, 1))
     x = jnp.array([[0.3, 0.4]])
     found = prediction.Prediction(jnp.array([[0.5, -0.5]]), None, None)
     got, _ = loop.sample(

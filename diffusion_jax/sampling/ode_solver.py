@@ -1,11 +1,9 @@
-"""The second loop: an ordinary differential equation, solved with steps as long as the tolerance allows.
+"""Adaptive solver of ordinary differential equations, for sampling, encoding and likelihoods.
 
-Sampler, encoder and likelihood share it. Every sample has its own time, step and error, so that none depends on its
-batch; the loop runs until the last of them is done, those that are wait.
+Every sample has its own time, step and error, so that none depends on its batch; the loop runs until all are done.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +28,12 @@ ERROR = np.array([71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 5
 """Order 5 minus order 4."""
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 
-Derivative = Callable[[Any, Array], Any]
-"""`derivative(x, t[B]) -> dx/dt`; x is an array [B,*D] or a tree of such, and row i of the result hangs on row i."""
+
+class Derivative(Protocol):
+    """Right-hand side of the ODE."""
+
+    def __call__(self, x: Any, t: Array, /) -> Any:
+        """Return dx/dt for x, an array [B,*D] or a tree of such, at t [B]; row i depends on row i alone."""
 
 
 class _State(NamedTuple):
@@ -44,10 +46,10 @@ class _State(NamedTuple):
     ok: Array
 
 
-def solve(
+def solve_ode(
     derivative: Derivative, x: Any, t0: Array | float, t1: Array | float, rtol: float, atol: float, max_calls: int
 ) -> tuple[Any, Array, Array]:
-    """Carry x from t0 to t1 (scalars or [B], either may be the larger): (x at t1, calls int[B], ok bool[B]).
+    """Solve dx/dt from t0 to t1 (scalars or [B], in either direction): (x at t1, calls int [B], ok bool [B]).
 
     The pair of Dormand and Prince 1980, orders 5 and 4, with the first step and the rule for the next of Hairer,
     Norsett and Wanner 1993, section II.4. A step of a sample is kept if in every leaf of its x the root mean square of
@@ -124,7 +126,7 @@ def _start(derivative: Derivative, x: Any, t0: Array, span: Array, rtol: float, 
     """The slope at t0 and a first step [B] whose error should be near the tolerance, from a second slope further on."""
     most, sign, size = jnp.abs(span), jnp.sign(span), _norm(x, x, x, rtol, atol)
 
-    def look(ahead: tuple[Any, Array], _: None) -> tuple[tuple[Any, Array], tuple[Any, Array]]:
+    def evaluate(ahead: tuple[Any, Array], _: None) -> tuple[tuple[Any, Array], tuple[Any, Array]]:
         further, by = ahead
         slope = derivative(further, t0 + by)
         rate = _norm(slope, x, x, rtol, atol)
@@ -133,7 +135,7 @@ def _start(derivative: Derivative, x: Any, t0: Array, span: Array, rtol: float, 
         further = jax.tree.map(lambda x, slope: x + expand(by, x) * slope, x, slope)
         return (further, by), (slope, by)
 
-    _, (slopes, (by, _)) = jax.lax.scan(look, (x, jnp.zeros_like(t0)), length=2)
+    _, (slopes, (by, _)) = jax.lax.scan(evaluate, (x, jnp.zeros_like(t0)), length=2)
     slope = jax.tree.map(lambda f: f[0], slopes)
     small = jnp.abs(by)
     change = _norm(jax.tree.map(lambda f: f[1] - f[0], slopes), x, x, rtol, atol) / jnp.maximum(small, 1e-30)

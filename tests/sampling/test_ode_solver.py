@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.sampling.solve import ERROR, NODES, STAGES, solve
+from diffusion_jax.sampling.ode_solver import ERROR, NODES, STAGES, solve_ode
 
 RATES = np.array([-4.0, -0.5, 0.3, 2.0])
 
@@ -34,7 +34,7 @@ def test_the_pair_is_that_of_dormand_and_prince():
 
 @jax.jit
 def oscillated(x, t0, t1, tolerance):
-    return solve(oscillate, x, t0, t1, tolerance, tolerance, 10_000)
+    return solve_ode(oscillate, x, t0, t1, tolerance, tolerance, 10_000)
 
 
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-8])
@@ -60,7 +60,7 @@ def test_a_sample_does_not_depend_on_its_batch():
     def derivative(x, t):
         return jnp.cos(3 * t)[:, None] * x - 30 * jnp.maximum(x - 2, 0) + jnp.where(x > 100, jnp.nan, 0)
 
-    run = jax.jit(lambda x: solve(derivative, x, 0.0, 2.0, 1e-5, 1e-5, 500))
+    run = jax.jit(lambda x: solve_ode(derivative, x, 0.0, 2.0, 1e-5, 1e-5, 500))
     calm = np.array([[0.1, 0.2], [0.3, -0.4], [0.5, 0.1]], np.float32)
     alone, calls, _ = run(calm)
     wild = calm.copy()
@@ -78,13 +78,13 @@ def test_calls_are_those_made():
         jax.debug.callback(lambda: made.append(1))
         return -5 * x * jnp.sin(t)[:, None] ** 2
 
-    _, calls, ok = jax.jit(lambda x: solve(derivative, x, 0.0, 3.0, 1e-6, 1e-6, 1000))(jnp.ones((1, 2)))
+    _, calls, ok = jax.jit(lambda x: solve_ode(derivative, x, 0.0, 3.0, 1e-6, 1e-6, 1000))(jnp.ones((1, 2)))
     jax.effects_barrier()
     assert ok[0] and int(calls[0]) == len(made) > 20
 
 
 def test_gives_up_after_the_allowed_calls():
-    run = jax.jit(lambda x, most: solve(lambda x, t: -50 * x, x, 0.0, 5.0, 1e-6, 1e-6, most))
+    run = jax.jit(lambda x, most: solve_ode(lambda x, t: -50 * x, x, 0.0, 5.0, 1e-6, 1e-6, most))
     x, calls, ok = run(jnp.ones((2, 1)), 50)
     assert not ok.any() and (calls <= 50).all() and (calls > 44).all() and np.isfinite(x).all()
     assert run(jnp.ones((2, 1)), 5000)[2].all()
@@ -92,5 +92,5 @@ def test_gives_up_after_the_allowed_calls():
 
 def test_gives_up_where_steps_fall_below_rounding():
     """x' = x² reaches infinity at t = 1."""
-    _, calls, ok = jax.jit(lambda x: solve(lambda x, t: x**2, x, 0.0, 2.0, 1e-5, 1e-5, 100_000))(jnp.ones((1, 1)))
+    _, calls, ok = jax.jit(lambda x: solve_ode(lambda x, t: x**2, x, 0.0, 2.0, 1e-5, 1e-5, 100_000))(jnp.ones((1, 1)))
     assert not ok[0] and calls[0] < 5000

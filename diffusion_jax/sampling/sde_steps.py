@@ -1,0 +1,70 @@
+"""Steps of the reverse SDE dx = (f x - g² score) dt + g dw from t down to s.
+
+The integrals of f and g² over a step follow from the schedule without derivatives, and are finite at both ends:
+
+    int f dt = -log(alpha_s/alpha_t),      int g² dt = sigma_t² - sigma_s² + 2 sigma_t² log(alpha_s/alpha_t) + O(step²),
+
+the second exactly so for VE and, with f = -g²/2, to second order for VP and sub-VP. score = -eps/sigma.
+A step that ends without noise takes the predicted x0.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from diffusion_jax.objective.reverse import Reverse
+from diffusion_jax.process.base import Array, StepCoefficients, expand, normal
+from diffusion_jax.sampling.base import BoundDenoiser, SamplerStep, Step
+
+
+def euler_maruyama() -> SamplerStep:
+    """Euler-Maruyama: x_s = (1 + log(alpha_s/alpha_t)) x - G² eps/sigma_t + G noise, G² = int g² dt.
+
+    One network call per step. Reference: Song et al. 2021, eq. 6 and section 4.1.
+    """
+
+    def scales(coefficients: StepCoefficients) -> tuple[Array, Array]:
+        return 1 + coefficients.log_alpha_ratio, 2 * coefficients.log_alpha_ratio - jnp.expm1(
+            2 * coefficients.log_sigma_ratio
+        )
+
+    return SamplerStep(_noisy_step(scales), needs_signal=True)
+
+
+def reverse_diffusion() -> SamplerStep:
+    """Reverse diffusion: x_s = (2 - a) x - sigma_ts²/sigma_t eps + sigma_ts noise with a = alpha_t/alpha_s.
+
+    One network call per step. Reference: Song et al. 2021, appendix E (for sub-VP the public code has Euler's forward
+    step instead of the exact one here).
+    """
+
+    def scales(coefficients: StepCoefficients) -> tuple[Array, Array]:
+        return 2 - jnp.exp(-coefficients.log_alpha_ratio), -jnp.expm1(-2 * coefficients.h)
+
+    return SamplerStep(_noisy_step(scales))
+
+
+def _noisy_step(scales: Callable[[StepCoefficients], tuple[Array, Array]]) -> Step:
+    """Return the step with `scales(coefficients) -> (factor of x, G²/sigma_t²)`."""
+
+    def step(
+        denoise: BoundDenoiser,
+        reverse: Reverse | None,
+        coefficients: StepCoefficients,
+        x: Array,
+        carry: Any,
+        keys: Array,
+    ) -> tuple[Array, Any]:
+        prediction = denoise(x, coefficients.at)
+        x_scale, share = scales(coefficients)
+        noise = normal(keys, x.shape[1:], x.dtype)
+        sigma = coefficients.at.sigma
+        x_s = (
+            expand(x_scale, x) * x
+            - expand(sigma * share, x) * prediction.eps
+            + expand(sigma * jnp.sqrt(share), x) * noise
+        )
+        return jnp.where(jnp.isneginf(expand(coefficients.to.log_sigma, x)), prediction.x0, x_s), carry
+
+    return step
