@@ -78,7 +78,7 @@ class Namespace:
     """The choices of a section as functions: `dj.samplers.ddim(eta=0.5)` returns a `Choice`."""
 
     def __init__(self, section: str, others: Sequence[str] = ()) -> None:
-        """Make one function for each choice of a section of the config, and for the names in `others`."""
+        """Make one function per choice of a config section, and per name in `others`."""
         self._section = section
         for name, factory in {**dict.fromkeys(others), **configs.choices()[section]}.items():
             setattr(self, name, self._function(name, factory))
@@ -337,7 +337,7 @@ class Run:
         estimators: str | Sequence[str] = "vlb",
         options: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Estimate the likelihood of held-out data, or of the given data, in bits per dimension.
+        """Estimate the likelihood of held-out or given data, in bits per dimension.
 
         estimators: of "vlb" (the variational bound, `bits_per_dim`), "multi", "ode", "K". options: keys of the config,
         such as {"bound.num_steps": 100}.

@@ -183,7 +183,7 @@ def choices() -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def _flat_defaults() -> dict[str, Any]:
-    """Every key with its default, in the order of the schema, the options of a section behind its own keys."""
+    """Return every key with its default: per section its own keys, then the options."""
     from diffusion_jax.experiment.choices import signature_options
 
     sections: dict[str, dict[str, Any]] = {}
@@ -277,7 +277,7 @@ def recipes() -> pathlib.Path:
 
 
 def variant(config: ConfigDict, name: str, **others: dict[str, Any]) -> ConfigDict:
-    """Return a recipe's config itself for "", changed by one of `others`, or shrunk to run in seconds for "tiny".
+    """Return a variant of a recipe: "" unchanged, one of `others`, or "tiny" for tests.
 
     others: the further variants of the recipe, each the keys that it changes, such as {"network.ncsnpp.blocks": 8}.
     Raises ValueError for another name.
@@ -413,7 +413,7 @@ def _parse_tuple(text: str, like: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _hint(config: ConfigDict, key: str, node: Any, depth: int) -> str:
-    """The nearest keys, and the keys of the section in which an unknown key was asked for."""
+    """Return the nearest keys to an unknown one, and the keys of its section."""
     known, last = [name for name, _ in flatten(config)], key.rpartition(".")[2]
     part = key.split(".")[depth]
     section = key.split(".")[0] if depth else ""
@@ -470,7 +470,7 @@ def merge(stored: Mapping[str, Any]) -> ConfigDict:
 
 
 def plain(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
-    """Return a config as nested dicts of JSON's types, objects by the names that a stored config gives them."""
+    """Return a config as nested dicts of JSON's types, with objects by name."""
 
     def value(item: Any) -> Any:
         if isinstance(item, Mapping | ConfigDict):
@@ -500,7 +500,7 @@ def in_use(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _add_own_options(section: ConfigDict, key: str, flag: str) -> None:
-    """Add the options of a choice `module:function` to its section, with the defaults of its signature."""
+    """Add the options of a `module:function` to its section, with their defaults."""
     from diffusion_jax.experiment.choices import OWN_OPTIONS, own, signature_options
 
     if key in OWN_OPTIONS:

@@ -1,6 +1,7 @@
-"""Meanings of the options of choices, for the list of config keys (`describe --keys`, docs/config-keys.md).
+"""Meanings of the options of choices, for the list of config keys.
 
-Keys are "section.choice.option", or "section.*.option" for every choice of the section with that option.
+`describe --keys` and docs/config-keys.md show them. Keys are "section.choice.option", or "section.*.option" for every
+choice of the section with that option.
 """
 
 MEANINGS: dict[str, str] = {

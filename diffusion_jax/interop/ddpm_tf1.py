@@ -1,8 +1,8 @@
-"""Checkpoints of the public TensorFlow 1 code of Ho et al. 2020; only reading one needs TensorFlow.
+"""Import of checkpoints of the public TensorFlow 1 code of Ho et al. 2020. Reading one needs TensorFlow.
 
-Its U-Net has the layouts of Flax, so that a parameter is a variable by another name: down_0/block_1/conv1/W (or b) for
-a kernel (or bias), norm1/gamma and beta for a norm, below one outer scope such as model/. The averages that training
-keeps have the suffix /ExponentialMovingAverage; what else is below a variable belongs to the optimiser.
+Its U-Net has the layouts of Flax; only names differ: down_0/block_1/conv1/W (or b) for a kernel (or bias), norm1/gamma
+and beta for a norm, below one outer scope such as model/. Averages have the suffix /ExponentialMovingAverage; other
+variables below a variable belong to the optimiser.
 """
 
 import pathlib
@@ -17,11 +17,11 @@ from diffusion_jax.networks.unet import UNet
 
 AVERAGE = "/ExponentialMovingAverage"
 GROUPS = 32
-"""Groups of every norm, the default of the layer that the code uses."""
+"""Groups of every norm, the default of the public code's norm layer."""
 
 
 def name_map(unet: UNet, shape: tuple[int, ...]) -> dict[str, Path]:
-    """Name of the variable, without the outer scope -> path of the parameter, for data of `shape` (H,W,C)."""
+    """Return parameter paths by variable name, without the outer scope, for data of `shape` (H,W,C)."""
     paths = fit.shapes(unet, shape)
     norms = {path[:-1] for path in paths if path[-1] == "scale"}
     leaves = {"kernel": "W", "scale": "gamma"}
@@ -29,33 +29,30 @@ def name_map(unet: UNet, shape: tuple[int, ...]) -> dict[str, Path]:
 
 
 def read(prefix: str, unet: UNet, shape: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """(parameters, their averages or None) from the checkpoint of a prefix such as DIR/model.ckpt-790000.
+    """Read (parameters, averages or None) from a checkpoint, such as DIR/model.ckpt-790000.
 
-    Raises FileNotFoundError if there is none, and ValueError without TensorFlow or if the variables are not those of
-    `unet`.
+    Raises FileNotFoundError, and ValueError without TensorFlow or if the variables do not match `unet`.
     """
     if not pathlib.Path(f"{prefix}.index").is_file():
         raise FileNotFoundError(
-            f"--path={prefix}: there is no {prefix}.index; give a checkpoint's prefix, such as DIR/model.ckpt-790000"
+            f"--path={prefix}: no file {prefix}.index. Use the prefix of a checkpoint, such as DIR/model.ckpt-790000"
         )
     try:
         import tensorflow as tf
     except ModuleNotFoundError as error:
-        raise ValueError(
-            "a checkpoint of TensorFlow needs TensorFlow to be read: pip install 'diffusion_jax[tf]'"
-        ) from error
+        raise ValueError("--from=ddpm_tf1: needs TensorFlow. Run pip install 'diffusion_jax[tf]'") from error
     try:
         reader = tf.train.load_checkpoint(prefix)
     except tf.errors.OpError as error:
-        raise ValueError(f"{prefix} is not a sound checkpoint: {error.message}") from error
+        raise ValueError(f"{prefix}: cannot be read as a checkpoint: {error.message}") from error
 
     names = name_map(unet, shape)
     stored = set(reader.get_variable_to_shape_map())
     variables = {name for name in stored if name.rpartition("/")[0] not in stored}
     scopes = sorted({f"/{name}"[: -len("conv_in/W")] for name in variables if f"/{name}".endswith("/conv_in/W")})
     if len(scopes) != 1:
-        found = f"these have one: {', '.join(scopes)}" if scopes else "there is no conv_in/W"
-        raise ValueError(f"{prefix} has to hold one U-Net of Ho et al. 2020; {found}")
+        found = f"scopes {', '.join(scopes)}" if scopes else "no conv_in/W"
+        raise ValueError(f"{prefix}: expected one U-Net of Ho et al. 2020 (got {found})")
     scope = scopes[0][1:]
     inside = {name for name in variables if name.startswith(scope) and "/" in name}
 

@@ -1,8 +1,8 @@
-"""Weights of the U-Net of Ho et al. 2020 under the names and layouts of Hugging Face diffusers' UNet2DModel.
+"""Conversion of U-Net weights to and from Hugging Face diffusers' UNet2DModel.
 
-The two agree for UNet2DModel with DownBlock2D, AttnDownBlock2D, UpBlock2D, AttnUpBlock2D, downsample_padding 0,
+The networks agree for UNet2DModel with DownBlock2D, AttnDownBlock2D, UpBlock2D, AttnUpBlock2D, downsample_padding 0,
 freq_shift 1, flip_sin_to_cos false, norm_eps 1e-6, norm_num_groups as in `UNet.groups` and attention heads as in
-`UNet.heads` (attention_head_dim null is one head; diffusers' own default of 8 channels a head has the same shapes and
+`UNet.heads` (attention_head_dim null is one head; diffusers' default of 8 channels per head has the same shapes and
 other results). diffusers_options.py reads and writes these options.
 """
 
@@ -18,7 +18,7 @@ from diffusion_jax.networks.unet import UNet
 
 
 class Layout(NamedTuple):
-    """How the same numbers lie in a tensor of PyTorch and in a parameter of Flax."""
+    """Conversion of an array between the layouts of PyTorch and Flax."""
 
     to_torch: Callable[[np.ndarray], np.ndarray]
     to_flax: Callable[[np.ndarray], np.ndarray]
@@ -45,15 +45,16 @@ _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 
 
 def name_map(unet: UNet, shape: tuple[int, ...]) -> dict[str, tuple[Path, str]]:
-    """diffusers' tensor name -> (path of the parameter, name of its layout), for data of `shape` (H,W,C)."""
+    """Return (parameter path, name of its layout) by diffusers' tensor name, for data of `shape` (H,W,C)."""
     levels = len(unet.multipliers)
     return {_name(path, levels): (path, _layout(path, len(s))) for path, s in fit.shapes(unet, shape).items()}
 
 
 def to_flax(tensors: Mapping[str, np.ndarray], unet: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
-    """The parameters of `unet`, for data of `shape` (H,W,C), from tensors by diffusers' names, old or new.
+    """Convert tensors by diffusers' names, old or new, to the parameters of `unet`.
 
-    Values and dtypes stay as they are. Raises ValueError if tensors are missing, unknown or of another shape.
+    shape: (H,W,C) of the data. Values and dtypes are unchanged. Raises ValueError if tensors are missing, unknown or of
+    another shape.
     """
     new_names = {name: ".".join(_OLD_NAMES.get(part, part) for part in name.split(".")) for name in tensors}
     tensors = {name if new_names[name] in tensors else new_names[name]: tensor for name, tensor in tensors.items()}
@@ -69,7 +70,7 @@ def to_flax(tensors: Mapping[str, np.ndarray], unet: UNet, shape: tuple[int, ...
 
 
 def from_flax(params: Mapping[str, Any], unet: UNet, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Tensors by diffusers' names from the parameters of `unet`, the inverse of `to_flax`.
+    """Convert the parameters of `unet` to tensors by diffusers' names; the inverse of `to_flax`.
 
     Raises ValueError if parameters are missing, unknown or of another shape.
     """
@@ -82,7 +83,7 @@ def from_flax(params: Mapping[str, Any], unet: UNet, shape: tuple[int, ...]) -> 
 
 
 def _name(path: Path, levels: int) -> str:
-    """diffusers' name of the parameter at `path`; it counts the levels of the way up from the lowest."""
+    """Return diffusers' name of a parameter; diffusers counts the up blocks from the lowest resolution."""
     *module, leaf = path
     end = "bias" if leaf == "bias" else "weight"
     if tuple(module) in _OUTSIDE:

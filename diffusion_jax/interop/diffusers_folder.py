@@ -1,4 +1,4 @@
-"""A model that diffusers has saved, or will load: JSON and safetensors in a folder, no PyTorch.
+"""Read and write a saved model of diffusers: JSON and safetensors in a folder, without PyTorch.
 
 config.json                              the options of a UNet2DModel, see diffusers_options.py
 diffusion_pytorch_model.safetensors      its weights, by the names of diffusers.py
@@ -23,43 +23,43 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def find(path: str | os.PathLike[str]) -> pathlib.Path:
-    """The folder of the UNet: `path`, or unet/ in the folder of a pipeline. Raises FileNotFoundError."""
+    """Find the folder of the UNet: `path`, or unet/ in the folder of a pipeline. Raises FileNotFoundError."""
     for folder in (pathlib.Path(path) / "unet", pathlib.Path(path)):
         if (folder / CONFIG).is_file():
             return folder
-    raise FileNotFoundError(f"{path} has neither {CONFIG} nor unet/{CONFIG}; give the folder of a saved UNet2DModel")
+    raise FileNotFoundError(
+        f"--path={path}: neither {CONFIG} nor unet/{CONFIG} in it. Use the folder of a saved UNet2DModel"
+    )
 
 
 def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """The tensors by diffusers' names, in float32. Raises FileNotFoundError, and ValueError for any other format."""
+    """Read the tensors by diffusers' names, float32. Raises FileNotFoundError, and ValueError for other formats."""
     file = folder / WEIGHTS
     if not file.is_file():
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
         if pickles:
             raise ValueError(
-                f"{folder}: {pickles[0]} is a pickle, which may run any code when loaded and never is; save the model "
+                f"{folder}: {pickles[0]} is a pickle, which can run code and is not loaded. Save the model "
                 f"as {WEIGHTS} (in diffusers: save_pretrained(DIR, safe_serialization=True))"
             )
-        raise FileNotFoundError(f"{folder} has no weights; they are expected in {WEIGHTS}")
+        raise FileNotFoundError(f"{folder}: no weights. They are expected in {WEIGHTS}")
     try:
         with safetensors.safe_open(file, framework="np") as opened:
             names = list(opened.keys())
             kinds = {name: opened.get_slice(name).get_dtype() for name in names}
             for name, kind in kinds.items():
                 if kind not in ("F32", "F16"):
-                    raise ValueError(
-                        f"{file}: {name} is of type {kind}; only F32 and F16 are read; convert the weights"
-                    )
+                    raise ValueError(f"{file}: {name} has dtype {kind}. Convert the weights to F32 or F16")
             return {name: opened.get_tensor(name).astype(np.float32) for name in names}
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{file} is not a sound safetensors file: {error}; save the weights again") from error
+        raise ValueError(f"{file}: cannot be read as safetensors: {error}. Save the weights again") from error
 
 
 def check_vacant(path: str | os.PathLike[str]) -> None:
-    """Raise ValueError if something is at `path` that is not an empty folder."""
+    """Raise ValueError unless `path` is free or an empty folder."""
     path = pathlib.Path(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"--path={path} is there already and is not an empty folder; choose another, or remove it")
+        raise ValueError(f"--path={path}: exists and is not an empty folder. Use another path, or remove it")
 
 
 def write(
@@ -68,7 +68,7 @@ def write(
     scheduler: Mapping[str, Any],
     tensors: Mapping[str, np.ndarray],
 ) -> None:
-    """Write the three files into a new folder, all of them or none. Raises as `check_vacant` does, and OSError."""
+    """Write the three files into a new folder, atomically. Raises as `check_vacant` does, and OSError."""
     check_vacant(path)
     path = pathlib.Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)

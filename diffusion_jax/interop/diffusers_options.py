@@ -1,8 +1,8 @@
-"""The options of a model of diffusers as ours, and back: config.json and scheduler_config.json.
+"""Conversion of options to and from diffusers: config.json and scheduler_config.json.
 
-What ours cannot represent is refused by name. A key that a file lacks has diffusers' default, with one exception:
-attention_head_dim, whose absence has meant one head in some versions and 8 channels a head in others, with the same
-shapes and other results, so it has to be written.
+An option that cannot be represented is an error that names it. A missing key has diffusers' default, with one
+exception: a missing attention_head_dim means one head in some versions and 8 channels per head in others, with the same
+shapes and other results, so it is an error.
 """
 
 import json
@@ -17,7 +17,7 @@ from diffusion_jax.networks.unet import UNet
 CONFIG, SCHEDULER = "config.json", "scheduler_config.json"
 
 Fixed = dict[str, tuple[Any, tuple[Any, ...]]]
-"""Key -> (diffusers' default, the values that are represented; the first is the one written)."""
+"""Key -> (diffusers' default, the supported values; the first one is written)."""
 
 _MODEL: Fixed = {
     "act_fn": ("silu", ("silu", "swish")),
@@ -51,7 +51,7 @@ _MODEL_OPTIONS: dict[str, Any] = {
     "dropout": 0.0,
 }
 """Keys with a counterpart in UNet, and diffusers' defaults."""
-_MODEL_IGNORED = ("num_train_timesteps",)  # the size of learned time embeddings, which are refused
+_MODEL_IGNORED = ("num_train_timesteps",)  # the size of learned time embeddings, which are not supported
 
 _CHAIN: Fixed = {
     "_class_name": (None, ("DDPMScheduler",)),
@@ -71,12 +71,12 @@ _CHAIN_OPTIONS: dict[str, Any] = {
     "clip_sample_range": 1.0,
     "prediction_type": "epsilon",
 }
-_CHAIN_IGNORED = (  # they say which steps a shortened chain takes, or belong to what is refused
+_CHAIN_IGNORED = (  # for shortened chains, or for unsupported options
     "timestep_spacing", "steps_offset", "dynamic_thresholding_ratio", "sample_max_value", "tensor_format",
 )  # fmt: skip
 _SCHEDULES = {"linear": "linear", "scaled_linear": "quad", "sigmoid": "sigmoid", "squaredcos_cap_v2": "cosine"}
 _ONLY = {"sigmoid": {"reach": 6.0}, "cosine": {"offset": 0.008, "max_beta": 0.999}}
-"""Options of ours that are constants of diffusers."""
+"""Options that are constants in diffusers."""
 _TARGETS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 _VARIANCES = {"fixed_small": "fixed_small", "fixed_small_log": "fixed_small", "fixed_large": "fixed_large"}
 
@@ -85,7 +85,7 @@ _VARIANCES = {"fixed_small": "fixed_small", "fixed_small_log": "fixed_small", "f
 
 
 def read_unet(folder: pathlib.Path) -> tuple[UNet, tuple[int, int, int]]:
-    """The network that config.json describes, and the shape (H,W,C) of its data. Raises ValueError; see above."""
+    """Read config.json as a network and the shape (H,W,C) of its data. Raises ValueError."""
     file = folder / CONFIG
     config = _read(file, _MODEL, _MODEL_OPTIONS, _MODEL_IGNORED)
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
@@ -126,9 +126,10 @@ def read_unet(folder: pathlib.Path) -> tuple[UNet, tuple[int, int, int]]:
 
 
 def read_scheduler(folder: pathlib.Path) -> tuple[pathlib.Path | None, dict[str, Any]]:
-    """scheduler_config.json beside config.json or in ../scheduler, and what it says as keys and values of a config.
+    """Read scheduler_config.json as keys and values of a config.
 
-    (None, {}) if there is none. Raises ValueError for what ours cannot represent.
+    It stands beside config.json or in ../scheduler. Returns (file, values), or (None, {}) without a file. Raises
+    ValueError for unsupported values.
     """
     places = (folder / SCHEDULER, folder.resolve().parent / "scheduler" / SCHEDULER)
     file = next((place for place in places if place.is_file()), None)
@@ -160,7 +161,7 @@ def read_scheduler(folder: pathlib.Path) -> tuple[pathlib.Path | None, dict[str,
 
 
 def describe_unet(unet: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
-    """The contents of config.json for `unet` and data of `shape` (H,W,C). Raises ValueError if there are none."""
+    """Return the contents of config.json for `unet` and data of `shape` (H,W,C). Raises ValueError."""
     height, width, channels = shape
     if unet.num_classes:
         raise ValueError("network.conditional=True cannot be exported: diffusers has no row for an absent label")
@@ -197,7 +198,7 @@ def describe_unet(unet: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def describe_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The contents of scheduler_config.json for a nested config. Raises ValueError if DDPMScheduler has no such."""
+    """Return the contents of scheduler_config.json for a nested config. Raises ValueError."""
     schedule, prediction = config["schedule"], config["prediction"]
     name = schedule["name"]
     for key, value, values in (
@@ -234,7 +235,7 @@ def describe_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(file: pathlib.Path, fixed: Fixed, options: Mapping[str, Any], ignored: tuple[str, ...]) -> dict[str, Any]:
-    """A JSON file, all keys of which are known and all fixed keys of which have a value that is represented."""
+    """Read a JSON file with known keys and supported values. Raises ValueError."""
     try:
         config = json.loads(file.read_text())
     except ValueError as error:
@@ -261,14 +262,14 @@ def _is_whole(value: Any) -> bool:
 
 
 def _whole_number(file: pathlib.Path, config: Mapping[str, Any], key: str) -> int:
-    """config[key] as a whole number from 1 on."""
+    """Return config[key] as an integer >= 1."""
     if not _is_whole(config[key]):
         raise _refusal(file, config, key, "use a whole number of at least 1")
     return config[key]
 
 
 def _whole_numbers(file: pathlib.Path, config: Mapping[str, Any], key: str, length: int = 0) -> list[int]:
-    """config[key] as a list of whole numbers from 1 on, `length` of them (0: any number but none)."""
+    """Return config[key] as a list of integers >= 1, `length` of them (0: one or more)."""
     values = config[key]
     listed = isinstance(values, list | tuple) and len(values) > 0 and len(values) == (length or len(values))
     if not listed or not all(_is_whole(value) for value in values):
@@ -277,7 +278,7 @@ def _whole_numbers(file: pathlib.Path, config: Mapping[str, Any], key: str, leng
 
 
 def _fraction(file: pathlib.Path, config: Mapping[str, Any], key: str) -> float:
-    """config[key] as a number in [0, 1)."""
+    """Return config[key] as a number in [0, 1)."""
     value = config[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
         raise _refusal(file, config, key, "use a number in [0, 1)")
@@ -285,7 +286,7 @@ def _fraction(file: pathlib.Path, config: Mapping[str, Any], key: str) -> float:
 
 
 def _attention(file: pathlib.Path, config: Mapping[str, Any], levels: int) -> list[bool]:
-    """Whether each level has attention, by the types of its blocks, which have to be the same on both ways."""
+    """Return, per level, if it has attention; down and up blocks must agree."""
     found = {}
     for way, key in (("Down", "down_block_types"), ("Up", "up_block_types")):
         kinds = {f"{way}Block2D": False, f"Attn{way}Block2D": True}
@@ -301,7 +302,7 @@ def _attention(file: pathlib.Path, config: Mapping[str, Any], levels: int) -> li
 
 
 def _heads(file: pathlib.Path, config: Mapping[str, Any], channels: list[int]) -> int:
-    """The number of heads, the same wherever there is attention; `channels` are those of these levels."""
+    """Return the number of heads, equal at all levels with attention, which have these `channels`."""
     width = config["attention_head_dim"]
     if width is None:
         return 1

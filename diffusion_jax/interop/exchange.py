@@ -1,6 +1,6 @@
-"""Weights from elsewhere and back: what joins the formats of interop with configs and workdirs.
+"""Import other projects' weights as run directories, and export runs.
 
-An imported model is step 0 of a run: `sample` and `evaluate` read it, and `train` with the same config goes on from it.
+An imported model is step 0 of a run: `sample` and `evaluate` read it, and `train` with the same config continues it.
 """
 
 import dataclasses
@@ -18,14 +18,15 @@ from diffusion_jax.networks.unet import UNet
 from diffusion_jax.training import checkpoints, state
 
 TAKEN = ("channels", "multipliers", "blocks", "attention", "heads", "groups", "dropout")
-"""Options of the U-Net that a model of diffusers brings along."""
+"""Options of the U-Net that come from the model of diffusers."""
 
 
 def from_diffusers(config: ConfigDict, path: str, workdir: str) -> dict[str, Any]:
-    """Make a workdir of a saved UNet2DModel.
+    """Import a saved UNet2DModel as a run directory.
 
-    The network, the shape of the data and, where the model has a scheduler, the chain are the model's; the rest is the
-    config's, also the levels of the data (256 if it has none). Raises ValueError or OSError, and then writes nothing.
+    Network, shape of the data and, if the model has a scheduler, the chain are those of the model; the rest is that of
+    the config, also the levels of the data (256 if it has none). Raises ValueError or OSError before anything is
+    written.
     """
     check_vacant(workdir)
     folder = diffusers_folder.find(path)
@@ -44,10 +45,10 @@ def from_diffusers(config: ConfigDict, path: str, workdir: str) -> dict[str, Any
 
 
 def from_ddpm_tf1(config: ConfigDict, path: str, workdir: str) -> dict[str, Any]:
-    """Make a workdir of a checkpoint of Ho's code, for the network that the config describes.
+    """Import a checkpoint of the code of Ho et al. 2020, for the network of the config.
 
-    All averages are that of the checkpoint, or the parameters where it has none. Raises ValueError or OSError, and then
-    writes nothing.
+    All averages are that of the checkpoint, or the parameters if it has none. Raises ValueError or OSError before
+    anything is written.
     """
     check_vacant(workdir)
     for key, value, needed in (
@@ -57,7 +58,7 @@ def from_ddpm_tf1(config: ConfigDict, path: str, workdir: str) -> dict[str, Any]
         ("network.unet.heads", config.network.unet.heads, 1),
     ):
         if value != needed:
-            raise ValueError(f"{key}={value!r} is not what the public code of Ho et al. 2020 has; use {needed!r}")
+            raise ValueError(f"{key}={value!r}: the public code of Ho et al. 2020 has {needed!r}. Use that")
     shape = tuple(config.data.shape)
     config = config.copy_and_resolve_references()
     with config.unlocked():
@@ -69,7 +70,7 @@ def from_ddpm_tf1(config: ConfigDict, path: str, workdir: str) -> dict[str, Any]
 
 
 def to_diffusers(config: ConfigDict, params: Any, path: str) -> dict[str, Any]:
-    """Write parameters as a folder that diffusers loads. Raises ValueError or OSError, and then writes nothing."""
+    """Write parameters as a folder that diffusers loads. Raises ValueError or OSError before that."""
     diffusers_folder.check_vacant(path)
     shape = tuple(config.data.shape)
     unet = network(wiring.build(config))
@@ -80,25 +81,23 @@ def to_diffusers(config: ConfigDict, params: Any, path: str) -> dict[str, Any]:
 
 
 def check_vacant(workdir: str) -> None:
-    """Raise ValueError if a workdir holds checkpoints already."""
+    """Raise ValueError if a run directory has checkpoints."""
     kept = checkpoints.steps(workdir)
     if kept:
-        raise ValueError(
-            f"{workdir} holds checkpoints already, the newest of step {kept[-1]}; choose another --workdir"
-        )
+        raise ValueError(f"--workdir={workdir}: has checkpoints, the newest of step {kept[-1]}. Use another directory")
 
 
 def network(experiment: wiring.Experiment) -> UNet:
-    """The network of an experiment, if it is a U-Net; ValueError otherwise."""
+    """Return the network of an experiment. Raises ValueError unless it is a U-Net."""
     if not isinstance(experiment.network, UNet):
-        raise ValueError("network.name: only a unet has a counterpart elsewhere")
+        raise ValueError("network.name: only unet can be imported and exported")
     return experiment.network
 
 
 def start(
     workdir: str, config: ConfigDict, experiment: wiring.Experiment, net: dict[str, Any], average: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write step 0 of a run that starts with these weights; every average starts as `average`."""
+    """Write step 0 of a run with these weights; `average` is the value of every average."""
     params, averaged = ({"net": jax.tree.map(jnp.asarray, tree)} for tree in (net, average))
     first = state.create(params, experiment.optimizer, (), experiment.times.init())
     first = dataclasses.replace(first, ema={str(decay): averaged for decay in config.ema.decays})
@@ -111,6 +110,6 @@ def start(
 
 
 def sizes(params: Any) -> dict[str, int]:
-    """The number of parameters and of tensors."""
+    """Return the number of parameters and of tensors."""
     leaves = jax.tree.leaves(params)
     return {"parameters": sum(int(np.size(leaf)) for leaf in leaves), "tensors": len(leaves)}

@@ -70,8 +70,8 @@ def test_averages_have_to_be_complete(variables, tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["global_step", "model/conv_in/V"], "has to hold one U-Net of Ho et al. 2020; there is no conv_in/W"),
-        (["a/conv_in/W", "b/conv_in/W"], "has to hold one U-Net of Ho et al. 2020; these have one: /a/, /b/"),
+        (["global_step", "model/conv_in/V"], "conv_in/W"),
+        (["a/conv_in/W", "b/conv_in/W"], "/a/, /b/"),
     ],
 )
 def test_other_checkpoints_are_refused(names, message, tmp_path):
@@ -81,15 +81,15 @@ def test_other_checkpoints_are_refused(names, message, tmp_path):
 
 
 def test_no_checkpoint_and_a_broken_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no .*none\.index; give a checkpoint's prefix"):
+    with pytest.raises(FileNotFoundError, match=r"none\.index"):
         ddpm_tf1.read(str(tmp_path / "none"), NET, SHAPE)
     (tmp_path / "broken.index").write_bytes(b"not an index")
-    with pytest.raises(ValueError, match="broken is not a sound checkpoint"):
+    with pytest.raises(ValueError, match="broken"):
         ddpm_tf1.read(str(tmp_path / "broken"), NET, SHAPE)
 
 
 def test_without_tensorflow_it_says_what_to_install(monkeypatch, tmp_path):
     (tmp_path / "m.index").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "tensorflow", None)
-    with pytest.raises(ValueError, match=r"needs TensorFlow to be read: pip install 'diffusion_jax\[tf\]'"):
+    with pytest.raises(ValueError, match=r"diffusion_jax\[tf\]"):
         ddpm_tf1.read(str(tmp_path / "m"), NET, SHAPE)

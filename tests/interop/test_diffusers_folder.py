@@ -31,46 +31,46 @@ def test_half_precision_is_read_exactly(tmp_path):
 def test_a_pipeline_and_its_unet_are_the_same(tmp_path):
     folder = saved_models.write(tmp_path / "unet")
     assert diffusers_folder.find(tmp_path) == diffusers_folder.find(folder) == folder
-    with pytest.raises(FileNotFoundError, match=r"nothing has neither config\.json nor unet/config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"nothing.*config\.json"):
         diffusers_folder.find(tmp_path / "nothing")
 
 
 def test_no_weights_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"has no weights; they are expected in diffusion_pytorch_model\.safet"):
+    with pytest.raises(FileNotFoundError, match=r"diffusion_pytorch_model\.safet"):
         diffusers_folder.read_tensors(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "model.ckpt"])
 def test_a_pickle_is_refused(name, tmp_path):
     (tmp_path / name).write_bytes(b"\x80\x04N.")
-    with pytest.raises(ValueError, match=f"{name} is a pickle, which may run any code when loaded and never is"):
+    with pytest.raises(ValueError, match=f"{name} is a pickle"):
         diffusers_folder.read_tensors(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04N.", b"PK\x03\x04" + bytes(100)])
 def test_what_is_only_called_safetensors_is_refused(content, tmp_path):
     (tmp_path / diffusers_folder.WEIGHTS).write_bytes(content)
-    with pytest.raises(ValueError, match="is not a sound safetensors file"):
+    with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.safetensors"):
         diffusers_folder.read_tensors(tmp_path)
 
 
 def test_a_cut_file_is_refused(tmp_path):
     file = saved_models.write(tmp_path / "model") / diffusers_folder.WEIGHTS
     file.write_bytes(file.read_bytes()[:-4])
-    with pytest.raises(ValueError, match="is not a sound safetensors file"):
+    with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.safetensors"):
         diffusers_folder.read_tensors(file.parent)
 
 
 def test_other_types_are_refused(tmp_path):
     safetensors.numpy.save_file({"a": np.float64([1])}, tmp_path / diffusers_folder.WEIGHTS)
-    with pytest.raises(ValueError, match="a is of type F64; only F32 and F16 are read"):
+    with pytest.raises(ValueError, match=r"a .*F64"):
         diffusers_folder.read_tensors(tmp_path)
 
 
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "kept").write_text("mine")
     for path in (tmp_path, tmp_path / "kept"):
-        with pytest.raises(ValueError, match="is there already and is not an empty folder"):
+        with pytest.raises(ValueError, match="--path="):
             diffusers_folder.write(path, {}, {}, TENSORS)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"] and (tmp_path / "kept").read_text() == "mine"
 
