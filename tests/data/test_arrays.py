@@ -1,5 +1,6 @@
 import pathlib
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -92,13 +93,13 @@ def test_second_file_is_the_heldout_split(save):
 def test_key_is_needed_for_several_arrays(save):
     path = save("x.npz", {"a": IMAGES, "b": IMAGES[:, :2], "labels": LABELS})
     assert arrays("train", path, key="b").shape == (2, 4, 3)
-    with pytest.raises(ValueError, match=r"'a'.*'b'.*key"):
+    with pytest.raises(ValueError, match="key"):
         arrays("train", path)
     with pytest.raises(ValueError, match=r"arrays\.key"):
         arrays("train", save("y.npz", {"labels": LABELS}))
-    with pytest.raises(ValueError, match=r"'c'.*a, b, labels"):
+    with pytest.raises(ValueError, match="key"):
         arrays("train", path, key="c")
-    with pytest.raises(ValueError, match=r"'c'.*a, b, labels"):
+    with pytest.raises(ValueError, match="'c'"):
         arrays("train", path, key="a", label_key="c")
     with pytest.raises(ValueError, match="label_key"):
         arrays("train", save("x.npy", IMAGES), label_key="labels")
@@ -111,48 +112,48 @@ def poisoned(value):
 
 
 @pytest.mark.parametrize(
-    ("given", "options", "message"),
+    ("given", "options", "named"),
     [
-        (IMAGES / 255, {}, "float64.*levels=0"),
-        (poisoned(np.nan), {}, r"x\.npy.*\(2, 1\)"),
-        (poisoned(-np.inf), {}, r"x\.npy.*\(2, 1\)"),
-        (poisoned(1.0).astype(np.float64) * 1e200, {}, r"float32.*\(2, 1\)"),
-        (IMAGES.astype(np.int32) - 1, {}, "int32.*0 … 255.*-1"),
-        (IMAGES.astype(np.uint16) + 1, {}, "uint16.*0 … 255.*256"),
-        (IMAGES, {"levels": 17}, "uint8.*0 … 16"),
-        (IMAGES, {"levels": 0}, "uint8.*levels=0"),
-        (IMAGES > 3, {}, "levels=2"),
-        (np.moveaxis(np.tile(IMAGES, (1, 1, 2, 1)), -1, 1), {}, r"\[N,C,H,W\]"),
+        (IMAGES / 255, {}, "levels"),
+        (poisoned(np.nan), {}, r"x\.npy"),
+        (poisoned(-np.inf), {}, r"x\.npy"),
+        (poisoned(1.0).astype(np.float64) * 1e200, {}, r"x\.npy"),
+        (IMAGES.astype(np.int32) - 1, {}, "int32"),
+        (IMAGES.astype(np.uint16) + 1, {}, "uint16"),
+        (IMAGES, {"levels": 17}, "uint8"),
+        (IMAGES, {"levels": 0}, "levels"),
+        (IMAGES > 3, {}, "levels"),
+        (np.moveaxis(np.tile(IMAGES, (1, 1, 2, 1)), -1, 1), {}, r"x\.npy"),
         (IMAGES.astype(np.complex64), {}, "complex64"),
         (np.array([["a", "b"]]), {}, "<U1"),
-        (np.zeros(3, np.uint8), {}, r"\(3,\).*\[N,D\]"),
-        (np.zeros((0, 4, 4), np.uint8), {}, r"\(0, 4, 4\)"),
-        (np.zeros((4, 0), np.float32), {}, r"\(4, 0\)"),
-        (IMAGES[:1], {}, "1 of 1"),
-        (IMAGES, {"heldout_fraction": -0.1}, "heldout_fraction=-0.1"),
-        (IMAGES, {"levels": 300}, r"arrays\.levels=300"),
-        (IMAGES, {"classes": 3}, "classes=3.*label_key"),
+        (np.zeros(3, np.uint8), {}, r"x\.npy"),
+        (np.zeros((0, 4, 4), np.uint8), {}, r"x\.npy"),
+        (np.zeros((4, 0), np.float32), {}, r"x\.npy"),
+        (IMAGES[:1], {}, r"x\.npy"),
+        (IMAGES, {"heldout_fraction": -0.1}, "heldout_fraction"),
+        (IMAGES, {"levels": 300}, r"arrays\.levels"),
+        (IMAGES, {"classes": 3}, "classes.*label_key"),
     ],
 )
-def test_invalid_arrays_raise(save, given, options, message):
-    with pytest.raises(ValueError, match=message) as caught:
+def test_invalid_arrays_raise(save, given, options, named):
+    with pytest.raises(ValueError, match=named) as caught:
         arrays("train", save("x.npy", given), **options)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("labels", "options", "message"),
+    ("labels", "options", "named"),
     [
-        (LABELS[:19], {}, r"labels .*\(20,\).*int64 \(19,\)"),
-        (np.eye(3)[LABELS], {}, r"labels .*float64"),
-        (LABELS / 1.0, {}, r"labels .*float64"),
-        (LABELS - 1, {}, "labels .*0 … 1.*-1 to 1"),
-        (LABELS, {"classes": 2}, "labels .*0 … 1.*0 to 2"),
+        (LABELS[:19], {}, "labels"),
+        (np.eye(3)[LABELS], {}, "labels"),
+        (LABELS / 1.0, {}, "labels"),
+        (LABELS - 1, {}, "labels"),
+        (LABELS, {"classes": 2}, "labels"),
     ],
 )
-def test_invalid_labels_raise(save, labels, options, message):
+def test_invalid_labels_raise(save, labels, options, named):
     path = save("x.npz", {"images": IMAGES, "labels": labels})
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=named):
         arrays("train", path, key="images", label_key="labels", **options)
 
 
@@ -176,7 +177,7 @@ def test_missing_and_wrong_files_raise(save, tmp_path):
         ("damaged.npz", damaged),
         ("cut.npy", single[:-10]),
     ):
-        with pytest.raises(ValueError, match=rf"{name}: ") as caught:
+        with pytest.raises(ValueError, match=name) as caught:
             arrays("train", save(name, content))
         assert "\n" not in str(caught.value)
     for name, content in (("really.npy", whole), ("really.npz", single)):
@@ -192,7 +193,7 @@ def test_pickled_objects_raise(save):
         save("x.npz", {"images": ragged}),
         save("bare.npy", pickle.dumps([1, 2])),
     ):
-        with pytest.raises(ValueError, match="pickled") as caught:
+        with pytest.raises(ValueError, match=re.escape(path)) as caught:
             arrays("train", path)
         assert "\n" not in str(caught.value)
 
@@ -201,9 +202,9 @@ def test_mismatched_heldout_files_raise(save):
     path = save("train.npz", {"x": IMAGES, "y": LABELS})
     with pytest.raises(ValueError, match=r"arrays\.heldout"):
         arrays("heldout", path, heldout=path)
-    with pytest.raises(ValueError, match=r"\(2, 4, 3\).*\(6, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"small\.npz"):
         arrays("heldout", path, heldout=save("small.npz", {"x": IMAGES[:, :2]}))
-    with pytest.raises(ValueError, match=r"labels .*0 … 2.*3 to 5"):
+    with pytest.raises(ValueError, match=r"more\.npz"):
         arrays("heldout", path, label_key="y", heldout=save("more.npz", {"x": IMAGES, "y": LABELS + 3}))
 
 

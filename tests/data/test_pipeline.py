@@ -139,21 +139,21 @@ def test_in_order_drops_nothing_and_masks_padding(kind, batch_size, disk):
 def test_flip_of_vectors_raises():
     vectors = source.from_arrays("vectors", np.zeros((4, 2), np.float32), None, 0, 0)
     assert pipeline.batch(vectors, 0, 0, 3, False)["x0"].dtype == np.float32
-    with pytest.raises(ValueError, match=r"flip=True.*vectors"):
+    with pytest.raises(ValueError, match=r"flip.*vectors"):
         pipeline.batches(vectors, 0, 0, 3, True)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [((-1, 0, 8), "seed=-1"), ((0, -1, 8), "step=-1"), ((0, 0, 0), "batch_size=0")],
+    ("arguments", "name"),
+    [((-1, 0, 8), "seed"), ((0, -1, 8), "step"), ((0, 0, 0), "batch_size")],
 )
-def test_arguments_are_checked_at_once(arguments, message):
+def test_arguments_are_checked_at_once(arguments, name):
     for function in (pipeline.batch, pipeline.batches):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=name):
             function(MEMORY, *arguments, False)
-    with pytest.raises(ValueError, match="batch_size=0"):
+    with pytest.raises(ValueError, match="batch_size"):
         pipeline.in_order(MEMORY, 0)
-    with pytest.raises(ValueError, match="depth=0"):
+    with pytest.raises(ValueError, match="depth"):
         pipeline.prefetch(iter([]), str, 0)
 
 

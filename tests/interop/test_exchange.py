@@ -58,7 +58,7 @@ def test_imported_models_compute_what_diffusers_computes(name, tmp_path, capsys)
     x, time, output = (golden[f"{name}/{part}"] for part in ("x", "time", "output"))
     y = jax.jit(experiment.network.apply)({"params": params["net"]}, x, time)
     assert np.std(output) > 0.4
-    np.testing.assert_allclose(y, output, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(y, output, rtol=0, atol=3e-5)  # 2e-6 is usual in float32
 
 
 @pytest.mark.parametrize("name", saved_models.MODELS)

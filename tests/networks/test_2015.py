@@ -86,12 +86,12 @@ def test_networks_start_near_zero_and_know_the_time(name):
 @pytest.mark.parametrize("name", NETS)
 def test_networks_refuse_what_does_not_fit(name):
     net, shape = NETS[name]
-    with pytest.raises(ValueError, match=f"{name}: x must have axes"):
+    with pytest.raises(ValueError, match=rf"{name}.*\bx\b"):
         net.init(KEY, jnp.zeros((2, 3, 3)), jnp.zeros(2))
-    with pytest.raises(ValueError, match=f"{name}: reads out step by step, so it needs a chain: set process.num_steps"):
+    with pytest.raises(ValueError, match=rf"{name}.*process\.num_steps"):
         net.clone(num_steps=0).init(KEY, jnp.zeros(shape), jnp.zeros(2))
 
 
 def test_multiscale_needs_sizes_that_can_be_halved():
-    with pytest.raises(ValueError, match="multiscale: 6 x 4 pixels cannot be halved 2 times; use fewer scales"):
+    with pytest.raises(ValueError, match=r"multiscale.*scales"):
         MultiScale(2, 3, scales=3).init(KEY, jnp.zeros((1, 6, 4, 1)), jnp.zeros(1))

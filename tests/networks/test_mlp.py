@@ -63,15 +63,15 @@ def test_bfloat16_is_close_and_float64_is_exact():
 
 
 @pytest.mark.parametrize(
-    ("options", "shape", "message"),
+    ("options", "shape", "named"),
     [
-        ({"width": 7}, (4, 2), "width must be even and at least 4, got 7"),
-        ({"depth": 0}, (4, 2), "depth must be at least 1, got 0"),
-        ({"dropout": -0.1}, (4, 2), r"dropout must lie in \[0, 1\), got -0.1"),
-        ({"dtype": "half"}, (4, 2), "dtype 'half' is unknown"),
-        ({}, (4, 2, 2), r"x must have axes \[B,D\], got shape \(4, 2, 2\)"),
+        ({"width": 7}, (4, 2), "width"),
+        ({"depth": 0}, (4, 2), "depth"),
+        ({"dropout": -0.1}, (4, 2), "dropout"),
+        ({"dtype": "half"}, (4, 2), "dtype"),
+        ({}, (4, 2, 2), "x"),
     ],
 )
-def test_what_does_not_fit_is_an_error(options, shape, message):
-    with pytest.raises(ValueError, match=f"^mlp: {message}"):
+def test_what_does_not_fit_is_an_error(options, shape, named):
+    with pytest.raises(ValueError, match=rf"mlp.*\b{named}\b"):
         jax.eval_shape(MLP(2, **options).init, jax.random.key(0), jnp.zeros(shape), TIME, None, None)

@@ -170,20 +170,20 @@ def test_fourier_features_of_time_are_a_fixed_draw():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "named"),
     [
-        ({"embedding": "sines"}, "embedding 'sines' is unknown; use one of positional, fourier"),
-        ({"taps": (1, 2, 1)}, r"taps must be symmetric and even in number, as \(1, 3, 3, 1\), got \(1, 2, 1\)"),
-        ({"taps": (1, 2)}, "taps must be symmetric"),
-        ({"fourier_scale": 0.0}, "fourier_scale must be above 0, got 0.0"),
-        ({"augment_dims": -1}, "augment_dims must be 0"),
-        ({"attention": (14,)}, r"attention at height 14 never occurs; the heights are \[32, 16, 8, 4\]"),
-        ({"multipliers": (1,) * 7}, "height 32 cannot be halved 6 times"),
-        ({"blocks": 0}, "blocks must be at least 1, got 0"),
+        ({"embedding": "sines"}, "embedding"),
+        ({"taps": (1, 2, 1)}, "taps"),
+        ({"taps": (1, 2)}, "taps"),
+        ({"fourier_scale": 0.0}, "fourier_scale"),
+        ({"augment_dims": -1}, "augment_dims"),
+        ({"attention": (14,)}, "attention"),
+        ({"multipliers": (1,) * 7}, "height"),
+        ({"blocks": 0}, "blocks"),
     ],
 )
-def test_what_does_not_fit_is_an_error_before_anything_compiles(options, message):
-    with pytest.raises(ValueError, match=f"^ncsnpp: {message}"):
+def test_what_does_not_fit_is_an_error_before_anything_compiles(options, named):
+    with pytest.raises(ValueError, match=rf"ncsnpp.*\b{named}\b"):
         shapes_of(NCSNpp(3, **options), (32, 32, 3))
-    with pytest.raises(ValueError, match=r"^ncsnpp: augment must have shape \(1, 9\), got \(1, 8\)"):
+    with pytest.raises(ValueError, match=r"ncsnpp.*\baugment\b"):
         shapes_of(NCSNpp(3, augment_dims=9), (32, 32, 3), augment=jnp.zeros((1, 8)))

@@ -38,14 +38,14 @@ def test_output_is_x_at_the_start_and_follows_time_and_label():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "named"),
     [
-        ({"out_channels": 6}, "the output is added to x, which has 3 channels, not 6; use a fixed prediction.variance"),
-        ({"channels": 5}, "channels must be even"),
-        ({"blocks": 0}, "blocks must be at least 1, got 0"),
-        ({"dropout": 1.0}, "dropout must lie in"),
+        ({"out_channels": 6}, "prediction.variance"),
+        ({"channels": 5}, "channels"),
+        ({"blocks": 0}, "blocks"),
+        ({"dropout": 1.0}, "dropout"),
     ],
 )
-def test_what_does_not_fit_is_an_error_before_anything_compiles(options, message):
-    with pytest.raises(ValueError, match=f"^vdm: {message}"):
+def test_what_does_not_fit_is_an_error_before_anything_compiles(options, named):
+    with pytest.raises(ValueError, match=rf"vdm.*\b{named}\b"):
         shapes_of(VDMUNet(**{"out_channels": 3} | options), (32, 32, 3))

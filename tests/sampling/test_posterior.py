@@ -128,7 +128,7 @@ def test_the_rules_of_2015_follow_an_independent_recursion(name, x64):
 
 @pytest.mark.parametrize(("name", "steps"), [("noise_aware", 100), ("constant", 50)])
 def test_samples_agree_with_the_closed_form(name, steps):
-    """50,000 drawn samples, in float32: mean and variance within 4 standard errors."""
+    """50,000 drawn samples, in float32: mean and variance within 5 standard errors."""
     rule = {"noise_aware": lambda: posterior.noise_aware(MEAN, VAR), "constant": posterior.constant}[name]()
     schedule, n = schedules.cosine(steps), 50_000
     with jax.enable_x64(True):
@@ -146,8 +146,8 @@ def test_samples_agree_with_the_closed_form(name, steps):
         return loop.sample(ancestral().step, predict, kernel, rows, x, keys)[0]
 
     x = np.asarray(draw(keys_x, keys), np.float64)
-    assert np.all(np.abs(x.mean(0) - mean) < 4 * np.sqrt(var / n))
-    assert np.all(np.abs(x.var(0) - var) < 4 * var * np.sqrt(2 / n))
+    assert np.all(np.abs(x.mean(0) - mean) < 5 * np.sqrt(var / n))
+    assert np.all(np.abs(x.var(0) - var) < 5 * var * np.sqrt(2 / n))
 
 
 @pytest.mark.parametrize("name", posterior.RULES)

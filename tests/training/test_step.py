@@ -37,7 +37,12 @@ def make_loss(network):
         network.apply, lambda params: schedule, prediction.eps(), prediction.step_conditioning(STEPS)
     )
     term = losses.weighted_mse(lambda params: schedule, prediction.eps(), losses.simple())
-    return losses.weighted_sum(predict, GaussianProcess(), lambda params: schedule, {"mse": (1.0, term)})
+    loss = losses.weighted_sum(predict, GaussianProcess(), lambda params: schedule, {"mse": (1.0, term)})
+
+    def in_float64(params, batch, t, keys, **options):  # times are drawn in float32
+        return loss(params, batch, t.astype(jnp.float64), keys, **options)
+
+    return in_float64
 
 
 TIMES = time_sampling.importance(STEPS, window=1)
