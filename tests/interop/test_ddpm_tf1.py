@@ -52,18 +52,14 @@ def test_what_does_not_fit_is_named(variables, tmp_path):
     changed |= {"model/extra/W": np.zeros(1, np.float32), "model/norm_out/beta": np.zeros(5, np.float32)}
     with pytest.raises(ValueError) as caught:
         ddpm_tf1.read(saved_models.write_tf1(tmp_path / "m", changed), NET, SHAPE)
-    assert (
-        "the variables do not fit the network: 1 missing (conv_in/b); 1 unknown (extra/W); "
-        "1 of another shape (norm_out/beta (5,) instead of (32,))" in str(caught.value)
-    )
+    for name in ("conv_in/b", "extra/W", "norm_out/beta"):
+        assert name in str(caught.value)
 
 
 def test_averages_have_to_be_complete(variables, tmp_path):
     _, _, stored = variables
     changed = {name: value for name, value in stored.items() if name != "model/conv_in/b" + ddpm_tf1.AVERAGE}
-    with pytest.raises(
-        ValueError, match=r"the variables/ExponentialMovingAverage do not fit .* 1 missing \(conv_in/b\)"
-    ):
+    with pytest.raises(ValueError, match=r"ExponentialMovingAverage.*conv_in/b"):
         ddpm_tf1.read(saved_models.write_tf1(tmp_path / "m", changed), NET, SHAPE)
 
 

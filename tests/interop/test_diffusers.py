@@ -151,8 +151,8 @@ def test_tensors_that_do_not_fit_are_named():
 
 def test_parameters_that_do_not_fit_are_named():
     params = drawn_params(SMALL, SMALL_SHAPE)
-    with pytest.raises(ValueError, match=r"diffusers: params .* 1 of another shape \(conv_in/kernel \(3, 3, 1, 4\)"):
+    with pytest.raises(ValueError, match="conv_in/kernel"):
         diffusers.from_flax(params, SMALL, (8, 12, 3))
     del params["mid"]["attn_1"]["q"]
-    with pytest.raises(ValueError, match=r"2 missing \(mid/attn_1/q/bias, mid/attn_1/q/kernel\)"):
+    with pytest.raises(ValueError, match="mid/attn_1/q/bias, mid/attn_1/q/kernel"):
         diffusers.from_flax(params, SMALL, SMALL_SHAPE)

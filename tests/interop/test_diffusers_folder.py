@@ -43,7 +43,7 @@ def test_no_weights_is_an_error(tmp_path):
 @pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "model.ckpt"])
 def test_a_pickle_is_refused(name, tmp_path):
     (tmp_path / name).write_bytes(b"\x80\x04N.")
-    with pytest.raises(ValueError, match=f"{name} is a pickle"):
+    with pytest.raises(ValueError, match=name):
         diffusers_folder.read_tensors(tmp_path)
 
 

@@ -72,57 +72,55 @@ def test_what_is_written_is_what_diffusers_wrote(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "key"),
     [
-        ({"attention_head_dim": ...}, "attention_head_dim is missing, and versions of diffusers disagree"),
-        ({"attention_head_dim": 7}, "attention_head_dim=7 cannot be represented; as many heads"),
-        ({"attention_head_dim": "8"}, 'attention_head_dim="8" cannot'),
+        ({"attention_head_dim": ...}, "attention_head_dim"),
+        ({"attention_head_dim": 7}, "attention_head_dim"),
+        ({"attention_head_dim": "8"}, "attention_head_dim"),
         ({"attention_head_dim": 8, "down_block_types": ["AttnDownBlock2D"] * 4,
-          "up_block_types": ["AttnUpBlock2D"] * 4},
-         "attention_head_dim=8 cannot be represented; as many heads are needed at all levels with attention "
-         "(128, 256 channels)"),
-        ({"act_fn": "gelu"}, 'act_fn="gelu" cannot be represented; only "silu" or "swish" is'),
-        ({"downsample_padding": 1}, "downsample_padding=1 cannot be represented; only 0 is"),
-        ({"downsample_padding": ...}, "downsample_padding=1 (diffusers' default, as the file lacks it) cannot be"),
-        ({"norm_num_groups": 24}, "norm_num_groups=24 cannot be represented; it has to divide 128 channels"),
-        ({"norm_num_groups": None}, "norm_num_groups=null cannot"),
-        ({"norm_eps": 1e-5}, "norm_eps=1e-05 cannot be represented; only 1e-06 is"),
-        ({"freq_shift": 0}, "freq_shift=0 cannot"),
-        ({"flip_sin_to_cos": True}, "flip_sin_to_cos=true cannot"),
-        ({"time_embedding_type": "fourier"}, 'time_embedding_type="fourier" cannot'),
-        ({"time_embedding_dim": 64}, "time_embedding_dim=64 cannot"),
-        ({"num_class_embeds": 10}, "num_class_embeds=10 cannot"),
-        ({"class_embed_type": "timestep"}, 'class_embed_type="timestep" cannot'),
-        ({"resnet_time_scale_shift": "scale_shift"}, 'resnet_time_scale_shift="scale_shift" cannot'),
-        ({"attn_norm_num_groups": 8}, "attn_norm_num_groups=8 cannot"),
-        ({"add_attention": False}, "add_attention=false cannot"),
-        ({"mid_block_type": None}, "mid_block_type=null cannot"),
-        ({"mid_block_scale_factor": 2}, "mid_block_scale_factor=2 cannot"),
-        ({"center_input_sample": True}, "center_input_sample=true cannot"),
-        ({"downsample_type": "resnet"}, 'downsample_type="resnet" cannot'),
-        ({"upsample_type": "resnet"}, 'upsample_type="resnet" cannot'),
-        ({"down_block_types": ["SkipDownBlock2D"] * 4}, "use DownBlock2D and AttnDownBlock2D"),
-        ({"down_block_types": [["DownBlock2D"]]}, "use DownBlock2D and AttnDownBlock2D"),
-        ({"up_block_types": ["UpBlock2D"] * 4}, "attention has to be at the levels of down_block_types"),
-        ({"up_block_types": ["UpBlock2D"] * 3}, "there have to be 4, as many as block_out_channels"),
-        ({"block_out_channels": [128, 192, 256, 256]}, "all have to be multiples of the first"),
-        ({"block_out_channels": [128, 256.5, 256, 256]}, "use some whole numbers of at least 1"),
-        ({"block_out_channels": []}, "block_out_channels=[] cannot"),
-        ({"sample_size": None}, "sample_size=null cannot"),
-        ({"sample_size": ...}, "sample_size=null cannot"),
-        ({"sample_size": [32, 30]}, "sample_size=[32, 30] cannot be represented; both have to be divisible by 8"),
-        ({"sample_size": [32, 32, 32]}, "sample_size=[32, 32, 32] cannot"),
-        ({"out_channels": 6}, "out_channels=6 cannot be represented; it has to equal in_channels=3"),
-        ({"layers_per_block": 0}, "layers_per_block=0 cannot"),
-        ({"dropout": 1}, "dropout=1 cannot"),
-        ({"new_feature": 3}, "new_feature=3 cannot be represented; the key is not known"),
-        ({"_class_name": "UNet2DConditionModel"}, '_class_name="UNet2DConditionModel" cannot'),
+          "up_block_types": ["AttnUpBlock2D"] * 4}, "attention_head_dim"),
+        ({"act_fn": "gelu"}, "act_fn"),
+        ({"downsample_padding": 1}, "downsample_padding"),
+        ({"downsample_padding": ...}, "downsample_padding"),
+        ({"norm_num_groups": 24}, "norm_num_groups"),
+        ({"norm_num_groups": None}, "norm_num_groups"),
+        ({"norm_eps": 1e-5}, "norm_eps"),
+        ({"freq_shift": 0}, "freq_shift"),
+        ({"flip_sin_to_cos": True}, "flip_sin_to_cos"),
+        ({"time_embedding_type": "fourier"}, "time_embedding_type"),
+        ({"time_embedding_dim": 64}, "time_embedding_dim"),
+        ({"num_class_embeds": 10}, "num_class_embeds"),
+        ({"class_embed_type": "timestep"}, "class_embed_type"),
+        ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift"),
+        ({"attn_norm_num_groups": 8}, "attn_norm_num_groups"),
+        ({"add_attention": False}, "add_attention"),
+        ({"mid_block_type": None}, "mid_block_type"),
+        ({"mid_block_scale_factor": 2}, "mid_block_scale_factor"),
+        ({"center_input_sample": True}, "center_input_sample"),
+        ({"downsample_type": "resnet"}, "downsample_type"),
+        ({"upsample_type": "resnet"}, "upsample_type"),
+        ({"down_block_types": ["SkipDownBlock2D"] * 4}, "down_block_types"),
+        ({"down_block_types": [["DownBlock2D"]]}, "down_block_types"),
+        ({"up_block_types": ["UpBlock2D"] * 4}, "up_block_types"),
+        ({"up_block_types": ["UpBlock2D"] * 3}, "up_block_types"),
+        ({"block_out_channels": [128, 192, 256, 256]}, "block_out_channels"),
+        ({"block_out_channels": [128, 256.5, 256, 256]}, "block_out_channels"),
+        ({"block_out_channels": []}, "block_out_channels"),
+        ({"sample_size": None}, "sample_size"),
+        ({"sample_size": ...}, "sample_size"),
+        ({"sample_size": [32, 30]}, "sample_size"),
+        ({"sample_size": [32, 32, 32]}, "sample_size"),
+        ({"out_channels": 6}, "out_channels"),
+        ({"layers_per_block": 0}, "layers_per_block"),
+        ({"dropout": 1}, "dropout"),
+        ({"new_feature": 3}, "new_feature"),
+        ({"_class_name": "UNet2DConditionModel"}, "_class_name"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_represented_is_refused_by_name(changes, message, tmp_path):
+def test_what_cannot_be_represented_is_refused_by_name(changes, key, tmp_path):
     with pytest.raises(ValueError) as caught:
         diffusers_options.read_unet(folder_of(tmp_path, **changes))
-    assert message in str(caught.value) and str(tmp_path / "config.json") in str(caught.value)
+    assert key in str(caught.value) and str(tmp_path / "config.json") in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["{", "[1]"])
@@ -133,17 +131,17 @@ def test_a_config_that_is_no_object_is_refused(content, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "option"),
     [
-        ({"multipliers": (2, 2)}, r"multipliers=\(2, 2\) cannot be exported: the first has to be 1"),
-        ({"channels": 32}, "groups=0 cannot be exported: here it means 8, 16, 24, 32 groups"),
-        ({"heads": 2}, "heads=2 cannot be exported: .* levels of 128, 256 channels"),
-        ({"num_classes": 2}, "network.conditional=True cannot be exported"),
+        ({"multipliers": (2, 2)}, "multipliers"),
+        ({"channels": 32}, "groups"),
+        ({"heads": 2}, "heads"),
+        ({"num_classes": 2}, r"network\.conditional"),
     ],
 )
-def test_networks_that_diffusers_has_not_are_refused(options, message):
+def test_networks_that_diffusers_has_not_are_refused(options, option):
     unet = UNet(**{"out_channels": 3, "multipliers": (1, 2), "attention": (8,)} | options)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=option):
         diffusers_options.describe_unet(unet, (8, 8, 3))
 
 
@@ -194,39 +192,39 @@ def test_the_scheduler_of_a_pipeline_is_found(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "key"),
     [
-        ({"_class_name": "PNDMScheduler"}, '_class_name="PNDMScheduler" cannot be represented; only "DDPM'),
-        ({"beta_schedule": "laplace"}, 'beta_schedule="laplace" cannot be represented; use one of linear, sc'),
-        ({"beta_schedule": ["linear"]}, "beta_schedule="),
-        ({"beta_end": "0.02"}, 'beta_end="0.02" cannot'),
-        ({"trained_betas": [0.1]}, "trained_betas=[0.1] cannot"),
-        ({"variance_type": "learned_range"}, 'variance_type="learned_range" cannot'),
-        ({"variance_type": "fixed_large_log"}, 'variance_type="fixed_large_log" cannot'),
-        ({"prediction_type": "flow"}, 'prediction_type="flow" cannot'),
-        ({"thresholding": True}, "thresholding=true cannot"),
-        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr=true cannot"),
-        ({"clip_sample_range": 2.0}, "clip_sample_range=2.0 cannot"),
-        ({"num_train_timesteps": 0}, "num_train_timesteps=0 cannot"),
-        ({"solver": "x"}, 'solver="x" cannot'),
+        ({"_class_name": "PNDMScheduler"}, "_class_name"),
+        ({"beta_schedule": "laplace"}, "beta_schedule"),
+        ({"beta_schedule": ["linear"]}, "beta_schedule"),
+        ({"beta_end": "0.02"}, "beta_end"),
+        ({"trained_betas": [0.1]}, "trained_betas"),
+        ({"variance_type": "learned_range"}, "variance_type"),
+        ({"variance_type": "fixed_large_log"}, "variance_type"),
+        ({"prediction_type": "flow"}, "prediction_type"),
+        ({"thresholding": True}, "thresholding"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+        ({"clip_sample_range": 2.0}, "clip_sample_range"),
+        ({"num_train_timesteps": 0}, "num_train_timesteps"),
+        ({"solver": "x"}, "solver"),
     ],
 )  # fmt: skip
-def test_chains_that_cannot_be_represented_are_refused_by_name(changes, message, tmp_path):
+def test_chains_that_cannot_be_represented_are_refused_by_name(changes, key, tmp_path):
     with pytest.raises(ValueError) as caught:
         diffusers_options.read_scheduler(folder_of(tmp_path, chain=CHAIN, **changes))
-    assert message in str(caught.value) and str(tmp_path / "scheduler_config.json") in str(caught.value)
+    assert key in str(caught.value) and str(tmp_path / "scheduler_config.json") in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("section", "value", "message"),
+    ("section", "value", "key"),
     [
-        ("schedule", {"name": "harmonic", "harmonic": {}}, "schedule.name='harmonic' cannot be exported"),
-        ("schedule", {"name": "cosine", "cosine": {"offset": 0.1}}, "schedule.cosine.offset=0.1 cannot be exported"),
-        ("prediction", {"target": "score", "variance": "fixed_large"}, "prediction.target='score' cannot be exported"),
-        ("network", {"conditioning": "logsnr"}, "network.conditioning='logsnr' cannot be exported"),
+        ("schedule", {"name": "harmonic", "harmonic": {}}, r"schedule\.name"),
+        ("schedule", {"name": "cosine", "cosine": {"offset": 0.1}}, r"schedule\.cosine\.offset"),
+        ("prediction", {"target": "score", "variance": "fixed_large"}, r"prediction\.target"),
+        ("network", {"conditioning": "logsnr"}, r"network\.conditioning"),
     ],
 )
-def test_chains_that_diffusers_has_not_are_refused(section, value, message):
+def test_chains_that_diffusers_has_not_are_refused(section, value, key):
     config = {
         "schedule": {"name": "linear", "linear": {}},
         "process": {"num_steps": 50},
@@ -234,5 +232,5 @@ def test_chains_that_diffusers_has_not_are_refused(section, value, message):
         "sampler": {"clip_x0": True},
         "network": {"conditioning": "step"},
     }
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=key):
         diffusers_options.describe_scheduler(config | {section: value})
