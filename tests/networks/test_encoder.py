@@ -25,5 +25,5 @@ def test_it_gives_logits_that_depend_on_image_and_time():
 
 
 def test_options_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="height 9 cannot be halved"):
+    with pytest.raises(ValueError, match="height"):
         jax.eval_shape(Encoder(**OPTIONS).init, jax.random.key(0), jnp.zeros((1, 9, 8, 1)), jnp.zeros(1))

@@ -144,7 +144,7 @@ def test_weights_alone(run, ema, factor, step, value):
 
 
 def test_weights_of_unknown_average(run):
-    with pytest.raises(ValueError, match=r"ema='0\.9'.*averages there: 0\.99, 0\.9999"):
+    with pytest.raises(ValueError, match=r"ema.*0\.99, 0\.9999"):
         checkpoints.restore_weights(run, ema="0.9")
 
 
@@ -163,7 +163,7 @@ def test_what_is_kept(tmp_path, losses, keep, keep_every, kept, best):
     assert checkpoints.find_step(tmp_path) == 5
     assert checkpoints.find_step(tmp_path, "3" if 3 in kept else "5") in kept
     if best is None:
-        with pytest.raises(ValueError, match=r"'best' needs a held-out loss.*2, 4, 5"):
+        with pytest.raises(ValueError, match="best"):
             checkpoints.find_step(tmp_path, "best")
     else:
         assert checkpoints.find_step(tmp_path, "best") == best
@@ -186,7 +186,7 @@ def test_no_checkpoint(tmp_path, read, made):
     workdir = tmp_path / "run"
     if made:
         checkpoints.open_manager(workdir).close()
-    with pytest.raises(FileNotFoundError, match=r"run holds no checkpoint; train it first: .* --workdir="):
+    with pytest.raises(FileNotFoundError, match=re.escape(str(workdir))):
         read(workdir)
     assert checkpoints.steps(workdir) == []
     assert workdir.exists() == made
@@ -194,21 +194,19 @@ def test_no_checkpoint(tmp_path, read, made):
 
 @pytest.mark.parametrize("step", [7, "7", "newset", "-1"])
 def test_step_that_is_not_there(run, step):
-    with pytest.raises(ValueError, match=r"'newest', 'best' or one of 1, 2, 3$"):
+    with pytest.raises(ValueError, match="newest"):
         checkpoints.find_step(run, step)
 
 
 def test_state_that_does_not_fit(run):
     with pytest.raises(
         ValueError,
-        match=r"does not fit the state asked for: ema/0\.99/net/w: stored \(8, 3\), asked \(9, 3\) \(and 4 more\)",
+        match=r"ema/0\.99/net/w",
     ):
         checkpoints.restore(run, make_state(0.0, rows=9))
-    with pytest.raises(
-        ValueError, match=r"does not fit the state asked for: ema/0\.99/net/b: stored \(5,\), asked nothing"
-    ):
+    with pytest.raises(ValueError, match=r"ema/0\.99/net/b"):
         checkpoints.restore(run, make_state(0.0).replace(ema={}))
-    with pytest.raises(ValueError, match=r"does not fit the state asked for: history/key"):
+    with pytest.raises(ValueError, match="history/key"):
         checkpoints.restore(run, make_state(0.0).replace(history=None))
 
 
@@ -216,7 +214,7 @@ def test_array_that_was_none(tmp_path):
     manager = checkpoints.open_manager(tmp_path)
     checkpoints.save(manager, 1, make_state().replace(history=None), CONFIG)
     assert checkpoints.restore(manager, make_state().replace(history=None)).history is None
-    with pytest.raises(ValueError, match=r"does not fit the state asked for: history: stored nothing, asked \(2,\)$"):
+    with pytest.raises(ValueError, match="history"):
         checkpoints.restore(manager, make_state().replace(history=jnp.ones(2)))
     manager.close()
 
@@ -280,7 +278,7 @@ def test_one_flipped_bit_is_noticed(tmp_path):
 def test_missing_or_short_file(tmp_path, harm):
     save_all(tmp_path, [2.0, 1.0])
     harm(max((tmp_path / "checkpoints" / "2" / "state" / "d").iterdir()))
-    with pytest.raises(ValueError, match=r"checkpoints/2 is damaged: state/d/.*; step 1 is sound: read"):
+    with pytest.raises(ValueError, match=r"checkpoints/2.*state/d/"):
         checkpoints.restore_weights(tmp_path)
     assert_same(checkpoints.restore(tmp_path, make_state(0.0), 1), make_state(1.0))
 
@@ -289,7 +287,7 @@ def test_missing_or_short_file(tmp_path, harm):
 def test_damaged_manifest(tmp_path, content):
     save_all(tmp_path, [2.0, 1.0])
     (tmp_path / "checkpoints" / "2" / checksums.MANIFEST).write_text(content)
-    with pytest.raises(ValueError, match="checkpoints/2 is damaged: "):
+    with pytest.raises(ValueError, match="checkpoints/2"):
         checkpoints.restore(tmp_path, make_state(0.0))
 
 
@@ -340,12 +338,12 @@ def test_killed_while_saving(tmp_path):
 def test_workdir_that_cannot_be_used(tmp_path):
     (tmp_path / "file").write_text("")
     for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(ValueError, match="file is a file; choose another --workdir"):
+        with pytest.raises(ValueError, match="--workdir"):
             checkpoints.open_manager(workdir)
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     workdir = pathlib.Path("/proc/run") if os.access(closed, os.W_OK) else closed  # root may write anywhere but there
-    with pytest.raises(PermissionError, match=r"cannot be written to .*choose another --workdir"):
+    with pytest.raises(PermissionError, match="--workdir"):
         checkpoints.open_manager(workdir)
 
 
@@ -357,7 +355,7 @@ def test_bad_numbers(tmp_path, keep, keep_every):
 
 def test_config_that_json_cannot_hold(tmp_path):
     manager = checkpoints.open_manager(tmp_path)
-    with pytest.raises(TypeError, match="not JSON serializable"):
+    with pytest.raises(TypeError):
         checkpoints.save(manager, 1, make_state(), {"a": object()})
     manager.close()
 

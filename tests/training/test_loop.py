@@ -94,7 +94,7 @@ def test_another_config_in_the_same_workdir_is_refused_by_name(uninterrupted):
     config = recipe()
     config.optimizer.learning_rate = 0.5
     config.train_steps = 9
-    with pytest.raises(ValueError, match=r"optimizer.learning_rate: stored 0.001, asked 0.5.*another --workdir"):
+    with pytest.raises(ValueError, match=r"optimizer\.learning_rate.*--workdir"):
         loop.train(config, workdir)
 
 
@@ -188,7 +188,7 @@ def test_a_run_goes_back_and_takes_the_data_in_another_order(tmp_path, monkeypat
 def test_a_workdir_is_trained_by_one_at_a_time(tmp_path):
     with (
         checkpoints.lock(tmp_path),
-        pytest.raises(ValueError, match=rf"being trained by process {os.getpid()} on \S+; wait"),
+        pytest.raises(ValueError, match=str(os.getpid())),
     ):
         loop.train(recipe(), str(tmp_path))
     with checkpoints.lock(tmp_path):
