@@ -40,7 +40,7 @@ SCHEMA: dict[str, Key] = {
     "parallel": Key("shard_map", "shard_map, fsdp (the training state is divided over the devices) or pmap."),
     "remat": Key(False, "Recompute blocks in the backward pass: less memory, more time."),
     "require_accelerator": Key(False, "Refuse to run on a CPU."),
-    "data.name": Key("digits", "Source: digits, toy2d, heartbeat, dead_leaves, arrays, folder, tfds."),
+    "data.name": Key("digits", "Source: digits, toy2d, heartbeat, dead_leaves, arrays, folder, idx, tfds."),
     "data.flip": Key(False, "Mirror training images left to right at random."),
     "data.workers": Key(0, "Processes that read and decode files; 0: threads."),
     "data.shape": Key((), "Shape of an example; filled in from the data when training starts."),

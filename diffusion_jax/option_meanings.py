@@ -26,6 +26,8 @@ MEANINGS: dict[str, str] = {
     "data.folder.labels": "The class is the sub-folder.",
     "data.folder.heldout": "Folder of the held-out split; empty: a fraction of the files.",
     "data.*.in_memory": "Decode all examples once.",
+    "data.idx.path": "Directory of the IDX files, train-… and t10k-….",
+    "data.idx.classes": "Number of classes; 0: counted in the training labels.",
     "data.tfds.dataset": "Name of the set, such as cifar10 or imagenet_resized/64x64.",
     "data.tfds.data_dir": "Directory of `main prepare`.",
     "data.tfds.train": "Training split, such as train or train[:90%].",

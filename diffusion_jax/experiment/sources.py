@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from diffusion_jax.data import arrays, dead_leaves, embedded, entropies, folder, heartbeat, tfds
+from diffusion_jax.data import arrays, dead_leaves, embedded, entropies, folder, heartbeat, idx, tfds
 from diffusion_jax.data.scaling import dequantised, from_model, to_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment.choices import make, options
@@ -23,6 +23,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "dead_leaves": dead_leaves.dead_leaves,
     "arrays": arrays.arrays,
     "folder": folder.folder,
+    "idx": idx.idx,
     "tfds": tfds.tfds,
 }
 

@@ -44,7 +44,7 @@ MAY_DIFFER = (
     *("train_steps", "parallel", "accumulate_steps", "remat", "require_accelerator"),
     *("data.workers", "checkpoint", "guard", "report", "eval", "sampler", "guidance", "ode"),
     *("data.arrays.path", "data.arrays.heldout", "data.folder.path", "data.folder.heldout", "data.folder.in_memory"),
-    *("data.tfds.data_dir", "data.tfds.in_memory", "data.class_names"),
+    *("data.idx.path", "data.tfds.data_dir", "data.tfds.in_memory", "data.class_names"),
 )
 """Config keys, or sections, that a run may change when it resumes: a step computes the same of its batch."""
 
