@@ -107,8 +107,12 @@ SCHEMA: dict[str, Key] = {
     ),
     "sampler.levels": Key((), "Levels k of the chain one by one, such as (1000, 500, 1), instead of num_steps."),
     "sampler.times": Key((), "Times one by one, such as (1.0, 0.5, 0.0), instead of num_steps."),
-    "sampler.min_t": Key(0.0, "Time at which the grid ends in continuous time."),
+    "sampler.min_t": Key(0.0, "Time at which the grid ends; of a chain k/T, with 1/T the first level."),
     "sampler.clip_x0": Key(True, "Clip the predicted x0 to [-1, 1] at every step (never with posterior_mean)."),
+    "sampler.dynamic_threshold": Key(
+        0.0, "Quantile s of |x0|, such as 0.995: clip x0 to [-s, s] and divide by s where s > 1; 0: clip to [-1, 1]."
+    ),
+    "sampler.keep_eps": Key(False, "Keep the predicted eps where x0 is clipped, as DDIM in diffusers does."),
     "sampler.denoise": Key(True, "End at the predicted x0 where the schedule's last level still has noise."),
     "sampler.tile": Key(64, "Samples per device and call; no sample depends on how many are drawn."),
     "guidance.name": Key("none", "none, classifier_free, classifier, autoguidance."),

@@ -14,7 +14,6 @@ import numpy as np
 from diffusion_jax import devices
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.experiment import choices, guidances, samplers, sources, wiring
-from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array, level, normal
 from diffusion_jax.runs import trained
 from diffusion_jax.sampling import degradation, posterior
@@ -117,7 +116,7 @@ def make_restorer(
             f"{' or '.join(RESAMPLED)} (got {rule})"
         )
     chosen = posterior.noise_aware(*moments(config, degraded)) if rule == "noise_aware" else posterior.RULES[rule]()
-    predict = clip_x0(experiment.guided) if samplers.clips_x0(config, config.sampler) else experiment.guided
+    predict = samplers.clipped(config, experiment.guided)
     if degraded.rotate is not degraded.back:
         predict = degradation.rotated(predict, degraded)
     unclipped = config.copy_and_resolve_references()

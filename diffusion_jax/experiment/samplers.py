@@ -48,13 +48,21 @@ def sampler(
     return loop.Sampler(
         process=process,
         schedule=path,
-        denoiser=prediction.clip_x0(predict) if clips_x0(config, config.sampler) else predict,
+        denoiser=clipped(config, predict),
         reverse=kernel,
         method=method,
         coefficients=grid_coefficients(config, process, path, times, config.sampler.denoise, method),
         shape=tuple(config.data.shape),
         num_classes=config.data.classes if uses_label(config) else 0,
     )
+
+
+def clipped(config: ConfigDict, predict: prediction.Denoiser) -> prediction.Denoiser:
+    """Return a denoiser with the clipping of config.sampler."""
+    section = config.sampler
+    if not clips_x0(config, section):
+        return predict
+    return prediction.clip_x0(predict, section.dynamic_threshold, section.keep_eps)
 
 
 def clips_x0(config: ConfigDict, section: ConfigDict) -> bool:
@@ -69,15 +77,15 @@ def clips_x0(config: ConfigDict, section: ConfigDict) -> bool:
 def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
     """Return the falling time grid of config.sampler. Raises ValueError where schedule or chain do not suit it."""
     section, chain = config.sampler, config.process.num_steps
-    if section.min_t and chain:
-        raise ValueError(f"sampler.min_t={section.min_t}: a chain ends at its first level; leave it 0")
+    if not section.min_t < 1:
+        raise ValueError(f"sampler.min_t={section.min_t}: must be below 1, where sampling starts")
     if section.times:
         return grids.chosen_times(section.times, section.min_t)
     grid = choose("sampler.grid", section.grid, grids.GRIDS)
     if (section.levels or grids.needs_chain(grid)) and not chain:
         raise ValueError(f"sampler.grid={section.grid!r} and sampler.levels need {CHAIN_NEEDED}")
     if section.levels:
-        times = grids.chosen_levels(tuple(section.levels), chain)
+        times = grids.chosen_levels(tuple(section.levels), chain, section.min_t)
         if times[0] < 1:  # samples start as noise, which is what the last level holds
             first = int(max(section.levels))
             hint = f". For {first} steps use sampler.num_steps={first}" if len(section.levels) == 1 else ""
@@ -102,6 +110,6 @@ def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
 
 def adaptive_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
     """Return the grid of an adaptive sampler: its ends, and times in between where it may be cut into parts."""
-    if config.process.num_steps:
+    if config.process.num_steps and not config.sampler.min_t:
         return grids.uniform(config.process.num_steps, config.process.num_steps)
     return np.linspace(1, lowest_time(config, path, config.sampler.min_t), 101)

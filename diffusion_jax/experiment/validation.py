@@ -66,7 +66,13 @@ def check(config: ConfigDict) -> None:
         "network.label_dropout": 0, "guard.most_skipped": 1, "guard.rollbacks": 0, "eval.quality_every": 0,
         "eval.quality_samples": 2,
     }  # fmt: skip
-    below = {"times.min_t": 1, "optimizer.b1": 1, "optimizer.b2": 1, "times.importance.uniform_share": 1}
+    below = {
+        "times.min_t": 1,
+        "optimizer.b1": 1,
+        "optimizer.b2": 1,
+        "sampler.dynamic_threshold": 1,
+        "times.importance.uniform_share": 1,
+    }
 
     def of(name: str) -> Any:
         return functools.reduce(lambda node, key: node[key], name.split("."), config)
@@ -77,6 +83,10 @@ def check(config: ConfigDict) -> None:
     for name, end in below.items():
         if not 0 <= of(name) < end:
             raise ValueError(f"{name}={of(name)} is not in [0, {end})")
+    if config.sampler.dynamic_threshold and not config.sampler.clip_x0:
+        raise ValueError(
+            f"sampler.dynamic_threshold={config.sampler.dynamic_threshold}: needs sampler.clip_x0=True. Set it, or 0"
+        )
     if not config.prediction.sigma_data > 0:
         raise ValueError(f"prediction.sigma_data={config.prediction.sigma_data} must be above 0")
     if config.network.conditional and not config.data.classes:

@@ -356,18 +356,30 @@ def drop_labels(predict: Denoiser, rate: float) -> Denoiser:
     return dropping if rate else predict
 
 
-def clip_x0(predict: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
-    """Wrap a denoiser: clip x0 to the range of the data, with eps = (x_t - alpha x0)/sigma.
+def clip_x0(predict: Denoiser, quantile: float = 0.0, keep_eps: bool = False) -> Denoiser:
+    """Wrap a denoiser: clip x0 to [-1, 1], with eps = (x_t - alpha x0)/sigma.
 
-    Reference: the public code of Ho et al. 2020, which clips in sampling and in the evaluation of the bound.
+    Args:
+        predict: the denoiser.
+        quantile: above 0, dynamic thresholding: x0 is clipped to [-s, s] and divided by s, where s is the larger of 1
+            and this quantile of |x0| over the elements of an example.
+        keep_eps: leave eps as predicted.
+
+    Reference: the public code of Ho et al. 2020, which clips in sampling and in the evaluation of the bound;
+    Saharia et al. 2022, section 2.3; keep_eps: the default of DDIM in diffusers.
     """
 
     def clipped(
         params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
     ) -> Prediction:
         prediction = predict(params, x_t, level, label, keys)
-        x0 = jnp.clip(prediction.x0, low, high)
-        if prediction.eps is None:
+        if quantile:
+            size = jnp.quantile(jnp.abs(prediction.x0).reshape(len(x_t), -1), quantile, axis=1)
+            size = expand(jnp.maximum(size, 1), x_t)
+            x0 = jnp.clip(prediction.x0, -size, size) / size
+        else:
+            x0 = jnp.clip(prediction.x0, -1, 1)
+        if prediction.eps is None or keep_eps:
             return prediction._replace(x0=x0)
         eps = (x_t - expand(level.alpha, x_t) * x0) * expand(jnp.exp(-level.log_sigma), x_t)
         return prediction._replace(x0=x0, eps=eps)

@@ -21,15 +21,16 @@ from diffusion_jax.process.base import Schedule, in_float64, level, time_of
 def uniform(num_steps: int, chain_steps: int = 0, end: float = 0.0) -> np.ndarray:
     """Times evenly spaced in t; of a chain levels k/T, as evenly spaced as integers allow.
 
-    Raises ValueError if num_steps < 1 or if the chain has fewer steps.
+    Raises ValueError if num_steps < 1, or of a chain if it has fewer steps or no level at `end`.
     """
     if num_steps < 1:
         raise ValueError(f"sampler.num_steps must be at least 1, got {num_steps}")
     if not chain_steps:
         return np.linspace(1.0, end, num_steps + 1)
-    if num_steps > chain_steps:
-        raise ValueError(f"sampler.num_steps={num_steps}, but the chain has only {chain_steps} steps; use fewer")
-    return np.round(np.linspace(chain_steps, 0, num_steps + 1)) / chain_steps
+    last = _last_level(chain_steps, end)
+    if num_steps > chain_steps - last:
+        raise ValueError(f"sampler.num_steps={num_steps}, but the chain has only {chain_steps - last} steps; use fewer")
+    return np.round(np.linspace(chain_steps, last, num_steps + 1)) / chain_steps
 
 
 def quadratic(num_steps: int, end: float = 0.0) -> np.ndarray:
@@ -110,20 +111,24 @@ def make(
     """Return the times of a grid, called with the arguments that its signature names.
 
     In a chain, a grid that takes no `chain_steps` goes down to the first level 1/T, where there is still noise, and
-    the last step goes from there to 0. Raises ValueError if a grid needs a chain or a schedule and there is none.
+    the last step goes from there to 0, unless `end` is another time. Raises ValueError if a grid needs a chain or a
+    schedule and there is none, or has its own end.
     """
     takes = inspect.signature(grid).parameters
     if needs_chain(grid) and not chain_steps:
         raise ValueError(f"sampler.grid={grid.__name__!r} needs a chain: set process.num_steps to its number of steps")
     if "schedule" in takes and schedule is None:
         raise ValueError(f"sampler.grid={grid.__name__!r} needs a schedule that is known before training")
+    if end and "end" not in takes:
+        raise ValueError(f"sampler.min_t={end}: sampler.grid={grid.__name__!r} has its own end; use 0, or another grid")
     provided = {"chain_steps": chain_steps, "schedule": schedule, "end": end}
-    if chain_steps and "chain_steps" not in takes:
+    to_zero = chain_steps and not end and "chain_steps" not in takes
+    if to_zero:
         if num_steps == 1:
             return np.array([1.0, 0.0])
         num_steps, provided["end"] = num_steps - 1, 1 / chain_steps
     times = grid(num_steps=num_steps, **{name: provided[name] for name in provided if name in takes}, **options)
-    return np.append(times, 0.0) if chain_steps and "chain_steps" not in takes else times
+    return np.append(times, 0.0) if to_zero else times
 
 
 def needs_chain(grid: Callable[..., np.ndarray]) -> bool:
@@ -132,13 +137,22 @@ def needs_chain(grid: Callable[..., np.ndarray]) -> bool:
     return chain_steps is not None and chain_steps.default is inspect.Parameter.empty
 
 
-def chosen_levels(levels: tuple[int, ...], chain_steps: int) -> np.ndarray:
-    """The levels k of a chain given in any order, from the last to the first, then 0. Raises ValueError."""
-    wrong = [int(k) for k in levels if not 1 <= k <= chain_steps]
-    if wrong or not levels or len(set(levels)) < len(levels):
-        what = f"{wrong[0]} is not among them" if wrong else "one is given twice" if levels else "none is given"
-        raise ValueError(f"sampler.levels: the levels of the chain are 1 to {chain_steps}; {what}")
-    return np.append(np.sort(levels)[::-1], 0) / chain_steps
+def chosen_levels(levels: tuple[int, ...], chain_steps: int, end: float = 0.0) -> np.ndarray:
+    """Levels k of a chain given in any order, from the last to the first, then that of `end`. Raises ValueError."""
+    last = _last_level(chain_steps, end)
+    wrong = [int(k) for k in levels if not max(last, 1) <= k <= chain_steps]
+    above = [k for k in levels if k != last]
+    if wrong or not above or len(set(levels)) < len(levels):
+        what = f"{wrong[0]} is not among them" if wrong else "one is given twice" if above else "none is given"
+        raise ValueError(f"sampler.levels: the levels of the chain are {max(last, 1)} to {chain_steps}; {what}")
+    return np.append(np.sort(above)[::-1], last) / chain_steps
+
+
+def _last_level(chain_steps: int, end: float) -> int:
+    """Return the level k of a chain at the time `end`. Raises ValueError where there is none."""
+    if abs(end * chain_steps - round(end * chain_steps)) > 1e-6:
+        raise ValueError(f"sampler.min_t={end}: must be a level k/{chain_steps} of the chain")
+    return round(end * chain_steps)
 
 
 def chosen_times(times: Sequence[float], end: float = 0.0) -> np.ndarray:

@@ -160,6 +160,25 @@ def test_clip_x0_keeps_the_pair_consistent(x64):
     np.testing.assert_allclose(0.6 * got.x0 + 0.8 * got.eps, x_t, rtol=1e-12)
 
 
+def test_dynamic_thresholding_is_saharias_rule_for_each_example(x64):
+    """s = max(1, quantile of |x0|) of an example; x0 to [-s, s], over s. With keep_eps eps stays as predicted."""
+    random = np.random.default_rng(0)
+    at = Level(*(jnp.full(3, value) for value in (0.5, np.log(0.6), np.log(0.8))))
+    x0 = random.normal(size=(3, 4, 5)) * np.array([0.2, 1.5, 40.0])[:, None, None]
+    x_t = random.normal(size=x0.shape)
+    free = prediction.Prediction(jnp.asarray(x0), jnp.asarray((x_t - 0.6 * x0) / 0.8), None)
+    for quantile in (0.5, 0.9, 0.995):
+        s = np.maximum(np.quantile(np.abs(x0).reshape(3, -1), quantile, axis=1), 1)[:, None, None]
+        expected = np.clip(x0, -s, s) / s
+        for keep in (False, True):
+            got = prediction.clip_x0(lambda *args: free, quantile, keep)(None, jnp.asarray(x_t), at)
+            np.testing.assert_allclose(got.x0, expected, rtol=1e-13)
+            eps = (x_t - 0.6 * (x0 if keep else expected)) / 0.8
+            np.testing.assert_allclose(got.eps, eps, rtol=1e-12, atol=1e-13)
+    assert np.abs(expected).max() == 1  # of examples within [-1, 1] it changes nothing
+    np.testing.assert_array_equal(got.x0[0], x0[0])
+
+
 def test_labels_are_dropped_in_training_alone_and_by_the_key_of_each_example():
     labels = []
 

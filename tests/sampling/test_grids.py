@@ -73,6 +73,21 @@ def test_respaced_grids_are_those_of_the_papers():
     np.testing.assert_array_equal(grids.inclusive(1, 10) * 10, [10, 0])
 
 
+def test_a_grid_of_a_chain_ends_at_min_t_where_it_is_set():
+    """As final_sigmas_type=sigma_min of diffusers: down to the first level, in num_steps steps."""
+    np.testing.assert_array_equal(
+        np.round(grids.make(grids.uniform, 3, chain_steps=10, end=0.1) * 10, 12), [10, 7, 4, 1]
+    )
+    for name in ("quadratic", "logsnr", "karras"):
+        for steps in (1, 2, 9):
+            times = grids.make(grids.GRIDS[name], steps, chain_steps=50, schedule=COSINE, end=0.02)
+            assert times.shape == (steps + 1,) and times[0] == 1 and times[-1] == 0.02 and np.all(np.diff(times) < 0)
+    sigma = np.exp(-at(COSINE, grids.make(grids.karras, 8, chain_steps=50, schedule=COSINE, end=0.02)).logsnr / 2)
+    np.testing.assert_allclose(sigma, np.linspace(sigma[0] ** (1 / 7), sigma[-1] ** (1 / 7), 9) ** 7, rtol=1e-6)
+    for levels in ((10, 4), (10, 4, 2)):
+        np.testing.assert_array_equal(grids.chosen_levels(levels, 10, 0.2) * 10, [10, 4, 2])
+
+
 def test_the_grid_to_the_first_level_stops_there():
     np.testing.assert_array_equal(np.round(grids.to_first(5, 5) * 5, 12), [5, 4, 3, 2, 1])
     np.testing.assert_array_equal(np.round(grids.to_first(2, 5) * 5, 12), [5, 3, 1])
@@ -104,6 +119,11 @@ def test_an_own_grid_gets_what_its_signature_names():
         (lambda: grids.chosen_levels((11,), 10), "sampler.levels"),
         (lambda: grids.chosen_levels((), 10), "sampler.levels"),
         (lambda: grids.chosen_levels((3, 3), 10), "sampler.levels"),
+        (lambda: grids.chosen_levels((3, 1), 10, 0.2), "sampler.levels"),
+        (lambda: grids.chosen_levels((2,), 10, 0.2), "sampler.levels"),
+        (lambda: grids.uniform(2, 10, 0.15), "sampler.min_t=0.15"),
+        (lambda: grids.uniform(10, 10, 0.1), "sampler.num_steps=10"),
+        (lambda: grids.make(grids.strided, 4, chain_steps=10, end=0.1), "sampler.min_t=0.1"),
     ],
 )
 def test_impossible_grids_are_refused_in_one_line(make, key):

@@ -9,7 +9,7 @@ import oracles
 import orders
 import pytest
 
-from diffusion_jax.objective import reverse
+from diffusion_jax.objective import prediction, reverse
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, in_float64, level, normal
 from diffusion_jax.process.gaussian import GaussianProcess
@@ -29,9 +29,9 @@ def walk(method, rows, x, keys, predict=EXACT):
     )
 
 
-def chain_walk(method, dtype=jnp.float64, steps=20):
-    """32 samples on every other level of a chain."""
-    rows = loop.coefficients(PROCESS, CHAIN, grids.uniform(steps, 40), method=method)
+def chain_walk(method, dtype=jnp.float64, steps=20, end=0.0):
+    """32 samples on about every other level of a chain."""
+    rows = loop.coefficients(PROCESS, CHAIN, grids.uniform(steps, 40, end), method=method)
     keys_x, keys = jax.random.split(jax.random.key(0), (2, 32))
     x = PROCESS.prior(CHAIN, keys_x, (2,)).astype(dtype)
     return np.asarray(walk(method, rows, x, keys)), rows, np.asarray(x)
@@ -68,6 +68,66 @@ def test_ddim_is_euler_on_the_scaled_ode(dtype, tolerance):
     scale = np.abs(y).max()
     np.testing.assert_allclose(found, y, rtol=0, atol=tolerance * scale)
     np.testing.assert_allclose(same, y, rtol=0, atol=tolerance * scale)
+
+
+def numpy_walk(x, rows, step):
+    """x after `step(x, x0, eps, i)` for each row i, in NumPy with the exact denoiser in float64."""
+    predict = jax.jit(lambda x, at: EXACT(x, Level(*(jnp.full(len(x), field) for field in at))))
+    for i, at in enumerate(np.transpose(rows.at)):
+        found = predict(x, at)
+        x = step(x, np.asarray(found.x0), np.asarray(found.eps), i)
+    return x
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_ddim_with_clipping_keeps_or_rederives_eps(keep, x64):
+    """x_s = alpha_s clip(x0) + sigma_s eps: diffusers' DDIM keeps the predicted eps, Ho's code derives it from x0."""
+
+    def predict(x, at):
+        return prediction.clip_x0(lambda *args: EXACT(*args[1:3]), keep_eps=keep)(None, x, at)
+
+    rows = loop.coefficients(PROCESS, CHAIN, grids.uniform(20, 40))
+    keys_x, keys = jax.random.split(jax.random.key(0), (2, 32))
+    x = PROCESS.prior(CHAIN, keys_x, (2,))
+    alpha, sigma, alpha_s, sigma_s = (np.exp(field) for level in (rows.at, rows.to) for field in level[1:])
+
+    def step(x, x0, eps, i):
+        clipped = np.clip(x0, -1, 1)
+        eps = eps if keep else (x - alpha[i] * clipped) / sigma[i]
+        return alpha_s[i] * clipped + sigma_s[i] * eps
+
+    expected = numpy_walk(np.asarray(x), rows, step)
+    np.testing.assert_allclose(walk(ddim(), rows, x, keys, predict), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("final", [False, True])
+@pytest.mark.parametrize("order", [2, 3])
+def test_the_last_steps_of_dpm_solver_have_lower_orders_if_asked(order, final, x64):
+    """Lu et al. 2022: step i of N has order min(order, i), and at most N + 1 - i; down to the first level."""
+    make = exponential.dpmpp_2m if order == 2 else functools.partial(exponential.dpmpp_3m, "half")
+    found, rows, x = chain_walk(make(lower_order_final=final), end=1 / 40)
+    number = len(rows.h)
+    alpha_s, ratio = np.exp(rows.to.log_alpha), np.exp(rows.log_sigma_ratio)
+    past = []
+
+    def step(x, x0, eps, i):
+        past.insert(0, x0)
+        allowed = min(order, i + 1, number - i if final else order)
+        h, phi1 = rows.h[i], np.expm1(-rows.h[i])
+        x = ratio[i] * x - alpha_s[i] * phi1 * x0
+        if allowed == 1:
+            return x
+        r0 = rows.h[i - 1] / h
+        d0 = (past[0] - past[1]) / r0
+        if allowed == 2:
+            return x - alpha_s[i] * phi1 * d0 / 2 if order == 2 else x + alpha_s[i] * (phi1 / h + 1) * d0
+        r1 = rows.h[i - 2] / h
+        d1 = (past[1] - past[2]) / r1
+        phi2, phi3 = phi1 / h + 1, (phi1 / h + 1) / h - 0.5
+        slope, bend = d0 + r0 / (r0 + r1) * (d0 - d1), (d0 - d1) / (r0 + r1)
+        return x + alpha_s[i] * phi2 * slope - alpha_s[i] * phi3 * bend
+
+    np.testing.assert_allclose(found, numpy_walk(x, rows, step), rtol=0, atol=1e-11)
 
 
 def test_two_and_three_points_are_the_methods_of_the_papers(x64):
