@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))  # for configs/
 
-from diffusion_jax import main as command_line
+from diffusion_jax.cli import environment
 
 Options = dict[str, Any]
 HERE = pathlib.Path(__file__).parent
@@ -57,7 +57,8 @@ def recipe(o: Options) -> Any:
     """The config of a case; with o["data"], what a checkpoint knows of the data, none are read."""
     from diffusion_jax.experiment import sources
 
-    config = importlib.import_module(f"configs.{o['recipe']}").get_config()
+    name, _, variant = o["recipe"].partition(":")
+    config = importlib.import_module(f"configs.{name}").get_config(variant)
     config.batch_size = o["batch"]
     config.network.unet.dtype = o["dtype"]
     config.sampler.tile, rest = divmod(o["batch"], o["devices"])
@@ -199,9 +200,26 @@ def whole(command: list[str], options: Options) -> tuple[float, Options]:
     return time.perf_counter() - started, side.ready
 
 
-def compare(ours: list[str], theirs: list[str], mine: Options, other: Options, repeats: int) -> Options:
-    """Timings in alternation: seconds of both sides for one time the work, ratios, what they said of themselves."""
+def compare(ours: list[str], theirs: list[str] | None, mine: Options, other: Options, repeats: int) -> Options:
+    """Timings in alternation: seconds of both sides for one time the work, ratios, parameters, memory, versions.
+
+    Without `theirs` this side is timed alone.
+    """
     times, seconds = mine["times"], []
+    if theirs is None:
+        side = Side(ours, mine)
+        rows = [side.warm_run(times, first=repeat == 0) for repeat in range(repeats)]
+        side.close()
+        return {
+            "ours_seconds": median([row["seconds"] / times for row in rows]),
+            "peer_seconds": None,
+            "ratios": [],
+            "batches": [mine["batch"]],
+            "parameters": [side.ready["parameters"]],
+            "ready_seconds": [side.ready["first"]],
+            "peak_bytes": [rows[-1]["peak_bytes"]],
+            "versions": [side.ready["version"]],
+        }
     if mine["whole"]:
         whole(ours, mine)  # what it compiles is in the cache from here on
         for _ in range(repeats):
@@ -275,7 +293,7 @@ def shape_options(name: str) -> Options:
 
 def main(argv: list[str]) -> int:
     """Print a line for each case and peer, and at last one JSON object."""
-    command_line.keep_compiled()
+    environment.keep_compiled()
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     if argv[:1] == ["--serve"]:
         serve(json.loads(argv[1]))
@@ -285,7 +303,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--device", default="", choices=("", *CASES), help="default: a GPU where JAX sees one")
     names = "; ".join(f"{device}: {', '.join(cases)}" for device, cases in CASES.items())
     parser.add_argument("--cases", default="", help=f"some of them, by name ({names})")
-    parser.add_argument("--peers", default=",".join(PEERS), help="PEER:MODE, …")
+    parser.add_argument("--peers", default=",".join(PEERS), help="PEER:MODE, …; none: this side alone")
+    parser.add_argument("--tiny", action="store_true", help="tiny variants of the recipes, sampling in 4 steps")
     parser.add_argument("--batches", default="", help="instead of those of the cases, such as 256,512")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
@@ -304,7 +323,8 @@ def main(argv: list[str]) -> int:
         if args.batches:
             case["batches"] = [int(batch) for batch in args.batches.split(",")]
         common = {"whole": False, "apart": False} | case | {"on": device, "batch": case["batches"][0]}
-        common |= shape_options(case["recipe"])
+        common |= {"recipe": f"{case['recipe']}:tiny", "times": 1, "whole": False} if args.tiny else {}
+        common |= shape_options(common["recipe"])
         mine = common | {"devices": args.cpu_devices if device == "cpu" else 1}
         command, theirs = [sys.executable, __file__, "--serve"], [args.peers_python, str(HERE / "peers.py")]
         try:
@@ -313,11 +333,16 @@ def main(argv: list[str]) -> int:
             print(f"{name:12s} not measured: {error}", flush=True)
             continue
         known: dict[str, int] = {}  # a compiled network takes the batch that was best for it eager
+        if args.peers == "none":
+            results[f"{name} none"] = compare(command, None, mine, mine, args.repeats)
+            print(f"{name:12s} {'none':36s} {results[f'{name} none']['ours_seconds']:9.4f}s", flush=True)
+            continue
         for peer in args.peers.split(","):
             whose, mode = peer.split(":")
             if case["work"] == "sample" and whose != "diffusers":
                 continue
-            other = common | {"peer": whose, "mode": mode, "threads": cores, "warmup": 2, "steps": 1000, "devices": 1}
+            other = common | {"peer": whose, "mode": mode, "threads": cores, "warmup": 2, "devices": 1}
+            other["steps"] = 4 if args.tiny else 1000
             other["device"] = "cuda" if device == "gpu" else "cpu"
             try:
                 if whose not in known:

@@ -16,9 +16,10 @@
 # %% [markdown]
 # # 2. Analysis of a trained DDPM
 #
-# The first notebook trained nothing. This one analyses trained models: where their bits go, step by step, what a
-# receiver sees while the bits arrive, which images are expensive, and which choices of Ho et al. 2020 matter. It only
-# reads files, so it runs in seconds. These commands make the files, from the root of the repository:
+# The first notebook trained nothing. This one analyses trained models: the bits of each step of the variational bound,
+# the image that a receiver can reconstruct from the bits sent so far, the cost of single images, and ablations of the
+# choices of Ho et al. 2020. It reads files only, so it runs in seconds. These commands make the files, from the root of
+# the repository:
 #
 #     python -m diffusion_jax.main train    --config=configs/digits.py --workdir=runs/digits
 #     python -m diffusion_jax.main evaluate --workdir=runs/digits --likelihood=vlb
@@ -27,9 +28,9 @@
 #     python -m diffusion_jax.main sweep    --sweep=configs/sweeps/ddpm_table2.py:digits --workdir=runs/table2_digits
 #     python -m diffusion_jax.main sweep    --sweep=configs/sweeps/iddpm_table1.py:digits --workdir=runs/table1_digits
 #
-# The environment variables `RUN`, `LIKELIHOOD_RUN` and `SWEEPS` name other directories. Any runs on one set of images
-# will do; the second run and the sweeps are optional. Statements about *these* runs are computed in the cell above
-# them.
+# The environment variables `RUN`, `LIKELIHOOD_RUN` and `SWEEPS` name other directories. Both runs must be trained on
+# the same data set; the second run and the sweeps are optional. Statements about *these* runs are computed in the cell
+# above them.
 
 # %%
 import json
@@ -52,31 +53,32 @@ from diffusion_jax.runs.pictures import grid
 from diffusion_jax.sampling import loop, progressive
 from diffusion_jax.training import checkpoints
 
-plt.rcParams.update({"figure.dpi": 96, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
-logging.getLogger("diffusion_jax").setLevel(logging.ERROR)  # remarks that name folders of one machine
+plt.style.use("tableau-colorblind10")
+plt.rcParams.update({"figure.dpi": 120, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
+logging.getLogger("diffusion_jax").setLevel(logging.ERROR)  # warnings that name directories of one machine
 ROOT = pathlib.Path(diffusion_jax.__file__).parent.parent
 
 
 def places(variable, default):
-    """The folders that an environment variable names; relative ones start at the root of the repository."""
+    """Directories named by an environment variable, relative to the root of the repository."""
     return [ROOT / path for path in os.environ.get(variable, default).split(os.pathsep)]
 
 
 class Evaluated(NamedTuple):
-    """A run, and what `evaluate --likelihood=vlb` and `show` have found out about it."""
+    """A run and the results of `evaluate --likelihood=vlb` and `show`."""
 
     name: str
     config: ConfigDict
     experiment: wiring.Experiment
     figures: dict[str, Any]
     bound: dict[str, np.ndarray]
-    """vlb.npz; "t" falls, so that steps come in the order in which they are taken, from noise to data."""
+    """vlb.npz: arrays over the steps in the order of sampling, from t = 1 down."""
     shown: dict[str, np.ndarray]
-    """progressive.npz; empty if there is none."""
+    """progressive.npz, or an empty dictionary if the file is missing."""
 
 
 def read(run):
-    """The newest evaluated checkpoint of a run."""
+    """Load the results of the newest evaluated checkpoint of a run."""
     folder = max((path.parent for path in run.glob("evaluation/*/vlb.npz")), key=os.path.getmtime)
     config = ConfigDict(checkpoints.read_config(str(run), int(folder.name.split("-")[0])))
     arrays = [dict(np.load(path)) if path.exists() else {} for path in (folder / "vlb.npz", folder / "progressive.npz")]
@@ -111,15 +113,16 @@ dims = int(np.prod(config.data.shape))
 train, heldout = (sources.source(config, split) for split in ("train", "heldout"))
 images, label = heldout.read(np.arange(len(runs[0].bound["mse"])))
 mean = train.read(np.arange(min(train.size, 10_000)))[0].mean(0)
-of_mean = float(np.sqrt(np.mean((images - mean) ** 2)) * 255 / (config.data.levels - 1))  # RMSE of always guessing it
+of_mean = float(np.sqrt(np.mean((images - mean) ** 2)) * 255 / (config.data.levels - 1))  # RMSE of the mean image
 
 # %% [markdown]
 # ## 1. The bound, term by term
 #
-# $-\log p(x_0)$ is at most $L_T + \sum_k L_{k-1}$ (Ho et al. 2020, eq. 5): $L_T$ for $x_1$, one KL per step, and for
-# the last step, to $x_0$ itself, the bits of a decoder of grey levels. The terms before that step are the *rate*, the
-# last one is the *distortion*: the bits of the grey levels that are still missing. Divided by the number of pixels,
-# these are bits/dim. The baseline is one histogram per pixel.
+# $-\log p(x_0)$ is at most $L_T + \sum_k L_{k-1}$ (Ho et al. 2020, eq. 5). $L_T$ is the KL divergence of $x_1$ from the
+# prior. Each step contributes the KL divergence of its two Gaussians, except the last step, which contributes the
+# negative log-likelihood of the grey levels under a discrete decoder. The terms before the last step are the *rate*,
+# the last one is the *distortion*. All are given in bits/dim: bits divided by the number of pixels. The baseline is a
+# model of independent pixels, with one histogram per pixel.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), width_ratios=[3, 2])
@@ -139,26 +142,27 @@ for i, run in enumerate(runs):
         f"{run.name:18}{total:>17}{f['prior_bits_per_dim']:11.1e}{steps:9.3f}{rest:14.3f}"
         f"{f['baseline_bits_per_dim']:10.3f}"
     )
-axes[0].set(xlabel="t, where the step starts", ylabel="bits/dim of the step", title="the terms of the bound")
+axes[0].set(xlabel="time $t$ at the start of the step", ylabel="bits/dim", title="Terms of the variational bound")
 axes[0].legend()
 axes[1].set(xlabel="bits/dim", yticks=range(len(runs)), yticklabels=[run.name for run in runs])
-axes[1].set_title("their sum; dashed: independent pixels")
+axes[1].set_title("Sum of the terms (dashed: independent pixels)")
 axes[1].invert_yaxis()
 axes[1].grid(axis="y", alpha=0)
 
 # %% [markdown]
-# The left-most point of each curve is the decoder, the distortion in the right panel. The schedule determines how the
-# bits are divided between the decoder and the last KLs: with less noise at the last level, more of the grey levels has
-# been sent before.
+# The left-most point of each curve is the term of the decoder, the distortion in the right panel. The noise schedule
+# divides the bits between the decoder and the last KL terms: the less noise is left at the last level, the smaller the
+# share of the decoder.
 
 # %% [markdown]
-# ## 2. Where the bits go, and their effect
+# ## 2. Distribution of the bits over the steps
 #
-# On CIFAR-10, Ho et al. found that 1.66 of 1.78 bits/dim of rate are sent in the last tenth of the reverse steps, in
-# which the error of the picture falls from 12 to 1 of 255: mostly imperceptible. Here are the same quantities for these
-# runs. The *distortion* of a receiver is the root mean square error (RMSE) of $\hat x_0(x_t)$, in 255ths of the range.
-# Without any information the best guess is the mean image (dotted). A network that predicts the noise may start far
-# above it, since at $t = 1$ its errors are amplified most (first notebook, section 6); the cost in bits is on the left.
+# On CIFAR-10, Ho et al. found that 1.66 of 1.78 bits/dim of rate are sent in the last tenth of the reverse steps. In
+# these steps the error of the image falls from 12 to 1 (of 255), which is mostly imperceptible. The cell below computes
+# the same quantities for these runs. The error at time $t$ is the root mean square error (RMSE) of the prediction
+# $\hat x_0(x_t)$, in 255ths of the range. Without any information the best prediction is the mean image (dotted). A
+# network that predicts the noise can start far above this line, because an error of the noise is amplified most at
+# $t = 1$ (first notebook, section 6).
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.3))
@@ -180,19 +184,23 @@ for i, run in enumerate(runs):
     print(f"{'':{len(run.name)}}  half of the bits have been sent after {half} steps, at RMSE {rmse[half]:.1f}")
 for axis in axes[:2]:
     axis.axvspan(0.9, 1, color="k", alpha=0.08)
-    axis.set(xlabel="share of the reverse steps taken", ylim=(0, None))
-axes[0].set(title="share of the bound's bits sent")
-axes[1].set(title="distortion then (RMSE, of 255)", ylim=(0, 2.2 * of_mean))
-axes[1].axhline(of_mean, color="k", linestyle=":")
-axes[2].set(title="share of the bits sent", xlabel="noise that is left, sigma/alpha", ylim=(0, None))
+    axis.set(xlabel="share of the reverse steps", ylim=(0, None))
+axes[0].set(title="Bits sent, by step", ylabel="share of the bound")
+axes[1].set(title="Error of the prediction $\\hat x_0(x_t)$", ylabel="RMSE (of 255)", ylim=(0, 2.2 * of_mean))
+axes[1].axhline(of_mean, color="k", linestyle=":", label="mean image")
+axes[1].legend()
+axes[2].set(title="Bits sent, by noise level", xlabel=r"remaining noise $\sigma/\alpha$", ylim=(0, None))
+axes[2].set(ylabel="share of the bound")
 axes[0].legend(loc="upper left")
 axes[2].invert_xaxis()
 
 # %% [markdown]
-# The printed lines have the share of the bits in the last tenth of the steps (shaded) and their effect on the error,
-# then the same for the second half of the *bits*. The schedule determines the number of steps in the expensive part, so
-# two schedules are better compared against the remaining noise (right). Below: the predicted pictures near the end of
-# the path, and the effect of the remaining bits.
+# The first printed line of each run gives the share of the bits in the last tenth of the steps (shaded) and the error
+# before and after them. The second line gives the step at which half of the bits have been sent. The schedule
+# determines how many steps have little noise, so two schedules are better compared at equal remaining noise (right).
+#
+# The next pictures show the predictions $\hat x_0(x_t)$ near the end of sampling, the images $x_0$, and the difference,
+# which the remaining bits encode.
 
 
 # %%
@@ -209,12 +217,12 @@ def tiles(axis, images, levels, columns, title="", rows=()):
 
 
 def starts(run, number):
-    """t where each of `number` parts of the sampler's grid begins, the levels of the pictures of `main show`."""
+    """Times at which `number` equal parts of the sampler's grid start: the levels of the pictures of `main show`."""
     return [float(part.at.t[0]) for part in progressive.parts(run.experiment.sampler.coefficients(None), number)]
 
 
 def sent_at(run, t):
-    """The rate in bits/dim that has been sent at t, and the RMSE there."""
+    """Return the rate in bits/dim sent down to t, and the RMSE of the prediction at t."""
     place = np.argmin(np.abs(run.bound["t"] - t))
     return float(run.bound["rate_bits_per_dim"][place]), float(run.bound["rmse"][place])
 
@@ -230,29 +238,28 @@ for run in pictured:
         np.concatenate([guess, x0, np.abs(x0 - guess)]),
         run.config.data.levels,
         len(x0),
-        f"{run.name}: {share:.0%} of the bits sent at t = {t:.2f}",
-        ["guess", "x0", "|x0 - guess|"],
+        f"{run.name}: predictions at t = {t:.2f}, {share:.0%} of the bits sent",
+        ["prediction", "$x_0$", "difference"],
     )
 
 # %% [markdown]
-# Bits for invisible detail are the motivation for *latent* diffusion: an autoencoder drops them first, in one step, and
-# the capacity of the diffusion model goes to the coarse part that determines the content. The bound weighs all bits
-# equally; perception does not.
+# The bound weighs all bits equally; perception does not. The bits of invisible detail motivate *latent* diffusion: an
+# autoencoder removes them in one step, and the diffusion model spends its capacity on the coarse content.
 
 # %% [markdown]
 # ## 3. Rate and distortion
 #
-# Without reference to steps: how well does a receiver know the image after so many bits? This is the curve of Ho et al.
-# 2020, figure 5, in which models with different schedules are compared point by point.
+# The rate-distortion curve (Ho et al. 2020, figure 5) plots the error of the prediction against the bits sent so far.
+# It does not depend on the numbering of the steps, so models with different schedules can be compared point by point.
 
 # %%
 figure, axis = plt.subplots(figsize=(6.5, 3.4))
 for i, run in enumerate(runs):
     axis.plot(run.bound["rate_bits_per_dim"], run.bound["rmse"], color=f"C{i}", label=run.name)
     axis.plot(run.bound["rate_bits_per_dim"][-1], run.bound["rmse"][-1], "o", color=f"C{i}")
-axis.set(xlabel="rate, bits/dim", ylabel="distortion (RMSE, of 255)", ylim=(0, 2.2 * of_mean))
-axis.axhline(of_mean, color="k", linestyle=":", label="mean of training images")
-axis.legend(title="dot: where the decoder takes over")
+axis.set(xlabel="rate (bits/dim)", ylabel="RMSE (of 255)", ylim=(0, 2.2 * of_mean), title="Rate-distortion curve")
+axis.axhline(of_mean, color="k", linestyle=":", label="mean of the training images")
+axis.legend(title="dots: before the decoder")
 
 half_a_level = 127.5 / (config.data.levels - 1)
 limits = 64, 48, 32, 16, half_a_level
@@ -260,9 +267,9 @@ print(f"RMSE of the mean of the training images: {of_mean:.1f}; half a step of t
 print("rate at RMSE below  " + "".join(f"{limit:>8.0f}" for limit in limits) + "   share of the bits still to come")
 for run in runs:
     below = [run.bound["rate_bits_per_dim"][run.bound["rmse"] < limit] for limit in limits]
-    told = "".join(f"{rate[0]:8.3f}" if len(rate) else f"{'never':>8}" for rate in below)
+    crossed = "".join(f"{rate[0]:8.3f}" if len(rate) else f"{'never':>8}" for rate in below)
     to_come = 1 - np.append(below[-1], run.figures["bits_per_dim"])[0] / run.figures["bits_per_dim"]
-    print(f"{run.name:20}{told}{to_come:34.0%}")
+    print(f"{run.name:20}{crossed}{to_come:34.0%}")
 for run in runs:
     if run.config.prediction.variance == "fixed_large":
         row = loop.coefficients(
@@ -273,18 +280,20 @@ for run in runs:
         print(f"{run.name}: its large variance alone costs {price:.3f} bits/dim, were every x0 predicted exactly")
 
 # %% [markdown]
-# On CIFAR-10 the bend is sharp: from RMSE 67.6 to 12.0 in the first 0.12 of 1.78 bits/dim. An image of 64 pixels has
-# less redundancy than one of 3,072. Below an error of half a grey level, rounding would mostly give the image, and the
-# cost of a perfect denoiser, for which other greys have no probability, would approach zero. The bits that a model
-# still uses there are the price of its small errors, relative to the even smaller noise, and of a variance that is not
-# the exact one. Hence a model can generate good digits and have a bound above that of independent pixels (section 1).
+# On CIFAR-10 the curve bends sharply: the RMSE falls from 67.6 to 12.0 in the first 0.12 of 1.78 bits/dim. An image of
+# 64 pixels has less redundancy than one of 3,072.
+#
+# Once the RMSE is below half a grey level, rounding the prediction would mostly give the exact image, and a perfect
+# denoiser would need almost no further bits. A trained network still spends bits there, for two reasons: its errors are
+# small but the noise of these steps is smaller, and the fixed variance of the reverse kernel is not the exact one.
+# Therefore a model can generate good digits and still have a bound above that of independent pixels (section 1).
 
 # %% [markdown]
-# ## 4. What a receiver sees
+# ## 4. Progressive decoding and generation
 #
-# *Progressive decoding* shows held-out images $x_0$ as predicted from $x_t \sim q(x_t|x_0)$ for increasing rate: every
-# diffusion model is a lossy codec. *Progressive generation* is the same for samples: the model generates the bits, the
-# coarse ones first (Ho et al. 2020, figure 6).
+# Every diffusion model is a lossy codec. *Progressive decoding* predicts held-out images $x_0$ from
+# $x_t \sim q(x_t|x_0)$ at falling $t$, that is at increasing rate. *Progressive generation* shows the predictions while
+# a sample is drawn: coarse features appear first (Ho et al. 2020, figure 6).
 
 # %%
 for run in [run for run in runs if not run.shown]:
@@ -292,20 +301,22 @@ for run in [run for run in runs if not run.shown]:
 for run in pictured[:1]:
     levels, count = run.config.data.levels, run.shown["progressive_decoding"].shape[1]
     times = starts(run, 10)
-    told = ["t = {:.2f}:  {:.3f} bits/dim, RMSE {:.0f}".format(t, *sent_at(run, t)) for t in times]
+    sent = ["t = {:.2f}: {:.3f} bits/dim, RMSE {:.0f}".format(t, *sent_at(run, t)) for t in times]
     labels = {
-        "progressive_decoding": ("decoding held-out digits", [*told, "x0"]),
-        "progressive_generation": ("generating samples", [*(f"t = {t:.2f}" for t in times), "sample"]),
+        "progressive_decoding": ("progressive decoding, held-out digits", [*sent, "$x_0$"]),
+        "progressive_generation": ("progressive generation", [*(f"t = {t:.2f}" for t in times), "sample"]),
     }
     figure, axes = plt.subplots(1, 2, figsize=(11, 5.4))
     for axis, (name, (title, rows)) in zip(axes, labels.items(), strict=True):
         tiles(axis, run.shown[name].reshape(-1, *run.config.data.shape), levels, count, f"{run.name}: {title}", rows)
 
 # %% [markdown]
-# The same order, coarse to fine, appears when samples *share* $x_t$: the printed spread of the copies measures what
-# $x_t$ leaves open (Ho et al. 2020, figure 7). Mixing two held-out images at level $t$ and running the reverse process
-# interpolates between them (figure 8). All columns have the same noise: with little noise the ends are unchanged, with
-# more noise the model generates more, and where the noise dominates both ends all columns are one sample.
+# Left: each row shows samples that continue from one *shared* $x_t$ (Ho et al. 2020, figure 7). The printed standard
+# deviation over a row measures the information that $x_t$ lacks; it falls with $t$.
+#
+# Right: two held-out images are noised to time $t$, mixed, and denoised by the reverse process (figure 8). All columns
+# of a row have the same noise. At small $t$ the ends of a row stay the held-out images. At large $t$ the noise
+# dominates both ends, and all columns become the same sample.
 
 # %%
 for run in pictured[:1]:
@@ -314,26 +325,27 @@ for run in pictured[:1]:
     for axis, (name, title, rows) in zip(
         axes,
         [
-            ("shared_latents", "samples that have x_t in common", [f"t = {t:.2f}" for t in starts(run, 10)]),
-            ("interpolation", "between two held-out digits, mixed at level t", ["mixed pixels", *mixed]),
+            ("shared_latents", "samples with $x_t$ in common", [f"t = {t:.2f}" for t in starts(run, 10)]),
+            ("interpolation", "interpolation at time t", ["mixed pixels", *mixed]),
         ],
         strict=True,
     ):
         tiles(axis, run.shown[name].reshape(-1, *run.config.data.shape), levels, count, f"{run.name}: {title}", rows)
     apart = run.shown["shared_latents"].astype(float).std(axis=1).mean(axis=(1, 2, 3)) * 255 / (levels - 1)
-    print("spread of the copies (std of 255): " + ", ".join(f"{s:.0f}" for s in apart))
+    print("standard deviation of the samples in each row (of 255): " + ", ".join(f"{s:.0f}" for s in apart))
 
 # %% [markdown]
-# ## 5. Which images cost most
+# ## 5. Cost of single images
 #
-# The bound is a mean over examples, which hides a spread. Below: the bound of every held-out image, by class on the
-# right, and the images at both ends. A digit is expensive if the model has seen few similar ones, or if its strokes
-# have much detail; the correlation with the number of pixels that are neither empty nor full measures the second.
+# The bound is a mean over held-out images. The histogram shows its distribution over images, the right panel its mean
+# by class, and the pictures show the least and the most expensive images. A digit is expensive if the training set has
+# few similar digits or if its strokes have much detail. The printed rank correlation measures the second reason: it
+# compares the bound with the number of pixels that are neither empty nor full.
 
 
 # %%
 def rank_correlation(one, other):
-    """The correlation of the places in rising order."""
+    """Spearman's rank correlation."""
     return np.corrcoef(np.argsort(np.argsort(one)), np.argsort(np.argsort(other)))[0, 1]
 
 
@@ -353,24 +365,25 @@ for i, run in enumerate(runs):
     print(f"{'':{len(run.name)}}  rank correlation with the number of grey pixels: {rank_correlation(cost, grey):.2f}")
 if len(costs) > 1:
     print(f"rank correlation between the costs of the two runs: {rank_correlation(*costs):.2f}")
-axes[0].set(xlabel="bits/dim", ylabel="held-out images", title="the bound of each held-out image")
+axes[0].set(xlabel="bits/dim", ylabel="number of images", title="Bound of each held-out image")
 axes[0].legend()
-axes[1].set(xlabel="class", ylabel="bits/dim", xticks=np.unique(label), title="by class (mean ± standard error)")
+axes[1].set(xlabel="class", ylabel="bits/dim", xticks=np.unique(label), title="Mean by class (bars: standard error)")
 
 figure, axes = plt.subplots(len(runs), 1, figsize=(9, 2.0 * len(runs)), squeeze=False)
 for axis, run, cost in zip(axes[:, 0], runs, costs, strict=True):
     order = np.argsort(cost)
     ends = np.concatenate([order[:12], order[::-1][:12]])
-    rows = [f"least, {cost[order[0]]:.2f} …", f"most, {cost[order[-1]]:.2f} …"]
-    tiles(axis, images[ends], config.data.levels, len(ends) // 2, f"{run.name}: bits/dim of held-out images", rows)
+    rows = [f"from {cost[order[0]]:.2f} up", f"from {cost[order[-1]]:.2f} down"]
+    title = f"{run.name}: held-out images with the least and the most bits/dim"
+    tiles(axis, images[ends], config.data.levels, len(ends) // 2, title, rows)
 
 # %% [markdown]
 # ## 6. Ablations
 #
-# A sweep trains every cell with several seeds: target and objective (Ho et al. 2020, table 2), schedules and losses
-# (Nichol and Dhariwal 2021). The papers used CIFAR-10, half a million steps or more, and FID; these runs use digits,
-# minutes of training, and the Fréchet distance of pixels. A short run also measures how *fast* a choice learns, so this
-# is not a replication of the papers' tables.
+# A sweep trains each combination of choices ("cell") with several seeds. The first sweep varies target and objective
+# (Ho et al. 2020, table 2), the second schedule and loss (Nichol and Dhariwal 2021). The papers used CIFAR-10, half a
+# million steps or more, and FID. These runs use digits, minutes of training, and the Fréchet distance of pixels. Such
+# short runs also reward choices that learn *fast*, so this is not a replication of the papers' tables.
 
 
 # %%
@@ -385,9 +398,9 @@ for directory in grids:
     display(Markdown("##" + table))
 
 # %% [markdown]
-# bits/dim and distance favour different choices. Each cell below is a point with standard errors over its seeds; small
-# dots are single seeds; dashed lines are the cost of independent pixels and the distance of the held-out digits from
-# the training digits. The lower left is best in both.
+# Bits/dim and Fréchet distance favour different choices. Each marker below is the mean of a cell with its standard
+# error over the seeds; small dots are single seeds. The dashed lines are the bits/dim of independent pixels (vertical)
+# and the distance of the held-out digits from the training digits (horizontal). Lower is better for both.
 
 # %%
 FIGURES = "bits_per_dim", "frechet_pixels"
@@ -419,10 +432,10 @@ for directory in grids:
     figure.legend(loc="outside right upper")
 
 # %% [markdown]
-# Comparison with the papers' order: for every two cells that a paper orders, the means here are compared: *agrees* or
-# *contradicts* if they differ by more than two standard errors of the difference, *open* otherwise. Pairs that are
-# close in the paper itself (`CLOSE`) are omitted. With three seeds a standard error is itself uncertain by about half
-# its size: *open* means too few seeds, not a tie.
+# The last cell compares the order of the means here with the order in the papers, for each pair of cells. The verdict
+# is *agrees* or *contradicts* if the means differ by more than two standard errors of the difference, and *open*
+# otherwise. Pairs that are close in the paper itself (`CLOSE`) are omitted. With three seeds a standard error is itself
+# uncertain by about half its size, so *open* means too few seeds, not a tie.
 
 # %%
 PAPERS = {  # cell: (bits/dim, FID) on CIFAR-10, None where the paper gives no figure
@@ -444,7 +457,7 @@ CLOSE = {"bits_per_dim": 0.01, "frechet_pixels": 0.5}
 
 
 def verdict(better, worse):
-    """Do our figures, of several seeds each, put the one that the paper finds better lower?"""
+    """Compare the order of two cells here, over several seeds each, with the order in the paper."""
     (one, one_error), (other, other_error) = comparison.mean_and_error(better), comparison.mean_and_error(worse)
     if one_error is None or other_error is None or abs(other - one) <= 2 * np.hypot(one_error, other_error):
         return "open"

@@ -17,16 +17,16 @@
 # # 3. The origin: Sohl-Dickstein et al. 2015
 #
 # Five years before DDPM this paper had the whole construction: a fixed process that destroys structure step by step, a
-# network that learns to reverse one step, and a bound on the likelihood that is a sum over the steps. Three differences
-# are instructive: the rates of the process are *learned*, binary data have a process of their own, and the bound $K$ is
-# measured by entropies, in bits per example. This notebook reads runs, which these commands make on two CPU cores:
+# network that learns to reverse one step, and a bound on the likelihood that is a sum over the steps. It differs from
+# DDPM in three ways: the rates of the process are *learned*, binary data have a process of their own, and the bound $K$
+# is computed from entropies, in bits per example. This notebook reads runs, which these commands make on two CPU cores:
 #
 #     python -m diffusion_jax.main train    --config=configs/dpm2015_swissroll.py --workdir=runs/swissroll
 #     python -m diffusion_jax.main evaluate --workdir=runs/swissroll --likelihood=K
 #     # the same two for configs/dpm2015_heartbeat.py (runs/heartbeat) and dpm2015_deadleaves.py (runs/deadleaves)
 #     python -m diffusion_jax.main sweep    --sweep=configs/sweeps/dpm2015_rates.py --workdir=runs/dpm2015_rates
 #
-# `RUNS` names the directory that holds all four (`runs` by default). Missing runs are skipped.
+# The environment variable `RUNS` names the directory that holds all four (`runs` by default). Missing runs are skipped.
 
 # %%
 import itertools
@@ -48,7 +48,8 @@ from diffusion_jax.runs import trained
 from diffusion_jax.runs.pictures import grid
 from diffusion_jax.sampling import degradation
 
-plt.rcParams.update({"figure.dpi": 96, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
+plt.style.use("tableau-colorblind10")
+plt.rcParams.update({"figure.dpi": 120, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
 logging.getLogger("diffusion_jax").setLevel(logging.ERROR)
 ROOT = pathlib.Path(diffusion_jax.__file__).parent.parent
 RUNS = ROOT / os.environ.get("RUNS", "runs")
@@ -73,11 +74,11 @@ if not runs:
 # %% [markdown]
 # ## 1. Table 1
 #
-# $K = -\sum_{k=2}^{T} \mathrm{KL} + H_q(X^T|X^0) - H_q(X^1|X^0) - H_p(X^T)$, and its difference from the null model,
-# the prior itself: independent unit Gaussians, or independent bits. The step to $x^0$ is not modelled, so no model
-# exceeds $-H(X^1)$. The paper's values are as reported. Its data differ from ours: it gives neither the noise of its
-# swiss roll nor the construction of its dead leaves. The noise determines the attainable $K$, so for the swiss roll
-# only the last column measures the quality of a model.
+# The bound is $K = -\sum_{k=2}^{T} \mathrm{KL} + H_q(X^T|X^0) - H_q(X^1|X^0) - H_p(X^T)$. The null model is the prior
+# alone: independent unit Gaussians, or independent bits. The step from $x^1$ to $x^0$ is not modelled, so $K$ cannot
+# exceed $-H(X^1)$. The last column has the values that the paper reports for $K$ and $K - L_{\mathrm{null}}$. They are
+# not comparable digit by digit: the paper gives neither the noise of its swiss roll nor the construction of its dead
+# leaves, and the noise determines the attainable $K$. For the swiss roll compare $K$ with $-H(x_1)$ instead.
 
 # %%
 PAPER = {"swissroll": (2.35, 6.45), "heartbeat": (-2.414, 12.024), "deadleaves": (1.489, 3.536)}
@@ -91,7 +92,7 @@ for name, f in figures.items():
     K = f"{f['K_bits']:.3f} ± {f['K_stderr']:.3f}"
     print(f"{name:12}{f['K_unit']:14}{K:>18}{f['K_minus_null_bits']:12.3f}{ends[0]}{ends[1]}{paper:>22}")
     print(
-        f"{'':12}{f['K_bits_per_dim']:.3f} bits/dim as they are counted today"
+        f"{'':12}{f['K_bits_per_dim']:.3f} bits/dim (the negative log-likelihood that later papers report)"
         + (f"; {f['K_note']}" if "K_note" in f else "")
     )
 
@@ -99,8 +100,9 @@ for name, f in figures.items():
 # ## 2. Entropy bounds of every step
 #
 # The entropy of a reverse step lies between $H_q(X^t|X^{t-1}) + H_q(X^{t-1}|X^0) - H_q(X^t|X^0)$ and
-# $H_q(X^t|X^{t-1})$, both known in closed form. The cost of the model is the lower bound plus the KL of the step, and
-# the loss of $K$ is the sum of these KLs.
+# $H_q(X^t|X^{t-1})$, both known in closed form. The entropy of the model's step is the lower bound plus the KL
+# divergence of the step; the sum of these divergences is subtracted in $K$. The plot scales each step such that the
+# lower bound is 0 and the upper bound 1.
 
 # %%
 figure, axes = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 3.2), squeeze=False)
@@ -108,16 +110,17 @@ for axis, (name, c) in zip(axes[0], curves.items(), strict=True):
     width = np.maximum(c["upper_bits"] - c["lower_bits"], 1e-12)
     axis.plot(c["t"], (c["model_bits"] - c["lower_bits"]) / width)
     axis.fill_between(c["t"], 0, 1, alpha=0.15)
-    axis.set(title=f"{name}: {c['kl_bits'].sum():.2f} {figures[name]['K_unit']} of KL", xlabel="t", ylim=(-0.05, 1.4))
+    title = f"{name}: KL {c['kl_bits'].sum():.2f} {figures[name]['K_unit']}"
+    axis.set(title=title, xlabel="time $t$", ylim=(-0.05, 1.4))
     inside = np.mean((c["model_bits"] > c["lower_bits"]) & (c["model_bits"] < c["upper_bits"]))
     print(f"{name}: {inside:.1%} of the steps between the bounds")
-axes[0, 0].set_ylabel("the model's entropy: 0 lower bound, 1 upper")
+axes[0, 0].set_ylabel("scaled entropy of the step")
 
 # %% [markdown]
-# ## 3. The swiss roll, forward and reverse
+# ## 3. Forward and reverse process on the swiss roll
 #
-# Figure 1 of the paper: data, intermediate time and noise; below, the reverse process of the model; and the drift, the
-# difference between the mean of a reverse step and its starting point.
+# Figure 1 of the paper. Top: the forward process $q$ at three times. Middle: the reverse process $p$ of the model at
+# the same times. Bottom: the drift, which is the mean of a reverse step minus its starting point.
 
 # %%
 if "swissroll" in runs:
@@ -141,45 +144,49 @@ if "swissroll" in runs:
     for column, (t, sample, i) in enumerate(zip(times, reversed(back), [cuts[2] - 1, cuts[1], 0], strict=True)):
         at = level(schedule, jnp.full(len(x0), t, jnp.float32))
         axes[0, column].scatter(*np.asarray(experiment.process.corrupt(at, x0, noise)).T, s=2)
-        axes[0, column].set_title(f"q, t = {t:.2f}")
+        axes[0, column].set_title(f"forward process, t = {t:.2f}")
         axes[1, column].scatter(*np.asarray(sample).T, s=2, color="C1")
-        axes[1, column].set_title(f"p, t = {t:.2f}")
+        axes[1, column].set_title(f"reverse process, t = {t:.2f}")
         row = jax.tree.map(lambda f, i=i: jnp.full(len(places), f[i], jnp.float32), rows)
         here = jnp.asarray(places, jnp.float32)
         mean, _ = experiment.reverse(row, experiment.predict(run.params, here, row.at, None, None), here)
-        axes[2, column].quiver(*places.T, *np.asarray(mean - here).T, color="C2")
+        axes[2, column].quiver(*places.T, *np.asarray(mean - here).T, color="C3")
         axes[2, column].set_title(f"drift, t = {float(rows.at.t[i]):.2f}")
     for axis in axes.ravel():
         axis.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
+    for axis in axes[-1]:
+        axis.set_xlabel("$x_1$")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("$x_2$")
     plt.show()
 
 # %% [markdown]
 # ## 4. Learned rates
 #
-# With frozen noise $K$ can be differentiated with respect to the rates $\beta_2 … \beta_T$; $\beta_1$ is fixed, since
-# it would otherwise shrink without limit. The rates start at 1/linspace(T, 2, T); the plot shows where training moves
-# them.
+# With frozen noise $K$ can be differentiated with respect to the rates $\beta_2 … \beta_T$. $\beta_1$ is fixed, since
+# it would otherwise shrink without limit. The rates start at 1/linspace(T, 2, T). The plot shows the rates before and
+# after training, and the noise levels that follow from them.
 
 # %%
 if "swissroll" in runs and config.schedule.name == "learned_betas":
     k = np.arange(T + 1)
     betas = {
         name: -np.expm1(2 * np.diff(in_float64(path, k / T)[0]))
-        for name, path in (("at first", paths.initial_schedule(config)), ("learned", schedule))
+        for name, path in (("initial", paths.initial_schedule(config)), ("learned", schedule))
     }
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
     for name, beta in betas.items():
         axes[0].semilogy(k[1:], beta, label=name)
         gamma = np.log(np.expm1(-np.cumsum(np.log1p(-beta))))
         axes[1].plot(k[1:], gamma, label=name)
-    axes[0].set(xlabel="k", title="beta_k")
-    axes[1].set(xlabel="k", title="log(sigma²/alpha²)")
+    axes[0].set(xlabel="step $k$", ylabel=r"$\beta_k$", title="Rates")
+    axes[1].set(xlabel="step $k$", ylabel=r"$\log\,\sigma^2/\alpha^2$", title="Log noise-to-signal ratio")
     axes[0].legend()
     plt.show()
 
 # %% [markdown]
-# Does learning the rates help? The same recipe with fixed rates, free rates, and ten bumps in time, everything else
-# equal; fixed_as_code has the larger first rate of the public code:
+# The next cell compares $K$ for fixed rates (`fixed`), one free rate per step (`learned`), and rates parameterised by
+# ten bumps in time (`bumps`), with everything else equal. `fixed_as_code` has the larger first rate of the public code.
 
 # %%
 directory = RUNS / "dpm2015_rates"
@@ -201,15 +208,17 @@ else:
 # %% [markdown]
 # ## 5. Heartbeats
 #
-# The process of binary data: bits are redrawn one by one. A sample is valid if exactly every fifth bit is a one. The
-# chain never reverses index 0, so a few samples keep a bit flipped by noise.
+# The binomial process of binary data redraws each bit with a small probability per step. A sample is a valid heartbeat
+# if exactly every fifth bit is a one. The reverse chain ends at $x^1$, so a few samples keep a bit that was flipped in
+# the first step.
 
 # %%
 if "heartbeat" in runs:
     seeds, samples = trained.draw(runs["heartbeat"], 40)
     figure, axis = plt.subplots(figsize=(5, 5))
     axis.imshow(samples, cmap="gray_r", aspect="auto", interpolation="nearest")
-    axis.set(title="40 samples, one a row", xlabel="place")
+    axis.set(title="40 samples of the heartbeat model", xlabel="bit", ylabel="sample")
+    axis.set_xticks(range(0, samples.shape[1], 5))
     axis.grid(False)
     plt.show()
     f = figures["heartbeat"]
@@ -222,7 +231,8 @@ if "heartbeat" in runs:
 # %% [markdown]
 # ## 6. Dead leaves
 #
-# Discs that occlude one another, with radii from a power law. Left: generated data; right: samples of the model.
+# The data are discs that occlude one another, with radii from a power law. Left: held-out data; right: samples of the
+# model.
 
 # %%
 if "deadleaves" in runs:
@@ -230,7 +240,7 @@ if "deadleaves" in runs:
     real = sources.source(run.config, "heldout").read(np.arange(16))[0]
     seeds, samples = trained.draw(run, 16)
     figure, axes = plt.subplots(1, 2, figsize=(6.5, 3.4))
-    for axis, images, title in zip(axes, (real, samples), ("data", "samples"), strict=True):
+    for axis, images, title in zip(axes, (real, samples), ("held-out data", "samples of the model"), strict=True):
         axis.imshow(grid(images, 256, columns=4), cmap="gray", vmin=0, vmax=255)
         axis.set(title=title, xticks=[], yticks=[])
         axis.grid(False)
@@ -239,13 +249,15 @@ if "deadleaves" in runs:
 # %% [markdown]
 # ## 7. Inpainting
 #
-# Section 2.5 of the paper: to sample given a part of the picture, multiply the kernel of every reverse step by $r(x)$,
-# the likelihood of the known part. `constant` is the paper's inpainting: the known pixels are fixed at all noise
-# levels, so around the hole the model sees clean pixels where it was trained on noisy ones. `renoise` (later work) adds
-# the noise of each step to them. The RMSE is over the missing pixels, in 255ths of the range. A sample is not the mean
-# of all possible completions: two independent samples are further from each other than either is from their mean, so
-# the mean of the range has the smaller error, and plausible completions have to be judged by eye. Our model, trained
-# for nine minutes, generates texture that continues the edges, not discs.
+# To sample the rest of a picture given a known part, the paper multiplies the kernel of every reverse step by $r(x)$,
+# the likelihood of the known part (section 2.5). `constant` is the paper's inpainting: the known pixels have their
+# clean values at all noise levels, although the model was trained on noisy ones. `renoise` (later work) adds the noise
+# of each step to the known pixels.
+#
+# The printed RMSE is over the missing pixels, in 255ths of the range. It does not measure the plausibility of a
+# completion: filling the hole with the mean grey has a smaller RMSE than a sample, since two samples differ from each
+# other more than from their mean. This model, trained for nine minutes, continues edges and texture, but draws no
+# discs.
 
 # %%
 if "deadleaves" in runs:
@@ -256,6 +268,7 @@ if "deadleaves" in runs:
         drawn = {"original": arrays["original"], "known": arrays["degraded"]} | drawn | {rule: arrays["restored"]}
         print(f"{rule:9} RMSE {errors['rmse']:6.2f}, left at the mean {errors['rmse_degraded']:6.2f}")
     figure, axes = plt.subplots(len(drawn), 1, figsize=(5, 0.95 * len(drawn)))
+    figure.suptitle("Inpainting of a missing square")
     for axis, (name, images) in zip(axes, drawn.items(), strict=True):
         axis.imshow(grid(images, 256, columns=6), cmap="gray", vmin=0, vmax=255)
         axis.set(xticks=[], yticks=[])

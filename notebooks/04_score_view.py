@@ -16,13 +16,13 @@
 # %% [markdown]
 # # 4. The score-based view
 #
-# The same models as in Song and Ermon 2019 and Song et al. 2021: noise turns the data into a family of densities $p_t$,
-# a network learns the *score* $\nabla_x \log p_t(x)$ of each, and samples follow a differential equation whose only
-# unknown is the score. In the plane the whole field of scores can be plotted, and for a mixture of Gaussians the exact
-# score has a closed form, with which every learned or approximate quantity is compared.
+# This notebook describes diffusion models as Song and Ermon 2019 and Song et al. 2021 do. Noise turns the data into a
+# family of densities $p_t$, a network learns the *score* $\nabla_x \log p_t(x)$ of each, and samples are solutions of a
+# differential equation whose only unknown is the score. In two dimensions the score field can be plotted, and for a
+# mixture of Gaussians the exact score has a closed form, so that every learned quantity can be compared with the truth.
 #
-# Sections 1 to 3 train a small perceptron and need nothing else. Sections 4 and 5 end with measurements on images,
-# which they read from runs, where there are any:
+# Sections 1 to 3 train a small perceptron and need no files. Sections 4 and 5 end with measurements on images, read
+# from runs if there are any:
 #
 #     python -m diffusion_jax.main train    --config=configs/digits.py --workdir=runs/digits
 #     python -m diffusion_jax.main frontier --workdir=runs/digits --samplers=ancestral,ddim,dpmpp_2m:logsnr \
@@ -62,7 +62,8 @@ from diffusion_jax.sampling.registry import SAMPLERS
 from diffusion_jax.training.state import create
 from diffusion_jax.training.step import make_train_step
 
-plt.rcParams.update({"figure.dpi": 80, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
+plt.style.use("tableau-colorblind10")
+plt.rcParams.update({"figure.dpi": 120, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
 ROOT = pathlib.Path(diffusion_jax.__file__).parent.parent
 STEPS, POINTS = (int(os.environ.get(name, default)) for name, default in (("STEPS", "6000"), ("POINTS", "6000")))
 
@@ -85,7 +86,7 @@ data = source.read(np.arange(source.size))[0]
 
 # %%
 def exact(means, std):
-    """(predict, log_density) for x0 ~ mean over k of N(means[k], std² I); a label k >= 0 leaves component k alone."""
+    """(predict, log_joint) for x0 ~ mean over k of N(means[k], std² I); a label k >= 0 selects component k."""
 
     def log_joint(x, at, label=None):
         offset = x[:, None] - expand(at.alpha, x)[..., None] * means  # [B, K, 2]
@@ -93,8 +94,8 @@ def exact(means, std):
         logs = -0.5 * jnp.sum(offset**2, -1) / variance - jnp.log(2 * np.pi * variance * len(means))
         if label is None:
             return logs
-        told = label[:, None]
-        return jnp.where((told < 0) | (told == jnp.arange(len(means))), logs, -jnp.inf)
+        wanted = label[:, None]
+        return jnp.where((wanted < 0) | (wanted == jnp.arange(len(means))), logs, -jnp.inf)
 
     def predict(params, x, at, label=None, keys=None):
         alpha, sigma = expand(at.alpha, x), expand(at.sigma, x)
@@ -113,7 +114,7 @@ learned = prediction.make_denoiser(
 
 
 def train(steps, batch_size=256, seed=0):
-    """Parameters of the network after so many steps on the ring, and its losses."""
+    """Train the perceptron on the ring; return its averaged parameters and the loss of each step."""
     terms = {"simple": (1.0, losses.weighted_mse(lambda params: schedule, prediction.eps(), losses.simple()))}
     loss = losses.weighted_sum(learned, process, lambda params: schedule, terms)
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
@@ -133,10 +134,10 @@ def train(steps, batch_size=256, seed=0):
 
 params, history = train(STEPS)
 first, last = (part.mean() for part in np.split(history, [len(history) // 20, -(len(history) // 20)])[::2])
-print(f"{STEPS:,} steps on {len(data):,} points: loss {first:.3f} at first, {last:.3f} at last")
+print(f"{STEPS:,} steps on {len(data):,} points: mean loss of the first twentieth {first:.3f}, of the last {last:.3f}")
 
 # %%
-NOISE = [2.0, 0.5, 0.15]  # sigma/alpha of the levels to look at
+NOISE = [2.0, 0.5, 0.15]  # sigma/alpha of the levels to plot
 axis_of = np.linspace(-2.4, 2.4, 121)
 places = np.stack(np.meshgrid(axis_of, axis_of), -1).reshape(-1, 2).astype(np.float32)
 arrows = np.stack(np.meshgrid(axis_of[6::9], axis_of[6::9]), -1).reshape(-1, 2).astype(np.float32)
@@ -150,23 +151,28 @@ for column, (noise, t) in enumerate(zip(NOISE, at_noise, strict=True)):
     density = np.exp(jax.nn.logsumexp(log_joint(places, at), axis=1)).reshape(len(axis_of), -1)
     here = level(schedule, jnp.full(len(arrows), t))
     for row, (name, field) in enumerate(
-        {"true": true_score_of(arrows, here), "learned": score_of(params, arrows, here)}.items()
+        {"exact score": true_score_of(arrows, here), "learned score": score_of(params, arrows, here)}.items()
     ):
         field = np.asarray(field)
         length = np.linalg.norm(field, axis=1, keepdims=True)
         axis = axes[row, column]
         axis.contourf(axis_of, axis_of, density, levels=12, cmap="Blues")
         axis.quiver(*arrows.T, *(field / np.sqrt(length * length.mean())).T, angles="xy", scale=22, width=0.005)
-        axis.set(title=f"{name}, sigma/alpha = {noise:g} (t = {t:.2f})", aspect="equal")
+        axis.set(title=rf"{name}, $\sigma/\alpha$ = {noise:g} (t = {t:.2f})", aspect="equal")
         axis.grid(False)
+for axis in axes[-1]:
+    axis.set_xlabel("$x_1$")
+for axis in axes[:, 0]:
+    axis.set_ylabel("$x_2$")
 
 # %% [markdown]
-# Density in blue, scores as arrows (length: square root of the norm). With much noise there is one mode, and every
-# arrow points to it; with less noise the eight modes separate. The learned arrows agree with the exact ones where there
-# is density, which is where the network was trained. Elsewhere they are arbitrary, without harm: a sample that starts
-# from the prior stays in the region of high density at each level.
+# Blue: density $p_t$. Arrows: score, with the square root of its norm as length. With much noise there is one mode, and
+# every arrow points to it; with less noise the eight modes separate. The learned score agrees with the exact one where
+# the density is high, which is where the network was trained. Elsewhere it can be wrong without harm, because a sample
+# that starts from the prior stays in the region of high density at each level.
 #
-# How large is the error, at points of $p_t$ and at points spread over the whole square?
+# The next cell measures the relative error of the learned score at points drawn from $p_t$ and at points drawn
+# uniformly from the square.
 
 # %%
 levels = np.linspace(0.02, 1, 25)
@@ -177,7 +183,7 @@ square = jax.random.uniform(jax.random.key(2), (4000, 2), minval=-2.4, maxval=2.
 
 @jax.jit
 def errors(t):
-    """Relative error of the learned score, root mean square, on points of p_t and on points of the square."""
+    """Relative root mean square error of the learned score, on points of p_t and on points of the square."""
     at = level(schedule, jnp.full(len(sample), t))
 
     def error(x):
@@ -189,27 +195,27 @@ def errors(t):
 
 found = np.array([errors(t) for t in levels])
 figure, axis = plt.subplots(figsize=(6.5, 3))
-axis.plot(levels, found[:, 0], "o-", label="on points of p_t")
-axis.plot(levels, found[:, 1], "s--", label="on the whole square")
-axis.set(xlabel="t", ylabel="relative error of the score", ylim=(0, None))
+axis.plot(levels, found[:, 0], "o-", label="points drawn from $p_t$")
+axis.plot(levels, found[:, 1], "s--", label="points drawn from the square")
+axis.set(xlabel="time $t$", ylabel="relative RMS error", ylim=(0, None), title="Error of the learned score")
 axis.legend()
 for t in (0.02, 0.1, 0.6):
     i = np.argmin(np.abs(levels - t))
-    print(f"t = {levels[i]:.2f}: relative error {found[i, 0]:.1%} where the data are, {found[i, 1]:.1%} anywhere")
+    print(f"t = {levels[i]:.2f}: relative error {found[i, 0]:.1%} on points of p_t, {found[i, 1]:.1%} on the square")
 
 # %% [markdown]
-# At low noise the network is accurate at the data and inaccurate between them. Towards $t = 1$ it is less accurate
-# again, since training rarely sampled those levels (log-normal times of Karras et al. 2022); there the density is close
-# to the prior, and the error has little effect.
+# At low noise the network is accurate near the data and inaccurate between the modes. Towards $t = 1$ the error grows
+# again, since training rarely sampled those levels (log-normal times of Karras et al. 2022). There the density is close
+# to the prior, and the error has little effect on samples.
 
 # %% [markdown]
-# ## 2. Why several noise levels
+# ## 2. Langevin dynamics need several noise levels
 #
-# The score suffices for sampling: Langevin dynamics, $x \leftarrow x + e \nabla \log p(x) + \sqrt{2e}\,\epsilon$,
-# converge to $p$. But between separated modes there is almost no density, and convergence is slow: at the lowest level
-# a point remains at the first mode it reaches, whatever the weight of that mode. Song and Ermon 2019 therefore start at
-# a level with one mode, and lower the noise step by step. Both chains below take the same number of steps with the
-# *exact* score of a mixture whose left mode has a weight of one eighth.
+# The score suffices for sampling: Langevin dynamics, $x \leftarrow x + \eta \nabla \log p(x) + \sqrt{2\eta}\,\epsilon$,
+# converge to $p$. Between separated modes, however, the density is almost zero and convergence is slow: at the lowest
+# noise level a point remains at the first mode that it reaches, whatever the weight of that mode. Song and Ermon 2019
+# therefore start at a level with a single mode and lower the noise step by step (*annealed* Langevin dynamics). Both
+# chains below take the same number of steps with the *exact* score of a mixture whose left mode has weight 1/8.
 
 # %%
 two_sided = np.array([[-1.0, 0.0]] + [[1.0, 0.0]] * 7)  # equal weights, so seven in one place are seven eighths
@@ -229,39 +235,45 @@ walked = jax.jit(lambda x, rows: loop.sample(method.step, functools.partial(unev
 for axis, (name, points) in zip(
     axes,
     {
-        "the data": truth,
-        "Langevin, lowest level alone": walked(start, lowest),
-        "Langevin, a ladder of ten levels": walked(start, whole),
+        "data": truth,
+        "Langevin, lowest level only": walked(start, lowest),
+        "annealed Langevin, ten levels": walked(start, whole),
     }.items(),
     strict=True,
 ):
     points = np.asarray(points)
     axis.plot(*points.T, ".", markersize=2)
     axis.set(
-        title=f"{name}\n{np.mean(points[:, 0] < 0):.1%} on the left", xlim=(-2, 2), ylim=(-0.8, 0.8), aspect="equal"
+        title=f"{name}\n{np.mean(points[:, 0] < 0):.1%} in the left mode",
+        xlim=(-2, 2),
+        ylim=(-0.8, 0.8),
+        aspect="equal",
     )
+    axis.set_xlabel("$x_1$")
+axes[0].set_ylabel("$x_2$")
 
 # %% [markdown]
-# From uniform starting points, half of the points go to the left mode and stay there; with decreasing noise levels they
-# divide nearly as the data do, and more nearly with more steps per level. `configs/cifar10_ncsn.py` and
-# `cifar10_ncsnv2.py` are this method on images.
+# At the lowest level alone, half of the uniformly drawn starting points go to the left mode and stay there. With
+# decreasing noise the share is close to that of the data, and gets closer with more steps per level. The recipes
+# `configs/cifar10_ncsn.py` and `cifar10_ncsnv2.py` apply this method to images.
 
 # %% [markdown]
 # ## 3. Reverse SDE and probability-flow ODE
 #
-# In the limit of infinitely many levels the forward process is a diffusion, $dx = f x\,dt + g\,dw$, and two equations
-# lead back through the same densities $p_t$ (Song et al. 2021, eq. 6 and 13),
+# In the limit of infinitely many levels the forward process is a diffusion, $dx = f x\,dt + g\,dw$. Two equations have
+# the same marginal densities $p_t$ in reverse time (Song et al. 2021, eq. 6 and 13),
 #
 # $$dx = \big(f x - g^2\,\nabla \log p_t(x)\big)\,dt + g\,d\bar w, \qquad\qquad
 # dx = \big(f x - \tfrac12 g^2\,\nabla \log p_t(x)\big)\,dt,$$
 #
-# one with noise at every time, and one without. Both are solved here with the learned score, from the *same* starting
-# points. Below, the first coordinate against time, over the density of $p_t$.
+# a stochastic one (SDE) and a deterministic one (ODE). Both are solved here with the learned score, from the *same*
+# starting points. Top: paths in the plane, from start (ring) to end (dot). Bottom: the first coordinate against time,
+# over the density $p_t$ (grey).
 
 
 # %%
 def walker(method, predict):
-    """`walk(rows, x, keys, chunk=1)`: x at first and after every `chunk` rows, [1 + len(rows)/chunk, B, 2]."""
+    """`walk(rows, x, keys, chunk=1)`: the start and x after every `chunk` steps, [1 + len(rows)/chunk, B, 2]."""
     on = jax.jit(
         lambda x, memory, keys, rows, first: loop.sample(method.step, predict, kernel, rows, x, keys, memory, first)
     )
@@ -295,38 +307,39 @@ for column, (name, path) in enumerate(paths.items()):
     axes[0, column].plot(*path[-1].T, ".", color="0.8", markersize=2, zorder=0)
     for i in range(shown):
         axes[1, column].plot(times, path[:, i, 0], color=f"C{i}", linewidth=1.1)
-        if name == "probability-flow ODE" or i in (3, 5, 6):  # all eight paths of the SDE are a tangle
+        if name == "probability-flow ODE" or i in (3, 5, 6):  # eight paths of the SDE cannot be told apart
             axes[0, column].plot(*path[:, i].T, color=f"C{i}", linewidth=0.9)
             axes[0, column].plot(*path[0, i], "o", color=f"C{i}", markersize=7, markeredgewidth=2, markerfacecolor="w")
             axes[0, column].plot(*path[-1, i], "o", color=f"C{i}", markersize=8)
-    axes[0, column].set(title=f"{name}, from rings to dots", xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
+    axes[0, column].set(title=name, xlabel="$x_1$", ylabel="$x_2$", xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
     axes[1, column].pcolormesh(times, wide, density / density.max(0), cmap="Greys", vmax=1.6, shading="nearest")
-    axes[1, column].set(xlabel="t", ylabel="first coordinate", xlim=(1, 0), ylim=(-3, 3))
+    axes[1, column].set(xlabel="time $t$", ylabel="$x_1$", xlim=(1, 0), ylim=(-3, 3))
     axes[1, column].grid(False)
 for name, path in paths.items():
     distance = np.linalg.norm(path[-1][:, None] - RING_MEANS, axis=-1)
     share = np.bincount(distance.argmin(1), minlength=8) / number
     spread = np.sqrt(np.mean(distance.min(1) ** 2) / 2)
     print(
-        f"{name}: shares of the spots {share.min():.3f} to {share.max():.3f} (1/8 each, ± "
-        f"{np.sqrt(7 / 64 / number):.3f}), width of a spot {spread:.3f} ({RING_STD})"
+        f"{name}: share of each mode {share.min():.3f} to {share.max():.3f} (exact: 0.125; standard error "
+        f"{np.sqrt(7 / 64 / number):.3f}), standard deviation of a mode {spread:.3f} (exact: {RING_STD})"
     )
 ends = [np.linalg.norm(path[-1][:, None] - RING_MEANS, axis=-1).argmin(1) for path in paths.values()]
 same = np.mean(ends[0] == ends[1])
-print(f"points that both ways take to the same spot: {same:.0%}")
+print(f"starting points that SDE and ODE take to the same mode: {same:.0%}")
 
 # %% [markdown]
-# The two sets of end points have the same density, but are not the same points. The ODE maps each start to one end
-# along a smooth, invertible path, which gives likelihoods and encodings. The SDE forgets its start: both end at the
-# same mode in one case of eight, as by chance.
+# Both sets of end points have the same density, but they are different points. The ODE maps each start to one end along
+# a smooth, invertible path, which gives likelihoods and encodings. The SDE forgets its start: its end is in the same
+# mode as that of the ODE in one case of eight, as by chance.
 
 # %% [markdown]
-# ## 4. Quality against network calls
+# ## 4. Sample quality against network calls
 #
-# A smooth path can be followed in few steps. How few? With the exact score there are only errors of the solver, and the
-# ODE has an exact solution for each start, which 1,000 steps of Heun's method give to many digits. Stochastic methods
-# have no such solution; for both kinds the density of the samples is compared with the data, by the *sliced Wasserstein
-# distance*: sorted projections on 32 directions.
+# The smooth paths of the ODE can be followed in few steps. This section measures the error against the number of
+# network calls. With the exact score the only error is that of the solver. For deterministic solvers it is the distance
+# of each end point from the exact solution, computed by 1,000 steps of Heun's method. Stochastic solvers have no exact
+# end point, so for both kinds the density of the samples is compared with the data by the *sliced Wasserstein
+# distance*, the mean over 32 directions of the distance between sorted projections.
 
 # %%
 COUNTS = 5, 10, 20, 40, 80
@@ -340,7 +353,7 @@ truth = functools.partial(true, None)
 
 @functools.cache
 def rows_of(steps):
-    """Rows of a grid even in log SNR, of which the last one ends without noise."""
+    """Steps of a grid that is uniform in log SNR, with a last step to t = 0."""
     return loop.coefficients(process, schedule, np.append(grids.logsnr(schedule, steps - 1, 1e-3), 0.0))
 
 
@@ -361,7 +374,7 @@ for name in WITHOUT_NOISE + WITH_NOISE:
     walk = walker(SAMPLERS[name](), truth)
     for steps in COUNTS:
         end = walk(rows_of(steps), x, keys, 5)[-1]
-        calls = 2 * steps - 1 if name == "ode_heun" else steps  # two at each step but the last
+        calls = 2 * steps - 1 if name == "ode_heun" else steps  # two per step, except the last
         results.setdefault(name, []).append(
             (calls, np.sqrt(np.mean((end - fine) ** 2)), np.mean([distance(end, real) for real in ring]))
         )
@@ -373,14 +386,12 @@ for i, (name, found) in enumerate(results.items()):
     if name in WITHOUT_NOISE:
         axes[0].loglog(calls, error, **style)
     axes[1].loglog(calls, away, linestyle="-" if name in WITHOUT_NOISE else "--", **style)
-axes[1].axhspan(min(floor), max(floor), color="k", alpha=0.12, label="data against data")
-axes[0].set(title="error of the solution, root mean square")
-axes[1].set(title=f"distance to the data, {number:,} samples")
+axes[1].axhspan(min(floor), max(floor), color="k", alpha=0.12, label="between data sets")
+axes[0].set(title="Error of the ODE solution", ylabel="RMS error of the end point")
+axes[1].set(title=f"Distance from the data, {number:,} samples", ylabel="sliced Wasserstein distance")
 axes[1].yaxis.set_minor_formatter("{x:g}")
 for axis in axes:
-    axis.set(
-        xlabel="network calls for one sample", xticks=[5, 10, 20, 40, 80, 160], xticklabels=[5, 10, 20, 40, 80, 160]
-    )
+    axis.set(xlabel="network calls per sample", xticks=[5, 10, 20, 40, 80, 160], xticklabels=[5, 10, 20, 40, 80, 160])
     axis.xaxis.set_minor_locator(NullLocator())
     axis.legend(fontsize="small")
 for name in WITHOUT_NOISE:
@@ -388,23 +399,22 @@ for name in WITHOUT_NOISE:
     print(f"{name:12} error falls as calls^{np.polyfit(np.log(calls[-3:]), np.log(error[-3:]), 1)[0]:.1f}")
 
 # %% [markdown]
-# Left: the slope of each solver is its order, and the third-order one is best at high precision. Right: most of that
-# precision does not show in the density: once the error of a sample is below the statistical resolution of so many
-# points (grey: distances between sets of data), further calls have no effect, and at twenty calls every method is
-# there. The stochastic ones still vary within it from draw to draw, as sets of data do.
+# Left: the slope of each line is the order of the solver; the third-order solver is best at high precision. Right: the
+# density does not need that precision. The grey band is the distance between two data sets of this size. From twenty
+# calls on every method is within the band, and more calls have no measurable effect.
 #
-# With a trained network on images there is no exact solution, and the network's own error is a floor for every solver.
-# `main frontier` draws the same picture there.
+# With a trained network on images the exact score is unknown, and the error of the network limits every solver. The
+# command `main frontier` measures the Fréchet distance against network calls for a trained model:
 
 
 # %%
 def places_of(variable, default):
-    """The folders that an environment variable names; relative ones start at the root of the repository."""
+    """Directories named by an environment variable, relative to the root of the repository."""
     return [ROOT / path for path in os.environ.get(variable, default).split(os.pathsep)]
 
 
 def newest(run, name):
-    """The newest file or folder of this name among a run's evaluations; None if there is none."""
+    """Return the newest file or directory of this name among a run's evaluations, or None."""
     return max(run.glob(f"evaluation/*/{name}"), key=os.path.getmtime, default=None)
 
 
@@ -431,8 +441,8 @@ for run in places_of("FRONTIERS", "runs/digits"):
         axis.errorbar(calls, value, [value - low, high - value], marker=marker, markersize=5, capsize=3, label=label)
     if held_back:
         axis.axhline(held_back, color="k", linestyle=":", label="held-out data")
-    axis.set(xscale="log", yscale="log", xlabel="network calls for one sample", ylabel="Fréchet distance of pixels")
-    axis.set_title(f"{run.name}, {cells[0]['num_samples']:,} samples each; bars: 95 %")
+    axis.set(xscale="log", yscale="log", xlabel="network calls per sample", ylabel="Fréchet distance of pixels")
+    axis.set_title(f"{run.name}, {cells[0]['num_samples']:,} samples per point (bars: 95 % intervals)")
     figure.legend(loc="outside right upper", fontsize="small")
     best = min(cell["frechet_pixels"] for cell in cells)
     near = min((cell for cell in cells if cell["frechet_low"] <= best), key=lambda cell: cell["network_calls"])
@@ -450,15 +460,15 @@ for run in places_of("FRONTIERS", "runs/digits"):
 #
 # $$\nabla \log p_t(x) + w\,\big(\nabla \log p_t(x \mid y) - \nabla \log p_t(x)\big).$$
 #
-# $w = 1$ is the class-conditional density. For $w > 1$ samples move to where the class is *certain*, which is not where
-# its density is. Three overlapping classes and their exact scores show the gain and the cost.
+# $w = 1$ is the class-conditional density. For $w > 1$ samples move to regions where the class is *certain*, which are
+# not the regions of its highest density. The next cell shows this for three overlapping classes with exact scores.
 
 # %%
 triangle = 1.1 * np.stack(
     [np.cos(np.pi * (0.5 + np.arange(3) * 2 / 3)), np.sin(np.pi * (0.5 + np.arange(3) * 2 / 3))], -1
 )
 OVERLAP = 0.6
-told, log_class = exact(triangle, OVERLAP)
+conditional, log_class = exact(triangle, OVERLAP)
 scales = [0.0, 1.0, 2.0, 4.0]
 number = POINTS // 4
 label = jnp.arange(number) % 3
@@ -470,20 +480,23 @@ dpmpp_2m = SAMPLERS["dpmpp_2m"]()
 figure, axes = plt.subplots(1, len(scales), figsize=(12, 3.2), sharex=True, sharey=True)
 exact_rows = []
 for axis, scale in zip(axes, scales, strict=True):
-    guided = guidance.classifier_free(told, scale)
+    guided = guidance.classifier_free(conditional, scale)
     walk = walker(dpmpp_2m, lambda x, at, guided=guided: guided(None, x, at, label, None))
     end = walk(rows, x, keys, len(rows.at.t))[-1]
     agreement = np.mean(np.argmax(log_class(end, clean), 1) == label)
     within = np.mean([np.sqrt(np.trace(np.cov(end[label == k].T)) / 2) for k in range(3)]) / OVERLAP
     exact_rows.append((scale, agreement, within))
     axis.scatter(*end.T, s=2, c=[f"C{k}" for k in np.asarray(label)])
-    axis.set(title=f"w = {scale:g}", aspect="equal", xlim=(-3.5, 3.5), ylim=(-3.2, 3.8))
-    print(f"w = {scale:g}: {agreement:.0%} in the region of their class, spread {within:.2f} of the class's own")
+    axis.set(title=f"guidance scale w = {scale:g}", aspect="equal", xlim=(-3.5, 3.5), ylim=(-3.2, 3.8), xlabel="$x_1$")
+    print(f"w = {scale:g}: {agreement:.0%} in the region of their class, standard deviation {within:.2f} of the data's")
+axes[0].set_ylabel("$x_2$")
 
 # %% [markdown]
 # At $w = 0$ the class has no effect. At $w = 1$ the classes overlap as in the data. With growing $w$ each class moves
-# away from the others, beyond its own centre, and shrinks. Below, the same on digits: an SVM assigns a class to each
-# sample, and diversity is the spread within a class relative to that of the data:
+# away from the others, beyond its own centre, and contracts.
+#
+# The next cell adds the same measurement on digits. *Agreement* is the share of samples to which an SVM assigns the
+# requested class. *Diversity* is the standard deviation within a class relative to that of the data.
 
 # %%
 curves = {"three classes, exact score": np.transpose(exact_rows)}
@@ -508,11 +521,14 @@ for i, (name, (scale, agreement, diversity)) in enumerate(curves.items()):
     axes[1].plot(diversity, agreement, "o-", color=f"C{i}", label=name)
     for w, place in zip(scale, zip(diversity, agreement, strict=True), strict=True):
         axes[1].annotate(f"{w:g}", place, textcoords="offset points", xytext=(5, -9), fontsize="x-small")
-axes[0].set(xlabel="guidance scale w", ylim=(0, None))
-axes[1].set(xlabel="diversity within a class (1: as the data)", ylabel="agreement with the class asked for")
+axes[0].set(
+    xlabel="guidance scale w", ylabel="agreement, diversity", ylim=(0, None), title="Effect of the guidance scale"
+)
+axes[1].set(xlabel="diversity within a class (data: 1)", ylabel="agreement with the requested class")
+axes[1].set_title("Trade-off (numbers: guidance scale)")
 for axis in axes:
     axis.legend(fontsize="small")
 
 # %% [markdown]
-# Agreement costs diversity, and most of the gain comes at small $w$: beyond the bend of the curve on the right
-# diversity falls without a gain.
+# Agreement is gained at the expense of diversity. Most of the gain comes at small $w$; beyond the bend of the curve on
+# the right, diversity falls without a gain.

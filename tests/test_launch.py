@@ -16,7 +16,7 @@ import pytest
 import yaml
 from jax import ShapeDtypeStruct
 
-from diffusion_jax import devices
+from diffusion_jax import cli, devices
 from diffusion_jax.analysis import sweeps
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -362,6 +362,101 @@ def test_our_side_does_the_work_it_is_given(monkeypatch):
         assert parameters > 1000
     with pytest.raises(ValueError, match="a batch of 9 cannot be divided by 4 devices"):
         compare.ours(options | {"batch": 9, "devices": 4})
+
+
+# gpu_figures.sh
+
+
+def test_figures_of_a_gpu_continue_where_they_stopped(tmp_path):
+    figures, ran = script("gpu_figures"), []
+
+    def item(name, result, least=0.0):
+        def run(left):
+            ran.append(name)
+            return dict(result)
+
+        return figures.Item(name, least, run)
+
+    items = [
+        item("first", {"status": "done"}),
+        item("long", {"status": "partial"}),
+        item("absent", {"status": "missing", "reason": "no recipe"}),
+        item("later", {"status": "done"}, least=1e9),
+    ]
+    path = tmp_path / "a.json"
+    assert figures.run_part(items, path, 60) == figures.RETRY and ran == ["first", "long", "absent"]
+    assert json.loads(path.read_text())["absent"]["reason"] == "no recipe"
+    items = [item(name, {"status": "done"}) for name in ("first", "long", "later")]
+    items.append(item("absent", {"status": "failed"}))
+    assert figures.run_part(items, path, 60) == 1 and ran[3:] == ["long", "later", "absent"]
+    assert figures.run_part([item("absent", {"status": "missing"})], path, 60) == 0
+
+
+def test_figures_of_a_gpu_tell_results_from_what_is_missing():
+    figures = script("gpu_figures")
+    for code, status in ((0, "done"), (2, "missing"), (75, "partial"), (1, "failed")):
+        argv = [sys.executable, "-c", f"import sys; print('x\\n{{\"k\": 1}}'); sys.exit({code})"]
+        result = figures.command(argv, 60)
+        assert result["status"] == status and (code or result["figures"] == {"k": 1})
+    end = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(75)); time.sleep(60)"
+    started = time.monotonic()
+    figures.GRACE = 20.0
+    assert figures.command([sys.executable, "-c", end], 21)["status"] == "partial" and time.monotonic() - started < 20
+
+
+def test_figures_of_a_gpu_try_every_command(tmp_path):
+    figures = script("gpu_figures")
+    args = figures.argparse.Namespace(out=str(tmp_path), data="data", peers_python="python", tiny=True)
+    tried = {item.name.split(",")[0] for item in figures.part_f(args)}
+    assert tried == set(cli.commands()) - {"prepare", "import-inception"}  # these need files from elsewhere
+    assert set(figures.MODES) == set(devices.sharding.MODES)
+    for part in figures.PARTS.values():
+        names = [item.name for item in part(args)]
+        assert names and len(set(names)) == len(names)
+
+
+def test_summary_of_a_gpu_has_a_row_for_each_result(tmp_path):
+    figures = script("gpu_figures")
+    found = {"ours_seconds": 0.0377, "peer_seconds": 0.1155, "ratio": 3.06, "ratios": [2.74, 3.06, 3.14]}
+    found |= {"peak_bytes": [6.65e9, 11.9e9], "versions": ["jax 0", "torch 1"]}
+    alone = found | {"peer_seconds": None, "ratios": [], "peak_bytes": [None]}
+    parts = {
+        "a": {"batch 256, eager": {"status": "done", "figures": {"train diffusers:eager": found}}},
+        "b": {"batch 64, eager": {"status": "done", "figures": {"train256 none": alone}}},
+        "d": {"fashion_vlb: bound": {"status": "missing", "reason": "no checkpoint", "seconds": 1.0}},
+        "f": {"sample": {"status": "done"}, "encode": {"status": "failed", "reason": "why"}},
+        "g": {
+            "batch 8": {
+                "figures": {"step_milliseconds": 2.0, "kernel_milliseconds": {"sum": 1.0}, "kernels": {"sum": 3}}
+            }
+        },
+    }
+    for name, results in parts.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(results))
+    text = figures.summary(tmp_path)
+    for row in (
+        "37.7 ms | 115.5 ms | 3.06 (2.74–3.14) | 6.65 GB, 11.90 GB",
+        "no checkpoint",
+        "- encode: why",
+        "| sum | 1.00 | 3 |",
+    ):
+        assert row in text
+    assert (
+        figures.kind("sm90_xmma_fprop_implicit_gemm") == "convolution" and figures.kind("nvjet_hsh") == "matrix product"
+    )
+
+
+# parity.py
+
+
+def test_parity_compares_each_sampler_once_per_setting():
+    parity = script("parity")
+    cases = [*parity.diffusers_cases(), *parity.k_cases(), *parity.known_cases()]
+    names = [(name, software) for name, software, *_ in cases]
+    assert len(set(names)) == len(names) > 40
+    x = np.linspace(-2, 2, 9)
+    np.testing.assert_allclose(parity.model(x, 5.0, np), parity.model(jax.numpy.asarray(x), 5.0, jax.numpy), rtol=1e-5)
+    assert parity.difference(np.array([1.0, 2.5]), np.array([1.0, 2.0])) == 0.25
 
 
 # test.sh

@@ -10,7 +10,7 @@ COMPILE_CACHE = False
 def add_flags(parser: Parser) -> None:
     """Declare the flags."""
     add_config_flags(parser)
-    parser.flag("batch_size", int, 0, "Examples of the global batch (0: batch_size of the config)")
+    parser.flag("batch_size", int, 0, "Examples of the global batch, of a network call and of the sampler (0: as in the config)")
     parser.flag("repeats", int, 10, "Timings behind each median")
     parser.flag("features", str, "", "Feature network to time as well: inception, digits, pixels, or module:function")
     parser.flag("inception", Path, "", "Inception weights written by import-inception (default: those in the cache).")
@@ -18,11 +18,14 @@ def add_flags(parser: Parser) -> None:
 
 def run(args: Flags) -> Results:
     """Print the timings and return them."""
+    import jax
+
     from diffusion_jax.analysis import timing
 
     config = config_of(args)
     if args.batch_size:
         config.batch_size = args.batch_size
+        config.sampler.tile = max(1, args.batch_size // jax.device_count())
     text, figures = timing.benchmark(config, args.repeats, args.started, args.features, args.inception)
     print(text)
     return figures

@@ -45,7 +45,7 @@ def test_values_are_consistent(measured):
     assert figures["first_step_seconds"] > figures["train_compile_seconds"] > 0
     assert figures["sampling_steps_timed"] == figures["sampling_steps"] == figures["network_calls"] == 4
     assert figures["process_peak_bytes"] > figures["compiled_bytes"] > 0
-    assert figures["batch_size"] == 16
+    assert figures["batch_size"] == figures["network_call_images"] == figures["sampling_images"] == 16
     each = figures["features_call_seconds"] / figures["features_call_images"]
     assert figures["features_images_per_second"] == pytest.approx(1 / each)
 
