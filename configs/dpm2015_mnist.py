@@ -5,9 +5,8 @@ Run:    python -m diffusion_jax.main train --config=configs/dpm2015_mnist.py --w
 Expect: 317 ± 2.7 bits by Parzen windows on samples (reported by the paper), a different quantity than K
 Time:   500,000 steps of 512 images, as in the public code; needs a GPU (not measured here)
 
-Data: python -m diffusion_jax.main prepare --config=configs/dpm2015_mnist.py, once, with a network connection and
-TensorFlow. Images are scaled to unit variance by one constant and dequantised by uniform noise of the width of a grey
-level.
+Data: data/mnist with the four IDX files. Images are scaled to unit variance by one constant and dequantised by uniform
+noise of the width of a grey level.
 """
 
 from ml_collections import ConfigDict
@@ -21,8 +20,8 @@ def get_config(variant: str = "") -> ConfigDict:
     c.train_steps = 500_000
     c.batch_size = 512
     c.require_accelerator = variant != "tiny"
-    c.data.update(name="tfds", shape=(28, 28, 1), levels=256, classes=10, mean=-0.739, std=0.616, dequantise=True)
-    c.data.tfds.update(dataset="mnist", data_dir="data/tfds", in_memory=True)
+    c.data.update(name="idx", shape=(28, 28, 1), levels=256, classes=10, mean=-0.739, std=0.616, dequantise=True)
+    c.data.idx.update(path="data/mnist", classes=10)
     c.process.num_steps = 1000
     c.schedule.name = "dpm2015"
     c.schedule.dpm2015.first_beta = 0.002

@@ -43,6 +43,9 @@ WHOLE = ("digits", "toy2d", "dpm2015_heartbeat")
 BY_COMMAND = (*WHOLE, "folder", "digits_cond", "digits_classifier", "cifar10_vp_ddpmpp", "cifar10_vdm", "cifar10_ncsn")
 """Those that the commands train and sample, by way of a workdir: for kinds of networks. The others step and sample."""
 
+ONLY_OTHER_DATA = ("mnist_ddpm", "mnist_vlb")
+"""Those that are another one on other data."""
+
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory):
@@ -50,6 +53,11 @@ def images(tmp_path_factory):
     rng = np.random.default_rng(0)
     for i in range(40):
         Image.fromarray(rng.integers(0, 256, (10, 12, 3), np.uint8)).save(folder / f"{i:02}.png")
+    for part in ("train", "t10k"):
+        for kind, array in (("images", rng.integers(0, 256, (20, 8, 8), np.uint8)), ("labels", np.arange(20) % 10)):
+            sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+            content = bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes()
+            (folder / f"{part}-{kind}-idx{array.ndim}-ubyte").write_bytes(content)
     return folder
 
 
@@ -95,8 +103,10 @@ def json_line(capsys):
 def reads(name, images):
     """Flags that put images of the test in the place of sets that nobody can ship."""
     data = recipe(name).data
-    if data.name not in ("folder", "tfds"):
+    if data.name not in ("folder", "tfds", "idx"):
         return []
+    if data.name == "idx":
+        return [f"--config.data.idx.path={images}"]
     channels = data.shape[-1] if data.shape else 3
     flags = [f"--config.data.folder.path={images}", "--config.data.name=folder", "--config.data.workers=0"]
     flags += [f"--config.data.folder.channels={channels}"]
@@ -116,7 +126,7 @@ def check_samples(name, samples):
         assert samples.max() < (17 if config.data.name == "digits" else 256)
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in BY_COMMAND])
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in BY_COMMAND + ONLY_OTHER_DATA])
 def test_recipe_takes_two_steps_and_samples(name, images, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(jax, "device_count", lambda: 1)

@@ -19,7 +19,7 @@ AGAIN = "Copy the file again"
 
 
 def idx(split: str, path: str = "", classes: int = 0) -> Source:
-    """Return a split of a directory with IDX files: train-… for training, t10k-… held out.
+    """Return the training split (train-…) or the held-out split (t10k-…) of IDX files.
 
     The files are train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte,
     or the same with .gz; without both files of labels the set is unlabelled. Images are uint8 [N,H,W], or [N,H,W,C] in

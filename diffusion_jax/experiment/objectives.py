@@ -80,14 +80,12 @@ def loss_terms(
         return {"K": (1.0, losses.K(process, kernel, path, K_coefficients(config, process, path), steps))}
     rows = chain_coefficients(config, process, path)
     vlb = losses.vlb(vlb_term(config, process, kernel), rows, steps, stop_mean=name == "hybrid")
-    if name == "vlb" and is_learned(config):
-        noisy = bool(np.isfinite(in_float64(initial_schedule(config), np.zeros(()))[1]))
-        return {
-            "vlb": (1.0, vlb),
-            "ends": (1.0, losses.boundary_terms(process, path, decoder(config) if noisy else None)),
-        }
     if name == "vlb":
-        return {"vlb": (1.0, vlb)}
+        noisy = bool(np.isfinite(in_float64(initial_schedule(config), np.zeros(()))[1]))
+        if not (noisy or is_learned(config)):
+            return {"vlb": (1.0, vlb)}
+        ends = losses.boundary_terms(process, path, decoder(config) if noisy else None)
+        return {"vlb": (1.0, vlb), "ends": (1.0, ends)}
     return {"mse": (1.0, losses.weighted_mse(path, target, losses.simple())), "vlb": (config.loss.hybrid.factor, vlb)}
 
 

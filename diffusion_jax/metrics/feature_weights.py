@@ -15,6 +15,8 @@ from diffusion_jax.networks.parameters import check_shapes
 
 DIGITS = pathlib.Path(__file__).parent / "digit_features.npz"
 """The weights of `DigitFeatures`, trained by launch/digit_features.py."""
+GREY28 = DIGITS.with_name("grey28_features.npz")
+"""The weights of `Grey28Features`, trained by launch/grey28_features.py."""
 
 
 def write(path: os.PathLike | str, params: Mapping[str, Any]) -> None:

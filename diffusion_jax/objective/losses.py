@@ -267,7 +267,7 @@ def K(
 
 
 def boundary_terms(process: Process, schedule: ScheduleFromParams, decode: Decoder | None) -> Term:
-    """Terms of the bound that belong to no step, in bits/dim, for a learned schedule.
+    """Terms of the bound that belong to no step, in bits/dim; only a learned schedule is trained by them.
 
     KL(q(x_1 | x0) || p(x_1)) and, with a decoder, -log p(x0 | x_0) at t = 0. Reference: Kingma et al. 2021, eq. 11.
     """
