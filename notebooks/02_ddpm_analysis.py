@@ -425,7 +425,7 @@ for directory in grids:
         if min(values) > 0 and max(values) > 5 * min(values):
             scale("log")
     axis.axvline(rows[0].values["baseline_bits_per_dim"][0], color="k", linestyle="--", linewidth=0.8)
-    axis.axhline(rows[0].values["frechet_pixels_heldout"][0], color="k", linestyle="--", linewidth=0.8)
+    axis.axhline(rows[0].values["heldout_frechet_pixels"][0], color="k", linestyle="--", linewidth=0.8)
     axis.set(
         xlabel="bits/dim", ylabel="Fréchet distance of pixels (grey levels²)", title=stored["sweep"].split("/")[-1]
     )

@@ -425,7 +425,7 @@ for run in places_of("FRONTIERS", "runs/digits"):
         continue
     cells = frontier.read_cells(folder)
     figures = folder.parent / "figures.json"
-    held_back = json.loads(figures.read_text()).get("frechet_pixels_heldout") if figures.exists() else None
+    held_back = json.loads(figures.read_text()).get("heldout_frechet_pixels") if figures.exists() else None
     curves = {}
     for cell in cells:
         curves.setdefault(f"{cell['sampler']}, {cell['grid']}", []).append(cell)

@@ -38,7 +38,7 @@ def a_run_and_a_sweep(tmp_path):
     for cell, (status, bits, distance) in cells.items():
         for seed in (0, 1, 2):
             figures = {"bits_per_dim": bits + 0.01 * seed, "frechet_pixels": distance + seed}
-            figures |= {"baseline_bits_per_dim": 2.4, "frechet_pixels_heldout": 36.0}
+            figures |= {"baseline_bits_per_dim": 2.4, "heldout_frechet_pixels": 36.0}
             path = tmp_path / "made_up" / cell / f"seed{seed}" / "result.json"
             path.parent.mkdir(parents=True)
             reason = f"train: exit code 3; see {path.parent / 'train.log'}" if status == "failed" else ""
@@ -78,7 +78,7 @@ def a_frontier_and_scales(tmp_path):
             figures = {"sampler": sampler, "grid": "uniform", "network_calls": calls, "num_samples": 100}
             figures |= {"frechet_pixels": value, "frechet_low": value - 5, "frechet_high": value + 5}
             np.savez(folder / "frontier" / f"{sampler}_{calls}.npz", figures=json.dumps(figures))
-    (folder / "figures.json").write_text(json.dumps({"frechet_pixels_heldout": 36.0}))
+    (folder / "figures.json").write_text(json.dumps({"heldout_frechet_pixels": 36.0}))
     rows = ["0,0.1,1.0,0.8,40,50,100", "2,0.99,0.6,0.9,60,100,100"]
     (folder / "guidance.csv").write_text("\n".join([",".join(scales.COLUMNS), *rows]) + "\n")
     folders = os.pathsep.join([str(tmp_path / "judged"), str(tmp_path / "bare")])

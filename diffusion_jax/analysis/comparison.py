@@ -5,9 +5,9 @@ finished, diverged or failed.
 """
 
 import contextlib
-import json
 import math
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,14 +16,21 @@ import numpy as np
 from diffusion_jax import files
 from diffusion_jax.analysis import sweeps, tables
 from diffusion_jax.analysis.tables import MISSING
+from diffusion_jax.metrics import registry
 from diffusion_jax.runs import metric_log
 from diffusion_jax.training import checkpoints
 
 COLUMNS = (
-    "bits_per_dim", "rate_bits_per_dim", "distortion_bits_per_dim", "rmse", "K_bits", "K_gap_bits", "frechet_pixels",
-    "svm_confidence_ratio", "svm_rarest_class", "heldout_loss", "train_seconds", "evaluate_seconds", "steps",
+    "bits_per_dim", "rate_bits_per_dim", "distortion_bits_per_dim", "rmse", "ode_bits_per_dim", "K_bits", "K_gap_bits",
+    "frechet_pixels", "svm_confidence_ratio", "svm_rarest_class", "heldout_loss",
 )  # fmt: skip
-"""The values of the printed table, in this order, if any cell has them. The CSV table has every value."""
+"""The first values of the printed table, if any cell has them; sample metrics follow. The CSV table has every value."""
+SHOWN = re.compile(r"multi_bits_per_dim_\d+|heartbeat_.*|svm_agreement|class_diversity")
+"""Names of further values of the printed table."""
+MOST_COLUMNS = 20
+"""Most keys and most values in a printed table."""
+RECORD_KEYS = ("report.", "checkpoint.", "guard.", "eval.", "data.workers", "data.fingerprint")
+"""Beginnings of the keys that do not change what a run learns; a table of runs lists them last."""
 NOT_RUN = "missing"
 TIMES = ("train_seconds", "evaluate_seconds", "steps")
 
@@ -68,12 +75,12 @@ def read_rows(directory: pathlib.Path, grid: dict[str, Any]) -> list[Row]:
         if not result:
             row.counts[NOT_RUN] += 1
             continue
-        row.counts[result["status"]] += 1
+        status = result["status"]
+        row.counts[status] = row.counts.get(status, 0) + 1
         if result["reason"]:
-            row.reasons.setdefault(result["status"], []).append(f"{seed}: {result['reason']}")
-        if result["status"] == sweeps.FINISHED:
-            times = {key: result[key] for key in TIMES}
-            for key, value in (result["figures"] | times).items():
+            row.reasons.setdefault(status, []).append(f"{seed}: {result['reason']}")
+        if status == sweeps.FINISHED:
+            for key, value in (result["figures"] | {key: result[key] for key in TIMES}).items():
                 if value is not None:
                     row.values.setdefault(key, []).append(files.number(value))
     return list(rows.values())
@@ -86,7 +93,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def rounded(values: Sequence[float]) -> str:
-    """Return "mean ± error" to two digits of the error, or the mean to four digits without an error."""
+    """Return "mean ± error" to two digits of the error; without an error, the mean to four digits."""
     if not values:
         return MISSING
     mean, error = mean_and_error(values)
@@ -109,7 +116,7 @@ def status(row: Row) -> str:
 
 def sweep_table(grid: dict[str, Any], rows: list[Row]) -> str:
     """Return the printed table."""
-    columns = [name for name in COLUMNS if any(name in row.values for row in rows)]
+    columns = printed_columns(rows)
     cells = ([row.cell, *(rounded(row.values.get(name, [])) for name in columns), status(row)] for row in rows)
     lines = [
         f"# {grid['sweep']} (diffusion_jax {grid['version']})",
@@ -122,9 +129,17 @@ def sweep_table(grid: dict[str, Any], rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def printed_columns(rows: list[Row]) -> list[str]:
+    """Return the names of the printed values: COLUMNS, sample metrics and SHOWN, as far as there are any, and TIMES."""
+    names = dict.fromkeys(name for row in rows for name in row.values)
+    more = [name for name in names if registry.is_full_name(name) or SHOWN.fullmatch(name)]
+    return [name for name in dict.fromkeys([*COLUMNS, *more, *TIMES]) if name in names]
+
+
 def sweep_csv(rows: list[Row]) -> str:
-    """Return mean and standard error of every value, and the numbers of seeds by status, as CSV."""
-    names = [*COLUMNS, *sorted({name for row in rows for name in row.values} - set(COLUMNS))]
+    """Return every mean and standard error, and the numbers of seeds by status, as CSV."""
+    first = (*COLUMNS, *TIMES)
+    names = [*first, *sorted({name for row in rows for name in row.values} - set(first))]
     columns = ["cell", *rows[0].counts, "status", *(f"{name}{part}" for name in names for part in ("", "_stderr"))]
     lines = []
     for row in rows:
@@ -148,8 +163,7 @@ def compare_runs(workdirs: Sequence[str], out: str = "") -> tuple[str, dict[str,
     if out and pathlib.Path(out).suffix not in (".md", ".csv"):
         raise ValueError(f"--out={out}: must end in .md or .csv")
     configs = [used_options(flat(checkpoints.read_config(workdir))) for workdir in workdirs]
-    keys = sorted({key for config in configs for key in config})
-    differing = [key for key in keys if len({repr(config.get(key, MISSING)) for config in configs}) > 1]
+    differing = differing_keys(configs)
     rows: dict[str, dict[str, Any]] = {}
     for workdir, config in zip(workdirs, configs, strict=True):
         row: dict[str, Any] = {key: config.get(key, MISSING) for key in differing}
@@ -157,7 +171,9 @@ def compare_runs(workdirs: Sequence[str], out: str = "") -> tuple[str, dict[str,
         rows[str(workdir)] = row | newest_values(pathlib.Path(workdir).expanduser())
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     ends = {f"{column}_{end}" for column in columns for end in ("low", "high")}
-    printed = [column for column in columns if column not in ends]
+    figures = [column for column in columns if column not in ends and column not in differing]
+    printed = [*differing[:MOST_COLUMNS], *figures[:MOST_COLUMNS]]
+    hidden = len(differing) + len(figures) - len(printed)
 
     def cell(row: dict[str, Any], column: str) -> str:
         value = row.get(column)
@@ -167,12 +183,28 @@ def compare_runs(workdirs: Sequence[str], out: str = "") -> tuple[str, dict[str,
 
     lines = [[name, *(cell(row, column) for column in printed)] for name, row in rows.items()]
     text = tables.markdown(["run", *printed], lines)
+    text += f"\n\n… and {hidden} more columns, see --out=FILE.csv" if hidden else ""
     if out.endswith(".md"):
         files.save_text(out, text + "\n")
     elif out:
         lines = [[name, *(row.get(column, "") for column in columns)] for name, row in rows.items()]
         files.save_text(out, tables.comma_separated(["run", *columns], lines))
     return text, {"runs": rows}
+
+
+def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys in which flat configs with `used_options` differ, RECORD_KEYS last.
+
+    A key that only one choice has, as network.unet.channels beside network.mlp, counts if the configs that have it
+    differ in it.
+    """
+    keys = dict.fromkeys(key for config in configs for key in sorted(config))
+
+    def differs(key: str) -> bool:
+        whole = key.count(".") < 2
+        return len({repr(config.get(key)) for config in configs if whole or key in config}) > 1
+
+    return sorted(filter(differs, keys), key=lambda key: (key.startswith(RECORD_KEYS), key))
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -185,7 +217,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def used_options(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a flat config without the options of parts that it does not choose, as network.mlp.depth of a U-Net."""
+    """Return a flat config without options of parts that are not chosen, as network.mlp.depth of a U-Net."""
 
     def is_used(key: str) -> bool:
         section, *rest = key.split(".")
@@ -197,7 +229,7 @@ def used_options(config: dict[str, Any]) -> dict[str, Any]:
 def hours(workdir: str) -> float | None:
     """Return the hours from the first to the last line of metrics.jsonl, pauses included; None without the file."""
     try:
-        times = [record["time"] for record in metric_log.read_metrics(workdir)]
+        times = [record["time"] for record in metric_log.read_metrics(workdir) if "time" in record]
     except FileNotFoundError:
         return None
     return (times[-1] - times[0]) / 3600 if times else None
@@ -205,12 +237,23 @@ def hours(workdir: str) -> float | None:
 
 def newest_values(directory: pathlib.Path) -> dict[str, Any]:
     """Return the numbers in figures.json of the newest evaluated checkpoint; without one, the last held-out loss."""
-    paths = sorted(directory.glob("evaluation/*/figures.json"), key=lambda path: int(path.parent.name.split("-")[0]))
-    if paths:
-        values = json.loads(paths[-1].read_text())
+    for folder, values in evaluations(directory)[:1]:
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float) and name != "step"}
-        return {"evaluated": paths[-1].parent.name, **numbers}
+        return {"evaluated": folder.name, **numbers}
     with contextlib.suppress(FileNotFoundError):  # an imported run has no metrics
         loss = metric_log.last(directory, "heldout_loss")
         return {} if loss is None else {"heldout_loss": loss}
     return {}
+
+
+def evaluations(directory: pathlib.Path) -> list[tuple[pathlib.Path, dict[str, Any]]]:
+    """Return the folder and the values of each evaluated checkpoint of a run, the newest step first.
+
+    Values that are not finite are floats. Raises ValueError for a damaged figures.json.
+    """
+    paths = [path for path in directory.glob("evaluation/*/figures.json") if path.parent.name.split("-")[0].isdigit()]
+    found = []
+    for path in sorted(paths, key=lambda path: (-int(path.parent.name.split("-")[0]), path.parent.name)):
+        values = sweeps.read_json(path)
+        found.append((path.parent, {name: files.number(value) for name, value in values.items()}))
+    return found

@@ -1,15 +1,17 @@
 """Sample quality against network calls: one checkpoint, several samplers and numbers of steps.
 
-    WORKDIR/evaluation/STEP-EMA/frontier/        a .npz for each cell: its samples, and its values as JSON
-                                frontier.md, .csv, .png, .npz
+    WORKDIR/evaluation/STEP-EMA/frontier/        a .npz for each cell: its values as JSON
+                                frontier.md, .csv, .png, .npz    of pixels; frontier_FEATURES.md, … of other features
 
-A stored cell is not drawn again: the same command resumes after an interruption, and another one adds to the table.
+A stored cell is not computed again, and samples are stored as they are drawn (stored_samples.py): the same command
+resumes after an interruption, and another one adds to the table.
 """
 
 import hashlib
 import io
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,22 +21,23 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from diffusion_jax import files, progress
-from diffusion_jax.analysis import tables
-from diffusion_jax.experiment import choices, sources, wiring
-from diffusion_jax.metrics.frechet import frechet_interval, frechet_pixels
+from diffusion_jax.analysis import sample_metrics, tables
+from diffusion_jax.experiment import choices, quality, sources, wiring
+from diffusion_jax.metrics import frechet
+from diffusion_jax.metrics.features import FeatureNetwork
 from diffusion_jax.metrics.svm import svm_confidence
-from diffusion_jax.runs import pictures, trained
+from diffusion_jax.runs import pictures, stored_samples, trained
 
 log = logging.getLogger(__name__)
 
-MOST_DIMS = 1024
-"""Dimensions of data above which a Fréchet distance of the data themselves means little."""
+MOST_PIXELS = 1024
+"""Dimensions of data up to which their own Fréchet distance is the default; beyond, that of Inception features."""
 COLUMNS = {
     "network_calls": "network calls",
-    "frechet_pixels": "Fréchet",
+    "frechet": "Fréchet",
     "frechet_low": "2.5 %",
     "frechet_high": "97.5 %",
-    "svm_confidence_samples": "SVM confidence",
+    "svm_confidence": "SVM confidence",
     "svm_confidence_ratio": "ratio to real",
     "svm_rarest_class": "rarest class",
     "seconds": "seconds",
@@ -51,70 +54,102 @@ class Cell(NamedTuple):
 
 
 def compare_samplers(
-    run: trained.Run, samplers: Sequence[str], steps: Sequence[int], number: int, seed: int = 0
+    run: trained.Run,
+    samplers: Sequence[str],
+    steps: Sequence[int],
+    number: int,
+    seed: int = 0,
+    features: str = "",
+    weights: str = "",
+    draws: int = 100,
 ) -> tuple[str, dict[str, Any]]:
     """Evaluate samplers x steps, as far as cells are missing; return the table of all stored cells, and a summary.
 
     samplers: NAME or NAME:GRID, with the other options of run.config.sampler. steps: values of sampler.num_steps; 0:
-    all steps of the chain. number, seed: as in `trained.draw`. Raises ValueError, before anything is drawn, for a
-    sampler that cannot be built.
+    all steps of the chain. number, seed: as in `trained.draw`. features, weights: a feature network, see
+    `quality.feature_network`; "": pixels up to MOST_PIXELS dimensions, else inception. draws: of the bootstrap behind
+    each interval; 0: no intervals. Raises ValueError, before anything is drawn, for a sampler that cannot be built.
     """
     config = run.config
-    dims = int(np.prod(config.data.shape))
-    if dims > MOST_DIMS:
-        raise ValueError(
-            f"frontier: compares the data themselves, which have {dims} dimensions; the maximum is {MOST_DIMS}. Use "
-            "main evaluate with --metrics=fid for each sampler"
-        )
+    shape, levels = tuple(config.data.shape), config.data.levels
     if number < 2:
         raise ValueError(f"--num_samples={number}: must be at least 2")
-    cells = [make_cell(run, sampler, count, number, seed) for sampler in samplers for count in steps]
+    if draws < 0 or draws == 1:
+        raise ValueError(f"--bootstrap={draws}: must be at least 2, or 0 for no intervals")
+    seeds = trained.seeds_from(seed, number)
+    features = features or ("pixels" if math.prod(shape) <= MOST_PIXELS else "inception")
+    network = quality.feature_network(features, shape, levels, weights=weights)
+    cells = [make_cell(run, sampler, count, number, seed, network) for sampler in samplers for count in steps]
     directory = trained.evaluation_directory(run) / "frontier"
     directory.mkdir(parents=True, exist_ok=True)
-    missing = [cell for cell in cells if not (directory / f"{cell.name}.npz").exists()]
-    train, heldout = (sources.source(config, split) for split in ("train", "heldout"))
-    real, real_heldout = (source.read(np.arange(source.size)) for source in (train, heldout))
+    done = {path.stem for path in directory.glob("*.npz") if not draws or "frechet_low" in read_cell(path)}
+    missing = [cell for cell in cells if cell.name not in done]
+    reference = sample_metrics.own_reference(run, network)
+    real = mean, cov = reference.mean, reference.cov
+    distance = frechet.frechet_from(mean, cov)
+    heldout = quality.split_features(config, "heldout", network).features
     with progress.track("cells", len(missing)) as report:
         for i, cell in enumerate(missing, 1):
-            started = time.perf_counter()
-            seeds, samples = trained.draw(cell.run, number, seed)
-            seconds = time.perf_counter() - started
-            low, high = frechet_interval(real[0], samples)
-            section = cell.run.config.sampler
-            values = {
-                "sampler": cell.label,
-                "grid": section.grid,
-                "num_steps": section.num_steps or config.process.num_steps,
-                "network_calls": trained.network_calls(cell.run),
-                "num_samples": number,
-                "seed": seed,
-                "frechet_pixels": frechet_pixels(real[0], samples),
-                "frechet_low": low,
-                "frechet_high": high,
-                **(svm_confidence(real, real_heldout, samples) if config.eval.svm else {}),
-                "seconds": seconds,
-            }
-            content = {"samples": samples, "seeds": seeds, "figures": json.dumps(values)}
-            files.save_npz(directory / f"{cell.name}.npz", content)
-            log.info("%s: Fréchet distance %.4g (%.4g to %.4g)", cell.label, values["frechet_pixels"], low, high)
+            values = evaluate_cell(cell, network, seeds, real, draws)
+            files.save_npz(directory / f"{cell.name}.npz", {"figures": json.dumps(values)})
+            log.info("%s: Fréchet distance %.4g", cell.label, values[f"frechet_{network.name}"])
             report(i)
-    rows = read_cells(directory)
+    rows = read_cells(directory, network.name)
     title = f"{epath.Path(run.workdir).name}, step {run.step}, ema {run.ema}"
-    heldout_distance = frechet_pixels(real[0], real_heldout[0])
-    text = markdown(title, rows, heldout_distance)
-    columns, parent = list(rows[0]), directory.parent
-    files.save_text(parent / "frontier.md", text + "\n")
+    heldout_distance = distance(*frechet.statistics(heldout))
+    text = markdown(title, rows, heldout_distance, network.name, len(mean))
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    path = directory.parent / ("frontier" if network.name == "pixels" else f"frontier_{network.name}")
+    files.save_text(path.with_suffix(".md"), text + "\n")
     lines = ([row.get(name, "") for name in columns] for row in rows)
-    files.save_text(parent / "frontier.csv", tables.comma_separated(columns, lines))
-    arrays = {name: np.array([row.get(name, np.nan) for row in rows]) for name in columns}
-    files.save_npz(parent / "frontier.npz", arrays)
-    pictures.frontier(parent / "frontier.png", rows, title, heldout_distance)
-    log.info("%s", parent / "frontier.md")
-    return text, {"cells": len(rows), "drawn": len(missing), "table": str(parent / "frontier.md")}
+    files.save_text(path.with_suffix(".csv"), tables.comma_separated(columns, lines))
+    files.save_npz(
+        path.with_suffix(".npz"), {name: np.array([row.get(name, np.nan) for row in rows]) for name in columns}
+    )
+    pictures.frontier(path.with_suffix(".png"), rows, title, heldout_distance, network.name)
+    log.info("%s", path.with_suffix(".md"))
+    return text, {
+        "cells": len(rows),
+        "computed": len(missing),
+        "features": network.name,
+        "table": str(path.with_suffix(".md")),
+    }
 
 
-def make_cell(run: trained.Run, sampler: str, steps: int, number: int, seed: int) -> Cell:
-    """Return the cell of a sampler, NAME or NAME:GRID, with a number of steps."""
+def evaluate_cell(
+    cell: Cell, network: FeatureNetwork, seeds: np.ndarray, real: tuple[np.ndarray, np.ndarray], draws: int
+) -> dict[str, Any]:
+    """Return the values of a cell. real: mean and covariance of the features of the training data."""
+    config = cell.run.config
+    fresh = not any(stored_samples.directory_of(cell.run).glob("[0-9]*.npz"))
+    started = time.perf_counter()
+    samples = stored_samples.samples(cell.run, seeds)
+    seconds = time.perf_counter() - started
+    extracted, _ = sample_metrics.sample_features(cell.run, network, seeds)
+    values = {
+        "sampler": cell.label,
+        "grid": config.sampler.grid,
+        "num_steps": config.sampler.num_steps or config.process.num_steps,
+        "network_calls": trained.network_calls(cell.run),
+        "num_samples": len(seeds),
+        "seed": int(seeds[0]),
+        "samples": stored_samples.directory_of(cell.run).name,
+        "features": network.name,
+        f"frechet_{network.name}": frechet.frechet_from(*real)(*frechet.statistics(extracted.features)),
+    }
+    if draws:
+        values["frechet_low"], values["frechet_high"] = frechet.frechet_interval(*real, extracted.features, draws)
+    if config.eval.svm:
+        train, heldout = (sources.source(config, split) for split in ("train", "heldout"))
+        examples = (source.read(np.arange(source.size)) for source in (train, heldout))
+        values |= svm_confidence(next(examples), next(examples), samples)
+    return values | ({"seconds": seconds} if fresh else {})
+
+
+def make_cell(
+    run: trained.Run, sampler: str, steps: int, number: int, seed: int, network: FeatureNetwork | None = None
+) -> Cell:
+    """Return the cell of a sampler, NAME or NAME:GRID, with a number of steps. network: None for pixels."""
     name, _, grid = sampler.partition(":")
     config = run.config.copy_and_resolve_references()
     config.sampler.update(name=name, num_steps=steps, levels=(), times=(), grid=grid or config.sampler.grid)
@@ -122,23 +157,38 @@ def make_cell(run: trained.Run, sampler: str, steps: int, number: int, seed: int
     label = name + "".join(f" {key}={value}" for key, value in options.items())
     chosen = {k: value for k, value in config.sampler.items() if not isinstance(value, ConfigDict) and k != "tile"}
     chosen |= {"options": options, "grid": dict(config.sampler.get(config.sampler.grid, {})), "set": (number, seed)}
+    if network and network.name != "pixels":
+        chosen |= {"features": [network.name, network.weights]}
     code = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
     file = f"{name}_{config.sampler.grid}_{steps}_{code}"
     return Cell(file, label, run._replace(config=config, experiment=wiring.build(config, run.params)))
 
 
-def read_cells(directory: epath.Path) -> list[dict[str, Any]]:
-    """Return the values of all stored cells, ordered by sampler, grid, network calls and number of samples."""
-    cells = []
-    for path in directory.glob("*.npz"):
+def read_cell(path: epath.Path) -> dict[str, Any]:
+    """Return the values of a stored cell. Raises ValueError for a damaged file."""
+    try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            cells.append(json.loads(str(file["figures"])))
+            values: dict[str, Any] = json.loads(str(file["figures"]))
+    except Exception as error:
+        raise ValueError(f"{path}: damaged. Delete it; the same command then computes it again") from error
+    return values
+
+
+def read_cells(directory: epath.Path, features: str = "pixels") -> list[dict[str, Any]]:
+    """Return the values of the stored cells, by sampler, grid, network calls and number of samples."""
+    cells = [read_cell(path) for path in directory.glob("*.npz")]
+    cells = [cell for cell in cells if cell.get("features", "pixels") == features]
     return sorted(cells, key=lambda cell: (cell["sampler"], cell["grid"], cell["network_calls"], cell["num_samples"]))
 
 
-def markdown(title: str, cells: Sequence[Mapping[str, Any]], heldout_distance: float) -> str:
-    """Return the printed table."""
-    columns = [name for name in COLUMNS if name in cells[0]]
+def markdown(title: str, cells: Sequence[Mapping[str, Any]], heldout_distance: float, features: str, dims: int) -> str:
+    """Return the printed table. dims: number of features."""
+    keys = {name: f"frechet_{features}" if name == "frechet" else name for name in COLUMNS}
+    columns = [name for name, key in keys.items() if any(key in cell for cell in cells)]
+
+    def number(value: float | None) -> str:
+        return tables.MISSING if value is None else f"{value:.4g}"
+
     rows = [
         [
             cell["sampler"],
@@ -146,16 +196,22 @@ def markdown(title: str, cells: Sequence[Mapping[str, Any]], heldout_distance: f
             f"{cell['num_steps']}",
             f"{cell['num_samples']:,}",
             f"{cell['network_calls']}",
-            *(f"{cell[name]:.4g}" for name in columns[1:]),
+            *(number(cell.get(keys[name])) for name in columns[1:]),
         ]
         for cell in cells
     ]
     header = ["sampler", "grid", "steps", "samples", *(COLUMNS[name] for name in columns)]
+    few = min(cell["num_samples"] for cell in cells) <= dims
     lines = [
         f"# Samplers of {title}",
         "",
-        "Fréchet distance to the training data in squared grey levels, with a 95 % bootstrap interval; it decreases "
-        f"with the number of samples. Held-out data: {heldout_distance:.4g}. Network calls are per sample.",
+        f"Fréchet distance to the training data in {pictures.frechet_unit(features)}, with a 95 % bootstrap interval. "
+        f"It decreases with the number of samples. Held-out data: {heldout_distance:.4g}. Network calls are per sample.",
+        *(
+            [f"Some rows have no more samples than there are features, {dims}: compare equal numbers only."]
+            if few
+            else []
+        ),
         "",
         tables.markdown(header, rows, text=("grid",)),
     ]

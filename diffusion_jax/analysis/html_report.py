@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from diffusion_jax import files
-from diffusion_jax.analysis import comparison
+from diffusion_jax.analysis import comparison, sweeps
 from diffusion_jax.runs import metric_log, pictures
 from diffusion_jax.training import checkpoints, loop
 
@@ -99,22 +100,20 @@ def grids(directory: epath.Path) -> list[str]:
 
 def evaluations(directory: epath.Path) -> list[str]:
     """Return the values and pictures of each evaluated checkpoint, the newest first."""
-    folders = [path.parent for path in (directory / "evaluation").glob("*/figures.json")]
     parts = []
-    for folder in sorted(folders, key=lambda folder: (-int(folder.name.split("-")[0]), folder.name)):
+    for folder, values in comparison.evaluations(pathlib.Path(directory)):
         step, _, ema = folder.name.partition("-")
         parts.append(f"<h2>Evaluation of step {int(step):,}, average {html.escape(ema)}</h2>")
-        records = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").exists() else {}
+        records = sweeps.read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
         in_records = tuple(name for record in records.values() for name in record["figures"])
         parts += [sample_record(record) for record in records.values()]
-        values = json.loads((folder / "figures.json").read_text())
         rows = [
             (name, number(value))
             for name, value in values.items()
             if not isinstance(value, list) and not name.startswith(in_records)
         ]
         parts.append(table(rows))
-        parts += [picture(path, path.stem.replace("_", " ")) for path in sorted(folder.glob("*.png"))]
+        parts += [picture(epath.Path(path), path.stem.replace("_", " ")) for path in sorted(folder.glob("*.png"))]
     return parts
 
 

@@ -131,7 +131,7 @@ def evaluate_samples(
         log.info("metrics: %s", name)
         entry = {"value": statistic(registry.ALL)}
         if options.replicates:
-            low, high = bootstrap.interval(statistic, entry["value"], number, options.replicates)
+            low, high = bootstrap.interval(statistic, entry["value"], number, options.replicates, name=name)
             entry |= {"low": low, "high": high}
         entries[registry.full_name(name, network.name, number)] = entry
     if options.heldout and heldout:
@@ -269,7 +269,7 @@ def svm_metrics(run: trained.Run, number: int, seed: int = 0) -> dict[str, float
         "network_calls": trained.network_calls(run),
         **svm_confidence(real, real_heldout, samples, trained.labels(run, seeds)),
         "frechet_pixels": frechet_pixels(real[0], samples),
-        "frechet_pixels_heldout": frechet_pixels(real[0], real_heldout[0]),
+        "heldout_frechet_pixels": frechet_pixels(real[0], real_heldout[0]),
     }
 
 

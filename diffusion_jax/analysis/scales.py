@@ -16,7 +16,7 @@ COLUMNS = (
     "scale",
     "svm_agreement",
     "class_diversity",
-    "svm_confidence_samples",
+    "svm_confidence",
     "frechet_pixels",
     "network_calls",
     "num_samples",

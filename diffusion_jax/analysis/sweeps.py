@@ -120,7 +120,7 @@ def grid(described: Mapping[str, Any]) -> list[CellRun]:
 
 
 def check(described: Mapping[str, Any], check_flags: CheckFlags | None = None, data: bool = True) -> None:
-    """Raise ValueError, with the name of the cell, if a cell's keys do not make a config that can be built.
+    """Raise ValueError, with the cell's name, unless the keys of each cell make a config.
 
     check_flags: checks the flags of `main evaluate` as well. data: also open the data, each set once. Without, a config
     that does not hold its data's shape is not built.
@@ -162,8 +162,16 @@ def stored(directory: pathlib.Path, name: str = GRID) -> dict[str, Any]:
     path = directory / name
     if not path.is_file():
         raise ValueError(f"{directory}: no work directory of a sweep, as it holds no {name}. See main sweep --help")
+    return read_json(path)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Read a JSON object. Raises ValueError, naming the file, if it holds none."""
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
+        if isinstance(value, dict):
+            return value
+        raise ValueError(f"{type(value).__name__} instead of an object")
     except ValueError as error:
         raise ValueError(f"{path}: damaged ({error}). Delete it, or restore it from a copy") from error
 
@@ -175,7 +183,7 @@ def result_of(directory: pathlib.Path, name: str) -> dict[str, Any]:
 
 
 def check_stored(directory: pathlib.Path, runs: list[CellRun]) -> None:
-    """Raise ValueError unless the directory is new, or holds this sweep, or a part of it, from this version."""
+    """Raise ValueError unless the directory is new or holds (a part of) this sweep, from this version."""
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"--workdir={directory}: is a file. Use another --workdir")
     if not directory.exists() or not any(directory.iterdir()):
@@ -225,7 +233,10 @@ def run_sweep(file: str, workdir: str, check_flags: CheckFlags | None = None) ->
         with progress.track("runs", len(missing), seconds=0) as report:
             for i, run in enumerate(missing, 1):
                 result = carry_out(run, directory / run.name, env, result_of(directory, run.name))
-                files.save_json(directory / run.name / RESULT, result)
+                try:
+                    files.save_json(directory / run.name / RESULT, result)
+                except OSError as error:  # no reason to end the other runs
+                    log.error("%s: its result cannot be written (%s)", run.name, error)
                 counts[result["status"]] += 1
                 log.info("%s: %s", run.name, ": ".join(filter(None, (result["status"], result["reason"]))))
                 report(i)
@@ -269,10 +280,21 @@ def carry_out(run: CellRun, place: pathlib.Path, env: Mapping[str, str], before:
 
     before: the earlier content, or {}. Seconds are the wall-clock time of a command, compilation included;
     train_seconds is None for a training that was interrupted and resumed, as the time of its first part is not known.
+    Whatever goes wrong is the status and the reason of this run, not an exception, so that a sweep goes on.
     """
+    result: dict[str, Any] = {"status": FAILED, "reason": "", "figures": {}, "version": __version__, **run._asdict()}
+    try:
+        return _train_and_evaluate(run, place, env, before, result)
+    except Exception as error:
+        log.exception("%s: a fault of the sweep, not of its commands", run.name)
+        return result | {"status": FAILED, "reason": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+
+
+def _train_and_evaluate(
+    run: CellRun, place: pathlib.Path, env: Mapping[str, str], before: Mapping[str, Any], result: dict[str, Any]
+) -> dict[str, Any]:
     place.mkdir(parents=True, exist_ok=True)
     fresh = not checkpoints.steps(place)
-    result: dict[str, Any] = {"status": FAILED, "reason": "", "figures": {}, "version": __version__, **run._asdict()}
     for command in ("train", "evaluate"):
         flags = getattr(run, command)
         argv = [sys.executable, "-m", "diffusion_jax.main", command, f"--workdir={place}", *flags]
@@ -287,7 +309,7 @@ def carry_out(run: CellRun, place: pathlib.Path, env: Mapping[str, str], before:
             seconds = before.get("train_seconds") if outcome.results.get("finished") else None
         result[f"{command}_seconds"] = seconds
         result["figures"] |= {name: value for name, value in outcome.results.items() if _is_figure(value)}
-    result["steps"] = int(result["figures"].pop("step"))
+    result["steps"] = result["figures"].pop("step", None)
     reason = divergence(place, result["figures"])
     return result | {"status": DIVERGED if reason else FINISHED, "reason": reason}
 
@@ -309,7 +331,10 @@ def execute(argv: list[str], path: pathlib.Path, env: Mapping[str, str]) -> Outc
         file.seek(start)
         lines = [line.strip() for line in file if line.strip()]
     if not done.returncode:
-        return Outcome(0, json.loads(done.stdout.splitlines()[-1]), "")
+        try:
+            return Outcome(0, dict(json.loads(done.stdout.splitlines()[-1])), "")
+        except (ValueError, TypeError, IndexError):
+            return Outcome(1, {}, f"its last line is no JSON object; see {path}")
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
         return Outcome(done.returncode, {}, f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else ""))
@@ -327,12 +352,15 @@ def divergence(workdir: pathlib.Path, figures: Mapping[str, Any]) -> str:
     for name, value in figures.items():
         if not math.isfinite(files.number(value)) and not name.endswith("_stderr"):  # one example has no standard error
             return f"{name} is {value}"
-    records = metric_log.read_metrics(workdir)
+    try:
+        records = metric_log.read_metrics(workdir)
+    except FileNotFoundError:
+        return ""
     for record in records:
         if not math.isfinite(record.get("loss", 0.0)):
             return f"the training loss was {record['loss']} at step {record['step']}"
     skipped = next((record["skipped"] for record in reversed(records) if "skipped" in record), 0.0)
-    if skipped >= 0.1 * records[-1]["step"]:
+    if records and skipped >= 0.1 * records[-1]["step"]:
         return f"{skipped:.0f} of {records[-1]['step']} updates were not finite"
     heldout = [record["heldout_loss"] for record in records if "heldout_loss" in record]
     if heldout and not heldout[-1] <= heldout[0]:

@@ -27,8 +27,7 @@ def add_flags(parser: Parser) -> None:
     )
     add_seed(parser)
     parser.flag("scales", str, "", "Guidance scales to compare, such as 0,1,2,4")
-    parser.flag("features", str, "inception", "Feature network: inception, digits, pixels, or module:function")
-    parser.flag("inception", Path, "", "Inception weights written by import-inception (default: those in the cache).")
+    add_feature_flags(parser, "inception")
     parser.flag("stats", Path, "", "Reference statistics written by stats (default: those of the training data).")
     parser.flag(
         "allow",
@@ -44,6 +43,13 @@ def add_flags(parser: Parser) -> None:
         False,
         "Also compute the metrics for the held-out split, as the reference a perfect model would reach",
     )
+
+
+def add_feature_flags(parser: Parser, default: str, meaning: str = "") -> None:
+    """Declare the flags that choose a feature network. meaning: that of an empty default."""
+    names = "Feature network: inception, digits, pixels, or module:function"
+    parser.flag("features", str, default, f"{names} (default: {meaning})." if meaning else names)
+    parser.flag("inception", Path, "", "Inception weights written by import-inception (default: those in the cache).")
 
 
 def run(args: Flags) -> Results:

@@ -1,6 +1,7 @@
 """Compare samplers: quality against network calls, as table and picture."""
 
 from diffusion_jax.cli.common import Results, add_run_flags, add_seed, load_run
+from diffusion_jax.cli.evaluate import add_feature_flags
 from diffusion_jax.cli.parser import Flags, Parser
 
 
@@ -11,6 +12,8 @@ def add_flags(parser: Parser) -> None:
     parser.flag("steps", list, "5,10,15,25,50", "Numbers of steps, separated by commas (0: all steps of the chain)")
     parser.flag("num_samples", int, -1, "Number of samples of each sampler and number of steps (-1: eval.num_samples)")
     add_seed(parser)
+    add_feature_flags(parser, "", "pixels up to 1,024 dimensions, else inception")
+    parser.flag("bootstrap", int, 100, "Bootstrap draws of each confidence interval (0: no intervals)")
 
 
 def run(args: Flags) -> Results:
@@ -23,6 +26,8 @@ def run(args: Flags) -> Results:
         raise ValueError(f"--steps={','.join(args.steps)}: must be whole numbers, such as 5,10,20") from None
     loaded = load_run(args)
     number = loaded.config.eval.num_samples if args.num_samples < 0 else args.num_samples
-    text, figures = frontier.compare_samplers(loaded, args.samplers, steps, number, args.seed)
+    text, figures = frontier.compare_samplers(
+        loaded, args.samplers, steps, number, args.seed, args.features, args.inception, args.bootstrap
+    )
     print(text)
     return {"step": loaded.step, "ema": loaded.ema, **figures}

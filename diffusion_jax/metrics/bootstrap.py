@@ -4,22 +4,35 @@ from collections.abc import Callable
 
 import numpy as np
 
+from diffusion_jax import progress
+
 
 def interval(
-    statistic: Callable[[np.ndarray], float], value: float, size: int, replicates: int = 100, seed: int = 0
+    statistic: Callable[[np.ndarray], float],
+    value: float,
+    size: int,
+    replicates: int = 100,
+    seed: int = 0,
+    name: str = "",
 ) -> tuple[float, float]:
     """Return the 95 % confidence interval of a statistic of `size` samples.
 
-    statistic: `statistic(rows)`, for some of the samples. value: that of all samples. Each replicate is the statistic
-    of half of the samples, drawn without replacement: for a mean, it has the variance of the mean over all samples, and
-    no sample is repeated, which would bias nearest neighbours and unbiased kernel sums. The quantiles are shifted so
-    that the mean of the replicates is `value`, since many statistics depend on the number of samples.
+    statistic: `statistic(rows)`, for some of the samples. value: that of all samples. name: for the progress.
+
+    Each replicate is the statistic of half of the samples, drawn without replacement: for a mean, it has the variance
+    of the mean over all samples, and no sample is repeated, which would bias nearest neighbours and unbiased kernel
+    sums. The quantiles are shifted so that the mean of the replicates is `value`, since many statistics depend on the
+    number of samples.
     Reference: Politis and Romano 1994; Shao and Wu 1989 (delete half). Raises ValueError below 2 replicates or 4
     samples.
     """
     if replicates < 2 or size < 4:
         raise ValueError(f"an interval needs at least 2 replicates and 4 samples (got {replicates} and {size})")
     rng = np.random.default_rng(seed)
-    values = np.array([statistic(np.sort(rng.permutation(size)[: size // 2])) for _ in range(replicates)])
-    low, high = np.quantile(values - values.mean(), [0.025, 0.975])
+    values = []
+    with progress.track(f"replicates of {name}", replicates) as report:
+        for i in range(replicates):
+            values.append(statistic(np.sort(rng.permutation(size)[: size // 2])))
+            report(i + 1)
+    low, high = np.quantile(np.array(values) - np.mean(values), [0.025, 0.975])
     return value + float(low), value + float(high)

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from diffusion_jax import progress
+
 
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
     """Return the squared Fréchet distance of N(m1, C1) and N(m2, C2), in float64; it is never negative.
@@ -23,13 +25,18 @@ def frechet_from(mean1: np.ndarray, cov1: np.ndarray) -> Callable[[np.ndarray, n
     eigenvalues of C1 C2 would need the square root of a rounding error: the error is then 5e-5 for sets of fewer
     examples than features.
     """
+    distance = _distance_of_roots(mean1, cov1)
+    return lambda mean2, cov2: distance(mean2, _root(np.asarray(cov2, np.float64)), np.trace(cov2))
+
+
+def _distance_of_roots(mean1: np.ndarray, cov1: np.ndarray) -> Callable[[np.ndarray, np.ndarray, float], float]:
+    """Return `distance(mean2, R2, trace of C2)`."""
     mean1, cov1 = np.asarray(mean1, np.float64), np.asarray(cov1, np.float64)
     root1 = _root(cov1)
 
-    def distance(mean2: np.ndarray, cov2: np.ndarray) -> float:
-        mean2, cov2 = np.asarray(mean2, np.float64), np.asarray(cov2, np.float64)
-        trace = np.linalg.svd(root1.T @ _root(cov2), compute_uv=False).sum()
-        squared = np.sum((mean1 - mean2) ** 2) + np.trace(cov1) + np.trace(cov2) - 2 * trace
+    def distance(mean2: np.ndarray, root2: np.ndarray, trace2: float) -> float:
+        overlap = np.linalg.svd(root1.T @ root2, compute_uv=False).sum()
+        squared = np.sum((mean1 - np.asarray(mean2, np.float64)) ** 2) + np.trace(cov1) + trace2 - 2 * overlap
         return max(0.0, float(squared))
 
     return distance
@@ -43,10 +50,15 @@ def _root(cov: np.ndarray) -> np.ndarray:
 
 
 def statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean [F] and covariance [F,F] (over N - 1) of features [N,F], in float64. Raises ValueError for N < 2."""
+    """Return mean [F] and covariance [F,F] (over N - 1) of features [N,F], in float64.
+
+    Raises ValueError for fewer than 2 examples, or features that are not finite.
+    """
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(f"a covariance needs features [N,F] of at least 2 examples (got shape {features.shape})")
     x = np.asarray(features, np.float64)
+    if lost := np.count_nonzero(~np.isfinite(x).all(1)):
+        raise ValueError(f"a covariance needs finite features ({lost} of {len(x)} examples have others)")
     mean = x.mean(0)
     return mean, (x - mean).T @ (x - mean) / (len(x) - 1)
 
@@ -62,24 +74,26 @@ def frechet_pixels(real: np.ndarray, samples: np.ndarray) -> float:
 
 
 def frechet_interval(
-    real: np.ndarray, samples: np.ndarray, draws: int = 500, share: float = 0.95, seed: int = 0
+    mean1: np.ndarray, cov1: np.ndarray, samples: np.ndarray, draws: int = 500, share: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Return a bootstrap interval of `frechet_pixels` for sets of M samples [M,*D], with the real data held fixed.
+    """Return a bootstrap interval of the distance of samples [M,F] from a Gaussian, which is held fixed.
 
     Samples are drawn with replacement, `draws` times. The duplicates add a bias, so the quantiles are shifted by the
     difference between the distance and the mean of the draws. The interval covers the expected distance of sets of this
     size, not its limit. Reference: Efron 1979.
     """
-    mean1, cov1 = statistics(real.reshape(len(real), -1))
-    x = np.asarray(samples, np.float64).reshape(len(samples), -1)
-    count = len(x)
+    x = np.asarray(samples, np.float64)
+    count, dims = x.shape
     random = np.random.default_rng(seed)
-    distance, figures = frechet_from(mean1, cov1), []
-    for _ in range(draws):
-        weight = np.bincount(random.integers(count, size=count), minlength=count)
-        mean = weight @ x / count
-        cov = ((x - mean) * weight[:, None]).T @ (x - mean) / (count - 1)
-        figures.append(distance(mean, cov))
-    moved = frechet_pixels(real, samples) - np.mean(figures)
-    low, high = np.quantile(figures, [(1 - share) / 2, (1 + share) / 2]) + moved
+    distance, values = _distance_of_roots(mean1, cov1), []
+    with progress.track("bootstrap draws", draws) as report:
+        for i in range(draws):
+            weight = np.bincount(random.integers(count, size=count), minlength=count)
+            mean = weight @ x / count
+            root = ((x - mean) * np.sqrt(weight / (count - 1))[:, None]).T
+            trace = np.square(root).sum()
+            values.append(distance(mean, root if count < dims else _root(root @ root.T), trace))
+            report(i + 1)
+    moved = frechet_from(mean1, cov1)(*statistics(x)) - np.mean(values)
+    low, high = np.quantile(values, [(1 - share) / 2, (1 + share) / 2]) + moved
     return max(0.0, float(low)), float(high)

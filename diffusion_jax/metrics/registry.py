@@ -1,4 +1,4 @@
-"""Sample-quality metrics by name, each a function of a subset of the samples, so that it can be resampled.
+"""Sample-quality metrics by name, as functions of a subset of the samples.
 
     metric(real, samples) -> {name: statistic},   statistic(rows) -> float
 
@@ -6,6 +6,7 @@
 once, in the metric.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +16,8 @@ from diffusion_jax.metrics import frechet, inception_score, kernel_distance, man
 from diffusion_jax.metrics.features import Features
 
 Statistic = Callable[[Any], float]
+STATISTICS = ("fd", "fid", "kd", "kid", "is_1split", "precision", "recall", "density", "coverage", "memorisation")
+"""Beginnings of the full names."""
 ALL = slice(None)
 
 
@@ -94,8 +97,14 @@ METRICS: dict[str, Metric] = {
 
 
 def full_name(statistic: str, features: str, count: int) -> str:
-    """Return a statistic's name with features and number of samples: fid_50k for Inception, else fd_digits_2000."""
-    stem = (
-        {"fd": "fid", "kd": "kid"}.get(statistic, statistic) if features == "inception" else f"{statistic}_{features}"
-    )
+    """Return a statistic's name with features and number of samples: fid_50k for Inception, else fd_digits_2000.
+
+    The prefix heldout_ of a statistic is kept: heldout_fid_256.
+    """
+    stem = statistic.replace("fd", "fid").replace("kd", "kid") if features == "inception" else f"{statistic}_{features}"
     return f"{stem}_{f'{count // 1000}k' if count >= 10_000 and count % 1000 == 0 else count}"
+
+
+def is_full_name(name: str) -> bool:
+    """Return True for the `full_name` of a statistic, also with the prefix heldout_."""
+    return bool(re.fullmatch(rf"(heldout_)?({'|'.join(STATISTICS)})_(\w+_)?\d+k?", name))

@@ -15,8 +15,8 @@ def svm_confidence(
     samples were conditioned on. The SVM is scikit-learn's SVC with its defaults, on grey levels, with probabilities
     calibrated on the training set by cross-validation.
 
-    Returns svm_confidence_samples and svm_confidence_heldout (means of the highest class probability),
-    svm_confidence_ratio, svm_accuracy_heldout, and svm_rarest_class, the share of samples in the rarest class; with
+    Returns svm_confidence and heldout_svm_confidence (means of the highest class probability),
+    svm_confidence_ratio, heldout_svm_accuracy, and svm_rarest_class, the share of samples in the rarest class; with
     `requested` also svm_agreement, the share of samples that the SVM assigns to the requested class, and
     class_diversity.
     """
@@ -31,10 +31,10 @@ def svm_confidence(
     shares = np.bincount(of_samples.argmax(1), minlength=len(classifier.classes_)) / len(samples)
     confidence, expected = float(of_samples.max(1).mean()), float(of_heldout.max(1).mean())
     figures = {
-        "svm_confidence_samples": confidence,
-        "svm_confidence_heldout": expected,
+        "svm_confidence": confidence,
+        "heldout_svm_confidence": expected,
         "svm_confidence_ratio": confidence / expected,
-        "svm_accuracy_heldout": float((classifier.classes_[of_heldout.argmax(1)] == heldout[1]).mean()),
+        "heldout_svm_accuracy": float((classifier.classes_[of_heldout.argmax(1)] == heldout[1]).mean()),
         "svm_rarest_class": float(shares.min()),
     }
     if requested is not None:

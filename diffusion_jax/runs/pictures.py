@@ -229,8 +229,16 @@ def scales(path: epath.PathLike, rows: Sequence[Mapping[str, float]], title: str
     _save(figure, path)
 
 
-def frontier(path: epath.PathLike, cells: Sequence[Mapping[str, Any]], title: str, heldout: float) -> None:
-    """Draw Fréchet distances with their intervals, and the SVM's confidence if there is one, against network calls.
+def frechet_unit(features: str) -> str:
+    """Return the unit of a Fréchet distance, in words."""
+    units = {"pixels": "squared grey levels", "inception": "squared Inception features, the FID"}
+    return units.get(features, f"squared {features} features")
+
+
+def frontier(
+    path: epath.PathLike, cells: Sequence[Mapping[str, Any]], title: str, heldout: float, features: str = "pixels"
+) -> None:
+    """Draw Fréchet distances with their intervals, and the SVM's confidence, against network calls.
 
     cells: as `frontier.read_cells` returns them. heldout: the Fréchet distance of held-out data.
     """
@@ -243,16 +251,19 @@ def frontier(path: epath.PathLike, cells: Sequence[Mapping[str, Any]], title: st
     figure, panels = _figure(columns, 6, 4.6 + 0.22 * math.ceil((len(curves) + 1) / (2 * columns)))
     for n, (label, curve) in enumerate(curves.items()):
         calls = [cell["network_calls"] for cell in curve]
-        value = np.array([cell["frechet_pixels"] for cell in curve])
-        ends = np.array([[cell["frechet_low"], cell["frechet_high"]] for cell in curve]).T
+        value = np.array([cell[f"frechet_{features}"] for cell in curve])
+        ends = np.array([[cell.get(f"frechet_{end}", math.nan) for cell in curve] for end in ("low", "high")])
         style: dict[str, Any] = {"color": COLOURS[n % len(COLOURS)], "marker": MARKERS[n % len(MARKERS)]}
         style |= {"label": label, "markersize": 5, "linewidth": 1.2, "linestyle": ("-", ":")[n // len(COLOURS) % 2]}
         panels[0].errorbar(calls, value, abs(ends - value), capsize=3, **style)
         if with_svm:
             panels[1].plot(calls, [cell.get("svm_confidence_ratio", math.nan) for cell in curve], **style)
     panels[0].axhline(heldout, color="0.3", linestyle="--", linewidth=0.9, label="held-out data")
-    _log_axis(panels[0], "y", [heldout, *(cell[end] for cell in cells for end in ("frechet_low", "frechet_high"))])
-    panels[0].set(ylabel="Fréchet distance to the training data (squared grey levels)")
+    shown = [
+        cell[key] for cell in cells for key in ("frechet_low", f"frechet_{features}", "frechet_high") if key in cell
+    ]
+    _log_axis(panels[0], "y", [heldout, *shown])
+    panels[0].set(ylabel=f"Fréchet distance to the training data\n({frechet_unit(features)})")
     if with_svm:
         panels[1].axhline(1, color="0.3", linestyle="--", linewidth=0.9)
         panels[1].set(ylabel="SVM confidence, ratio to held-out data")

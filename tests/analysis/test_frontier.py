@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffusion_jax import main
 from diffusion_jax.analysis import frontier
-from diffusion_jax.runs import pictures, trained
+from diffusion_jax.runs import pictures, stored_samples, trained
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -32,24 +32,42 @@ def run(capsys, workdir, *flags):
     return code, captured.out.splitlines(), captured.err
 
 
-def test_cells_are_drawn_once_and_add_to_one_table(workdir, capsys, monkeypatch):
+def test_cells_are_drawn_once_and_add_to_one_table(workdir, capsys, monkeypatch, tmp_path):
     code, lines, errors = run(capsys, workdir, "--samplers=ode_heun,dpmpp_2m:logsnr", "--steps=2", "--num_samples=40")
     result = json.loads(lines[-1])
-    assert code == 0 and result["cells"] == result["drawn"] == 2, errors
-    monkeypatch.setattr(trained, "draw", lambda *_: pytest.fail("drawn again"))
+    assert code == 0 and result["cells"] == result["computed"] == 2 and result["features"] == "pixels", errors
+    monkeypatch.setattr(stored_samples.drawing, "samples", lambda *args, **options: pytest.fail)
+    monkeypatch.setattr(frontier, "svm_confidence", lambda *_: pytest.fail("computed again"))
     code, lines, _ = run(capsys, workdir, "--samplers=ode_heun", "--steps=2", "--num_samples=40")
-    assert code == 0 and json.loads(lines[-1]) == result | {"drawn": 0}
+    assert code == 0 and json.loads(lines[-1]) == result | {"computed": 0}
     assert sum(line.startswith("| ode_heun | uniform | 2 | 40 | 3 |") for line in lines) == 1
     assert sum(line.startswith("| dpmpp_2m | logsnr | 2 | 40 | 2 |") for line in lines) == 1
-    folder = next((workdir / "evaluation").iterdir())
+    folder = next((workdir / "evaluation").glob("*-*"))
     with np.load(folder / "frontier.npz") as file:
         assert sorted(file["network_calls"]) == [2, 3]
         assert np.all(file["frechet_low"] < file["frechet_pixels"])
     assert (folder / "frontier.csv").read_text().count("\n") == 3
     assert width(folder / "frontier.png") > 300
     cells = sorted((folder / "frontier").glob("*.npz"))
-    with np.load(cells[0]) as file:
-        assert file["samples"].shape == (40, 2) and json.loads(str(file["figures"]))["sampler"] == "dpmpp_2m"
+    cell = frontier.read_cell(cells[0])
+    assert cell["sampler"] == "dpmpp_2m" and cell["seconds"] > 0
+    shards = list((folder / cell["samples"]).glob("[0-9]*.npz"))
+    assert sum(len(np.load(path)["samples"]) for path in shards) == 40
+
+    # other features, without intervals, from the stored samples
+    (tmp_path / "my_features.py").write_text("def halves(x):\n    return x[:, :1] / 2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = ["--samplers=ode_heun", "--steps=2", "--num_samples=40", "--features=my_features:halves"]
+    code, lines, errors = run(capsys, workdir, *flags, "--bootstrap=0")
+    assert code == 0 and json.loads(lines[-1])["computed"] == json.loads(lines[-1])["cells"] == 1, errors
+    with np.load(folder / "frontier_halves.npz") as file:
+        assert "frechet_low" not in file.files and file["frechet_halves"] > 0 and "seconds" not in file.files
+    assert width(folder / "frontier_halves.png") > 300
+    code, lines, _ = run(capsys, workdir, *flags, "--bootstrap=2")  # the interval is added
+    assert code == 0 and json.loads(lines[-1])["computed"] == 1
+    cells[0].write_bytes(b"cut")
+    code, _, errors = run(capsys, workdir, "--samplers=ode_heun", "--steps=2", "--num_samples=40")
+    assert code == 2 and str(cells[0]) in errors
 
 
 def test_other_options_make_other_cells(workdir):
@@ -70,10 +88,13 @@ def test_other_options_make_other_cells(workdir):
         (["--steps=5,x"], "--steps=5,x"),
         (["--steps=9"], "9"),
         (["--num_samples=1"], "--num_samples=1"),
+        (["--bootstrap=1"], "--bootstrap=1"),
+        (["--features=digits"], "digits"),
+        (["--seed=-1"], "--seed=-1"),
     ],
 )
 def test_bad_input_is_one_line(flags, key, workdir, capsys, monkeypatch):
-    monkeypatch.setattr(trained, "draw", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr(stored_samples, "samples", lambda *_: pytest.fail("drawn"))
     code, lines, errors = run(capsys, workdir, *flags)
     assert code == 2 and not lines and key in errors.splitlines()[-1]
 

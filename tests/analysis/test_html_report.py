@@ -133,6 +133,42 @@ def test_options_of_parts_that_are_not_chosen_are_left_out():
     assert comparison.used_options(made | {"network.mlp.depth": 3}) == made
 
 
+def test_unlike_runs_are_compared_in_the_choices_that_both_make(capsys, tmp_path, monkeypatch):
+    unet = {"network.name": "unet", "network.unet.blocks": 2, "batch_size": 8, "report.every": 1}
+    mlp = {"network.name": "mlp", "network.mlp.depth": 3, "batch_size": 9, "report.every": 2}
+    assert comparison.differing_keys([unet, mlp]) == ["batch_size", "network.name", "report.every"]
+    deeper = mlp | {"network.mlp.depth": 4, "report.every": 2}
+    assert "network.mlp.depth" in comparison.differing_keys([unet, mlp, deeper])
+    assert comparison.differing_keys([unet]) == []
+    workdirs = [str(make_run(tmp_path / name, lr=lr)) for name, lr in (("a", 1e-3), ("b", 2e-3))]
+    monkeypatch.setattr(comparison, "MOST_COLUMNS", 2)
+    text, rows = comparison.compare_runs(workdirs, str(tmp_path / "all.csv"))
+    assert text.splitlines()[0] == "| run | optimizer.learning_rate | step | hours |" and "3 more" in text
+    assert "fd_digits_300" in (tmp_path / "all.csv").read_text() and rows["runs"][workdirs[0]]["fd_digits_300"] == 1.5
+
+
+@pytest.mark.parametrize("change", ["no time", "no log", "cut figures", "other folder", "no heldout loss"])
+def test_runs_that_are_half_there_are_compared(change, tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    figures = run / "evaluation" / "200-0.998" / "figures.json"
+    if change == "no time":
+        (run / "metrics.jsonl").write_text('{"step": 1, "loss": 2}\n{"step": 2, "other": "nan"}\n')
+    elif change == "no log":
+        (run / "metrics.jsonl").unlink()
+    elif change == "cut figures":
+        figures.write_text(figures.read_text()[:20])
+    elif change == "other folder":
+        shutil.copytree(figures.parent, run / "evaluation" / "old-0.998")
+    else:
+        shutil.rmtree(run / "evaluation")
+        (run / "metrics.jsonl").write_text('{"step": 1, "time": 1.0, "loss": 2}\n')
+    for command in (["compare", str(run), str(run)], ["report", f"--workdir={run}"]):
+        code = main.run(["main", *command])
+        captured = capsys.readouterr()
+        assert code == (2 if change == "cut figures" else 0), captured.err
+        assert code == 0 or str(figures) in captured.err
+
+
 def test_a_run_without_evaluation_is_compared_by_its_last_heldout_loss(tmp_path):
     run = make_run(tmp_path / "run")
     shutil.rmtree(run / "evaluation")

@@ -16,7 +16,7 @@ from diffusion_jax import main
 from diffusion_jax.analysis import sample_metrics
 from diffusion_jax.data.embedded import digits
 from diffusion_jax.experiment import quality
-from diffusion_jax.metrics import frechet, manifold, reference
+from diffusion_jax.metrics import frechet, manifold, reference, registry
 from diffusion_jax.metrics.features import extract
 from diffusion_jax.runs import stored_samples, trained
 
@@ -73,6 +73,16 @@ def evaluate(capsys, workdir, *flags):
 
 def shards(workdir):
     return sorted((workdir / "evaluation" / "2-0.998").glob("samples-*/[0-9]*.npz"))
+
+
+@pytest.mark.parametrize("features", ["inception", "digits", "pixels", "dino"])
+@pytest.mark.parametrize("statistic", ["fd", "kd", "is_1split", "precision", "memorisation"])
+@pytest.mark.parametrize("count", [256, 50_000])
+def test_figures_of_heldout_data_have_the_names_of_those_of_samples(features, statistic, count):
+    name = registry.full_name(statistic, features, count)
+    assert registry.full_name(f"heldout_{statistic}", features, count) == f"heldout_{name}"
+    assert registry.is_full_name(name) and registry.is_full_name(f"heldout_{name}")
+    assert not registry.is_full_name(f"{name}_low") and not registry.is_full_name(f"{name}_std")
 
 
 def test_statistics_are_of_every_training_example_with_provenance(stats):

@@ -123,6 +123,44 @@ def test_child_processes_share_compiled_programs(tmp_path, monkeypatch):
     assert env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "7" and env["PATH"]
 
 
+@pytest.mark.parametrize("output", ["", "done", "[1, 2]", "7"])
+def test_a_command_without_results_has_failed(output, tmp_path):
+    outcome = sweeps.execute([sys.executable, "-S", "-c", f"print({output!r}, end='')"], tmp_path / "log", {})
+    assert outcome.code and outcome.results == {} and str(tmp_path / "log") in outcome.message
+
+
+@pytest.mark.parametrize("error", [TypeError("unhashable"), OSError("no space"), KeyError("step"), MemoryError()])
+def test_no_fault_of_one_cell_ends_a_sweep(error, tmp_path, capsys, commands, monkeypatch):
+    def fails(argv, path, env, execute=sweeps.execute):
+        if "eps/seed0" in str(path):
+            raise error
+        return execute(argv, path, env)
+
+    monkeypatch.setattr(sweeps, "execute", fails)
+    directory = tmp_path / "run"
+    code, lines, errors = run(capsys, "sweep", f"--sweep={written(tmp_path)}", f"--workdir={directory}")
+    assert code == 0 and json.loads(lines[-1])["finished"] == 3 and json.loads(lines[-1])["failed"] == 1
+    result = json.loads((directory / "eps/seed0/result.json").read_text())
+    assert result["status"] == "failed" and type(error).__name__ in result["reason"]
+    assert any("Traceback" in line for line in errors)
+    _, lines, _ = run(capsys, "compare", directory)
+    assert json.loads(lines[-1])["cells"]["eps"]["failed"] == 1
+
+
+def test_results_that_are_no_numbers_are_kept_apart_and_metrics_are_columns(tmp_path, capsys, commands):
+    """Lists, as the flags of --allow=sizes; a result without step; figures that were asked for."""
+    figures = {"marked": ["sizes: few"], "fd_digits_40": 1.5, "fd_digits_40_low": 1.0, "precision_digits_40": 0.5}
+    figures |= {"heldout_fid_30": 2.0, "recall_10k": 0.25, "svm_confidence": 0.9, "options": {"a": 1}, "ema": "0.9"}
+    file, directory = written(tmp_path, cells={"eps": {}}, seeds=(0,)), tmp_path / "run"
+    commands.answers[("eps/seed0", "train")] = sweeps.Outcome(0, {"loss": 0.5}, "")
+    commands.answers[("eps/seed0", "evaluate")] = sweeps.Outcome(0, figures, "")
+    assert run(capsys, "sweep", f"--sweep={file}", f"--workdir={directory}")[0] == 0
+    _, lines, _ = run(capsys, "compare", directory)
+    header = next(line for line in lines if line.startswith("|")).strip("| ").split(" | ")
+    asked = ["fd_digits_40", "precision_digits_40", "heldout_fid_30", "recall_10k"]
+    assert header == ["cell", *asked, "train_seconds", "evaluate_seconds", "seeds"]
+
+
 # Resuming.
 
 

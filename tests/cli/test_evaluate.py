@@ -13,8 +13,8 @@ def test_evaluate_names_every_figure_and_repeats_the_loss_of_the_training(comman
     done = command("evaluate", f"--workdir={workdir}")
     figures = done.results
     assert done.code == 0 and figures["step"] == 2 and figures["num_samples"] == 8
-    assert {"svm_confidence_ratio", "svm_rarest_class", "svm_confidence_heldout"} <= set(figures)
-    assert figures["frechet_pixels"] > figures["frechet_pixels_heldout"] > 0
+    assert {"svm_confidence_ratio", "svm_rarest_class", "heldout_svm_confidence"} <= set(figures)
+    assert figures["frechet_pixels"] > figures["heldout_frechet_pixels"] > 0
     assert figures["heldout_loss"] == pytest.approx(metric_log.last(workdir, "heldout_loss"), rel=1e-5)
 
 

@@ -76,12 +76,34 @@ def test_bootstrap_interval_covers_the_expected_distance():
     for i in range(100):
         samples = 1.1 * random.standard_normal((100, 3)) + 0.2
         figures.append(frechet_pixels(real, samples))
-        ends.append(frechet_interval(real, samples, draws=100, seed=i))
+        ends.append(frechet_interval(*statistics(real), samples, draws=100, seed=i))
         low, high = ends[-1]
         assert low < figures[-1] < high
     low, high = np.transpose(ends)
     covered = np.mean((low <= np.mean(figures)) & (np.mean(figures) <= high))
     assert 0.85 <= covered <= 0.99
+
+
+@pytest.mark.parametrize("count", [7, 12])
+def test_bootstrap_draws_have_the_covariance_of_resampled_sets(count):
+    """For fewer and for more samples than dimensions; each draw is that of the repeated samples themselves."""
+    random = np.random.default_rng(1)
+    real, samples = random.standard_normal((50, 9)), random.standard_normal((count, 9))
+    draws = np.random.default_rng(0)
+    values = [
+        frechet_distance(*statistics(real), *statistics(samples[draws.integers(count, size=count)])) for _ in range(20)
+    ]
+    moved = frechet_pixels(real, samples) - np.mean(values)
+    expected = np.quantile(values, [0.025, 0.975]) + moved
+    assert frechet_interval(*statistics(real), samples, draws=20) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_counted(bad):
+    x = np.zeros((5, 3))
+    x[1, 2] = x[3] = bad
+    with pytest.raises(ValueError, match="2 of 5"):
+        statistics(x)
 
 
 @pytest.mark.parametrize(("dims", "examples"), [(2, 50), (64, 500), (64, 20), (300, 900), (2048, 100)])

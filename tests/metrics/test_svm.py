@@ -16,7 +16,7 @@ def test_heldout_digits_have_ratio_one_and_blends_less(real):
     train, heldout = real
     good = svm_confidence(train, heldout, heldout[0])
     assert good["svm_confidence_ratio"] == 1 and good["svm_rarest_class"] > 0.05
-    assert good["svm_confidence_heldout"] > 0.9 and good["svm_accuracy_heldout"] > 0.97
+    assert good["heldout_svm_confidence"] > 0.9 and good["heldout_svm_accuracy"] > 0.97
     blends = ((heldout[0][1:].astype(int) + heldout[0][:-1]) // 2).astype(np.uint8)
     assert svm_confidence(train, heldout, blends)["svm_confidence_ratio"] < 0.98
     noise = np.random.default_rng(0).integers(0, 17, (200, 8, 8, 1)).astype(np.uint8)
