@@ -81,7 +81,7 @@ def command(argv: list[str], seconds: float) -> Result:
             process.wait()
         out.seek(0), err.seek(0)
         lines, errors = out.read().splitlines(), err.read().splitlines()
-    reason = errors[-1] if errors else ""
+    reason = next((line for line in reversed(errors) if "rror" in line), errors[-1] if errors else "")
     if process.returncode == 0:
         return {"status": "done", "figures": json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}}
     if process.returncode == RETRY:

@@ -1,6 +1,6 @@
-"""Expected efficiency of data-parallel training on many devices, as the tables of launch/README.md.
+"""Expected efficiency of data-parallel training on many devices, as the tables of docs/results/scaling.md.
 
-    python launch/scaling.py                                                 # what launch/README.md shows
+    python launch/scaling.py                                                 # what docs/results/scaling.md shows
     python launch/scaling.py --step_seconds=0.021 --batch=16 cifar10_ddpm    # with a step time that you have measured
 
 With n devices and B bytes of gradients (float32, as the parameters are):

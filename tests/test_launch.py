@@ -46,8 +46,8 @@ def stand_in(path, text):
 # scaling.py
 
 
-def test_readme_shows_what_scaling_prints():
-    assert script("scaling").main([]) in (LAUNCH / "README.md").read_text()
+def test_documentation_shows_the_tables_of_scaling():
+    assert script("scaling").main([]) in (ROOT / "docs" / "results" / "scaling.md").read_text()
 
 
 def test_scaling_knows_what_fsdp_divides():

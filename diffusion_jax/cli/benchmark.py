@@ -10,7 +10,7 @@ COMPILE_CACHE = False
 def add_flags(parser: Parser) -> None:
     """Declare the flags."""
     add_config_flags(parser)
-    parser.flag("batch_size", int, 0, "Examples of the global batch, of a network call and of the sampler (0: as in the config)")
+    parser.flag("batch_size", int, 0, "Examples of a global batch, a network call and a sampler run (0: config)")
     parser.flag("repeats", int, 10, "Timings behind each median")
     parser.flag("features", str, "", "Feature network to time as well: inception, digits, pixels, or module:function")
     parser.flag("inception", Path, "", "Inception weights written by import-inception (default: those in the cache).")
