@@ -19,7 +19,8 @@ NOTEBOOKS = ["jupyterlab>=4.4", "nbclient>=0.10", JUPYTEXT]
 CHECKS = ["ruff>=0.14", "mypy>=1.18", "pre-commit>=4.3"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6"]
 TESTS = ["pytest>=9.0", "pytest-xdist>=3.8", "hypothesis>=6.140", "ipython>=9.0", "setuptools>=65"]
-DEV = [*TESTS, JUPYTEXT, *CHECKS, *DOCS]
+CODEC = ["constriction>=0.4"]
+DEV = [*TESTS, JUPYTEXT, *CHECKS, *DOCS, *CODEC]
 
 setuptools.setup(
     name="diffusion_jax",
@@ -59,6 +60,7 @@ setuptools.setup(
         "cuda13": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "tf": TENSORFLOW,
+        "codec": CODEC,
         "notebooks": NOTEBOOKS,
         "dev": [*DEV, *TENSORFLOW],
     },

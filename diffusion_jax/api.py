@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
 from diffusion_jax import devices
-from diffusion_jax.analysis import latents, likelihoods, restoring, sample_metrics
+from diffusion_jax.analysis import compression, latents, likelihoods, restoring, sample_metrics
 from diffusion_jax.data.source import Source, from_arrays
 from diffusion_jax.experiment import choices, sources, wiring
 from diffusion_jax.experiment.choices import Given
@@ -403,6 +403,23 @@ class Run:
         number = num_examples if data is None else len(data)
         arrays, figures = restoring.restore(run, degradation, rule, number, seed, noise)
         return {**arrays, **figures}
+
+    def compress(
+        self, data: Any, file: str | pathlib.Path, labels: Any = None, *, num_steps: int = 0
+    ) -> dict[str, Any]:
+        """Compress examples [N,*D] into a file without loss; return the length of the code in bits/dim.
+
+        num_steps: steps of the chain; 0: bound.num_steps. See `main compress` for the figures. Raises ValueError where
+        the run has no Gaussian chain over grey levels, ImportError without the package `constriction`.
+        """
+        run = self._on(data, labels, {"bound.num_steps": num_steps} if num_steps else None)
+        return compression.compress(run, sources.source(run.config, "heldout"), file)
+
+    def decompress(self, file: str | pathlib.Path) -> np.ndarray:
+        """Return the examples [N,*D] of a file of `compress`. Raises ValueError for another or a damaged file."""
+        bound = compression.read_header(file)["bound"]
+        run = self._changed(None, None, None, {f"bound.{key}": value for key, value in bound.items()})
+        return compression.decompress(run, file)[0]
 
     def history(self) -> list[dict[str, Any]]:
         """Return what was measured while the run trained: one dict a step, {"step": …, "loss": …, …}."""

@@ -45,7 +45,7 @@ def needs_gaussian(name: str, run: Run) -> None:
     """Raise ValueError unless the process is Gaussian and data lie in [-1, 1] without scaling or dequantisation."""
     process = run.config.process.name
     if process != "gaussian":
-        raise ValueError(f"--likelihood={name}: needs process.name='gaussian' (got {process!r}). Use vlb")
+        raise ValueError(f"{name}: needs process.name='gaussian' (got {process!r})")
     needs_plain_range(name, run)
 
 
@@ -54,6 +54,6 @@ def needs_plain_range(name: str, run: Run) -> None:
     data = run.config.data
     if data.dequantise or data.mean != 0 or data.std != 1:
         raise ValueError(
-            f"--likelihood={name}: needs data in [-1, 1], so data.mean=0, data.std=1, data.dequantise=False (got "
-            f"{data.mean}, {data.std}, {data.dequantise}). Use K"
+            f"{name}: needs data in [-1, 1], so data.mean=0, data.std=1, data.dequantise=False (got {data.mean}, "
+            f"{data.std}, {data.dequantise}). The bound K takes others"
         )

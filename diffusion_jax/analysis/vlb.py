@@ -47,6 +47,16 @@ def variational_bound(run: Run) -> tuple[dict[str, float], variational.BoundTerm
     The values and curves are those of `variational.summarise` and `variational.curves`. For data with grey levels there
     is also `baseline_bits_per_dim`, of independent pixels.
     """
+    examples = heldout.heldout_examples(run.config)
+    terms, times = bound_terms(run, examples)
+    values = variational.summarise(terms, dims(run))
+    if run.config.data.levels:
+        values["baseline_bits_per_dim"] = baseline(run.config, examples)
+    return values, terms, variational.curves(terms, times, dims(run))
+
+
+def bound_terms(run: Run, examples: Source) -> tuple[variational.BoundTerms, np.ndarray]:
+    """Return the terms of the bound of every example, in the steps of config.bound, and the times of the steps [N]."""
     config, experiment = run.config, run.experiment
     options = config.bound
     rows = paths.chain_coefficients(config, experiment.process, experiment.schedule, options.num_steps)(None)
@@ -59,12 +69,7 @@ def variational_bound(run: Run) -> tuple[dict[str, float], variational.BoundTerm
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
         return terms_of(params, key, batch | {"x0": into(batch["x0"], keys)})
 
-    examples = heldout.heldout_examples(config)
-    terms = heldout.map_batches(run, on_batch, examples)
-    values = variational.summarise(terms, dims(run))
-    if config.data.levels:
-        values["baseline_bits_per_dim"] = baseline(config, examples)
-    return values, terms, variational.curves(terms, np.asarray(rows.at.t), dims(run))
+    return heldout.map_batches(run, on_batch, examples), np.asarray(rows.at.t)
 
 
 def report_bound(run: Run) -> tuple[dict[str, Any], np.ndarray]:

@@ -1,0 +1,255 @@
+"""Lossless compression of examples with a trained run, by bits-back coding (likelihood/bits_back.py).
+
+values = compress(run, source, "images.djx")
+x, label = decompress(run, "images.djx")
+
+A file holds a magic number, the length of a header (4 bytes, little-endian), the header (JSON), and 32-bit words. The
+decoder must compute the outputs of the network bit for bit, so the header names everything they depend on.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import pathlib
+import time
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion_jax import devices, files, progress
+from diffusion_jax.analysis import vlb
+from diffusion_jax.analysis.estimators import dims, needs_gaussian
+from diffusion_jax.data.scaling import to_model
+from diffusion_jax.data.source import Source
+from diffusion_jax.experiment import objectives, paths, samplers
+from diffusion_jax.likelihood import bits_back, variational
+from diffusion_jax.objective.prediction import clip_x0
+from diffusion_jax.process.base import Array, expand, in_float64, level
+from diffusion_jax.runs.trained import Run
+
+MAGIC = b"DJXC"
+FORMAT = 1
+TILE = 16
+"""Examples per device and call."""
+GROUP = 64
+"""Examples that are coded together; each group takes its first bits from the code of the groups before."""
+START_SEED = 0
+
+
+def compress(run: Run, source: Source, out: str | os.PathLike[str]) -> dict[str, Any]:
+    """Compress the examples of a source into the file `out`, in the steps of config.bound; return the figures.
+
+    net_bits_per_dim: growth of the code. gross_bits_per_dim: size of the file, header and first bits included, which
+    come back only when it is decoded. bound_bits_per_dim: the variational bound of the same examples. bytes.
+    images_per_second, without compilation. Raises ValueError for a run that is no Gaussian chain over grey levels,
+    ImportError without the package `constriction`.
+    """
+    chain, reverse, probabilities = _model(run)
+    bits_back.Stack(np.ones(2, np.uint32))  # tells at once that the package is missing
+    x, label = source.read(np.arange(source.size))
+    label = np.asarray(label, np.int32)
+    bound = variational.summarise(vlb.bound_terms(run, source)[0], dims(run))
+    start = np.random.default_rng(START_SEED).integers(1, 2**32, min(GROUP, len(x)) * dims(run) + 64, np.uint32)
+    stack = bits_back.Stack(start)
+    first = stack.bits
+    for function in (lambda z: reverse(1, z, label[:1]), lambda z: probabilities(z, label[:1])):
+        function(np.zeros((1, *x.shape[1:]), np.float32))  # compiled before the time is taken
+    began = time.perf_counter()
+    with progress.track("examples", len(x)) as report:
+        for begin in range(0, len(x), GROUP):
+            rows, labels = x[begin : begin + GROUP], label[begin : begin + GROUP]
+            bits_back.encode(
+                stack,
+                rows,
+                _in_range(run, rows),
+                chain,
+                lambda k, z, labels=labels: reverse(k, z, labels),
+                lambda z, labels=labels: probabilities(z, labels),
+            )
+            report(begin + len(rows))
+    seconds = time.perf_counter() - began
+    words = stack.words()[stack.least :]
+    header = {
+        **_identity(run, chain),
+        "step": run.step,
+        "ema": run.ema,
+        "bound": run.config.bound.to_dict(),
+        "count": len(x),
+        "dtype": str(x.dtype),
+        "labels": base64.b64encode(zlib.compress(label.tobytes(), 9)).decode(),
+        "start_words": len(start) - stack.least,
+        "words": len(words),
+        "words_sha256": _digest(words.astype("<u4").tobytes()),
+        "examples_sha256": _digest(x.tobytes()),
+    }
+    packed = json.dumps(header, separators=(",", ":")).encode()
+    data = MAGIC + len(packed).to_bytes(4, "little") + packed + words.astype("<u4").tobytes()
+    files.save_bytes(out, data)
+    total = len(x) * dims(run)
+    return {
+        "file": str(out),
+        "net_bits_per_dim": (stack.bits - first) / total,
+        "gross_bits_per_dim": len(data) * 8 / total,
+        "bound_bits_per_dim": bound["bits_per_dim"],
+        "bound_bits_per_dim_stderr": bound["bits_per_dim_stderr"],
+        "start_bits_per_dim": 32 * (len(start) - stack.least) / total,
+        "bytes": len(data),
+        "num_examples": len(x),
+        "num_steps": len(chain.scale),
+        "images_per_second": len(x) / seconds,
+    }
+
+
+def decompress(run: Run, file: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the examples and labels of a file that `compress` wrote: the same bytes as went in.
+
+    run: loaded with the step, average and bound of the file, see `read_header`. Raises ValueError for a damaged file,
+    or one that another model, device kind, version of JAX, or program wrote.
+    """
+    header, words = _read(file)
+    chain, reverse, probabilities = _model(run)
+    for key, value in _identity(run, chain).items():
+        if header.get(key) != value:
+            raise ValueError(
+                f"{file}: {key} is {header.get(key)!r} in the file, but {value!r} here. Decode with the run and on the "
+                "kind of machine that wrote it"
+            )
+    count, shape = header["count"], tuple(header["shape"])
+    label = np.frombuffer(zlib.decompress(base64.b64decode(header["labels"])), np.int32)
+    stack = bits_back.Stack(words)
+    found: list[np.ndarray] = []
+    with progress.track("examples", count) as report:
+        for begin in reversed(range(0, count, GROUP)):
+            labels = label[begin : begin + GROUP]
+            found.append(
+                bits_back.decode(
+                    stack,
+                    (len(labels), *shape),
+                    lambda x: _in_range(run, x),
+                    chain,
+                    lambda k, z, labels=labels: reverse(k, z, labels),
+                    lambda z, labels=labels: probabilities(z, labels),
+                )
+            )
+            report(count - begin)
+    x = np.concatenate(found[::-1]).astype(header["dtype"])
+    if _digest(x.tobytes()) != header["examples_sha256"]:
+        raise ValueError(
+            f"{file}: the decoded examples differ from the encoded ones (checksum). The network's outputs are not the "
+            "same bits on this machine; decode on the machine that wrote the file"
+        )
+    return x, label
+
+
+def read_header(file: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the header of a compressed file. Raises ValueError for another or a damaged file."""
+    return _read(file)[0]
+
+
+def _read(file: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray]:
+    data = pathlib.Path(file).read_bytes()
+    if data[:4] != MAGIC:
+        raise ValueError(f"{file}: is no file of `main compress`")
+    size = int.from_bytes(data[4:8], "little")
+    try:
+        header: dict[str, Any] = json.loads(data[8 : 8 + size])
+        version, number, digest = header["format"], header["words"], header["words_sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{file}: is damaged: its header cannot be read") from None
+    if version != FORMAT:
+        raise ValueError(f"{file}: has format {version}; this version reads format {FORMAT}")
+    body = data[8 + size :]
+    if len(body) != 4 * number or _digest(body) != digest:
+        raise ValueError(f"{file}: is damaged: it holds {len(body)} of {4 * number} bytes, or others (checksum)")
+    return header, np.frombuffer(body, "<u4").astype(np.uint32)
+
+
+def check(run: Run) -> None:
+    """Raise ValueError unless a run can compress: a Gaussian process, and data of grey levels."""
+    needs_gaussian("compress", run)
+    if not run.config.data.levels:
+        raise ValueError("compress: needs data of grey levels (got data.levels=0)")
+    objectives.decoder(run.config)
+
+
+def _model(run: Run) -> tuple[bits_back.Chain, Any, Any]:
+    """The chain of a run, and p(z_k | z_(k+1)) and p(x0 | z_1) as functions of batches and their labels."""
+    check(run)
+    config, experiment = run.config, run.experiment
+    rows = paths.chain_coefficients(config, experiment.process, experiment.schedule, config.bound.num_steps)(None)
+    size = len(rows.at.t)
+    predict = clip_x0(experiment.predict) if samplers.clips_x0(config, config.bound) else experiment.predict
+    decoder = objectives.decoder(config)
+    grid = to_model(np.arange(config.data.levels), config.data.levels)
+    with np.errstate(divide="ignore"):
+        into = [np.exp(-rows.log_alpha_ratio[:-1]), np.exp(0.5 * rows.log_var_large[:-1])]  # q(z_t | z_s), falling
+        scale = np.append(into[0], np.exp(rows.at.log_alpha[-1]))[::-1]
+        std = np.append(into[1], np.exp(rows.at.log_sigma[-1]))[::-1]
+        narrow = np.exp(0.5 * rows.log_var_small[:-1])[::-1]
+    end = in_float64(level, experiment.schedule(None), np.ones(1))
+    chain = bits_back.Chain(
+        np.asarray(scale, np.float64),
+        np.asarray(std, np.float64),
+        bits_back.grid_spacing(std, narrow),
+        float(np.hypot(np.exp(end.log_alpha[0]), np.exp(end.log_sigma[0]))),
+    )
+
+    def kernel(params: Any, step: Any, z: Array, label: Array) -> tuple[Any, Array, Array]:
+        step = jax.tree.map(lambda field: jnp.broadcast_to(field, (len(z),)), step)
+        mean, log_var = experiment.reverse(step, predict(params, z, step.at, label, None), z)
+        return step, mean, jnp.broadcast_to(log_var, z.shape)
+
+    def moments(params: Any, step: Any, z: Array, label: Array) -> tuple[Array, Array]:
+        _, mean, log_var = kernel(params, step, z, label)
+        return mean, jnp.exp(0.5 * log_var)
+
+    def levels(params: Any, step: Any, z: Array, label: Array) -> Array:
+        step, mean, log_var = kernel(params, step, z, label)
+        at_zero = expand(step.at.t <= 0, z)  # as in objective.bound.decoder_nll
+        mean = jnp.where(at_zero, z * expand(jnp.exp(-step.at.log_alpha), z), mean)
+        log_var = jnp.where(at_zero, -expand(step.at.logsnr, z), log_var)
+        nats = jax.vmap(lambda value: decoder(jnp.full_like(z, value), mean, log_var), out_axes=-1)(grid)
+        return jax.nn.softmax(-nats, axis=-1)
+
+    reverse = devices.TiledMap(moments, TILE, replicated=2)
+    probabilities = devices.TiledMap(levels, TILE, replicated=2)
+
+    def row(i: int) -> Any:
+        return jax.tree.map(lambda field: np.float32(field[i]), rows)
+
+    return (
+        chain,
+        lambda k, z, label: reverse(run.params, row(size - k - 1), np.asarray(z, np.float32), label),
+        lambda z, label: probabilities(run.params, row(size - 1), np.asarray(z, np.float32), label),
+    )
+
+
+def _in_range(run: Run, x: np.ndarray) -> np.ndarray:
+    return np.asarray(to_model(x, run.config.data.levels))
+
+
+def _identity(run: Run, chain: bits_back.Chain) -> dict[str, Any]:
+    """What encoder and decoder must have in common."""
+    leaves = jax.tree_util.tree_leaves_with_path(run.params)
+    model = hashlib.sha256()
+    for path, leaf in leaves:
+        model.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+    return {
+        "format": FORMAT,
+        "model_sha256": model.hexdigest()[:16],
+        "shape": list(run.config.data.shape),
+        "levels": run.config.data.levels,
+        "num_steps": len(chain.scale),
+        "chain_sha256": _digest(b"".join(np.asarray(part, np.float64).tobytes() for part in chain)),
+        "tile": [TILE, GROUP],
+        "device_kind": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+    }
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

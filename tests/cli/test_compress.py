@@ -1,0 +1,98 @@
+"""Compressed files of a run: the same bytes come back, on any number of devices, and damage is told before."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from diffusion_jax import config as configs
+from diffusion_jax.analysis import compression
+from diffusion_jax.experiment import sources
+from diffusion_jax.runs import trained
+
+COUNT = 70
+"""More than a group."""
+
+
+@pytest.fixture(scope="module")
+def run(workdir):
+    return trained.load(str(workdir))
+
+
+@pytest.fixture(scope="module")
+def packed(run, tmp_path_factory):
+    """(file, figures) of `main compress`."""
+    file = tmp_path_factory.mktemp("packed") / "digits.djx"
+    source = sources.source(run.config, "heldout")
+    return file, compression.compress(run, source._replace(size=COUNT), file)
+
+
+def test_the_same_examples_come_back(workdir, run, packed, command, tmp_path):
+    file, figures = packed
+    out = tmp_path / "back.npz"
+    done = command("decompress", f"--workdir={workdir}", f"--file={file}", f"--out={out}")
+    assert done.code == 0, done.err
+    assert done.results["num_examples"] == COUNT
+    x, label = sources.source(run.config, "heldout").read(np.arange(COUNT))
+    with np.load(out) as found:
+        assert found["samples"].dtype == x.dtype
+        np.testing.assert_array_equal(found["samples"], x)
+        np.testing.assert_array_equal(found["labels"], label)
+    assert figures["bytes"] == file.stat().st_size
+    assert figures["gross_bits_per_dim"] == pytest.approx(8 * file.stat().st_size / x.size)
+    # An escape costs fewer bits than the far tail of a Gaussian, which an untrained network needs often.
+    assert 0 < figures["net_bits_per_dim"] <= figures["bound_bits_per_dim"] + 4 * figures["bound_bits_per_dim_stderr"]
+    assert figures["gross_bits_per_dim"] > figures["net_bits_per_dim"]
+
+
+def test_the_file_does_not_depend_on_the_number_of_devices(workdir, packed, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    alone = trained.load(str(workdir))
+    source = sources.source(alone.config, "heldout")
+    compression.compress(alone, source._replace(size=COUNT), tmp_path / "one.djx")
+    assert (tmp_path / "one.djx").read_bytes() == packed[0].read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["other", "short", "header", "bit", "empty"])
+def test_damaged_files(workdir, packed, command, tmp_path, damage):
+    data = packed[0].read_bytes()
+    broken = {
+        "other": b"PK" + data[2:],
+        "short": data[:-5],
+        "header": data[:9] + b"#" + data[10:],
+        "bit": data[:-1] + bytes([data[-1] ^ 1]),
+        "empty": b"",
+    }[damage]
+    file, out = tmp_path / "broken.djx", tmp_path / "back.npz"
+    file.write_bytes(broken)
+    done = command("decompress", f"--workdir={workdir}", f"--file={file}", f"--out={out}")
+    assert done.code == 2 and not out.exists()
+    assert len([line for line in done.err if line.startswith("error: ") and str(file) in line]) == 1
+
+
+@pytest.mark.parametrize("key", ["model_sha256", "device_kind", "jax", "num_steps", "tile", "shape"])
+def test_a_file_of_another_model_or_machine_is_refused_before_decoding(run, packed, tmp_path, key):
+    data = packed[0].read_bytes()
+    size = int.from_bytes(data[4:8], "little")
+    header = json.loads(data[8 : 8 + size]) | {key: "another"}
+    changed = json.dumps(header).encode()
+    file = tmp_path / "another.djx"
+    file.write_bytes(data[:4] + len(changed).to_bytes(4, "little") + changed + data[8 + size :])
+    with pytest.raises(ValueError, match=key):
+        compression.decompress(run, file)
+
+
+@pytest.mark.parametrize("key, value", [("data.levels", 0), ("process.name", "binomial"), ("data.std", 0.5)])
+def test_runs_that_cannot_compress(run, key, value):
+    other = run._replace(config=run.config.copy_and_resolve_references())
+    configs.put(other.config, key, value)
+    with pytest.raises(ValueError, match=key):
+        compression.check(other)
+
+
+@pytest.mark.parametrize("flag", ["--num_examples=-1", "--num_steps=-2", "--num_steps=100", "--split=test"])
+def test_flags_that_no_run_takes(command, workdir, tmp_path, flag):
+    done = command("compress", f"--workdir={workdir}", f"--out={tmp_path}/x.djx", flag)
+    assert done.code == 2 and flag.split("=")[0].strip("-") in done.err[-1]
+    assert not (tmp_path / "x.djx").exists()
