@@ -233,7 +233,7 @@ def _in_range(run: Run, x: np.ndarray) -> np.ndarray:
 
 
 def _identity(run: Run, chain: bits_back.Chain) -> dict[str, Any]:
-    """What encoder and decoder must have in common."""
+    """Return the properties that encoder and decoder must share."""
     leaves = jax.tree_util.tree_leaves_with_path(run.params)
     model = hashlib.sha256()
     for path, leaf in leaves:

@@ -56,7 +56,7 @@ def variational_bound(run: Run) -> tuple[dict[str, float], variational.BoundTerm
 
 
 def bound_terms(run: Run, examples: Source) -> tuple[variational.BoundTerms, np.ndarray]:
-    """Return the terms of the bound of every example, in the steps of config.bound, and the times of the steps [N]."""
+    """Return the terms of the bound per example, and the times of the steps [N]."""
     config, experiment = run.config, run.experiment
     options = config.bound
     rows = paths.chain_coefficients(config, experiment.process, experiment.schedule, options.num_steps)(None)

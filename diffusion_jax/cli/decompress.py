@@ -13,7 +13,7 @@ def add_flags(parser: Parser) -> None:
 
 
 def run(args: Flags) -> Results:
-    """Decode with the checkpoint, average and steps that the file names, and check the result."""
+    """Decode with the weights and steps that the file names."""
     import time
 
     from diffusion_jax import files

@@ -94,7 +94,7 @@ def _images(file: pathlib.Path) -> np.ndarray:
 
 
 def _read(file: pathlib.Path, *dims: int) -> np.ndarray:
-    """Return the uint8 array of an IDX file, which must have one of these numbers of dimensions."""
+    """Return the uint8 array of an IDX file. Raises ValueError for other numbers of dimensions."""
     with readable(str(file), AGAIN):
         with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as stream:
             content = stream.read()
