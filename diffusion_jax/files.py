@@ -58,6 +58,17 @@ def save_json(path: os.PathLike | str, value: Any) -> None:
     save_text(path, json.dumps(json_ready(value), indent=1, allow_nan=False, default=list) + "\n")
 
 
+def read_json(path: os.PathLike | str) -> dict[str, Any]:
+    """Read a JSON object. Raises ValueError, naming the file, if it holds none."""
+    try:
+        value = json.loads(epath.Path(path).read_text())
+        if isinstance(value, dict):
+            return value
+        raise ValueError(f"{type(value).__name__} instead of an object")
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}). Delete it, or restore it from a copy") from error
+
+
 def save_npz(path: os.PathLike | str, arrays: Mapping[str, Any]) -> None:
     """Write arrays by name into a .npz file."""
     with replacing(path) as temporary, temporary.open("wb") as file:

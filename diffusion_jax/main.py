@@ -47,6 +47,9 @@ def run(argv: list[str]) -> int:
     if {"--help", "-h"} & set(words):
         print(f"main {name}: {parser.description}\n\n{parser.listing()}")
         return 0
+    from diffusion_jax import files
+    from diffusion_jax.runs import pictures
+
     debug = "--debug" in words
     try:
         with environment.logging_to_stderr(), environment.quiet_threads(not debug):
@@ -55,7 +58,8 @@ def run(argv: list[str]) -> int:
             first = environment.join(args, name, getattr(command, "SEVERAL_PROCESSES", False))
             if getattr(command, "DEVICES", True):
                 environment.check_platform()
-            results: dict[str, Any] = command.run(args)
+            with pictures.written_as(getattr(args, "format", "png")):
+                results: dict[str, Any] = command.run(args)
     except (ValueError, OSError, FloatingPointError, zipfile.BadZipFile) as error:
         if debug:
             raise
@@ -72,8 +76,6 @@ def run(argv: list[str]) -> int:
             f"    main {' '.join(words)}"
         )
         raise
-    from diffusion_jax import files
-
     code: int = results.pop("exit_code", 0)
     if first:
         print(json.dumps(files.json_ready(results), allow_nan=False))

@@ -132,8 +132,12 @@ def sweep_table(grid: dict[str, Any], rows: list[Row]) -> str:
 def printed_columns(rows: list[Row]) -> list[str]:
     """Return the names of the printed values: COLUMNS, sample metrics and SHOWN, as far as there are any, and TIMES."""
     names = dict.fromkeys(name for row in rows for name in row.values)
-    more = [name for name in names if registry.is_full_name(name) or SHOWN.fullmatch(name)]
-    return [name for name in dict.fromkeys([*COLUMNS, *more, *TIMES]) if name in names]
+    return [name for name in dict.fromkeys([*COLUMNS, *filter(is_result, names), *TIMES]) if name in names]
+
+
+def is_result(name: str) -> bool:
+    """Return True for the headline values of an evaluation, False for intervals and parts."""
+    return name in COLUMNS or registry.is_full_name(name) or bool(SHOWN.fullmatch(name))
 
 
 def sweep_csv(rows: list[Row]) -> str:
@@ -217,7 +221,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def used_options(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a flat config without options of parts that are not chosen, as network.mlp.depth of a U-Net."""
+    """Return a flat config without options of parts not chosen, as network.mlp.depth of a U-Net."""
 
     def is_used(key: str) -> bool:
         section, *rest = key.split(".")
@@ -247,13 +251,13 @@ def newest_values(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def evaluations(directory: pathlib.Path) -> list[tuple[pathlib.Path, dict[str, Any]]]:
-    """Return the folder and the values of each evaluated checkpoint of a run, the newest step first.
+    """Return folder and values of each evaluated checkpoint of a run, newest first.
 
     Values that are not finite are floats. Raises ValueError for a damaged figures.json.
     """
     paths = [path for path in directory.glob("evaluation/*/figures.json") if path.parent.name.split("-")[0].isdigit()]
     found = []
     for path in sorted(paths, key=lambda path: (-int(path.parent.name.split("-")[0]), path.parent.name)):
-        values = sweeps.read_json(path)
+        values = files.read_json(path)
         found.append((path.parent, {name: files.number(value) for name, value in values.items()}))
     return found

@@ -17,7 +17,7 @@ from diffusion_jax.training import state, step
 
 
 def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, Any]]:
-    """Return a text, and the same values by name, for one device with its share of the global batch.
+    """Return a text and values by name, for one device's share of the batch.
 
     The memory of the state and of the activations is computed from shapes; compile: also compile the training step, for
     the compiler's own value. FLOPs are counted as in `flops`.
@@ -92,7 +92,7 @@ def size(tree: Any) -> int:
 
 
 def compiled_bytes(compiled: Any) -> int | None:
-    """Return the compiler's bytes for arguments, results and temporaries of a program on a device, None if unknown."""
+    """Return the bytes that a compiled program needs on a device, by the compiler; None if unknown."""
     needed = compiled.memory_analysis()
     if needed is None:
         return None
@@ -103,7 +103,7 @@ def compiled_bytes(compiled: Any) -> int | None:
 
 
 def activations(experiment: wiring.Experiment, params: Any, batch: Any, accumulate_steps: int) -> int:
-    """Return the bytes that the forward pass stores for the backward pass, from the shapes of the residuals."""
+    """Return the bytes of the residuals of the forward pass, from their shapes."""
     part = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0] // accumulate_steps, *x.shape[1:]), x.dtype), batch)
 
     def residuals(params: Any, batch: Any) -> Any:

@@ -1,7 +1,8 @@
 """The contract of likelihood estimators, and what they require of a run."""
 
 import math
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,20 +21,9 @@ class Estimate(NamedTuple):
 
 Results = tuple[dict[str, Any], list[Estimate]]
 """Values by name, and the rows of the table."""
-
-
-class Evaluate(Protocol):
-    """The work of an estimator, on a run that has been checked."""
-
-    def __call__(self) -> Results:
-        """Return values by name, and estimates that can be compared example by example."""
-
-
-class Estimator(Protocol):
-    """An estimator of the likelihood of held-out data."""
-
-    def __call__(self, run: Run, /) -> Evaluate:
-        """Check that the estimator suits the run, ValueError otherwise, and return the function that does the work."""
+Evaluate = Callable[[], Results]
+Estimator = Callable[[Run], Evaluate]
+"""`estimator(run)` raises ValueError if it does not suit the run, and returns the function that does the work."""
 
 
 def dims(run: Run) -> int:

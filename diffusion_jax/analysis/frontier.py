@@ -175,7 +175,7 @@ def read_cell(path: epath.Path) -> dict[str, Any]:
 
 
 def read_cells(directory: epath.Path, features: str = "pixels") -> list[dict[str, Any]]:
-    """Return the values of the stored cells by (sampler, grid, network calls, number of samples)."""
+    """Return the values of the stored cells, by sampler, grid, calls and samples."""
     cells = [read_cell(path) for path in directory.glob("*.npz")]
     cells = [cell for cell in cells if cell.get("features", "pixels") == features]
     return sorted(cells, key=lambda cell: (cell["sampler"], cell["grid"], cell["network_calls"], cell["num_samples"]))
@@ -206,8 +206,7 @@ def markdown(title: str, cells: Sequence[Mapping[str, Any]], heldout_distance: f
         f"# Samplers of {title}",
         "",
         f"Fréchet distance to the training data in {pictures.frechet_unit(features)}, with a 95 % bootstrap interval. "
-        f"It decreases with the number of samples. Held-out data: {heldout_distance:.4g}."
-        " Network calls are per sample.",
+        f"It falls with the number of samples. Held-out data: {heldout_distance:.4g}. Network calls are per sample.",
         *(
             [f"Some rows have no more samples than there are features, {dims}: compare equal numbers only."]
             if few

@@ -1,7 +1,7 @@
 """The held-out examples of a run, and functions mapped over them."""
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,22 +15,10 @@ from diffusion_jax.experiment import sources
 from diffusion_jax.process.base import Array
 from diffusion_jax.runs.trained import Run
 
-
-class OnBatch(Protocol):
-    """A function of a batch of stored examples."""
-
-    def __call__(self, params: Any, key: Array, batch: dict[str, Array], /) -> Any:
-        """Return a tree of arrays [B, …].
-
-        batch: x0 [B,*D] as stored, label [B], and index [B], the numbers of the examples.
-        """
-
-
-class OnExamples(Protocol):
-    """A function of examples with a key each."""
-
-    def __call__(self, params: Any, keys: Array, x0: Array, label: Array, /) -> Any:
-        """Return a tree of arrays [B]. keys [B], x0 [B,*D] in the model's range, label int [B]."""
+OnBatch = Callable[[Any, Array, dict[str, Array]], Any]
+"""`function(params, key, batch)` returns a tree of arrays [B, …]; batch: stored x0 [B,*D], label and index [B]."""
+OnExamples = Callable[[Any, Array, Array, Array], Any]
+"""`function(params, keys [B], x0 [B,*D], label int [B])` returns a tree of arrays [B]; x0 in the model's range."""
 
 
 def first_examples(source: Source, most: int) -> Source:

@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from diffusion_jax import files
-from diffusion_jax.analysis import comparison, sweeps
+from diffusion_jax.analysis import comparison
 from diffusion_jax.runs import metric_log, pictures
 from diffusion_jax.training import checkpoints, loop
 
@@ -29,10 +29,11 @@ code, summary { font-size: .95em; }
 """
 
 
-def write_report(workdir: str) -> dict[str, Any]:
+def write_report(workdir: str, figures: str = "png") -> dict[str, Any]:
     """Write workdir/report.html: training curves, sample grids, metrics with their intervals, pictures, and config.
 
-    Raises FileNotFoundError if the directory holds no checkpoint.
+    figures: format of the figures of the training that are also written into the run directory. Raises
+    FileNotFoundError if the directory holds no checkpoint.
     """
     directory = epath.Path(workdir).expanduser()
     config, step = checkpoints.read_config(workdir), checkpoints.find_step(workdir)
@@ -41,7 +42,7 @@ def write_report(workdir: str) -> dict[str, Any]:
     parts = [
         f"<h1>{html.escape(name)}</h1>",
         f"<p>{html.escape(summary(config, step, records, checkpoints.read_versions(workdir)))}</p>",
-        *curves(directory, records),
+        *curves(directory, records, figures),
         *grids(directory),
         *evaluations(directory),
         "<h2>Config</h2><details><summary>every key</summary>",
@@ -71,21 +72,44 @@ def summary(
     return text + "Made with " + ", ".join(f"{package} {version}" for package, version in versions.items()) + "."
 
 
-def curves(directory: epath.Path, records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the losses against the step, and the other values that were logged."""
-    if not records:
-        return []
-    loop.draw_losses(str(directory))
-    parts = ["<h2>Training</h2>", picture(directory / "curves.png", "training and held-out loss")]
-    series = {
+def curves(directory: epath.Path, records: Sequence[Mapping[str, Any]], figures: str) -> list[str]:
+    """Return the figures of losses, logged values and evaluations against the step.
+
+    The figures curves, loss_by_time and values are also written into the run directory.
+    """
+    values = {
         name: [(record["step"], record[name]) for record in records if math.isfinite(record.get(name, math.nan))]
         for name in sorted({name for record in records for name in record})
-        if name not in ("step", "time", "loss", "heldout_loss") and "_bin_" not in name
+        if name not in ("step", "time", "loss") and not name.startswith("heldout_loss")
     }
-    series = {name: points for name, points in series.items() if len(points) > 1}
-    if series:
-        parts.append(embedded(pictures.series(series), "logged values against the training step"))
-    return parts
+    values = {name: points for name, points in values.items() if len(points) > 1}
+    evaluated = evaluated_values(directory)
+
+    for name in dict.fromkeys((figures, "png")):
+        with pictures.written_as(name):
+            if records:
+                loop.draw_losses(str(directory))
+            if values or evaluated:
+                pictures.series(directory / "values.png", values, evaluated)
+    captions = {
+        "curves": "training and held-out loss",
+        "loss_by_time": "held-out loss by time",
+        "values": "logged values (lines) and metrics of evaluations (points, with 95 % intervals)",
+    }
+    found = {directory / f"{name}.png": caption for name, caption in captions.items()}
+    parts = [picture(path, caption) for path, caption in found.items() if path.exists()]
+    return ["<h2>Training</h2>", *parts] if parts else []
+
+
+def evaluated_values(directory: epath.Path) -> dict[str, list[tuple[float, ...]]]:
+    """Return (step, value, low, high) of the metrics of each evaluated checkpoint, oldest first; NaN without ends."""
+    points: dict[str, list[tuple[float, ...]]] = {}
+    for folder, values in reversed(comparison.evaluations(pathlib.Path(directory))):
+        for name, value in values.items():
+            if isinstance(value, float) and math.isfinite(value) and comparison.is_result(name):
+                ends = (values.get(f"{name}_{end}", math.nan) for end in ("low", "high"))
+                points.setdefault(name, []).append((int(folder.name.split("-")[0]), value, *ends))
+    return points
 
 
 def grids(directory: epath.Path) -> list[str]:
@@ -104,7 +128,7 @@ def evaluations(directory: epath.Path) -> list[str]:
     for folder, values in comparison.evaluations(pathlib.Path(directory)):
         step, _, ema = folder.name.partition("-")
         parts.append(f"<h2>Evaluation of step {int(step):,}, average {html.escape(ema)}</h2>")
-        records = sweeps.read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
+        records = files.read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
         in_records = tuple(name for record in records.values() for name in record["figures"])
         parts += [sample_record(record) for record in records.values()]
         rows = [
@@ -154,12 +178,7 @@ def number(value: Any) -> str:
 
 
 def picture(path: epath.Path, caption: str) -> str:
-    """Return a PNG file as an HTML figure."""
-    return embedded(path.read_bytes(), caption)
-
-
-def embedded(png: bytes, caption: str) -> str:
-    """Return the bytes of a PNG file as an HTML figure within the page."""
-    data, caption = base64.b64encode(png).decode(), html.escape(caption)
+    """Return a PNG file as an HTML figure within the page."""
+    data, caption = base64.b64encode(path.read_bytes()).decode(), html.escape(caption)
     image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"

@@ -1,4 +1,4 @@
-"""Encode data as noise and decode it again, by the probability-flow ODE, or by DDIM and its inversion.
+"""Encode data as noise and decode it, by the probability-flow ODE or by DDIM.
 
 latents, calls = encode(run, x, label)
 x, calls = decode(run, latents, label)
@@ -6,7 +6,8 @@ x, calls = decode(run, latents, label)
 
 import functools
 import pathlib
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,15 +26,8 @@ PICTURED = 16
 """Examples in the picture."""
 Carried = tuple[Array, Array, Array]
 """x [B,*D], network calls int [B], solved bool [B]."""
-
-
-class Carry(Protocol):
-    """A map between data and latents."""
-
-    def __call__(self, params: Any, x: Array, label: Array, /) -> Carried:
-        """Return the image of x [B,*D] under the flow, with labels int [B]."""
-
-
+Carry = Callable[[Any, Array, Array], Carried]
+"""`carry(params, x [B,*D], label int [B])`, a map between data and latents."""
 METHODS = ("ode", "ddim")
 """The values of --by."""
 
@@ -69,11 +63,10 @@ def encode_heldout(run: Run, number: int, out: pathlib.Path, by: str = "ode") ->
     x, label = heldout.read(np.arange(heldout.size))
     latents, calls = encode(run, x, label, by)
     back, calls_back = decode(run, latents, label, by)
-    decoded = np.asarray(sources.make_from_model(run.config)(back))
+    decoded = sources.make_from_model(run.config)(back)
     files.save_npz(out, {"examples": x, "labels": label, "latents": latents, "decoded": decoded})
-    picture, shown = out.with_suffix(".png"), slice(0, PICTURED)
-    title = f"held-out examples, encoded and decoded by {by}"
-    pictures.table(picture, np.stack([x[shown], decoded[shown]]), levels, ["examples", "decoded"], title)
+    shown, title = slice(0, PICTURED), f"held-out examples, encoded and decoded by {by}"
+    picture = pictures.table(out, np.stack([x[shown], decoded[shown]]), levels, ["examples", "decoded"], title)
     error = np.sqrt(np.mean((back - _in_range(run, x)) ** 2)) * 127.5 * run.config.data.std
     values = {"rmse": float(error), "latents_std": float(latents.std()), "network_calls": calls}
     written = {"latents": str(out), "picture": str(picture)}

@@ -8,9 +8,12 @@ import numpy as np
 
 from diffusion_jax import files
 from diffusion_jax.data.scaling import to_model
-from diffusion_jax.experiment import sources
+from diffusion_jax.experiment import drawing, guidances, sources
 from diffusion_jax.runs import pictures, trained
 from diffusion_jax.sampling import progressive
+
+MOST_CLASSES = 20
+"""Rows of the picture of classes."""
 
 
 def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, str]:
@@ -18,9 +21,10 @@ def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, 
 
     progressive_decoding.png: predictions of held-out examples from x_t, from noise to data;
     progressive_generation.png: predictions while samples are drawn; shared_latents.png: samples that share x_t, one row
-    per level; interpolation.png: interpolations of the first two held-out examples. progressive.npz holds the arrays by
-    these names, in the levels of the data. Raises ValueError for a number of columns below 2 or above that of the
-    held-out examples.
+    per level; interpolation.png: interpolations of the first two held-out examples; samples_by_class.png: samples of a
+    model that takes a class, a row for each of the first MOST_CLASSES, with equal seeds in each column. progressive.npz
+    holds the arrays by these names, in the levels of the data. Raises ValueError for a number of columns below 2 or
+    above that of the held-out examples.
     """
     config, sampler, process = run.config, run.experiment.sampler, run.experiment.process
     heldout = sources.source(config, "heldout")
@@ -36,7 +40,7 @@ def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, 
         "shared_latents": progressive.sharing(sampler, params, seed, number),
         "interpolation": progressive.interpolation(sampler, process, params, x0[:2], seed, number),
     }
-    arrays: dict[str, Any] = {name: np.asarray(sources.make_from_model(config)(x)) for name, x in predictions.items()}
+    arrays: dict[str, Any] = {name: sources.make_from_model(config)(x) for name, x in predictions.items()}
     directory = trained.evaluation_directory(run)
     rows = sampler.coefficients(params)
     starts = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(rows, 10)]
@@ -47,8 +51,20 @@ def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, 
         "shared_latents": (starts, "samples that share x_t"),
         "interpolation": (["pixels", *reversed(depths)], "interpolation of two held-out examples at level t"),
     }
-    paths = {name: directory / f"{name}.png" for name in arrays}
+    if guidances.uses_label(config):
+        names = [*config.data.class_names] or [f"class {i}" for i in range(config.data.classes)]
+        arrays["samples_by_class"] = class_samples(run, len(names[:MOST_CLASSES]), seeds)
+        labels["samples_by_class"] = (names[:MOST_CLASSES], "samples by class, equal seeds in each column")
+    paths = {}
     for name, (row_labels, title) in labels.items():
-        pictures.table(paths[name], arrays[name], config.data.levels, row_labels, title)
+        paths[name] = pictures.table(directory / f"{name}.png", arrays[name], config.data.levels, row_labels, title)
     files.save_npz(directory / "progressive.npz", arrays)
     return {name: str(path) for name, path in paths.items()}
+
+
+def class_samples(run: trained.Run, classes: int, seeds: np.ndarray) -> np.ndarray:
+    """Return samples [classes, N, *D] of the first classes, at the same seeds [N] for each."""
+    draw = drawing.samples(run.config, run.experiment.sampler, complete=True)
+    labels = np.repeat(np.arange(classes), len(seeds))
+    samples = draw(run.params, np.tile(seeds, classes), labels)
+    return samples.reshape(classes, len(seeds), *samples.shape[1:])

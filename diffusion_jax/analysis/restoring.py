@@ -74,7 +74,7 @@ def restore(
 
     arrays: dict[str, Any] = {"degraded": shown, "restored": restored, "original": x0}
     return (
-        {name: np.asarray(sources.make_from_model(config)(x)) for name, x in arrays.items()}
+        {name: sources.make_from_model(config)(x) for name, x in arrays.items()}
         | {"mask": degraded.mask, "seeds": seeds.astype(np.int64), "labels": label},
         {"rmse": rmse(jnp.asarray(restored)), "rmse_degraded": rmse(shown)},
     )

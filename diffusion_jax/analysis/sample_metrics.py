@@ -4,7 +4,6 @@ run = trained.load("runs/digits")
 record = sample_metrics.evaluate_samples(run, network, reference, ["fid", "pr"], sample_metrics.Options(1500))
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -64,7 +63,7 @@ def prepare_metrics(
 
 
 def own_reference(run: trained.Run, network: FeatureNetwork) -> reference.Reference:
-    """Return the statistics of the training data of a run, from their file if it is there and fits."""
+    """Return the statistics of a run's training data, from their file if it fits."""
     path = epath.Path(run.workdir).expanduser() / "evaluation" / f"stats_{network.name}.npz"
     source = sources.source(run.config, "train")
     if path.exists():
@@ -167,7 +166,7 @@ def _statistics(
 def sample_features(
     run: trained.Run, network: FeatureNetwork, seeds: np.ndarray
 ) -> tuple[Features, dict[int, np.ndarray]]:
-    """Return the features of the samples at these seeds, in their order, and the first PICTURED samples by row."""
+    """Return the features of samples at these seeds, and the first PICTURED by row."""
     order: list[np.ndarray] = []
     first: dict[int, np.ndarray] = {}
 
@@ -244,7 +243,7 @@ def quantisation(levels: int) -> str:
 def add_record(run: trained.Run, key: str, record: dict[str, Any]) -> None:
     """Add a record to metrics.json, or replace the record of the same key."""
     path = trained.evaluation_directory(run) / RECORDS
-    records = json.loads(path.read_text()) if path.exists() else {}
+    records = files.read_json(path) if path.exists() else {}
     files.save_json(path, records | {key: record})
 
 
@@ -274,7 +273,7 @@ def svm_metrics(run: trained.Run, number: int, seed: int = 0) -> dict[str, float
 
 
 def pattern_counts(run: trained.Run, number: int, seed: int = 0) -> dict[str, float]:
-    """Return the shares of valid patterns in samples of a data set whose every example is known; {} for other data."""
+    """Return shares of valid patterns in samples; {} unless every example of the data is known."""
     count = sources.SAMPLE_COUNTS.get(run.config.data.name)
     if count is None:
         return {}

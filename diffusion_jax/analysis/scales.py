@@ -34,7 +34,7 @@ def parse(scales: str) -> list[float]:
 def compare_scales(
     run: trained.Run, scales: list[float], sections: Mapping[str, Any], number: int, seed: int = 0
 ) -> list[dict[str, float]]:
-    """Return a row of COLUMNS for each guidance scale, from samples of the same seeds and classes.
+    """Return a row of COLUMNS for each guidance scale, at equal seeds and classes.
 
     sections: those that the run was loaded with, see `trained.load`. Also writes guidance.csv and guidance.png beside
     the other results. Raises ValueError for a run without guidance or classes.

@@ -162,18 +162,7 @@ def stored(directory: pathlib.Path, name: str = GRID) -> dict[str, Any]:
     path = directory / name
     if not path.is_file():
         raise ValueError(f"{directory}: no work directory of a sweep, as it holds no {name}. See main sweep --help")
-    return read_json(path)
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Read a JSON object. Raises ValueError, naming the file, if it holds none."""
-    try:
-        value = json.loads(path.read_text())
-        if isinstance(value, dict):
-            return value
-        raise ValueError(f"{type(value).__name__} instead of an object")
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}). Delete it, or restore it from a copy") from error
+    return files.read_json(path)
 
 
 def result_of(directory: pathlib.Path, name: str) -> dict[str, Any]:
@@ -183,7 +172,7 @@ def result_of(directory: pathlib.Path, name: str) -> dict[str, Any]:
 
 
 def check_stored(directory: pathlib.Path, runs: list[CellRun]) -> None:
-    """Raise ValueError unless the directory is new or holds (a part of) this sweep, from this version."""
+    """Raise ValueError unless the directory is new or holds a part of this sweep."""
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"--workdir={directory}: is a file. Use another --workdir")
     if not directory.exists() or not any(directory.iterdir()):

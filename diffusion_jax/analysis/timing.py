@@ -71,7 +71,7 @@ def benchmark(
 
 
 def data(config: ConfigDict) -> tuple[Source, bool]:
-    """Return the training data and True, or random images of their shape and False if the data are not here."""
+    """Return the training data and True; without them random images of their shape and False."""
     try:
         return sources.source(config, "train"), True
     except FileNotFoundError as error:
@@ -165,7 +165,7 @@ def network_call(config: ConfigDict, experiment: wiring.Experiment) -> tuple[Cal
 
 
 def sampling(config: ConfigDict, experiment: wiring.Experiment, params: Any, repeats: int) -> Figures:
-    """Time one call of the network and the sampler as a whole, for sampler.tile samples on each device."""
+    """Time a network call and the whole sampler, for sampler.tile samples per device."""
     number = config.sampler.tile * jax.device_count()
     seeds = np.arange(number, dtype=np.uint32)
 
@@ -205,7 +205,7 @@ def sampling(config: ConfigDict, experiment: wiring.Experiment, params: Any, rep
 
 
 def feature_network(name: str, source: Source, weights: str) -> FeatureNetwork:
-    """Return the network, with random weights if the public ones are not on this machine."""
+    """Return the network, with random weights if the public ones are missing."""
     try:
         return quality.feature_network(name, source.shape, source.levels, weights=weights)
     except FileNotFoundError as error:
@@ -227,7 +227,7 @@ def extraction(network: FeatureNetwork, source: Source, repeats: int) -> Figures
 
 
 def in_turn(works: list[Callable[[int], Any]], repeats: int) -> tuple[list[np.ndarray], int]:
-    """Return seconds per run of each work [repeats], timed in alternation, and the number of runs per timing."""
+    """Return seconds per run of each work [repeats], and runs per timing."""
     began = time.perf_counter()
     works[0](1)
     times = max(1, round(LEAST_SECONDS / (time.perf_counter() - began)))
@@ -248,7 +248,7 @@ def summary(name: str, seconds: np.ndarray) -> Figures:
 
 
 def flops(config: ConfigDict, figures: Figures) -> Figures:
-    """Return the FLOPs of a step on one device, as `describe` counts them, and the share of the peak.
+    """Return the FLOPs of a step on one device, and their share of the peak.
 
     The peak is the measured speed of a large matrix product of the same dtype on this device, not that of a data sheet.
     """
@@ -264,7 +264,7 @@ def flops(config: ConfigDict, figures: Figures) -> Figures:
 
 
 def product_flops(dtype: str, repeats: int = 5) -> float:
-    """Return the FLOP/s of a product of two square matrices on the first device, the best of `repeats`."""
+    """Return the FLOP/s of a square matrix product on the first device, best of `repeats`."""
     n = 2048 if jax.default_backend() == "cpu" else 8192
     a = jax.random.normal(jax.random.key(0), (n, n), dtype)
     product = jax.jit(jnp.matmul, compiler_options=devices.compiler_options())
@@ -288,7 +288,7 @@ def machine() -> Figures:
 
 
 def memory() -> Figures:
-    """Return the peak memory in bytes of this process and, if it is counted, of the first device."""
+    """Return the peak memory in bytes of this process and of the first device."""
     stats = jax.devices()[0].memory_stats() or {}
     unit = 1 if sys.platform == "darwin" else 1024
     of_process = {"process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}

@@ -97,6 +97,11 @@ def sections_of(args: Flags) -> dict[str, Any]:
     return {section: config[section].to_dict() for section in sorted({key.partition(".")[0] for key in args.overrides})}
 
 
+def add_format(parser: Parser) -> None:
+    """Declare --format, which `main.run` applies."""
+    parser.flag("format", str, "png", "Format of figures", ["png", "pdf", "svg"])
+
+
 def add_seed(parser: Parser) -> None:
     """Declare --seed."""
     parser.flag("seed", int, 0, "Seed of the first sample; the next one has seed + 1.")

@@ -1,12 +1,13 @@
 """Encode held-out examples as noise, and decode them again."""
 
-from diffusion_jax.cli.common import Results, add_run_flags, load_run, output
+from diffusion_jax.cli.common import Results, add_format, add_run_flags, load_run, output
 from diffusion_jax.cli.parser import Flags, Parser, Path
 
 
 def add_flags(parser: Parser) -> None:
     """Declare the flags."""
     add_run_flags(parser, "sampler", "ode", "data")
+    add_format(parser)
     parser.flag("out", Path, "latents.npz", "File of the noise")
     parser.flag("num_samples", int, 64, "Number of held-out examples")
     parser.flag("by", str, "ode", "Method: ode, or ddim (its inversion, in the steps of the sampler)", ["ode", "ddim"])

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from diffusion_jax.cli.common import Results, add_run_flags, add_seed, load_run, sections_of
+from diffusion_jax.cli.common import Results, add_format, add_run_flags, add_seed, load_run, sections_of
 from diffusion_jax.cli.parser import Flags, Parser, Path
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ def add_flags(parser: Parser) -> None:
         -1,
         "Number of samples (0: none; -1: eval.num_samples, or the size of the reference set with --metrics)",
     )
+    add_format(parser)
     add_seed(parser)
     parser.flag("scales", str, "", "Guidance scales to compare, such as 0,1,2,4")
     add_feature_flags(parser, "inception")

@@ -1,6 +1,6 @@
 """Compare samplers: quality against network calls, as table and picture."""
 
-from diffusion_jax.cli.common import Results, add_run_flags, add_seed, load_run
+from diffusion_jax.cli.common import Results, add_format, add_run_flags, add_seed, load_run
 from diffusion_jax.cli.evaluate import add_feature_flags
 from diffusion_jax.cli.parser import Flags, Parser
 
@@ -11,6 +11,7 @@ def add_flags(parser: Parser) -> None:
     parser.flag("samplers", list, "ancestral,ddim,dpmpp_2m", "Samplers, separated by commas: NAME or NAME:GRID")
     parser.flag("steps", list, "5,10,15,25,50", "Numbers of steps, separated by commas (0: all steps of the chain)")
     parser.flag("num_samples", int, -1, "Number of samples of each sampler and number of steps (-1: eval.num_samples)")
+    add_format(parser)
     add_seed(parser)
     add_feature_flags(parser, "", "pixels up to 1,024 dimensions, else inception")
     parser.flag("bootstrap", int, 100, "Bootstrap draws of each confidence interval (0: no intervals)")

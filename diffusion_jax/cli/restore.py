@@ -1,6 +1,6 @@
 """Degrade held-out examples and restore them: denoise, inpaint, colourise, superres."""
 
-from diffusion_jax.cli.common import Results, add_run_flags, add_seed, load_run, output
+from diffusion_jax.cli.common import Results, add_format, add_run_flags, add_seed, load_run, output
 from diffusion_jax.cli.parser import Flags, Parser, Path
 
 PICTURED = 16
@@ -10,6 +10,7 @@ PICTURED = 16
 def add_flags(parser: Parser) -> None:
     """Declare the flags."""
     add_run_flags(parser, "sampler", "guidance", "data")
+    add_format(parser)
     parser.flag("out", Path, "restored.npz", "File of the examples")
     parser.flag("num_samples", int, 16, "Number of held-out examples")
     add_seed(parser)
@@ -45,9 +46,9 @@ def run(args: Flags) -> Results:
         loaded, degraded, args.rule, args.num_samples, args.seed, noise, args.repeats, args.length
     )
     files.save_npz(out, arrays)
-    picture, rows = out.with_suffix(".png"), ("degraded", "restored", "original")
+    rows = ("degraded", "restored", "original")
     shown = np.stack([arrays[name][:PICTURED] for name in rows])
     title = f"{args.task}, {args.rule}: RMSE {figures['rmse']:.1f} / 255"
-    pictures.table(picture, shown, loaded.config.data.levels, rows, title)
+    picture = pictures.table(out, shown, loaded.config.data.levels, rows, title)
     chosen = {"task": args.task, "rule": args.rule, "noise": noise, "num_samples": args.num_samples}
     return {"restored": str(out), "picture": str(picture), **chosen, **figures, "step": loaded.step}

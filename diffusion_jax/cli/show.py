@@ -1,6 +1,6 @@
 """Draw pictures of the way from noise to data, and of interpolations."""
 
-from diffusion_jax.cli.common import Results, add_run_flags, add_seed, load_run
+from diffusion_jax.cli.common import Results, add_format, add_run_flags, add_seed, load_run
 from diffusion_jax.cli.parser import Flags, Parser
 
 
@@ -8,6 +8,7 @@ def add_flags(parser: Parser) -> None:
     """Declare the flags."""
     add_run_flags(parser, "sampler", "guidance", "data")
     parser.flag("num_samples", int, 8, "Number of samples in a picture")
+    add_format(parser)
     add_seed(parser)
 
 

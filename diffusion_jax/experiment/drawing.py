@@ -15,8 +15,8 @@ def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Cal
     """Return `draw(params, seeds [N], label=None) -> [N,*D]`, samples in the levels of the data.
 
     label [N]: classes to draw; None: those that the sampler draws for the seeds, if the model takes any. No sample
-    depends on the number of samples or devices. complete: raise FloatingPointError where an adaptive sampler did not
-    reach its tolerance in the allowed network calls.
+    depends on the number of samples or devices. Raises FloatingPointError for samples that are not finite; complete:
+    also where an adaptive sampler did not reach its tolerance in the allowed network calls.
     """
     sample = devices.TiledMap(sampler.sample, config.sampler.tile, name="samples")
     if sampler.method.adaptive:
@@ -32,12 +32,7 @@ def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Cal
                 f"sampler.name={name!r}: {(~solved).sum()} of {len(x)} samples are not solved to "
                 f"{sampler.method.settings}; raise sampler.{name}.max_calls, or rtol and atol"
             )
-        lost = np.isnan(x.reshape(len(x), -1)).any(1).sum()
-        if complete and lost:
-            raise FloatingPointError(
-                f"{lost} of {len(x)} samples are not finite: the weights may have diverged; try another --step or --ema"
-            )
-        return np.asarray(sources.make_from_model(config)(x))
+        return sources.make_from_model(config)(x)
 
     return draw
 

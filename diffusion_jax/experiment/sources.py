@@ -1,6 +1,7 @@
 """The data of a config: sources, their range, and the networks that look at them."""
 
 import hashlib
+import math
 from collections.abc import Callable
 
 import jax
@@ -90,6 +91,21 @@ def make_to_model(config: ConfigDict) -> Callable[[Array, Array], Array]:
     return into
 
 
-def make_from_model(config: ConfigDict) -> Callable[[ArrayLike], Array]:
-    """`out(x0) -> x at rest`: the nearest grey levels, or floats."""
-    return lambda x0: from_model(x0, config.data.levels, config.data.mean, config.data.std)
+def make_from_model(config: ConfigDict) -> Callable[[ArrayLike], np.ndarray]:
+    """Return `out(x0) -> x`: x0 [...,*D] as stored, the nearest grey levels, or floats.
+
+    It raises FloatingPointError, with their number, for examples that are not finite.
+    """
+    data = config.data
+
+    def out(x0: ArrayLike) -> np.ndarray:
+        x0 = np.asarray(x0)
+        each = x0.reshape(-1, math.prod(data.shape))
+        if lost := np.count_nonzero(~np.isfinite(each).all(1)):
+            raise FloatingPointError(
+                f"{lost} of {len(each)} samples are not finite: the weights may have diverged. "
+                "Try another --step or --ema"
+            )
+        return np.asarray(from_model(x0, data.levels, data.mean, data.std))
+
+    return out

@@ -40,7 +40,7 @@ def read(path: os.PathLike | str, shapes: Mapping[tuple[str, ...], tuple[int, ..
 
 
 def digest(flat: Mapping[str, np.ndarray]) -> str:
-    """Return the first 16 digits of the SHA-256 of names, shapes, dtypes and values, whatever the file's format."""
+    """Return the first 16 digits of the SHA-256 of names, shapes, dtypes and values."""
     sha = hashlib.sha256()
     for name in sorted(flat):
         value = np.ascontiguousarray(flat[name])

@@ -5,7 +5,7 @@ features = extract(network, 17, [x], len(x), "samples").features
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,8 @@ import numpy as np
 from diffusion_jax import devices, progress
 from diffusion_jax.networks.layers import Array
 
-
-class FeatureFunction(Protocol):
-    """The function of a feature network."""
-
-    def __call__(self, params: Any, x: Any, /) -> tuple[Any, Any]:
-        """Return (features [B,F], logits [B,K] or None) of x [B,*D]; each row is a function of its own example."""
+FeatureFunction = Callable[[Any, Any], tuple[Any, Any]]
+"""`apply(params, x [B,*D])` returns (features [B,F], logits [B,K] or None), row by row."""
 
 
 class FeatureNetwork(NamedTuple):
@@ -35,9 +31,9 @@ class FeatureNetwork(NamedTuple):
     tile: int = 256
     """Examples per device and call."""
     images: bool = True
-    """Whether examples are images, so that floats must lie in [-1, 1]."""
+    """True if examples are images, so that floats must lie in [-1, 1]."""
     compiled: bool = True
-    """Whether `apply` is a JAX function; otherwise it takes and returns NumPy arrays."""
+    """True if `apply` is a JAX function; otherwise it takes and returns NumPy arrays."""
 
 
 class Features(NamedTuple):
@@ -72,8 +68,20 @@ def extract(network: FeatureNetwork, levels: int, batches: Iterable[np.ndarray],
     not finite.
     """
 
+    done = 0
+
+    def finite(values: np.ndarray, name: str) -> None:
+        lost = np.flatnonzero(~np.isfinite(values).all(1))
+        if len(lost):
+            raise ValueError(
+                f"{what}: {name} of {len(lost)} of {len(values)} examples are not finite, the first of them example "
+                f"{done + lost[0]}. Check the examples"
+            )
+
     def checked() -> Iterator[np.ndarray]:
         for x in batches:
+            if network.images and levels == 0:
+                finite(x.reshape(len(x), -1), "values")
             if network.images and levels == 0 and not (np.abs(x) <= 1).all():
                 raise ValueError(
                     f"{what}: images of floats must lie in [-1, 1] for features={network.name} (got {x.min():g} to "
@@ -82,11 +90,10 @@ def extract(network: FeatureNetwork, levels: int, batches: Iterable[np.ndarray],
             yield x
 
     parts: list[Features] = []
-    done = 0
     for features, logits in _outputs(network, checked(), total, f"features of {what}"):
-        if not np.isfinite(features).all():
-            bad = done + int(np.argmin(np.isfinite(features).all(1)))
-            raise ValueError(f"{what}: features={network.name} of example {bad} are not finite. Check that example")
+        finite(features, f"features={network.name}")
+        if logits is not None:
+            finite(logits, f"logits of features={network.name}")
         parts.append(Features(np.asarray(features, np.float32), logits))
         done += len(features)
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)

@@ -75,7 +75,7 @@ def read(path: os.PathLike | str, shapes: Mapping[tuple[str, ...], tuple[int, ..
 
 
 def folded(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return parameters by path from tensors by PyTorch's names, with each batch norm folded into its convolution.
+    """Return parameters by path from PyTorch's tensors, batch norms folded into convolutions.
 
     gain · (conv(x) - mean) / sqrt(var + epsilon) + bias, computed in float64.
     """

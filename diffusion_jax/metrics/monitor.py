@@ -1,7 +1,7 @@
 """Sample-quality metrics while a model trains, from few samples in few sampler steps."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -10,13 +10,8 @@ from diffusion_jax.metrics.features import FeatureNetwork, extract
 
 LARGER_IS_BETTER = ("is_1split", "precision", "recall", "density", "coverage")
 """Beginnings of the names of these metrics. The others are better the smaller, but memorisation is best at 1/2."""
-
-
-class Draw(Protocol):
-    """A sampler of stored samples."""
-
-    def __call__(self, params: Any, seeds: np.ndarray, /) -> np.ndarray:
-        """Return samples [N,*D], in the levels of the data, at seeds [N]."""
+Draw = Callable[[Any, np.ndarray], np.ndarray]
+"""`draw(params, seeds [N])` returns samples [N,*D], in the levels of the data."""
 
 
 def make_monitor(

@@ -8,7 +8,7 @@ once, in the metric.
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,11 +34,8 @@ class RealFeatures(NamedTuple):
     """[M,F] of held-out data."""
 
 
-class Metric(Protocol):
-    """One or several metrics that share their computation."""
-
-    def __call__(self, real: RealFeatures, samples: Features, /) -> dict[str, Statistic]:
-        """Return the statistics by short name."""
+Metric = Callable[[RealFeatures, Features], dict[str, Statistic]]
+"""`metric(real, samples)` returns statistics by short name, which share their computation."""
 
 
 def frechet_statistic(real: RealFeatures, samples: Features) -> dict[str, Statistic]:

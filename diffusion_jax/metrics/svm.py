@@ -9,7 +9,7 @@ def svm_confidence(
     samples: np.ndarray,
     requested: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """Return the confidence of an SVM in the class of samples, and in the class of held-out real examples.
+    """Return the confidence of an SVM in samples and in held-out real examples.
 
     train, heldout: (x uint8 [N,*D], label int [N]). samples: uint8 [M,*D]. requested: int [M], the classes that the
     samples were conditioned on. The SVM is scikit-learn's SVC with its defaults, on grey levels, with probabilities
@@ -44,7 +44,7 @@ def svm_confidence(
 
 
 def class_diversity(real: tuple[np.ndarray, np.ndarray], samples: tuple[np.ndarray, np.ndarray]) -> float:
-    """Return the variance of samples within their classes, as a share of that of real examples.
+    """Return the variance of samples within classes, relative to real examples.
 
     1: as diverse as the data; 0: all samples of a class are equal. The variance is the squared distance from the mean
     of the class, summed over the examples and divided by N - classes, which is unbiased. real, samples: (x [N,*D],

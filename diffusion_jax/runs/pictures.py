@@ -1,9 +1,14 @@
-"""Pictures of samples and curves: arrays in, PNG files out."""
+"""Pictures of samples and curves: arrays in, files out.
 
+Grids of samples are PNG files; figures are PNG, PDF or SVG files, see `written_as`.
+"""
+
+import contextlib
+import contextvars
 import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from etils import epath
@@ -20,6 +25,18 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Palette of Okabe and Ito, whose colours the colour-blind can tell apart."""
 MARKERS = "osD^vP*X"
 DPI = 110
+FORMATS = ("png", "pdf", "svg")
+_format: contextvars.ContextVar[str] = contextvars.ContextVar("format", default="png")
+
+
+@contextlib.contextmanager
+def written_as(name: str) -> Iterator[None]:
+    """Write figures in one of FORMATS within this context, whatever the suffix of their paths."""
+    token = _format.set(name)
+    try:
+        yield
+    finally:
+        _format.reset(token)
 
 
 # Samples.
@@ -29,21 +46,23 @@ def picture(samples: np.ndarray, levels: int) -> np.ndarray:
     """Return samples as one picture, uint8 [height, width] or [height, width, 3].
 
     samples: integers 0..levels-1 [N, H, W, C] give a grid of the first MOST images, [N, D] one image with a row per
-    sample; floats (levels 0) [N, D] give a scatter plot, [N, H, W, C] a grid from -1 (black) to 1 (white).
+    sample; floats (levels 0) [N, D] give a scatter plot, [N, H, W, C] a grid from -1 (black) to 1 (white). Raises
+    FloatingPointError for images that are not finite.
     """
     samples = np.asarray(samples)
     if levels == 0 and samples.ndim == 2:
         return scatter(samples)
     if levels == 0:
-        samples, levels = _grey(samples), 256
+        samples, levels = _grey(samples, samples.ndim - 3), 256
     if levels > 1 and samples.ndim == 2:
         return grid(samples[None, :MOST, :, None], levels, tile=MOST)
     return grid(samples[:MOST], levels)
 
 
-def _grey(samples: np.ndarray) -> np.ndarray:
-    """Return floats in [-1, 1] as 256 grey levels; NaN becomes black."""
-    return np.round((np.nan_to_num(samples, nan=-1.0).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+def _grey(samples: np.ndarray, leading: int = 1) -> np.ndarray:
+    """Return floats in [-1, 1] as 256 grey levels. leading: number of axes before those of an image."""
+    check_finite(samples.reshape(-1, *samples.shape[leading:]))
+    return np.round((samples.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def grid(samples: np.ndarray, levels: int, tile: int = TILE, columns: int = 0) -> np.ndarray:
@@ -51,12 +70,13 @@ def grid(samples: np.ndarray, levels: int, tile: int = TILE, columns: int = 0) -
 
     columns: images in a row; 0: a nearly square picture. One channel gives [height, width], three give [height, width,
     3]; other numbers of channels are placed side by side in grey. Raises ValueError for another shape, or fewer than 2
-    levels.
+    levels, and FloatingPointError for images that are not finite.
     """
     if samples.ndim != 4 or not len(samples) or levels < 2:
         raise ValueError(
             f"a grid needs images [N, H, W, C], N > 0, of 2 or more levels (got {samples.shape}, {levels})"
         )
+    check_finite(samples)
     shades = np.round(samples.astype(np.float32) * (255 / (levels - 1))).clip(0, 255).astype(np.uint8)
     if shades.shape[-1] not in (1, 3):
         shades = np.concatenate(np.split(shades, shades.shape[-1], axis=-1), axis=2)
@@ -95,6 +115,12 @@ def scatter(samples: np.ndarray) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def check_finite(samples: np.ndarray) -> None:
+    """Raise FloatingPointError, with their number, if samples [N, …] are not finite."""
+    if samples.dtype.kind == "f" and (lost := np.count_nonzero(~np.isfinite(samples.reshape(len(samples), -1)).all(1))):
+        raise FloatingPointError(f"{lost} of {len(samples)} samples are not finite")
+
+
 def save_png(path: epath.PathLike, samples: np.ndarray, levels: int) -> None:
     """Write `picture(samples, levels)` as a PNG file; make its directory if necessary."""
     write_png(epath.Path(path), picture(samples, levels))
@@ -110,16 +136,18 @@ def write_png(path: epath.Path, pixels: np.ndarray) -> None:
     files.save_bytes(path, buffer.getvalue())
 
 
-def table(path: epath.PathLike, samples: np.ndarray, levels: int, rows: Sequence[str], title: str) -> None:
-    """Draw images [R, C, H, W, channels] in R labelled rows, or vectors [R, C, D] in R scatter plots."""
+def table(path: epath.PathLike, samples: np.ndarray, levels: int, rows: Sequence[str], title: str) -> epath.Path:
+    """Draw images [R, C, H, W, channels] in R labelled rows, or vectors [R, C, D] in R scatter plots.
+
+    Returns the path, with the suffix of the format. Raises FloatingPointError for images that are not finite.
+    """
     if samples.ndim == 3:
-        _scatter_row(path, samples, rows, title)
-        return
+        return _scatter_row(path, samples, rows, title)
     from matplotlib.figure import Figure
 
     count, columns = samples.shape[:2]
     if levels == 0:
-        samples, levels = _grey(samples), 256
+        samples, levels = _grey(samples, 2), 256
     whole = grid(samples.reshape(-1, *samples.shape[2:]), levels, columns=columns)
     height, width = whole.shape[:2]
     left, top, right, below = 12 + 7 * max(map(len, rows)), 34, 10, 8  # pixels, at a font size of 8 and 10
@@ -132,10 +160,10 @@ def table(path: epath.PathLike, samples: np.ndarray, levels: int, rows: Sequence
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     figure.suptitle(title, fontsize=10, y=1 - 8 / total[1], va="top")
-    _save(figure, path)
+    return _save(figure, path)
 
 
-def _scatter_row(path: epath.PathLike, samples: np.ndarray, labels: Sequence[str], title: str) -> None:
+def _scatter_row(path: epath.PathLike, samples: np.ndarray, labels: Sequence[str], title: str) -> epath.Path:
     figure, panels = _figure(len(labels), 2.3, 2.7)
     for axes, points, label in zip(panels, samples, labels, strict=True):
         axes.scatter(points[:, 0], points[:, min(1, points.shape[1] - 1)], s=6, linewidths=0, color=COLOURS[0])
@@ -143,7 +171,7 @@ def _scatter_row(path: epath.PathLike, samples: np.ndarray, labels: Sequence[str
         axes.set_title(label, fontsize=9)
         axes.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=10)
-    _save(figure, path)
+    return _save(figure, path)
 
 
 # Curves.
@@ -151,7 +179,8 @@ def _scatter_row(path: epath.PathLike, samples: np.ndarray, labels: Sequence[str
 
 def losses(path: epath.PathLike, records: Sequence[Mapping[str, Any]], title: str) -> None:
     """Draw the training and the held-out loss against the step; records: as `metric_log.read_metrics` returns them."""
-    figure, (axes,) = _figure(1, 7, 4.5, dpi=120)
+    rates = [(r["step"], r["learning_rate"]) for r in records if "learning_rate" in r]
+    figure, (axes, *lower) = _figure(1, 7, 5.7 if rates else 4.5, dpi=120, ratios=(4, 1) if rates else (1,))
     shown: list[float] = []
     for name, label, colour, marker in (
         ("loss", "training", COLOURS[0], ""),
@@ -163,8 +192,14 @@ def losses(path: epath.PathLike, records: Sequence[Mapping[str, Any]], title: st
             shown += [value for _, value in points]
     if shown and min(shown) > 0 and max(shown) > 4 * min(shown):
         _log_axis(axes, "y", shown)
-    _whole_ticks(axes)
-    axes.set(xlabel="training step", ylabel="loss", title=f"Loss of {title}")
+    axes.set(ylabel="loss", title=f"Loss of {title}")
+    for panel in lower:
+        panel.plot(*zip(*rates, strict=True), color=COLOURS[0], linewidth=1.2)
+        panel.ticklabel_format(axis="y", scilimits=(-2, 3))
+        panel.set(ylabel="learning rate", xlim=axes.get_xlim(), ylim=(0, None))
+    for panel in (axes, *lower):
+        _whole_ticks(panel)
+    (axes, *lower)[-1].set(xlabel="training step")
     if shown:
         axes.legend(frameon=False)
     _save(figure, path)
@@ -275,26 +310,66 @@ def frontier(
     _save(figure, path)
 
 
-def series(points: Mapping[str, Sequence[tuple[int, float]]]) -> bytes:
-    """Return small plots of (step, value), one for each name, as the bytes of a PNG file."""
-    columns = min(4, len(points))
-    rows = math.ceil(len(points) / columns)
+def loss_by_time(path: epath.PathLike, records: Sequence[Mapping[str, Any]], title: str, most: int = 6) -> None:
+    """Draw the held-out loss against the time t, for evaluations evenly spaced in the run.
+
+    most: number of evaluations at most. records: as `metric_log.read_metrics` returns them, some with
+    heldout_loss_bin_0, …: the means over intervals of t.
+    """
+    prefix = "heldout_loss_bin_"
+    evaluated = [record for record in records if any(name.startswith(prefix) for name in record)]
+    chosen = np.unique(np.linspace(0, len(evaluated) - 1, min(most, len(evaluated))).round().astype(int))
+    bins = 1 + max(int(name.removeprefix(prefix)) for r in evaluated for name in r if name.startswith(prefix))
+    figure, (axes,) = _figure(1, 6, 4.2)
+    shown: list[float] = []
+    for shade, i in zip(_shades(len(chosen)), chosen, strict=True):
+        values = np.array([evaluated[i].get(f"{prefix}{k}", math.nan) for k in range(bins)])
+        label = f"step {evaluated[i]['step']:,}"
+        axes.stairs(values, np.linspace(0, 1, bins + 1), baseline=None, color=shade, linewidth=1.5, label=label)
+        shown += [value for value in values if math.isfinite(value)]
+    if shown and min(shown) > 0 and max(shown) > 4 * min(shown):
+        _log_axis(axes, "y", shown)
+    axes.set(xlabel="time t (0: data, 1: noise)", ylabel="held-out loss", title=f"Loss by time, {title}", xlim=(0, 1))
+    axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def series(
+    path: epath.PathLike,
+    points: Mapping[str, Sequence[tuple[float, ...]]],
+    evaluated: Mapping[str, Sequence[tuple[float, ...]]],
+) -> None:
+    """Draw small plots against the training step, one for each name.
+
+    points: (step, value), as lines. evaluated: (step, value, low, high) of an evaluation, as points with their 95 %
+    intervals; NaN without.
+    """
+    names = list(dict.fromkeys([*points, *evaluated]))
+    last = 1.05 * max(place[0] for places in (*points.values(), *evaluated.values()) for place in places)
+    columns = min(4, len(names))
+    rows = math.ceil(len(names) / columns)
     figure, panels = _figure(columns, 3.2, 2.4 * rows, rows)
-    for i, (axes, (name, values)) in enumerate(zip(panels, points.items(), strict=False)):
-        axes.plot(*zip(*values, strict=True), linewidth=1.2, color=COLOURS[0])
+    for i, (axes, name) in enumerate(zip(panels, names, strict=False)):
+        if name in points:
+            axes.plot(*zip(*points[name], strict=True), linewidth=1.2, color=COLOURS[0])
+        if name in evaluated:
+            step, value, *ends = np.array(evaluated[name]).T
+            axes.errorbar(step, value, np.abs(ends - value), fmt="o", markersize=4, capsize=3, color=COLOURS[1])
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
-        axes.ticklabel_format(axis="y", useOffset=False)
-        _whole_ticks(axes)
-        if i >= len(points) - columns:
+        axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-3, 6))
+        axes.yaxis.get_offset_text().set_fontsize(7)
+        axes.set_xlim(0, last)
+        _whole_ticks(axes, 4)
+        if i >= len(names) - columns:
             axes.set_xlabel("training step", fontsize=8)
-    for axes in panels[len(points) :]:
+    for axes in panels[len(names) :]:
         axes.axis("off")
-    return _png(figure)
+    _save(figure, path)
 
 
 def entropy_bounds(path: epath.PathLike, curves: Mapping[str, np.ndarray], title: str, unit: str) -> None:
-    """Draw the bounds of the entropy of each reverse step, the entropy of the model, and the KL of the step.
+    """Draw entropy bounds, the model's entropy and the KL of each reverse step.
 
     curves: those of `nonequilibrium.curves`. Reference: Sohl-Dickstein et al. 2015, eq. 20.
     """
@@ -319,12 +394,18 @@ def entropy_bounds(path: epath.PathLike, curves: Mapping[str, np.ndarray], title
 # Parts of a figure.
 
 
-def _figure(columns: int, width: float, height: float, rows: int = 1, dpi: int = DPI) -> tuple[Any, list[Any]]:
-    """Return a figure and its panels; width: inches of a panel, height: of the figure."""
+def _figure(
+    columns: int, width: float, height: float, rows: int = 1, dpi: int = DPI, ratios: Sequence[float] = ()
+) -> tuple[Any, list[Any]]:
+    """Return a figure and its panels.
+
+    width: inches of a panel, height: of the figure. ratios: relative heights of the rows, in place of their number.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * columns, height), dpi=dpi, layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    rows, heights = (len(ratios), ratios) if ratios else (rows, None)
+    panels = list(figure.subplots(rows, columns, squeeze=False, height_ratios=heights).ravel())
     for axes in panels:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -332,7 +413,7 @@ def _figure(columns: int, width: float, height: float, rows: int = 1, dpi: int =
 
 
 def _log_axis(axes: Any, name: str, values: Sequence[float] | np.ndarray, ticks: bool = False) -> None:
-    """Make an axis logarithmic, with plain numbers at 1, 2 and 5, or at the powers of ten of a wide range.
+    """Make an axis logarithmic, with plain numbers at 1, 2, 5 or at powers of ten.
 
     ticks: at the values instead, as far as there is room.
     """
@@ -354,19 +435,28 @@ def _log_axis(axes: Any, name: str, values: Sequence[float] | np.ndarray, ticks:
     axis.set_major_formatter("{x:g}")
 
 
-def _whole_ticks(axes: Any) -> None:
+def _whole_ticks(axes: Any, most: int | Literal["auto"] = "auto") -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=most, integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+def _shades(count: int) -> list[Any]:
+    """Return colours from light to dark that the colour-blind can tell apart."""
+    from matplotlib import colormaps
+
+    return [colormaps["cividis"](0.85 * (1 - i / max(1, count - 1))) for i in range(count)]
 
 
-def _save(figure: Any, path: epath.PathLike) -> None:
-    path = epath.Path(path).expanduser()
+def _save(figure: Any, path: epath.PathLike) -> epath.Path:
+    """Write a figure in the format of `written_as`; return its path, with the suffix of the format."""
+    from matplotlib import rc_context
+
+    name = _format.get()
+    path, buffer = epath.Path(path).expanduser().with_suffix(f".{name}"), io.BytesIO()
+    with rc_context({"pdf.fonttype": 42}):  # fonts that journals accept
+        figure.savefig(buffer, format=name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.save_bytes(path, _png(figure))
+    files.save_bytes(path, buffer.getvalue())
+    return path

@@ -1,11 +1,10 @@
-"""A trained run: its config and weights from a workdir's checkpoint, and what one asks of it.
+"""Trained runs: load config and weights from a run directory, draw samples, store results.
 
 run = trained.load("runs/digits")
 seeds, samples = trained.draw(run, 64)
 """
 
 import functools
-import json
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -25,18 +24,18 @@ log = logging.getLogger(__name__)
 
 
 class Run(NamedTuple):
-    """What a checkpoint holds, ready to use."""
+    """Config and weights of a checkpoint, with the functions built from them."""
 
     workdir: str
     step: int
     ema: str
-    """The average the weights are, by its decay; "none" if they are the parameters themselves."""
+    """Decay of the average that `params` are; "none" for the raw weights."""
     config: ConfigDict
     experiment: wiring.Experiment
     params: Any
-    """On every device."""
+    """Weights, replicated on every device."""
     guide: ConfigDict | None = None
-    """The config of the run that guides this one, if any."""
+    """Config of the run that guides this one, if any."""
 
 
 def load(
@@ -78,12 +77,12 @@ def read_config(workdir: str, step: int | str = "newest", verify: bool = True) -
 
 
 def first_average(config: ConfigDict) -> str:
-    """The decay of the average that a config names first, or "none"."""
+    """Return the decay of the first average of a config, or "none"."""
     return str(next(iter(config.ema.decays), "none"))
 
 
 def load_guide(workdir: str, config: ConfigDict, verify: bool = True) -> tuple[ConfigDict | None, dict[str, Any]]:
-    """The config of the other run that config.guidance names, and {"classifier" or "guide": its weights}, if any.
+    """Return the config of the guiding run, and {"classifier" or "guide": its weights}; (None, {}) without.
 
     Raises as `load` does, and ValueError if none is named.
     """
@@ -104,10 +103,10 @@ def load_guide(workdir: str, config: ConfigDict, verify: bool = True) -> tuple[C
 
 
 def draw(run: Run, number: int, seed: int = 0, label: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Samples at seeds seed, seed + 1, …: (seeds int64 [N], samples in the levels of the data [N,*D]).
+    """Return seeds seed, seed + 1, … int64 [N], and their samples [N,*D] in the levels of the data.
 
-    label: the class of all of them; None draws one for each seed, see `labels`. Raises ValueError as `seeds_from` does,
-    FloatingPointError where an adaptive sampler could not keep to its tolerance.
+    label: the class of all samples; None draws one for each seed, see `labels`. Raises ValueError as `seeds_from` does,
+    FloatingPointError for samples that are not finite, or not solved to the tolerance of an adaptive sampler.
     """
     seeds = seeds_from(seed, number)
     asked = labels(run, seeds, label)
@@ -115,27 +114,27 @@ def draw(run: Run, number: int, seed: int = 0, label: int | None = None) -> tupl
 
 
 def seeds_from(seed: int, number: int) -> np.ndarray:
-    """seed, seed + 1, … int64 [number]. ValueError for a number below 1, or seeds that are not in 0 … 2^32 - 1."""
+    """Return seed, seed + 1, … int64 [number]. Raises ValueError unless all lie in 0 … 2^32 - 1."""
     if number < 1:
-        raise ValueError(f"--num_samples={number} must be at least 1")
+        raise ValueError(f"--num_samples={number}: must be at least 1")
     if not 0 <= seed <= 2**32 - number:
-        raise ValueError(f"--seed={seed} must be at least 0, and seed + num_samples at most 2^32")
+        raise ValueError(f"--seed={seed}: must be at least 0, and seed + num_samples at most 2^32")
     return np.arange(seed, seed + number)
 
 
 def labels(run: Run, seeds: np.ndarray, label: int | None = None) -> np.ndarray | None:
-    """The classes int32 [N] of the samples at these seeds: `label`, or drawn; None if the model is asked for none.
+    """Return the classes int32 [N] of samples at these seeds, `label` or drawn; None if the model takes no class.
 
-    Raises ValueError for a class that there is not, or for any where the model is asked for none.
+    Raises ValueError for a label out of range, or for a model that takes none.
     """
     classes = run.config.data.classes
     if label is not None and not guidances.uses_label(run.config):
         raise ValueError(
-            f"--label={label}, but this model is not told the class (network.conditional=False); leave it out, or "
-            "guide the model by a classifier, --guidance.name=classifier"
+            f"--label={label}: this model takes no class (network.conditional=False). Leave it out, or use "
+            "--guidance.name=classifier"
         )
     if label is not None and not 0 <= label < classes:
-        raise ValueError(f"--label={label} is not a class; they are 0 to {classes - 1}")
+        raise ValueError(f"--label={label}: no such class. Use 0 to {classes - 1}")
     found = run.experiment.sampler.labels(jnp.asarray(seeds, jnp.uint32))
     if found is None:
         return None
@@ -143,12 +142,12 @@ def labels(run: Run, seeds: np.ndarray, label: int | None = None) -> np.ndarray 
 
 
 def network_calls(run: Run) -> int:
-    """How often the network is asked for one sample, as counted by `build.count_calls`."""
+    """Return the number of function evaluations (NFE) per sample, from `wiring.count_calls`."""
     return wiring.count_calls(run.config, run.params, run.guide)
 
 
 def heldout_loss(run: Run) -> dict[str, float]:
-    """The loss on held-out data, as the training run reports it."""
+    """Return the loss on held-out data, as the training reports it."""
     heldout = sources.source(run.config, "heldout")
     return loop.heldout_loss(run.config, run.experiment, heldout, loop.keys(run.config)[2])(run.params)
 
@@ -156,15 +155,15 @@ def heldout_loss(run: Run) -> dict[str, float]:
 def save_figures(run: Run, figures: Mapping[str, Any]) -> None:
     """Add figures to workdir/evaluation/<step>-<ema>/figures.json."""
     path = evaluation_directory(run) / "figures.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
+    before = files.read_json(path) if path.exists() else {}
     files.save_json(path, before | dict(figures))
 
 
 def evaluation_directory(run: Run, shared: bool = False) -> epath.Path:
-    """Where the results of evaluating a checkpoint go, made if need be: workdir/evaluation/<step>-<ema>.
+    """Return the directory of the results of a checkpoint, workdir/evaluation/<step>-<ema>; make it if necessary.
 
-    Of several processes only the first writes there, the others where it is thrown away; shared: the place itself, to
-    read from. Raises PermissionError where it cannot be made: ask for it before the work.
+    Of several processes only the first writes there, the others into a temporary directory; shared: the directory
+    itself in every process, to read from. Raises PermissionError if it cannot be made: call it before long work.
     """
     if not shared and not devices.is_first():
         return epath.Path(_discarded().name)
@@ -173,7 +172,7 @@ def evaluation_directory(run: Run, shared: bool = False) -> epath.Path:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PermissionError(
-            f"{directory} cannot be made ({error.strerror}); copy the workdir to evaluate it"
+            f"{directory}: cannot be made ({error.strerror}). Copy the run directory to evaluate it"
         ) from error
     return directory
 

@@ -194,16 +194,20 @@ def _train(
                 reporter.scalars(n, losses)
                 log.info("step %d: held-out loss %.5f", n, measured)
                 results |= {"heldout_loss": measured}
+            figures = None
             if judge and (last or n % config.eval.quality_every == 0):
-                figures = judge(evaluation_weights(train_state, config))
+                figures = if_finite(n, judge, evaluation_weights(train_state, config))
+            if figures:
                 reporter.scalars(n, figures)
                 log.info("step %d: %s", n, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
                 results |= figures
                 if config.checkpoint.best != "heldout_loss":
                     aim = monitor.objective(config.checkpoint.best, figures)
             if draw and (last or is_drawn(n, config.report.samples_every)):
-                pictured = draw(evaluation_weights(train_state, config), np.arange(config.report.num_samples))
-                reporter.images(n, "samples", pictured, config.data.levels)
+                seeds = np.arange(config.report.num_samples)
+                pictured = if_finite(n, draw, evaluation_weights(train_state, config), seeds)
+                if pictured is not None:
+                    reporter.images(n, "samples", pictured, config.data.levels)
         except BaseException:  # of an evaluation or a picture: the state is sound
             save(measured, aim)
             manager.wait_until_finished()
@@ -275,9 +279,20 @@ def summary(window: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def draw_losses(workdir: str) -> None:
-    """Draw the losses so far into workdir/curves.png."""
-    path = epath.Path(workdir).expanduser().resolve()
-    pictures.losses(path / "curves.png", metric_log.read_metrics(workdir), path.name)
+    """Draw the losses so far into workdir/curves.png, those by time into loss_by_time.png."""
+    path, records = epath.Path(workdir).expanduser().resolve(), metric_log.read_metrics(workdir)
+    pictures.losses(path / "curves.png", records, path.name)
+    if any("heldout_loss_bin_0" in record for record in records):
+        pictures.loss_by_time(path / "loss_by_time.png", records, path.name)
+
+
+def if_finite(n: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return a function of samples; None, with a warning, if they are not finite, as before a roll-back."""
+    try:
+        return function(*arguments)
+    except FloatingPointError as error:
+        log.warning("step %d: %s", n, error)
+        return None
 
 
 def evaluation_weights(train_state: state.TrainState, config: ConfigDict) -> Any:

@@ -29,7 +29,7 @@ def make_run(path, lr=2e-3, fd=1.5):
     checkpoints.save(manager, 200, {"w": np.zeros(3)}, config.to_dict(), 0.25)
     manager.close()
     records = [{"step": n, "time": 1000.0 + 36 * n, "loss": 1 / n, "grad_norm": 0.1 * n} for n in (1, 100, 200)]
-    records[-1] |= {"heldout_loss": 0.25, "fd_pixels_50": 2.0}
+    records[-1] |= {"heldout_loss": 0.25, "fd_pixels_50": 2.0, "heldout_loss_bin_0": 0.3, "heldout_loss_bin_1": 0.2}
     (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     for n in (10, 100, 200):
         samples = np.random.default_rng(n).integers(0, 17, (16, 8, 8, 1))
@@ -72,7 +72,7 @@ def test_page_holds_every_value_and_is_self_contained(workdir, capsys):
             assert tag not in ("script", "link", "iframe")
 
     Reader().feed(text)
-    assert len(sources) == 6 and all(source.startswith("data:image/png;base64,") for source in sources)
+    assert len(sources) == 7 and all(source.startswith("data:image/png;base64,") for source in sources)
     assert "url(" not in text
 
 
@@ -97,6 +97,18 @@ def test_a_browser_shows_the_page(workdir, tmp_path):
     assert pixels.shape == (2400, 1100)
     written = (pixels < 128).mean(1) > 0  # rows that hold something dark
     assert written[:200].any() and written[400:1200].mean() > 0.3
+
+
+@pytest.mark.parametrize("name", ["pdf", "svg"])
+def test_figures_of_a_report_are_written_for_papers(name, tmp_path):
+    run = make_run(tmp_path / "run")
+    assert main.run(["main", "report", f"--workdir={run}", f"--format={name}"]) == 0
+    assert {f"{stem}.{end}" for stem in ("curves", "loss_by_time", "values") for end in (name, "png")} <= {
+        path.name for path in run.iterdir()
+    }
+    values = html_report.evaluated_values(run)
+    assert list(values) == ["bits_per_dim", "fd_digits_300"] and values["fd_digits_300"] == [(200, 1.5, 0.5, 3.0)]
+    np.testing.assert_equal(values["bits_per_dim"], [(200, 2.25, np.nan, np.nan)])
 
 
 def test_a_run_without_checkpoints_is_refused(tmp_path, capsys):

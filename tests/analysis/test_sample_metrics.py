@@ -225,7 +225,7 @@ BAD_STATS = [
     ([*STATS, "--features=digits", "--out={tmp}/x.txt"], "--out="),
     ([*STATS, "--features=digits", "--keep=1"], "--keep=1"),
     ([*STATS, "--features=digit"], "features='digit'"),
-    ([*STATS, "--features=mine_bad:nans"], "features=nans of example 3"),
+    ([*STATS, "--features=mine_bad:nans"], "example 3"),
     ([*ANY_STATS, "--config=configs/toy2d.py:tiny", "--features=digits"], "(2,)"),
     (
         [*ANY_STATS, "--config=configs/digits.py", "--config.data.name=arrays", "--config.data.arrays.levels=0",

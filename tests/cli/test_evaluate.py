@@ -6,7 +6,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from diffusion_jax.runs import metric_log
+from diffusion_jax.analysis import progression
+from diffusion_jax.experiment import sources
+from diffusion_jax.runs import metric_log, trained
 
 
 def test_evaluate_names_every_figure_and_repeats_the_loss_of_the_training(command, workdir):
@@ -40,3 +42,20 @@ def test_show_draws_what_happens_between_noise_and_data(command, workdir):
     with np.load(workdir / "evaluation" / "2-0.9" / "progressive.npz") as file:
         for name in ("progressive_decoding", "progressive_generation", "shared_latents", "interpolation"):
             assert pathlib.Path(done.results[name]).exists() and file[name].shape[1:] == (3, 8, 8, 1)
+
+
+def test_samples_by_class_are_those_of_their_seeds_and_classes(workdir):
+    run = trained.load(str(workdir))
+    rows = progression.class_samples(run, 2, np.arange(5, 8))
+    assert rows.shape == (2, 3, 8, 8, 1)
+    np.testing.assert_array_equal(rows[0], trained.draw(run, 3, 5)[1])
+
+
+def test_examples_that_are_not_finite_are_counted(workdir):
+    out = sources.make_from_model(trained.read_config(str(workdir)))
+    x = np.zeros((2, 3, 8, 8, 1), np.float32)
+    assert out(x).dtype == np.uint8 and out(x).shape == x.shape
+    x[0, 1, 2, 3] = np.nan
+    x[1, 2] = np.inf
+    with pytest.raises(FloatingPointError, match="2 of 6"):
+        out(x)

@@ -52,7 +52,18 @@ def test_images_without_levels_go_from_black_at_minus_one_to_white_at_one():
     picture = pictures.picture(samples, 0)
     inside = picture[2:-2:4, 2:-2:4]
     assert inside[0, 0] == 0 and inside[-1, -1] == 255 and np.all(np.diff(inside.ravel().astype(int)) >= 0)
-    assert pictures.picture(np.full((1, 8, 8, 1), np.nan, np.float32), 0).shape == (68, 68)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("levels", [0, 17])
+def test_images_that_are_not_finite_are_counted(bad, levels, tmp_path):
+    samples = np.zeros((6, 8, 8, 3), np.float32)
+    samples[1, 2, 3, 0] = samples[4] = bad
+    with pytest.raises(FloatingPointError, match="2 of 6"):
+        pictures.picture(samples, levels)
+    with pytest.raises(FloatingPointError, match="2 of 6"):
+        pictures.table(tmp_path / "a.png", samples.reshape(2, 3, 8, 8, 3), levels, ["a", "b"], "t")
+    assert not list(tmp_path.iterdir())
 
 
 def test_vectors_of_levels_are_rows_of_one_picture():
@@ -144,6 +155,43 @@ def test_losses(tmp_path, records):
     path = tmp_path / "made" / "curves.png"
     pictures.losses(path, [{"step": step, **values} for step, values in records], "run")
     assert pixels_of(path).shape == (540, 840, 4)
+    if records:  # a panel of its own for the learning rate
+        pictures.losses(path, [{"step": step, "learning_rate": 1e-4, **values} for step, values in records], "run")
+        assert pixels_of(path).shape[0] > 540
+
+
+@pytest.mark.parametrize("name, start", [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")])
+def test_figures_in_other_formats(name, start, tmp_path):
+    images = np.zeros((2, 3, 8, 8, 1), np.uint8)
+    with pictures.written_as(name):
+        path = pictures.table(tmp_path / "table.png", images, 17, ["a", "b"], "t")
+        pictures.losses(tmp_path / "curves.png", [{"step": 1, "loss": 1.0}], "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"curves.{name}", f"table.{name}"]
+    assert path == tmp_path / f"table.{name}" and path.read_bytes().startswith(start)
+    pictures.table(tmp_path / "after.png", images, 17, ["a", "b"], "t")
+    assert (tmp_path / "after.png").exists()
+
+
+@pytest.mark.parametrize("steps", [1, 3, 40])
+def test_losses_by_time(steps, tmp_path):
+    """Of intervals that an evaluation did not reach, and values that are not finite, nothing is drawn."""
+    records = [{"step": n, "heldout_loss": 1.0, "heldout_loss_bin_0": 1 / n, "heldout_loss_bin_9": math.nan}
+               | ({"heldout_loss_bin_3": 0.01} if n % 2 else {}) for n in range(1, steps + 1)]  # fmt: skip
+    pictures.loss_by_time(tmp_path / "a.png", [{"step": 0, "loss": 2.0}, *records], "run")
+    assert (pixels_of(tmp_path / "a.png")[..., :3].min(-1) < 250).sum() > 1000
+
+
+def test_series_hold_the_points_of_evaluations(tmp_path):
+    """Values that are logged as well share a panel; others have one of their own."""
+    lines = {"fd": [(1, 2.0), (2, 1.0)], "grad_norm": [(1, 2.0), (2, 1.0)]}
+    points = {"fd": [(2, 1.0, 0.5, 2.0)], "precision": [(2, 0.5, math.nan, math.nan)]}
+    sizes = []
+    for evaluated in ({}, {"fd": points["fd"]}, points):
+        pictures.series(tmp_path / "a.png", lines, evaluated)
+        drawn = pixels_of(tmp_path / "a.png").astype(int)
+        sizes.append(drawn.shape[1])
+        assert ((drawn[..., 0] - drawn[..., 2] > 100).sum() > 10) == bool(evaluated)  # an orange point
+    assert sizes[0] == sizes[1] < sizes[2]
 
 
 def test_curves_of_the_bound(tmp_path):
