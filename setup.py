@@ -41,7 +41,6 @@ setuptools.setup(
         "array-record>=0.8; sys_platform != 'win32'",
         "clu>=0.0.12",
         "flax>=0.12.4",
-        "grain>=0.2.15",
         "jax>=0.10.2",
         "matplotlib>=3.10",
         "ml-collections>=1.1",

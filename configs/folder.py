@@ -7,7 +7,8 @@ Time:   500,000 steps; one or two days on a GPU (an estimate; not measured)
 
 PNG, JPEG, WebP, BMP and TIFF files, sub-folders included. Images are scaled to the size on their shorter side and
 cropped in the centre; the alternatives are --config.data.folder.resize=stretch and none. Height and width may differ.
-Grey images: --config.data.folder.channels=1. A tenth of the files is held out.
+Grey images: --config.data.folder.channels=1. About a tenth of the files is held out. Images are not mirrored, since
+letters, flags and signs have a left and a right; --config.data.flip=True mirrors half of them.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.train_steps = 500_000
     c.batch_size = 64
     c.require_accelerator = False
-    c.data.update(name="folder", flip=True, workers=4)
+    c.data.update(name="folder", flip=False, workers=4)
     c.data.folder.update(path="data/images", size=(64, 64), resize="center_crop")
     c.network.unet.update(channels=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,), dropout=0.1)
     c.optimizer.update(learning_rate=1e-4, warmup_steps=5000)

@@ -15,10 +15,12 @@ def add_flags(parser: Parser) -> None:
     add_workdir(parser, "Run directory, for checkpoints, metrics and pictures")
     add_config_flags(parser, needed=False)
     add_verify(parser)
+    parser.flag("check_data", bool, False, "Read every example once before training, and list those that fail.")
 
 
 def run(args: Flags) -> Results:
     """Train until config.train_steps. Without --config, the run that the run directory holds is resumed."""
+    from diffusion_jax.experiment import sources
     from diffusion_jax.runs import trained
     from diffusion_jax.training import checkpoints, loop
 
@@ -30,6 +32,8 @@ def run(args: Flags) -> Results:
         raise ValueError(
             f"--config: missing, and {args.workdir} holds no run to resume. Use --config=digits for example"
         )
+    if args.check_data:
+        sources.check_files(config)
     try:
         return loop.train(config, args.workdir, verify=args.verify)
     except loop.Preempted as notice:

@@ -68,15 +68,16 @@ def _read(option: str, path: str, key: str, label_key: str) -> tuple[np.ndarray,
         raise ValueError(f"{path}: is a folder, not a .npz or .npy file. For a folder of images use data.name=folder")
     if not file.exists():
         raise FileNotFoundError(f"{path}: no such file. Set {option} to a .npz or .npy file")
-    if file.suffix not in (".npy", ".npz"):
+    suffix = file.suffix.lower()
+    if suffix not in (".npy", ".npz"):
         raise ValueError(f"{path}: the name must end in .npz or .npy. Save it with np.savez(path, images=…, labels=…)")
     with open(file, "rb") as stream:
-        if (stream.read(len(ZIP)) == ZIP) != (file.suffix == ".npz") and file.stat().st_size:
+        if (stream.read(len(ZIP)) == ZIP) != (suffix == ".npz") and file.stat().st_size:
             raise ValueError(
                 f"{path}: content and extension do not match; .npy is one array, .npz a zip file of arrays"
             )
         stream.seek(0)
-        if file.suffix == ".npy":
+        if suffix == ".npy":
             if key or label_key:
                 raise ValueError(
                     f"{path}: a .npy file has one array. Leave data.arrays.key and label_key empty, or use .npz"
@@ -128,6 +129,10 @@ def _examples(path: str, x0: np.ndarray, levels: int) -> tuple[np.ndarray, int]:
         raise ValueError(f"{path}: shape {x0.shape} is not [N,D], [N,H,W] or [N,H,W,C]. Add the first axis")
     if not x0.size:
         raise ValueError(f"{path}: is empty, shape {x0.shape}")
+    if x0.ndim == 4 and x0.shape[1] in (1, 3) and x0.shape[3] > 4:
+        raise ValueError(
+            f"{path}: shape {x0.shape} seems to be [N,C,H,W]. Save np.moveaxis(x, 1, -1), which is [N,H,W,C]"
+        )
     if x0.dtype.kind == "b":
         if levels != 2:
             raise ValueError(f"{path}: booleans need data.arrays.levels=2 (got {levels})")
@@ -145,10 +150,6 @@ def _grey_levels(path: str, x0: np.ndarray, levels: int) -> np.ndarray:
     if levels == 0:
         raise ValueError(
             f"{path}: dtype {x0.dtype}, but levels=0 is for floats. Set data.arrays.levels=256, or save float32"
-        )
-    if x0.ndim == 4 and x0.shape[1] in (1, 3) and x0.shape[3] > 4:
-        raise ValueError(
-            f"{path}: shape {x0.shape} seems to be [N,C,H,W]. Save np.moveaxis(x, 1, -1), which is [N,H,W,C]"
         )
     if (x0.dtype, levels) != (np.uint8, 256):
         for value, place in ((x0.min(), x0.argmin()), (x0.max(), x0.argmax())):
@@ -186,10 +187,11 @@ def _labels(path: str, label: np.ndarray | None, size: int, classes: int) -> tup
                 f"{path}: data.arrays.classes={classes} needs labels. Set data.arrays.label_key to their array"
             )
         return None, 0
+    label = label[:, 0] if label.shape == (size, 1) else label
     if label.shape != (size,) or label.dtype.kind not in "iu":
         raise ValueError(
             f"{path}: labels must be integers of shape ({size},) (got {label.dtype} {label.shape}). "
-            "Take np.argmax of one-hot rows"
+            "Save np.unique(labels, return_inverse=True)[1] of names or floats, np.argmax(labels, 1) of one-hot rows"
         )
     least, most = int(label.min()), int(label.max())
     allowed = classes or most + 1

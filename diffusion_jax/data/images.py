@@ -1,8 +1,9 @@
 """Decode an image file to uint8 [H,W,C].
 
 Palettes, CMYK and YCbCr are converted to RGB; RGB to grey by Rec. 601 luma, grey to RGB by repetition. 16-bit samples
-keep their upper byte (an 8-bit image stored in 16 bits is restored exactly). Transparent pixels are composited over
-white. The EXIF orientation is applied, an embedded colour profile is not. Other images are errors.
+keep their upper byte (an 8-bit image stored in 16 bits is restored exactly), or are scaled by a white point (grey
+ones). Transparent pixels are composited over a colour. The EXIF orientation is applied, an embedded colour profile is
+not. Of a camera's MPO file the first picture is taken. Other images are errors.
 """
 
 import contextlib
@@ -10,10 +11,10 @@ import io
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor, ImageOps
 
 from diffusion_jax.data.source import Refused, readable
 
@@ -39,6 +40,12 @@ class Rule(NamedTuple):
     """"none": files must have that size. "center_crop": scaled to cover it, cropped. "stretch": both sides scaled."""
     filter: str
     """Resampling kernel, one of FILTERS, antialiased."""
+    alpha: str = "white"
+    """Colour under transparent pixels: white, black, #rrggbb or another CSS name."""
+    white_point: int = 65535
+    """Value of 16-bit grey files that becomes 255, such as 4095 for 12 bits; 65535: the upper byte is kept."""
+    max_pixels: int = 0
+    """Pixels of a file that are allowed beyond Pillow's limit, for the whole process; 0: that limit."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -46,7 +53,16 @@ class Rule(NamedTuple):
         return self.height, self.width, self.channels
 
 
-def rule(section: str, size: int | Sequence[int], channels: int, resize: str, filter: str) -> Rule:
+def rule(
+    section: str,
+    size: int | Sequence[int],
+    channels: int,
+    resize: str,
+    filter: str,
+    alpha: str = "white",
+    white_point: int = 65535,
+    max_pixels: int = 0,
+) -> Rule:
     """Make a checked Rule. size: one side or (height, width).
 
     Raises ValueError, naming `section` and the option.
@@ -60,19 +76,34 @@ def rule(section: str, size: int | Sequence[int], channels: int, resize: str, fi
         raise ValueError(f"data.{section}.resize={resize!r}: unknown. Use one of {', '.join(RESIZES)}")
     if filter not in FILTERS:
         raise ValueError(f"data.{section}.filter={filter!r}: unknown. Use one of {', '.join(FILTERS)}")
-    return Rule(sides[0], sides[-1], channels, resize, filter)
+    try:
+        ImageColor.getrgb(alpha)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"data.{section}.alpha={alpha!r}: must be a colour: white, black, #rrggbb or a name"
+        ) from error
+    if not (isinstance(white_point, int) and 1 <= white_point <= 65535):
+        raise ValueError(f"data.{section}.white_point={white_point}: must be 1 … 65535, such as 4095 for 12 bits")
+    if not (isinstance(max_pixels, int) and max_pixels >= 0):
+        raise ValueError(f"data.{section}.max_pixels={max_pixels}: must be a number of pixels, or 0 for Pillow's limit")
+    return Rule(sides[0], sides[-1], channels, resize, filter, alpha, white_point, max_pixels)
 
 
-def check(file: pathlib.Path, rule: Rule) -> None:
-    """Check the header of an image file against a rule, without decoding. Raises ValueError."""
-    with _readable(str(file)), Image.open(file) as image:
-        size, mode, frames = image.size, image.mode, getattr(image, "n_frames", 1)
+def check(file: pathlib.Path, rule: Rule) -> bool:
+    """Check the header of an image file; return True if it has transparency.
+
+    Raises ValueError.
+    """
+    if os.path.exists(file) and not os.path.isfile(file):
+        raise Refused(f"{file}: is not a regular file. Remove it from the folder")
+    with _opened(file, str(file), rule) as image:
+        size, transparent = image.size, image.has_transparency_data
         wrong_size = rule.resize == "none" and size != (rule.width, rule.height)
         if wrong_size and size == (rule.height, rule.width):
             wrong_size = image.getexif().get(ORIENTATION) not in SIDEWAYS
-    _check_mode(str(file), mode, frames)
     if wrong_size:
         _refuse_size(str(file), size, rule)
+    return transparent
 
 
 def decode(file: pathlib.Path | bytes, name: str, rule: Rule) -> np.ndarray:
@@ -80,22 +111,26 @@ def decode(file: pathlib.Path | bytes, name: str, rule: Rule) -> np.ndarray:
 
     name: the name of the file in errors. Raises ValueError if it is damaged or does not fit the rule.
     """
-    with _readable(name), Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-        opened.load()
-        image: Image.Image = opened
-        _check_mode(name, image.mode, getattr(image, "n_frames", 1))
+    with _opened(io.BytesIO(file) if isinstance(file, bytes) else file, name, rule) as image:
+        image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        image = _resized(_colours(image, rule.channels), name, rule)
+        image = _resized(_colours(image, rule), name, rule)
     return np.asarray(image).reshape(rule.shape)
 
 
-def _colours(image: Image.Image, channels: int) -> Image.Image:
+def _colours(image: Image.Image, rule: Rule) -> Image.Image:
     if image.mode in SIXTEEN_BITS:
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = Image.fromarray(_eight_bits(np.asarray(image), rule.white_point))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("L" if channels == 1 else "RGB")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, rule.alpha), image)
+    return image.convert("L" if rule.channels == 1 else "RGB")
+
+
+def _eight_bits(x: np.ndarray, white_point: int) -> np.ndarray:
+    if white_point == 65535:
+        return (x >> 8).astype(np.uint8)
+    return np.round(np.minimum(x, white_point) * (255 / white_point)).astype(np.uint8)
 
 
 def _resized(image: Image.Image, name: str, rule: Rule) -> Image.Image:
@@ -114,20 +149,25 @@ def _resized(image: Image.Image, name: str, rule: Rule) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _readable(name: str) -> Iterator[None]:
+def _opened(file: Any, name: str, rule: Rule) -> Iterator[Image.Image]:
+    """Open an image of one frame in a known pixel mode. Raises ValueError or FileNotFoundError."""
+    if Image.MAX_IMAGE_PIXELS is not None and rule.max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = rule.max_pixels
     try:
-        with readable(name, "replace it or delete it", " as an image"):
-            yield
+        with readable(name, "replace it or delete it", " as an image"), Image.open(file) as image:
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            if frames != 1:
+                raise Refused(f"{name}: has {frames} frames. Save one image per file")
+            if image.mode not in MODES:
+                raise Refused(f"{name}: unsupported pixel mode {image.mode!r}. Convert it to 8-bit RGB or grey")
+            yield image
     except FileNotFoundError as error:
         what = "is a link to a file that does not exist" if os.path.islink(name) else "does not exist any more"
         raise FileNotFoundError(f"{name}: {what}. Restore the file, or remove its name") from error
-
-
-def _check_mode(name: str, mode: str, frames: int) -> None:
-    if frames != 1:
-        raise Refused(f"{name}: has {frames} frames. Save one image per file")
-    if mode not in MODES:
-        raise Refused(f"{name}: unsupported pixel mode {mode!r}. Convert the image to 8-bit RGB or grey")
+    except ValueError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise ValueError(f"{error} To allow it, set data.folder.max_pixels to its number of pixels") from error
+        raise
 
 
 def _refuse_size(name: str, size: tuple[int, int], rule: Rule) -> None:

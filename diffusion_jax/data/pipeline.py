@@ -1,15 +1,17 @@
-"""Batches: the batch of step n is a pure function of (seed, n), for any number of processes and after any resume.
+"""Batches as a pure function of (seed, step).
 
-The global batch of step n has the positions n * batch_size + j of an endless sequence of permutations of the data set.
-Each process takes its rows of that batch. Worker processes decode files ahead; each makes whole batches with the same
-function, so neither their number nor the first step changes a batch.
+The global batch of step n has the positions n * batch_size + j of an endless sequence of permutations of the examples,
+for any number of processes and after any resume. Each process takes its rows of that batch. Worker processes decode
+files ahead with the same function, so neither their number nor the first step changes a batch.
 
 The entry "index", the place of an example in the global batch, identifies its random numbers in the train step.
 """
 
+import collections
+import concurrent.futures
 import functools
+import multiprocessing
 import os
-import queue
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -90,12 +92,8 @@ def batches(
     workers. Raises ValueError at once.
     """
     check(source, seed, start, batch_size, flip)
-    make = functools.partial(_step, source, seed, batch_size, flip, rows)
+    make = functools.partial(batch, source, seed, batch_size=batch_size, flip=flip, rows=rows)
     return _ahead(make, start, FOREVER, workers) if source.on_disk else map(make, range(start, FOREVER))
-
-
-def _step(source: Source, seed: int, batch_size: int, flip: bool, rows: slice, step: int) -> Batch:
-    return batch(source, seed, step, batch_size, flip, rows)
 
 
 def in_order(source: Source, batch_size: int, rows: slice = ALL, workers: int = 0) -> Iterator[Batch]:
@@ -127,35 +125,40 @@ def _part(source: Source, batch_size: int, rows: slice, part: int) -> Batch:
 
 def _ahead(make: Callable[[int], Batch], start: int, stop: int, workers: int) -> Iterator[Batch]:
     """Iterate over make(start), …, make(stop - 1), computed ahead in worker processes or threads."""
-    import grain
-    from absl import flags
-
-    if workers and not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    threads = 1 if workers else READ_THREADS
-    made = (
-        grain.MapDataset.range(start, stop)
-        .map(make)
-        .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads))
-        .mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_outlive_signals)
-    )
-    iterator = iter(made)
+    spawn = multiprocessing.get_context("spawn")  # JAX has threads, which a forked process would lack
+    pool: concurrent.futures.Executor
+    if workers:
+        pool = concurrent.futures.ProcessPoolExecutor(workers, spawn, _start_worker, (make,))
+        make = _make_in_worker
+    else:
+        pool = concurrent.futures.ThreadPoolExecutor(READ_THREADS)
+    ahead: collections.deque[concurrent.futures.Future[Batch]] = collections.deque()
     try:
-        for shared in iterator:
-            own = {name: np.array(value) for name, value in shared.items()}
-            del shared  # frees the memory shared with a worker at once, whatever becomes of the batch
-            yield own
+        for step in range(start, stop):
+            ahead.append(pool.submit(make, step))
+            if len(ahead) > 2 * (workers or READ_THREADS):
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
     finally:
-        iterator.close()
+        pool.shutdown(cancel_futures=True)
 
 
-def _outlive_signals(worker: int, workers: int) -> None:
-    """Ignore Ctrl-C and SIGTERM in a worker, and end with the parent.
+_make: Callable[[int], Batch]
+"""In a worker process: the function that makes a batch, sent once."""
+
+
+def _make_in_worker(step: int) -> Batch:
+    return _make(step)
+
+
+def _start_worker(make: Callable[[int], Batch]) -> None:
+    """Take the function of a worker process, ignore Ctrl-C and SIGTERM, and end with the parent.
 
     The parent may have to save before it ends.
     """
-    import multiprocessing
-
+    global _make
+    _make = make
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -169,48 +172,23 @@ def _outlive_signals(worker: int, workers: int) -> None:
 
 
 def prefetch(iterator: Iterator[Any], put: Callable[[Any], T], depth: int = 2) -> Generator[T, None, None]:
-    """Iterate over put(x), computed by a background thread up to `depth` items ahead.
+    """Iterate over put(x), computed by a background thread, with `depth` items in memory.
 
     put places a batch on the devices. Exceptions of the thread are raised here. When the consumer stops, the thread
-    ends and closes the iterator. Raises ValueError.
+    ends, and the iterator is closed.
     """
-    if depth < 1:
-        raise ValueError(f"depth={depth}: must be at least 1")
-    return _prefetched(iterator, put, depth)
+    end: Any = object()
 
+    def step() -> T:
+        item = next(iterator, end)
+        return end if item is end else put(item)
 
-def _prefetched(iterator: Iterator[Any], put: Callable[[Any], T], depth: int) -> Generator[T, None, None]:
-    free, stopped = threading.Semaphore(depth), threading.Event()
-    ready: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            while free.acquire() and not stopped.is_set():
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    break
-                ready.put(("item", put(item)))
-            last: tuple[str, Any] = ("end", None)
-        except BaseException as error:
-            last = ("error", error)
-        try:
-            getattr(iterator, "close", lambda: None)()
-        finally:
-            ready.put(last)
-
-    thread = threading.Thread(target=work, daemon=True, name="prefetch")
-    thread.start()
+    thread = concurrent.futures.ThreadPoolExecutor(1, "prefetch")
     try:
-        while True:
-            kind, value = ready.get()
-            if kind == "error":
-                raise value
-            if kind == "end":
-                return
-            yield value
-            free.release()
+        ahead = collections.deque(thread.submit(step) for _ in range(depth))
+        while (item := ahead.popleft().result()) is not end:
+            yield item
+            ahead.append(thread.submit(step))
     finally:
-        stopped.set()
-        free.release()
-        thread.join()
+        thread.shutdown(cancel_futures=True)
+        getattr(iterator, "close", lambda: None)()

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
@@ -31,6 +31,12 @@ class Source(NamedTuple):
     """True if `read` decodes files, so that worker processes help."""
     class_names: tuple[str, ...] = ()
     """Names of the classes in order; (): the classes have numbers only."""
+    counts: tuple[int, ...] = ()
+    """Examples of each class; (): unlabelled, or not counted."""
+    note: str = ""
+    """What a user should know: files that are not read, transparency."""
+    identity: str = ""
+    """Hash of the names of the files; "": the examples alone identify the data."""
 
 
 def from_arrays(
@@ -48,7 +54,13 @@ def from_arrays(
         wanted = places if rows is None else rows[places]
         return np.take(x0, wanted, axis=0), label[wanted]
 
-    return Source(name, x0.shape[1:], levels, classes, size, read, on_disk=False)
+    counts = count(label if rows is None else label[rows], classes)
+    return Source(name, x0.shape[1:], levels, classes, size, read, on_disk=False, counts=counts)
+
+
+def count(label: np.ndarray, classes: int) -> tuple[int, ...]:
+    """Count the examples of each class, without the unlabelled ones (-1)."""
+    return tuple(np.bincount(label[label >= 0], minlength=classes).tolist()) if classes else ()
 
 
 def from_items(name: str, shape: tuple[int, ...], levels: int, classes: int, size: int, item: Item) -> Source:
@@ -67,7 +79,7 @@ def load(source: Source) -> Source:
     """Decode a Source once into memory."""
     x0, label = source.read(np.arange(source.size))
     loaded = from_arrays(source.name, x0, label, source.levels, source.classes)
-    return loaded._replace(class_names=source.class_names)
+    return source._replace(read=loaded.read, on_disk=False)
 
 
 def check_split(split: str) -> None:
@@ -82,21 +94,30 @@ def split_rows(name: str, size: int, split: str, fraction: float) -> np.ndarray:
     A fixed permutation holds out `fraction` of `size` examples, at least one; with fraction 0 there is no held-out
     split. name: the data set in errors. Raises ValueError for an empty split.
     """
+    check_fraction(name, fraction)
+    held = max(1, round(size * fraction)) if fraction else 0
+    if held >= size or (split == "heldout" and not held):
+        empty_split(name, "train" if held >= size else split, f"{held} of {size} examples")
+    order = np.random.default_rng(HELDOUT_SEED).permutation(size)
+    return order[: size - held] if split == "train" else order[size - held :]
+
+
+def check_fraction(name: str, fraction: float) -> None:
+    """Raise ValueError unless `fraction` is a share of the examples."""
     if not 0 <= fraction < 1:
         raise ValueError(f"{name}: heldout_fraction={fraction} must be in [0, 1)")
-    held = max(1, round(size * fraction)) if fraction else 0
-    if split == "heldout" and not held:
+
+
+def empty_split(name: str, split: str, held: str) -> NoReturn:
+    """Raise ValueError for a split without examples. held: what is held out."""
+    if split == "heldout":
         raise ValueError(
             f"{name}: the held-out split is empty. Set heldout_fraction above 0, or heldout to a path; training alone "
             "needs none with eval.every=0 and eval.quality_every=0"
         )
-    if held >= size:
-        raise ValueError(
-            f"{name}: holding out {held} of {size} examples leaves none for training. "
-            "Set heldout_fraction=0, or heldout to a path"
-        )
-    order = np.random.default_rng(HELDOUT_SEED).permutation(size)
-    return order[: size - held] if split == "train" else order[size - held :]
+    raise ValueError(
+        f"{name}: holding out {held} leaves none for training. Set heldout_fraction=0, or heldout to a path"
+    )
 
 
 def reason(error: Exception) -> str:

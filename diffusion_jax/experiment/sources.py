@@ -1,6 +1,8 @@
-"""The data of a config: sources, their range, and the networks that look at them."""
+"""The data of a config: sources, checks of them, and conversion to the range of the model."""
 
+import concurrent.futures
 import hashlib
+import logging
 import math
 from collections.abc import Callable
 
@@ -9,12 +11,20 @@ import numpy as np
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
+from diffusion_jax import progress
 from diffusion_jax.data import arrays, dead_leaves, embedded, entropies, folder, heartbeat, idx, tfds
 from diffusion_jax.data.scaling import dequantised, from_model, to_model
-from diffusion_jax.data.source import Source
+from diffusion_jax.data.source import SPLITS, Source
 from diffusion_jax.experiment.choices import make, options
+from diffusion_jax.experiment.samplers import clips_x0
 from diffusion_jax.process.base import Array, Schedule, in_float64
 
+CLIP_SLACK = 1e-3
+"""Overshoot of [-1, 1] that float data may have where predictions are clipped."""
+log = logging.getLogger(__name__)
+
+_COMPARED: set[str] = set()
+"""Data of stored configs that were compared with those on disk."""
 IN_MEMORY = "in_memory"
 """Name, in a stored config, of data that were handed over from Python."""
 SOURCES: dict[str, Callable[..., Source]] = {
@@ -33,8 +43,12 @@ SAMPLE_COUNTS: dict[str, Callable[[np.ndarray], dict[str, float]]] = {"heartbeat
 """Of data sets whose every example is known: what can be counted in samples."""
 
 
-def source(config: ConfigDict, split: str) -> Source:
-    """Open a split, "train" or "heldout", of the data; raises ValueError if it is not what config.data says."""
+def source(config: ConfigDict, split: str, compare: bool = True) -> Source:
+    """Open a split, "train" or "heldout", of the data.
+
+    compare: warn where the training data are not those that a stored config was trained on. Raises ValueError if the
+    data are not what config.data says.
+    """
     data = config.data
     if data.name == IN_MEMORY:
         raise ValueError(
@@ -49,11 +63,32 @@ def source(config: ConfigDict, split: str) -> Source:
                 raise ValueError(
                     f"data.{field}: the config says {said}, but {data.name} has {found}; correct the config"
                 )
+    if compare and data.size:
+        _warn_if_changed(data, opened if split == "train" else None)
     return opened
 
 
+def _warn_if_changed(data: ConfigDict, train: Source | None) -> None:
+    """Warn, once, if a run's training data have changed."""
+    key = f"{data.name} {options(data)} {data.size} {data.fingerprint}"
+    if key in _COMPARED:
+        return
+    _COMPARED.add(key)
+    try:
+        train = train or make("data.name", data.name, SOURCES, options(data), split="train")
+    except (OSError, ValueError) as error:
+        log.warning("the training data cannot be compared with those of the run: %s", error)
+        return
+    if train.size != data.size or data.fingerprint not in ("", fingerprint(train)):
+        log.warning(
+            "%s: the training data have changed since the run was trained (%s examples now, %s then%s). Figures are of "
+            "other data, and held-out examples may be among those trained on",
+            *(train.name, f"{train.size:,}", f"{data.size:,}", "" if train.size != data.size else ", other content"),
+        )
+
+
 def exact_entropies(config: ConfigDict, path: Schedule) -> dict[str, float]:
-    """-H(x_0) and -H(x_1) in bits of the data of a config, of the first level of its chain; {} where nobody knows."""
+    """Return -H(x_0) and -H(x_1) in bits, where the data's density is known; else {}."""
     data = config.data
     log_alpha, log_sigma = in_float64(path, np.array(1 / config.process.num_steps))
     if data.name == "toy2d" and data.toy2d.kind == "swissroll" and config.process.name == "gaussian":
@@ -64,7 +99,7 @@ def exact_entropies(config: ConfigDict, path: Schedule) -> dict[str, float]:
 
 
 def resolve(config: ConfigDict, train: Source) -> ConfigDict:
-    """The config with the shape, levels, classes and size of its data filled in, as a checkpoint keeps it."""
+    """Return the config with what its data are filled in, as checkpoints keep it."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.update(shape=train.shape, levels=train.levels, classes=train.classes, size=train.size)
@@ -73,9 +108,85 @@ def resolve(config: ConfigDict, train: Source) -> ConfigDict:
 
 
 def fingerprint(source: Source, examples: int = 16) -> str:
-    """Return a hash of some examples of a source, evenly spread: the same data have the same, wherever they lie."""
-    x0, label = source.read(np.linspace(0, source.size - 1, min(examples, source.size)).astype(np.int64))
-    return hashlib.sha256(np.ascontiguousarray(x0).tobytes() + np.asarray(label, np.int32).tobytes()).hexdigest()[:16]
+    """Return a hash of some examples, evenly spread, and of the names of files."""
+    x0, label = source.read(_spread(source.size, examples))
+    content = np.ascontiguousarray(x0).tobytes() + np.asarray(label, np.int32).tobytes() + source.identity.encode()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def check(config: ConfigDict, train: Source) -> None:
+    """Raise ValueError for classes without examples, and floats that clipping would cut off."""
+    empty = [str(train.class_names[i] if train.class_names else i) for i, n in enumerate(train.counts) if not n]
+    if empty:
+        raise ValueError(
+            f"{train.name}: {len(empty)} of {train.classes} classes have no training example ({_short(empty)}). "
+            f"Number the labels 0 … {train.classes - len(empty) - 1} without gaps (np.unique(labels, "
+            "return_inverse=True)[1]), add examples, or train without labels"
+        )
+    clipping = [f"{key}.clip_x0" for key in ("sampler", "bound") if clips_x0(config, config[key])]
+    if train.levels or not clipping:
+        return
+    x0, _ = train.read(np.arange(train.size) if not train.on_disk else _spread(train.size, 256))
+    low, high = float(x0.min()), float(x0.max())
+    if max(-low, high) > 1 + CLIP_SLACK:
+        off = " and ".join(f"{key}=False" for key in clipping)
+        raise ValueError(
+            f"{train.name}: values from {low:.4g} to {high:.4g}, but predictions are clipped to [-1, 1] "
+            f"({', '.join(clipping)}). Scale the data to [-1, 1], or set data.mean={x0.mean(dtype=np.float64):.4g}, "
+            f"data.std={x0.std(dtype=np.float64) or 1:.4g}, {off}"
+        )
+
+
+def summary(train: Source, heldout: Source | None) -> str:
+    """Return a line on the data: examples trained on, held out and skipped, and the histogram of the classes."""
+    line = f"training on {train.size:,} examples of {train.name}"
+    line += f", {heldout.size:,} held out" if heldout else ", held-out ones not used"
+    if train.levels > 2 and (top := train.read(_spread(train.size, 16))[0].max()) < train.levels // 4:
+        line += (
+            f"; DARK: 16 of them reach level {top} of {train.levels - 1} at most (16-bit grey files: "
+            "data.folder.white_point, arrays: data.arrays.levels)"
+        )
+    if train.note:
+        line += f"; {train.note}"
+    named = train.class_names or range(train.classes)
+    if train.counts:
+        line += f"; classes: {_short([f'{name} ({n:,})' for name, n in zip(named, train.counts, strict=True)])}"
+    return line
+
+
+def check_files(config: ConfigDict) -> None:
+    """Read every example of both splits once. Raises ValueError with the number of bad ones and the first of them."""
+    for split in SPLITS if config.eval.every else SPLITS[:1]:
+        opened = source(config, split, compare=False)
+
+        def complaint(place: int, opened: Source = opened) -> str:
+            try:
+                opened.read(np.array([place]))
+            except (OSError, ValueError) as error:
+                return str(error)
+            return ""
+
+        bad = []
+        with progress.track("read", opened.size) as report, concurrent.futures.ThreadPoolExecutor(16) as pool:
+            for done, line in enumerate(pool.map(complaint, range(opened.size)), 1):
+                bad += [line] if line else []
+                report(done)
+        if bad:
+            raise ValueError(
+                f"--check_data: {len(bad):,} of {opened.size:,} examples cannot be read. {' '.join(bad[:3])}"
+            )
+        log.info("%s: all %s examples can be read", opened.name, f"{opened.size:,}")
+
+
+def _short(words: list[str], most: int = 10) -> str:
+    """Join words by commas; of more than `most` the first ones, and the number of the others."""
+    more = [f"and {len(words) - most:,} more"] if len(words) > most else []
+    return ", ".join(words[:most] + more)
+
+
+def _spread(size: int, number: int) -> np.ndarray:
+    """Return at most `number` places of `size`, evenly spread."""
+    return np.linspace(0, size - 1, min(number, size)).astype(np.int64)
 
 
 def make_to_model(config: ConfigDict) -> Callable[[Array, Array], Array]:

@@ -91,7 +91,7 @@ def _train(
     devices.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
     pipeline.check(train_source, config.seed, 0, config.batch_size, config.data.flip)
     if config.eval.every and not data:
-        heldout = sources.source(config, "heldout")
+        heldout = sources.source(config, "heldout", compare=False)
     draw = drawing.quick_samples(config) if config.report.samples_every else None
     judge = None
     if config.eval.quality_every:
@@ -104,6 +104,8 @@ def _train(
         if kept[-1] >= config.train_steps:
             log.info("%s is finished: step %d of %d", workdir, kept[-1], config.train_steps)
             return {"workdir": workdir, "step": kept[-1], "loss": metric_log.last(workdir, "loss"), "finished": True}
+    else:
+        sources.check(config, train_source)
     if devices.is_first():
         stack.enter_context(checkpoints.lock(workdir))
     manager = checkpoints.open_manager(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
@@ -112,6 +114,7 @@ def _train(
 
     # The state, and the compiled functions.
     log.info("%s", metric_log.banner(shapes.params, jax.devices(), workdir))
+    log.info("%s", sources.summary(train_source, heldout))
     if kept:
         log.info("resuming %s at step %d", workdir, kept[-1])
         train_state = checkpoints.restore(manager, devices.abstract(shapes, config.parallel), verify=verify)

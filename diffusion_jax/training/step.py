@@ -57,8 +57,6 @@ def make_train_step(
         return (grads, metrics), per_example
 
     def accumulated(params: Any, *share: Any) -> tuple[Any, Array]:
-        if accumulate_steps == 1:
-            return gradients(params, *share)
         # Row i goes to part i mod accumulate_steps, so that rows spread over devices are so in every part.
         parts = jax.tree.map(lambda x: x.reshape(-1, accumulate_steps, *x.shape[1:]).swapaxes(0, 1), share)
         shapes, _ = jax.eval_shape(gradients, params, *jax.tree.map(lambda x: x[0], parts))
@@ -77,7 +75,8 @@ def make_train_step(
         key_times, key_examples = jax.random.split(jax.random.fold_in(key, state.step))
         t, weight = times.sample(state.history, key_times, batch["index"], batch_size)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_examples, batch["index"])
-        (grads, metrics), per_example = accumulated(state.params, batch, t, weight, keys)
+        share = gradients if accumulate_steps == 1 else accumulated
+        (grads, metrics), per_example = share(state.params, batch, t, weight, keys)
         if axis is not None and jax.lax.axis_size(axis) > 1:  # on a CPU the mean over one device is a copy
             grads, metrics = jax.lax.pmean((grads, metrics), axis)
 

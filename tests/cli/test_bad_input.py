@@ -36,6 +36,12 @@ BAD = [
     ([*TRAIN, "--config.data.name=folder", "--config.data.folder.path={tmp}/empty"], "{tmp}/empty"),
     ([*TRAIN, "--config.data.name=folder", "--config.data.folder.path={tmp}/mixed"], "{tmp}/mixed"),
     ([*TRAIN, "--config.data.name=arrays", "--config.data.arrays.path={tmp}/nan.npz"], "nan.npz"),
+    ([*TRAIN, "--config.data.name=arrays", "--config.data.arrays.path={tmp}/far.npy", "--config.network.name=mlp"],
+     "data.std"),
+    ([*TRAIN, "--config.data.name=arrays", "--config.data.arrays.path={tmp}/gap.npz",
+      "--config.data.arrays.label_key=y"], "gap.npz"),
+    ([*TRAIN, "--config.data.name=folder", "--config.data.folder.path={tmp}/cut", "--config.data.folder.size=8",
+      "--config.data.folder.heldout_fraction=0", "--config.eval.every=0", "--check_data"], "cut/1.png"),
     ([*TRAIN, "--config.data.name=arrays", "--config.data.arrays.path={tmp}/objects.npz"], "objects.npz"),
     ([*TRAIN, "--config.data.name=tfds", "--config.data.tfds.dataset=cifar10", "--config.data.tfds.data_dir={tmp}"],
      "main prepare"),
@@ -104,10 +110,15 @@ def bad_things(tmp_path_factory):
     for i in range(4):
         Image.new("RGB", (8, 8)).save(path / "mixed" / f"{i}.png")
     (path / "mixed" / "3.png").write_bytes(b"not an image")
+    (path / "cut").mkdir()
+    Image.effect_noise((64, 64), 99).save(path / "cut" / "0.png")
+    (path / "cut" / "1.png").write_bytes((path / "cut" / "0.png").read_bytes()[:900])
     (path / "broken.py").write_text("def get_config(:\n")
     (path / "file").write_text("")
     (path / "name_error.py").write_text("def get_config(variant):\n    return nothing\n")
     np.savez(path / "nan.npz", x=np.full((4, 2), np.nan, np.float32))
+    np.save(path / "far.npy", np.random.default_rng(0).normal(size=(40, 2)) * 100)
+    np.savez(path / "gap.npz", x=np.zeros((40, 8, 8), np.uint8), y=np.arange(40) % 3 + 1)
     np.savez(path / "objects.npz", x=np.array([[1], [None]], object))
     return path
 

@@ -80,6 +80,13 @@ def test_labels_stay_with_their_examples_in_both_splits(save):
     assert not rows(everything(train)[0]) & rows(everything(heldout)[0])
 
 
+def test_labels_in_a_column_and_names_in_capitals_are_read(save, tmp_path):
+    path = save("x.npz", {"images": IMAGES, "labels": LABELS[:, None].astype(np.uint8)})
+    (tmp_path / "x.npz").rename(tmp_path / "X.NPZ")
+    source = arrays("train", str(tmp_path / "X.NPZ"), label_key="labels", heldout_fraction=0)
+    assert source.counts == (7, 7, 6) and path
+
+
 def test_second_file_is_the_heldout_split(save):
     path = save("train.npz", {"x": IMAGES[:15], "y": LABELS[:15]})
     other = save("test.npz", {"x": IMAGES[15:17], "y": LABELS[15:17]})
@@ -133,6 +140,10 @@ def poisoned(value):
         (IMAGES, {"heldout_fraction": -0.1}, "heldout_fraction"),
         (IMAGES, {"levels": 300}, r"arrays\.levels"),
         (IMAGES, {"classes": 3}, "classes.*label_key"),
+        (np.zeros((5, 3, 8, 8), np.float32), {"levels": 0}, "N,H,W,C"),
+        (IMAGES.astype(np.complex64), {}, "complex64"),
+        (np.zeros((3, 2), "datetime64[s]"), {}, "datetime64"),
+        (np.zeros((3, 2), [("a", "u1")]), {}, "dtype"),
     ],
 )
 def test_invalid_arrays_raise(save, given, options, named):
@@ -148,6 +159,8 @@ def test_invalid_arrays_raise(save, given, options, named):
         (np.eye(3)[LABELS], {}, "labels"),
         (LABELS / 1.0, {}, "labels"),
         (LABELS - 1, {}, "labels"),
+        (np.array(["cat", "dog"] * 10), {}, "return_inverse"),
+        (np.stack([LABELS, LABELS], 1), {}, "labels"),
         (LABELS, {"classes": 2}, "labels"),
     ],
 )

@@ -1,3 +1,5 @@
+import contextlib
+import os
 import re
 
 import numpy as np
@@ -8,9 +10,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffusion_jax.data import images
-from diffusion_jax.data.folder import folder
+from diffusion_jax.data.folder import _part, folder, place_of
+from diffusion_jax.experiment import sources
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 6, 4, 3), np.uint8)
+
+
+PLACES = ["0.059171", "0.387848", "0.564107"]
 
 
 def fill(root, names, pixels=PIXELS):
@@ -59,7 +65,9 @@ def test_sub_folders_are_classes_and_a_fraction_is_held_out(tmp_path):
     train, heldout = (
         folder(split, path, size=(6, 4), labels=True, heldout_fraction=0.25) for split in ("train", "heldout")
     )
-    assert (train.size, heldout.size, train.classes, heldout.classes) == (9, 3, 3, 3)
+    held = [place_of(name) < 0.25 for name in names]
+    assert (train.size, heldout.size, train.classes, heldout.classes) == (12 - sum(held), sum(held), 3, 3)
+    assert 0 < heldout.size < 12 and sum(train.counts) == train.size
     assert train.class_names == heldout.class_names == ("cat", "dog", "eel")
     seen = []
     for source in (train, heldout):
@@ -68,6 +76,59 @@ def test_sub_folders_are_classes_and_a_fraction_is_held_out(tmp_path):
             assert label == place // 4
             seen.append(place)
     assert sorted(seen) == list(range(12))
+
+
+NAMES = st.lists(st.text("abz019/", min_size=1, max_size=6).map(lambda name: f"{name.strip('/')}.png"), min_size=1)
+
+
+@given(NAMES, NAMES, st.floats(0.01, 0.9))
+def test_no_file_changes_its_split_when_others_come_or_go(names, others, fraction):
+    def parts(names):
+        for split in ("train", "heldout"):
+            with contextlib.suppress(ValueError):
+                yield from ((name, split) for name in _part("x", sorted(names), split, fraction))
+
+    before, after = dict(parts({*names})), dict(parts({*names, *others}))
+    assert before.items() <= after.items() and before.keys() == {*names}
+
+
+def test_the_split_of_a_name_is_that_of_earlier_versions():
+    assert [f"{place_of(name):.6f}" for name in ("0.png", "cat/1.jpg", "\udce9.png")] == PLACES
+    places = np.array([place_of(f"{i:05d}.png") for i in range(10_000)])
+    share = np.array([(places < f).mean() for f in (0.1, 0.5, 0.9)])
+    np.testing.assert_allclose(share, (0.1, 0.5, 0.9), atol=0.025)  # five standard deviations
+
+
+def test_the_fraction_that_an_error_names_holds_a_file_out(tmp_path):
+    path = fill(tmp_path, ["0.png", "1.png"])
+    with pytest.raises(ValueError, match="heldout_fraction") as caught:
+        folder("heldout", path, size=(6, 4), heldout_fraction=1e-9)
+    fraction = float(re.search(r"data\.folder\.heldout_fraction=([\d.]+)", str(caught.value))[1])
+    assert folder("heldout", path, size=(6, 4), heldout_fraction=fraction).size == 1
+    assert folder("train", path, size=(6, 4), heldout_fraction=1e-9).size == 2
+
+
+def test_files_of_other_kinds_and_transparency_are_told(tmp_path):
+    path = fill(tmp_path, ["0.png", "a.gif", "b.GIF"])
+    Image.fromarray(np.dstack([PIXELS[3], PIXELS[4][..., 0]])).save(tmp_path / "1.png")
+    for name in ("c.heic", "README"):
+        (tmp_path / name).write_text("not read")
+    source = folder("train", path, size=(6, 4), heldout_fraction=0, alpha="black")
+    assert source.size == 2
+    for named in ("4 files", "2 .gif", "a.gif", "1 .heic", "c.heic", "README", "1 images", "black"):
+        assert named in source.note
+    assert not folder("heldout", path, size=(6, 4), heldout=fill(tmp_path.parent / "w", ["0.png"])).note
+    (tmp_path / "0.png").unlink(), (tmp_path / "1.png").unlink()
+    with pytest.raises(ValueError, match=r"2 \.gif"):
+        folder("train", path)
+
+
+def test_the_same_files_elsewhere_are_the_same_data_and_others_are_not(tmp_path):
+    one, other = (fill(tmp_path / name, ["0.png", "1.png"]) for name in "ab")
+    prints = [sources.fingerprint(folder("train", path, size=(6, 4), heldout_fraction=0)) for path in (one, other)]
+    assert prints[0] == prints[1]
+    (tmp_path / "b" / "1.png").rename(tmp_path / "b" / "2.png")
+    assert sources.fingerprint(folder("train", other, size=(6, 4), heldout_fraction=0)) != prints[0]
 
 
 def test_second_folder_is_the_heldout_split(tmp_path):
@@ -125,6 +186,23 @@ def test_a_broken_link_is_named(tmp_path):
     assert caught.value.errno is None
 
 
+def test_odd_names_are_read_and_odd_things_refused(tmp_path):
+    os.mkdir(os.fsencode(tmp_path) + b"/caf\xe9")
+    for name in (b"caf\xe9/0.PNG", b"caf\xe9/a\nb.Jpeg", "caf\xe9/\u96ea \U0001f408.webp".encode()):
+        os.makedirs(os.path.dirname(os.fsencode(tmp_path / "x")) + b"/" + os.path.dirname(name), exist_ok=True)
+        with open(os.fsencode(tmp_path) + b"/" + name, "wb") as file:
+            Image.fromarray(PIXELS[0]).save(file, {b"PNG": "png", b"peg": "jpeg", b"ebp": "webp"}[name[-3:]])
+    source = folder("train", str(tmp_path), size=(6, 4), labels=True, heldout_fraction=0)
+    assert source.size == 3 and source.counts == (1, 2) and everything(source)[0].shape == (3, 6, 4, 3)
+    for kind, make in (("self.png", lambda file: file.symlink_to(file)), ("pipe.png", os.mkfifo)):
+        make(tmp_path / kind)
+        with pytest.raises((ValueError, FileNotFoundError), match=re.escape(kind)):
+            folder("train", str(tmp_path), size=(6, 4), heldout_fraction=0)
+        (tmp_path / kind).unlink()
+    (tmp_path / "folder.png").mkdir()
+    assert folder("train", str(tmp_path), size=(6, 4), heldout_fraction=0).size == 3
+
+
 def test_home_is_expanded(tmp_path, monkeypatch):
     fill(tmp_path, ["a/0.png", "b/1.png"])
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -168,7 +246,8 @@ def test_damaged_image_is_read_or_raises_one_line(tmp_path, format, damage):
         st.tuples(st.just("size"), st.one_of(st.integers(max_value=0), st.floats(), TEXT, st.none())),
         st.tuples(st.just("size"), st.lists(st.integers(), max_size=4)),
         st.tuples(st.just("channels"), st.one_of(st.integers(), st.floats(), TEXT, st.none())),
-        st.tuples(st.sampled_from(["resize", "filter"]), TEXT),
+        st.tuples(st.sampled_from(["resize", "filter", "alpha"]), TEXT),
+        st.tuples(st.sampled_from(["white_point", "max_pixels"]), st.one_of(st.integers(max_value=-1), st.floats())),
         st.tuples(st.just("heldout_fraction"), st.one_of(st.floats(1), st.floats(max_value=-1e-9), st.just(np.nan))),
         st.tuples(st.sampled_from(["path", "heldout"]), TEXT),
     )

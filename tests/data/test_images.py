@@ -59,6 +59,34 @@ def test_sixteen_bits_keep_their_upper_byte_and_are_not_clipped(format):
     np.testing.assert_array_equal(decoded(fine, GREY, format), 3)
 
 
+def test_the_white_point_scales_sixteen_bits():
+    grey = np.linspace(0, 4095, 24).astype(np.uint16).reshape(6, 4)
+    twelve = images.rule("folder", (6, 4), 1, "none", "box", white_point=4095)
+    want = np.round(grey / 4095 * 255)
+    np.testing.assert_array_equal(decoded(Image.fromarray(grey), twelve)[..., 0], want)
+    np.testing.assert_array_equal(decoded(Image.fromarray(grey * 8), twelve).max(), 255)
+    np.testing.assert_array_equal(decoded(PIXELS[..., 0], twelve)[..., 0], PIXELS[..., 0])
+
+
+def test_the_first_picture_of_a_camera_file_is_taken():
+    noise = [Image.effect_noise((4, 6), 99) for _ in range(2)]
+    file = encoded(noise[0], "mpo", save_all=True, append_images=noise[1:], quality=95)
+    with Image.open(io.BytesIO(file)) as opened:
+        assert opened.n_frames == 2 and opened.format == "MPO"
+    np.testing.assert_array_equal(images.decode(file, "x", GREY)[..., 0], np.asarray(Image.open(io.BytesIO(file))))
+
+
+def test_a_large_file_is_refused_unless_allowed(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    file = tmp_path / "large.png"
+    file.write_bytes(encoded(PIXELS))
+    with pytest.raises(ValueError, match=r"large\.png.*max_pixels"):
+        images.check(file, RGB)
+    allowed = images.rule("folder", (6, 4), 3, "none", "box", max_pixels=24)
+    assert not images.check(file, allowed)
+    np.testing.assert_array_equal(images.decode(file, "x", allowed), PIXELS)
+
+
 def test_cmyk_becomes_rgb():
     inks = Image.fromarray(PIXELS).convert("CMYK")
     np.testing.assert_array_equal(decoded(inks, format="tiff"), PIXELS)
@@ -72,6 +100,10 @@ def test_transparency_is_composited_over_white():
     np.testing.assert_array_equal(decoded(clear), 255)
     half = np.dstack([PIXELS, np.full((6, 4), 51, np.uint8)])
     np.testing.assert_allclose(decoded(half), 0.2 * PIXELS + 0.8 * 255.0, atol=2)
+    for colour, value in (("black", (0, 0, 0)), ("#ff8000", (255, 128, 0)), ("rgb(1,2,3)", (1, 2, 3))):
+        rule = images.rule("folder", (6, 4), 3, "none", "box", alpha=colour)
+        np.testing.assert_array_equal(decoded(clear, rule), np.broadcast_to(value, (6, 4, 3)))
+        np.testing.assert_allclose(decoded(half, rule), 0.2 * PIXELS + 0.8 * np.array(value), atol=2)
     np.testing.assert_array_equal(decoded(clear[..., 2:], GREY), 255)
     palette = Image.new("P", (4, 6), 0)
     palette.putpalette([10, 20, 30])

@@ -185,6 +185,22 @@ def test_a_run_goes_back_and_takes_the_data_in_another_order(tmp_path, monkeypat
         np.testing.assert_array_equal(a, b)
 
 
+def test_data_that_fail_lose_no_step(tmp_path, monkeypatch):
+    made = pipeline.batch
+
+    def failing(source, seed, step, *rest, **options):
+        if step == 4:
+            raise FileNotFoundError("images/7.png: does not exist any more")
+        return made(source, seed, step, *rest, **options)
+
+    monkeypatch.setattr(pipeline, "batch", failing)
+    config = recipe()
+    config.checkpoint.every = 100
+    with pytest.raises(FileNotFoundError, match=r"7\.png"):
+        loop.train(config, str(tmp_path))
+    assert checkpoints.steps(tmp_path) == [4]
+
+
 def test_a_workdir_is_trained_by_one_at_a_time(tmp_path):
     with (
         checkpoints.lock(tmp_path),
