@@ -264,6 +264,36 @@ def scales(path: epath.PathLike, rows: Sequence[Mapping[str, float]], title: str
     _save(figure, path)
 
 
+def detection(
+    path: epath.PathLike,
+    histograms: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    titles: Mapping[str, str],
+    extremes: Mapping[str, np.ndarray],
+    levels: int,
+) -> None:
+    """Draw histograms of (normal, odd) scores by name, and below them rows of images [N,H,W,C] by name."""
+    columns, extra = 4, len(extremes) if next(iter(extremes.values())).ndim == 4 else 0
+    rows = math.ceil(len(histograms) / columns)
+    figure, panels = _figure(columns, 3, 2.4 * rows + 0.9 * extra, ratios=[2.4] * rows + [0.9] * extra)
+    for axes, (name, (normal, odd)) in zip(panels, histograms.items(), strict=False):
+        both = np.concatenate([normal, odd])
+        low, high = np.quantile(both, [0.005, 0.995])
+        bins = np.linspace(low, high, 40)
+        for values, label, colour in ((normal, "held-out", COLOURS[0]), (odd, "odd", COLOURS[1])):
+            axes.hist(values.clip(bins[0], bins[-1]), bins, density=True, alpha=0.6, label=label, color=colour)
+        axes.set_title(titles[name], fontsize=9)
+        axes.set(xlabel="score", yticks=[])
+    panels[0].legend(fontsize=8)
+    for axes in panels[len(histograms) :]:
+        axes.set_axis_off()
+    for row, (name, images) in enumerate(list(extremes.items())[:extra]):
+        strip = figure.add_subplot(panels[0].get_gridspec()[rows + row, :])
+        strip.imshow(grid(images, levels, columns=len(images)), cmap="gray", vmin=0, vmax=255, interpolation="none")
+        strip.set_title(name, fontsize=9)
+        strip.set_axis_off()
+    _save(figure, path)
+
+
 def frechet_unit(features: str) -> str:
     """Return the unit of a Fréchet distance, in words."""
     units = {"pixels": "squared grey levels", "inception": "squared Inception features, the FID"}

@@ -1,0 +1,283 @@
+"""Anomaly and out-of-distribution detection with a trained run: scores of images, and how well they tell odd ones.
+
+figures, arrays = detect(run, odd_source(run, "data/mnist"), num_examples=1000)
+
+Scores, larger for odder images. What a score is fitted on are held-out images only.
+
+    bits            variational bound in bits/dim
+    complexity      bits minus the size of the image as a PNG (Serrà et al. 2020)
+    typicality      |bits - mean bits of held-out images| (Nalisnick et al. 2019)
+    reconstruction  error of images noised to several levels and denoised by DDIM, z-scored (Graham et al. 2023)
+    denoising       Mahalanobis distance of the log errors of eps over the levels
+    score_norms     Mahalanobis distance of the log norms of the score over the levels (Mahmood et al. 2021)
+    path            Mahalanobis distance of moments of eps and of its change along the encoding (Heng et al. 2024)
+    nearest         distance to the nearest held-out image, in pixels: a baseline without a model
+"""
+
+import io
+import os
+import pathlib
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from diffusion_jax import config as configs
+from diffusion_jax import files
+from diffusion_jax.analysis import heldout, vlb
+from diffusion_jax.analysis.estimators import dims, needs_gaussian
+from diffusion_jax.data import arrays, folder, idx
+from diffusion_jax.data.scaling import to_model
+from diffusion_jax.data.source import Source
+from diffusion_jax.experiment import paths, sources
+from diffusion_jax.likelihood import variational
+from diffusion_jax.metrics import neighbours
+from diffusion_jax.process.base import Array, normal
+from diffusion_jax.runs import pictures
+from diffusion_jax.runs.trained import Run
+
+STARTS = 5
+"""Levels from which images are reconstructed."""
+FEWEST = 20
+"""Images of each kind that are needed."""
+REPLICATES = 200
+SHOWN = "denoising"
+"""Score whose extreme images are in the picture."""
+
+
+def detect(run: Run, odd: Source, num_examples: int = 1000, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return (figures, arrays) of telling the images of `odd` from the run's held-out images.
+
+    The even held-out images are those that scores are fitted on; the odd ones, and as many training images, are scored.
+    figures: auroc, auroc_low, auroc_high (95 % bootstrap), fpr95 (false positives at 95 % detection), and
+    auroc_train, held-out against training images, each by score. arrays: NAME_normal, NAME_odd, NAME_train of each
+    score. Levels: config.bound.num_steps. Raises ValueError.
+    """
+    needs_gaussian("detect", run)
+    splits = {name: sources.source(run.config, name) for name in ("heldout", "train")}
+    held = heldout.first_examples(splits["heldout"], num_examples)
+    check_fits(run, odd)
+    for name, source in (("held-out split", held), ("odd set", odd)):
+        if source.size < FEWEST:
+            raise ValueError(f"detect: the {name} has {source.size} examples; at least {FEWEST} are needed")
+    parts = {
+        "heldout": held,
+        "odd": heldout.first_examples(odd, num_examples),
+        "train": heldout.first_examples(splits["train"], num_examples // 2),
+    }
+    measured = {name: measure(run, source) for name, source in parts.items()}
+    fit, normal = ({key: value[begin::2] for key, value in measured["heldout"].items()} for begin in (0, 1))
+    found: dict[str, dict[str, np.ndarray]] = {
+        name: scores(fit, rows)
+        for name, rows in (("normal", normal), ("odd", measured["odd"]), ("train", measured["train"]))
+    }
+    figures: dict[str, Any] = {name: {} for name in ("auroc", "auroc_low", "auroc_high", "fpr95", "auroc_train")}
+    for score in found["normal"]:
+        values = {name: of[score] for name, of in found.items()}
+        figures["auroc"][score] = auroc(values["normal"], values["odd"])
+        low, high = auroc_interval(values["normal"], values["odd"], seed)
+        figures["auroc_low"][score], figures["auroc_high"][score] = low, high
+        figures["fpr95"][score] = fpr95(values["normal"], values["odd"])
+        figures["auroc_train"][score] = auroc(values["normal"], values["train"])
+    counts = {"num_fit": len(fit["bits"]), **{f"num_{name}": len(of["bits"]) for name, of in found.items()}}
+    by_name = {f"{score}_{name}": value for name, of in found.items() for score, value in of.items()}
+    return figures | counts, by_name
+
+
+def report(run: Run, odd: Source, out: pathlib.Path, num_examples: int = 1000) -> dict[str, Any]:
+    """Carry out `detect`; write the scores to `out` (.npz) and a picture beside it. Returns the figures."""
+    figures, values = detect(run, odd, num_examples)
+    files.save_npz(out, values)
+    x = odd.read(np.arange(len(values[f"{SHOWN}_odd"])))[0]
+    order = np.argsort(values[f"{SHOWN}_odd"])
+    extremes = {"least odd": x[order[:10]], "oddest": x[order[::-1][:10]]}
+    picture = out.with_suffix(".png")
+    histograms = {score: (values[f"{score}_normal"], values[f"{score}_odd"]) for score in figures["auroc"]}
+    titles = {score: f"{score}, AUROC {value:.3f}" for score, value in figures["auroc"].items()}
+    pictures.detection(picture, histograms, titles, extremes, run.config.data.levels)
+    return {"scores": str(out), "picture": str(picture), **figures}
+
+
+# What is measured of an image.
+
+
+def measure(run: Run, source: Source) -> dict[str, np.ndarray]:
+    """Return what the scores are made of, for every example of a source, arrays [N, …].
+
+    bits, size: bits/dim of the model and of a PNG. reconstruction [N, STARTS], denoising [N, L], score_norms [N, L],
+    path [N, 6]: statistics of eps at the L noisy levels of the chain. pixels [N, D].
+    """
+    terms, _ = vlb.bound_terms(run, source)
+    nats = np.asarray(terms.prior, np.float64) + np.asarray(terms.steps, np.float64).sum(1)
+    x = source.read(np.arange(source.size))[0]
+    found: dict[str, np.ndarray] = heldout.map_batches(run, _statistics(run), source)
+    return {
+        **{name: np.asarray(value, np.float64) for name, value in found.items()},
+        "bits": variational.to_bits(nats, dims(run)),
+        "size": np.array([compressed_bits(image) for image in x]) / dims(run),
+        "pixels": np.asarray(to_model(x, run.config.data.levels)).reshape(len(x), -1),
+    }
+
+
+def _statistics(run: Run) -> heldout.OnBatch:
+    """Return the function that computes statistics of eps for a batch."""
+    config, experiment = run.config, run.experiment
+    rows = paths.chain_coefficients(config, experiment.process, experiment.schedule, config.bound.num_steps)(None)
+    count = len(rows.at.t)
+    starts = np.unique(np.linspace(0, count - 1, STARTS + 1).round().astype(int)[1:])
+    into, process, predict = sources.make_to_model(config), experiment.process, experiment.predict
+
+    def mean_square(x: Array) -> Array:
+        return jnp.square(x).reshape(len(x), -1).mean(1)
+
+    def statistics(params: Any, key: Array, batch: dict[str, Array]) -> dict[str, Array]:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
+        x0, size = into(batch["x0"], keys), len(batch["x0"])
+        unlabelled = jnp.full(size, -1, jnp.int32)
+        steps = jax.tree.map(lambda field: jnp.asarray(field, x0.dtype), rows)
+
+        def spread(step: Any, copies: int) -> Any:
+            return jax.tree.map(lambda field: jnp.broadcast_to(field, (copies,)), step)
+
+        def at_level(restored: Array, inputs: tuple[Array, Any]) -> tuple[Array, tuple[Array, Array]]:
+            """Errors at a level, and one DDIM step of the reconstructions that have started."""
+            i, row = inputs
+            step = spread(row, size)
+            noise = normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x0.shape[1:], x0.dtype)
+            x_t = process.corrupt(step.at, x0, noise)
+            begins = (i == starts).reshape(-1, *[1] * x0.ndim)
+            restored = jnp.where(begins, x_t, restored)
+            clean = process.corrupt(step.at, x0, jnp.zeros_like(noise))
+            every = jnp.concatenate([x_t[None], clean[None], restored]).reshape(-1, *x0.shape[1:])
+            copies = len(every) // size
+            found = predict(params, every, spread(row.at, len(every)), jnp.tile(unlabelled, copies), None)
+            eps = found.eps.reshape(copies, *x0.shape)
+            stepped = process.corrupt(spread(row.to, len(every)), found.x0, found.eps).reshape(eps.shape)[2:]
+            error, norm = mean_square(eps[0] - noise), mean_square(eps[1])
+            return jnp.where((i >= starts).reshape(begins.shape), stepped, restored), (jnp.log(error), jnp.log(norm))
+
+        numbered = jnp.arange(count), steps
+        blank = jnp.zeros((len(starts), *x0.shape), x0.dtype)
+        restored, (errors, norms) = jax.lax.scan(at_level, blank, numbered)
+
+        def upwards(carry: tuple[Array, Array], row: Any) -> tuple[tuple[Array, Array], Array]:
+            """One step of DDIM inversion."""
+            x, before = carry
+            step = spread(row, size)
+            found = predict(params, x, step.to, unlabelled, None)
+            moments = [jnp.abs(found.eps) ** p for p in (1, 2, 3)] + [
+                jnp.abs(found.eps - before) ** p for p in (1, 2, 3)
+            ]
+            sums = jnp.stack([moment.reshape(size, -1).mean(1) for moment in moments])
+            return (process.corrupt(step.at, found.x0, found.eps), found.eps), sums
+
+        rising = jax.tree.map(lambda field: field[:-1][::-1], steps)  # without the step to no noise
+        lowest = spread(jax.tree.map(lambda field: field[-1], steps.at), size)
+        first = process.corrupt(lowest, x0, jnp.zeros_like(x0))
+        start = predict(params, first, lowest, unlabelled, None).eps
+        _, moments = jax.lax.scan(upwards, (first, start), rising)
+        return {
+            "reconstruction": jnp.stack([mean_square(x - x0) for x in restored], axis=1),
+            "denoising": errors.T,
+            "score_norms": norms.T,
+            "path": jnp.log(moments.mean(0) + jnp.finfo(x0.dtype).tiny).T,
+        }
+
+    return statistics
+
+
+def compressed_bits(image: np.ndarray) -> int:
+    """Return the bits of an image [H,W,1|3] of uint8 as a PNG, or of any array deflated."""
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] in (1, 3):
+        buffer = io.BytesIO()
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, format="PNG", optimize=True)
+        return 8 * len(buffer.getvalue())
+    return 8 * len(zlib.compress(image.tobytes(), 9))
+
+
+# Scores.
+
+
+def scores(fit: dict[str, np.ndarray], rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the scores [N] of images by name, fitted on others; both as `measure` returns them."""
+    mean, std = fit["reconstruction"].mean(0), fit["reconstruction"].std(0) + np.finfo(np.float64).tiny
+    return {
+        "bits": rows["bits"],
+        "complexity": rows["bits"] - rows["size"],
+        "typicality": np.abs(rows["bits"] - fit["bits"].mean()),
+        "reconstruction": ((rows["reconstruction"] - mean) / std).mean(1),
+        **{name: mahalanobis(fit[name], rows[name]) for name in ("denoising", "score_norms", "path")},
+        "nearest": np.sqrt(neighbours.nearest(rows["pixels"], fit["pixels"], 1)[0][:, 0]),
+    }
+
+
+def mahalanobis(fit: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the Mahalanobis distance [N] of rows [N,K] from others [M,K], with a shrunk covariance.
+
+    Reference: Ledoit and Wolf 2004.
+    """
+    from sklearn.covariance import LedoitWolf
+
+    mean, std = fit.mean(0), fit.std(0)
+    std = np.where(std > 0, std, 1)
+    fitted = LedoitWolf().fit((fit - mean) / std)
+    return np.asarray(np.sqrt(fitted.mahalanobis((rows - mean) / std)))
+
+
+def auroc(normal: np.ndarray, odd: np.ndarray) -> float:
+    """Return P(score of an odd image > score of a normal one), ties counted half."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(np.r_[np.zeros(len(normal)), np.ones(len(odd))], np.r_[normal, odd]))
+
+
+def auroc_interval(normal: np.ndarray, odd: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of `auroc`, both sets resampled."""
+    generator = np.random.default_rng(seed)
+    values = [auroc(*(generator.choice(part, len(part)) for part in (normal, odd))) for _ in range(REPLICATES)]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def fpr95(normal: np.ndarray, odd: np.ndarray) -> float:
+    """Return the share of normal images above the threshold that 95 % of the odd images reach."""
+    from sklearn.metrics import roc_curve
+
+    false, true, _ = roc_curve(np.r_[np.zeros(len(normal)), np.ones(len(odd))], np.r_[normal, odd])
+    return float(false[np.searchsorted(true, 0.95)])
+
+
+# The odd images.
+
+
+def odd_source(run: Run, spec: str | os.PathLike[str]) -> Source:
+    """Return the images of `spec`: a .npz or .npy file, a directory of IDX files or of images, or a recipe.
+
+    Of a directory of IDX files and of a recipe these are the held-out images. Raises ValueError or OSError.
+    """
+    place, data = pathlib.Path(files.expand(spec)), run.config.data
+    if place.suffix in (".npz", ".npy"):
+        found = arrays.arrays("train", path=str(place), levels=data.levels, heldout_fraction=0)
+    elif place.is_dir() and list(place.glob("*-images-idx*")):
+        found = idx.idx("heldout", path=str(place))
+    elif place.is_dir():
+        found = folder.folder(
+            "train", path=str(place), size=tuple(data.shape[:2]), channels=int(data.shape[-1]), heldout_fraction=0
+        )
+    else:
+        found = sources.source(configs.load(str(spec)), "heldout")
+    check_fits(run, found)
+    return found
+
+
+def check_fits(run: Run, odd: Source) -> None:
+    """Raise ValueError unless examples have the shape and the levels of the run's data."""
+    data = run.config.data
+    if tuple(odd.shape) != tuple(data.shape) or odd.levels != data.levels:
+        raise ValueError(
+            f"--odd: {odd.name} has examples of shape {tuple(odd.shape)} with {odd.levels} levels; the run takes "
+            f"{tuple(data.shape)} with {data.levels}"
+        )

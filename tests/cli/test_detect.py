@@ -1,0 +1,98 @@
+"""Detection of odd images: the statistics in closed form, the scores against the truth, and the command."""
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from diffusion_jax import config as configs
+from diffusion_jax.analysis import detection
+from diffusion_jax.data.scaling import to_model
+from diffusion_jax.data.source import from_arrays
+from diffusion_jax.experiment import sources
+from diffusion_jax.objective.prediction import Prediction
+from diffusion_jax.process.base import expand
+from diffusion_jax.runs import trained
+
+
+@pytest.fixture(scope="module")
+def run(workdir):
+    return trained.load(str(workdir))
+
+
+def test_statistics_of_a_denoiser_that_always_predicts_zero(run):
+    """Then eps = x_t/sigma, so that every error and every norm is a multiple of the mean square of x0."""
+
+    def zero(params, x_t, level, label=None, keys=None):
+        return Prediction(0 * x_t, x_t * expand(1 / level.sigma, x_t), None)
+
+    replaced = run._replace(experiment=run.experiment._replace(predict=zero))
+    source = sources.source(run.config, "heldout")._replace(size=6)
+    found = detection._statistics(replaced)
+    measured = detection.heldout.map_batches(replaced, found, source)
+    square = (
+        np.square(np.asarray(to_model(source.read(np.arange(6))[0], run.config.data.levels))).reshape(6, -1).mean(1)
+    )
+    at = detection.paths.chain_coefficients(
+        run.config, run.experiment.process, run.experiment.schedule, run.config.bound.num_steps
+    )(None).at
+    ratio = 2 * (at.log_alpha - at.log_sigma)
+    starts = measured["reconstruction"].shape[1]
+    np.testing.assert_allclose(measured["reconstruction"], square[:, None].repeat(starts, 1), rtol=1e-5)
+    np.testing.assert_allclose(measured["score_norms"], np.log(square)[:, None] + ratio, rtol=1e-4)
+    np.testing.assert_allclose(measured["denoising"], np.log(square)[:, None] + ratio, rtol=1e-3, atol=1e-3)
+    assert measured["path"].shape == (6, 6)
+
+
+def test_auroc_of_two_gaussians():
+    generator = np.random.default_rng(0)
+    normal, odd = generator.standard_normal(20_000), generator.standard_normal(20_000) + 1
+    expected = norm.cdf(1 / np.sqrt(2))
+    assert detection.auroc(normal, odd) == pytest.approx(expected, abs=0.01)  # 4 standard errors
+    low, high = detection.auroc_interval(normal[:500], odd[:500])
+    assert low < expected < high and 0.03 < high - low < 0.1
+    assert detection.fpr95(normal, odd) == pytest.approx(norm.sf(norm.ppf(0.05) + 1), abs=0.02)
+    assert detection.auroc(np.zeros(5), np.zeros(7)) == 0.5
+
+
+def test_mahalanobis_distance():
+    generator = np.random.default_rng(1)
+    mixing = np.array([[2.0, 0.0], [1.5, 0.5]])
+    fit, rows = (generator.standard_normal((size, 2)) @ mixing.T + 3 for size in (100_000, 5))
+    exact = np.linalg.norm(np.linalg.solve(mixing, (rows - 3).T), axis=0)
+    np.testing.assert_allclose(detection.mahalanobis(fit, rows), exact, rtol=0.05)
+
+
+def test_the_command(command, workdir, run, tmp_path):
+    x, _ = sources.source(run.config, "heldout").read(np.arange(60))
+    np.save(tmp_path / "odd.npy", run.config.data.levels - 1 - x)
+    out = tmp_path / "scores.npz"
+    flags = ["--num_examples=60", "--num_steps=2", f"--out={out}"]
+    done = command("detect", f"--workdir={workdir}", f"--odd={tmp_path}/odd.npy", *flags)
+    assert done.code == 0, done.err
+    assert done.results["num_fit"] == done.results["num_normal"] == 30 and done.results["num_odd"] == 60
+    assert done.results["auroc"]["nearest"] > 0.99  # inverted images are far away in pixels
+    assert set(done.results["auroc"]) == set(done.results["fpr95"]) == set(done.results["auroc_train"])
+    assert out.with_suffix(".png").exists()
+    with np.load(out) as file:
+        for score, value in done.results["auroc"].items():
+            normal, odd = file[f"{score}_normal"], file[f"{score}_odd"]
+            assert np.isfinite(odd).all() and detection.auroc(normal, odd) == pytest.approx(value, abs=1e-12)
+
+
+@pytest.mark.parametrize("spec", ["none", "toy2d:tiny", "nothing.npy"])
+def test_odd_images_that_do_not_fit_or_are_not_there(run, tmp_path, monkeypatch, spec):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, OSError)):
+        detection.odd_source(run, spec)
+
+
+def test_too_few_images_and_other_shapes(run):
+    few = from_arrays("few", np.zeros((5, 8, 8, 1), np.uint8), None, run.config.data.levels, 0)
+    wide = from_arrays("wide", np.zeros((50, 8, 9, 1), np.uint8), None, run.config.data.levels, 0)
+    for odd in (few, wide):
+        with pytest.raises(ValueError, match=r"detect|odd"):
+            detection.detect(run, odd)
+    binomial = run._replace(config=run.config.copy_and_resolve_references())
+    configs.put(binomial.config, "process.name", "binomial")
+    with pytest.raises(ValueError, match=r"process\.name"):
+        detection.detect(binomial, few)
