@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
 from diffusion_jax import devices
-from diffusion_jax.analysis import compression, latents, likelihoods, restoring, sample_metrics
+from diffusion_jax.analysis import compression, detection, latents, likelihoods, restoring, sample_metrics
 from diffusion_jax.data.source import Source, from_arrays
 from diffusion_jax.experiment import choices, sources, wiring
 from diffusion_jax.experiment.choices import Given
@@ -420,6 +420,16 @@ class Run:
         bound = compression.read_header(file)["bound"]
         run = self._changed(None, None, None, {f"bound.{key}": value for key, value in bound.items()})
         return compression.decompress(run, file)[0]
+
+    def detect(self, odd: Any, *, num_examples: int = 1000, num_steps: int = 10) -> dict[str, Any]:
+        """Compare scores of odd examples [N,*D] with those of held-out ones; return AUROC and more by score.
+
+        num_examples: held-out examples, and odd ones at most. num_steps: noise levels. See docs/anomaly-detection.md.
+        Raises ValueError.
+        """
+        run = self._changed(None, None, None, {"bound.num_steps": num_steps})
+        source = _sources(odd, None, run.config.data.levels, "odd")
+        return detection.detect(run, source, num_examples)[0]
 
     def history(self) -> list[dict[str, Any]]:
         """Return what was measured while the run trained: one dict a step, {"step": …, "loss": …, …}."""

@@ -93,7 +93,7 @@ def report(run: Run, odd: Source, out: pathlib.Path, num_examples: int = 1000) -
     files.save_npz(out, values)
     x = odd.read(np.arange(len(values[f"{SHOWN}_odd"])))[0]
     order = np.argsort(values[f"{SHOWN}_odd"])
-    extremes = {"least odd": x[order[:10]], "oddest": x[order[::-1][:10]]}
+    extremes = {f"least odd by {SHOWN}": x[order[:10]], f"oddest by {SHOWN}": x[order[::-1][:10]]}
     picture = out.with_suffix(".png")
     histograms = {score: (values[f"{score}_normal"], values[f"{score}_odd"]) for score in figures["auroc"]}
     titles = {score: f"{score}, AUROC {value:.3f}" for score, value in figures["auroc"].items()}
@@ -229,9 +229,9 @@ def mahalanobis(fit: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def auroc(normal: np.ndarray, odd: np.ndarray) -> float:
     """Return P(score of an odd image > score of a normal one), ties counted half."""
-    from sklearn.metrics import roc_auc_score
+    from scipy.stats import mannwhitneyu
 
-    return float(roc_auc_score(np.r_[np.zeros(len(normal)), np.ones(len(odd))], np.r_[normal, odd]))
+    return float(mannwhitneyu(odd, normal, method="asymptotic").statistic / (len(odd) * len(normal)))
 
 
 def auroc_interval(normal: np.ndarray, odd: np.ndarray, seed: int = 0) -> tuple[float, float]:
@@ -243,7 +243,7 @@ def auroc_interval(normal: np.ndarray, odd: np.ndarray, seed: int = 0) -> tuple[
 
 
 def fpr95(normal: np.ndarray, odd: np.ndarray) -> float:
-    """Return the share of normal images above the threshold that 95 % of the odd images reach."""
+    """Return the false positive rate at the threshold that 95 % of the odd images reach."""
     from sklearn.metrics import roc_curve
 
     false, true, _ = roc_curve(np.r_[np.zeros(len(normal)), np.ones(len(odd))], np.r_[normal, odd])
