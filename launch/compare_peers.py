@@ -1,4 +1,4 @@
-"""The same work here and in PyTorch, timed in alternation: what launch/compare_peers.sh runs.
+"""Speed of the same work here and in PyTorch, timed in alternation; launch/compare_peers.sh runs it.
 
     python launch/compare_peers.py --peers_python=.venv-peers/bin/python [--cases=train,call] [--peers=diffusers:eager]
 
@@ -6,10 +6,11 @@ Work, on both sides: `train`, steps of DDPM training (uniform t, L_simple, Adam,
 average) on a batch that is on the device already; `call`, calls of the network; `sample`, ancestral sampling in 1,000
 steps; `whole`, the same as a process, from its start to its end, with whatever was compiled before in the cache.
 
-Each side is a process that makes its work ready and then does it when told to; one rests while the other works, or has
-ended before, where the memory of a GPU holds only one of them (`train256`). A ratio is that of two timings, images/s of
-ours to the peer's: above 1, ours is faster. Printed are the medians of --repeats of them with the least and the
-greatest. Of several batches in a case each side takes its own best; --batches names others.
+Each side is a process that compiles its work once and then runs it on request. One process is idle while the other
+works; where the memory of a GPU holds only one of them (`train256`), the first ends before the second starts. A ratio
+is images/s of this side divided by images/s of the peer: above 1, this side is faster. The output has the median of
+--repeats ratios with the least and the greatest. Where a case has several batches, each side uses its fastest;
+--batches names others.
 """
 
 import argparse
@@ -54,7 +55,7 @@ PEERS = ("diffusers:eager", "diffusers:compile", "denoising-diffusion-pytorch:ea
 
 
 def recipe(o: Options) -> Any:
-    """The config of a case; with o["data"], what a checkpoint knows of the data, none are read."""
+    """Return the config of a case. With o["data"] (shape, levels, classes) no data are read."""
     from diffusion_jax.experiment import sources
 
     name, _, variant = o["recipe"].partition(":")
@@ -70,7 +71,7 @@ def recipe(o: Options) -> Any:
 
 
 def ours(o: Options) -> tuple[Callable[[int], None], int]:
-    """The work of a case, to be done so many times, and the number of parameters."""
+    """Return the work of a case, a function of the number of repetitions, and the number of parameters."""
     import jax
     import numpy as np
 
@@ -113,7 +114,7 @@ def ours(o: Options) -> tuple[Callable[[int], None], int]:
 
 
 def finished(work: Callable[[], None], result: Callable[[], Any], fetched: bool = False) -> Callable[[int], None]:
-    """`work` many times, and all of it done; fetched: the last result is on the host."""
+    """Return a function that repeats `work` and waits for the last result; fetched: until the result is on the host."""
     import jax
 
     def run(times: int) -> None:
@@ -125,7 +126,7 @@ def finished(work: Callable[[], None], result: Callable[[], Any], fetched: bool 
 
 
 def serve(o: Options) -> None:
-    """Make the work ready, say so, then do it whenever a line with a number comes, and answer with the seconds."""
+    """Compile the work, print a line, then run it for each line with a number, and print the seconds."""
     import jax
 
     started = time.perf_counter()
@@ -148,7 +149,7 @@ def serve(o: Options) -> None:
 
 
 class Side:
-    """A process that does the work of one side when told to."""
+    """Process of one side, which runs its work on request."""
 
     def __init__(self, command: list[str], options: Options) -> None:
         gpu = options["on"] == "gpu"  # one GPU, and all of its memory to whoever asks for it
@@ -173,26 +174,26 @@ class Side:
         raise RuntimeError(f"{' '.join(self.command)} ended with {self.process.returncode}")
 
     def warm_run(self, times: int, first: bool) -> Options:
-        """As `run`, after once that is not timed: the first time, and where rest costs a process its caches."""
+        """Run once without timing (the first time; on a CPU always, as idleness costs the caches), then `run`."""
         if first or self.on == "cpu":
             self.run(1)
         return self.run(times)
 
     def run(self, times: int) -> Options:
-        """Have the work done so many times: {"seconds", "peak_bytes"}."""
+        """Run the work `times` times; return {"seconds", "peak_bytes"}."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended, as its answer will say
             self.process.stdin.write(f"{times}\n".encode())
         return self._answer()
 
     def close(self) -> None:
-        """Let the process end."""
-        with self.process:  # closes its pipes and waits
+        """Close the pipes and wait for the process to end."""
+        with self.process:
             pass
 
 
 def whole(command: list[str], options: Options) -> tuple[float, Options]:
-    """Seconds from the start of a process that does the work once to its end, and what it said."""
+    """Return the seconds of a whole process that runs the work once, and its first answer."""
     started = time.perf_counter()
     side = Side(command, options)
     side.run(1)
@@ -201,7 +202,7 @@ def whole(command: list[str], options: Options) -> tuple[float, Options]:
 
 
 def compare(ours: list[str], theirs: list[str] | None, mine: Options, other: Options, repeats: int) -> Options:
-    """Timings in alternation: seconds of both sides for one time the work, ratios, parameters, memory, versions.
+    """Time both sides in alternation; return seconds per run, ratios, parameters, memory and versions.
 
     Without `theirs` this side is timed alone.
     """
@@ -257,13 +258,13 @@ def compare(ours: list[str], theirs: list[str] | None, mine: Options, other: Opt
 
 
 def median(values: list[float]) -> float:
-    """The middle one, or the mean of the two."""
+    """Return the median."""
     ordered, n = sorted(values), len(values)
     return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
 
 
 def best_batch(command: list[str], options: Options, batches: list[int]) -> int:
-    """The batch with the most images/s, of those that fit."""
+    """Return the batch with the most images/s, among those that fit into memory."""
     found: dict[int, float] = {}
     for batch in batches if len(batches) > 1 else []:
         try:
@@ -278,7 +279,7 @@ def best_batch(command: list[str], options: Options, batches: list[int]) -> int:
 
 
 def shape_options(name: str) -> Options:
-    """What both sides need to know of a recipe's data, and the peers of its network."""
+    """Return the shape of a recipe's data and of its network, for both sides."""
     from diffusion_jax.networks.layers import usual_groups
 
     config = recipe({"recipe": name, "batch": 8, "devices": 1, "dtype": "float32"})
@@ -292,7 +293,7 @@ def shape_options(name: str) -> Options:
 
 
 def main(argv: list[str]) -> int:
-    """Print a line for each case and peer, and at last one JSON object."""
+    """Print a line for each case and peer, then one JSON object."""
     environment.keep_compiled()
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     if argv[:1] == ["--serve"]:

@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def train(steps: int) -> Any:
-    """The trained parameters."""
+    """Return the trained parameters."""
     network, source = DigitFeatures(), embedded.digits("train")
     key_init, key_train = jax.random.split(jax.random.key(SEED))
     params = network.init(key_init, jnp.zeros((1, *source.shape)))["params"]
@@ -65,7 +65,7 @@ def train(steps: int) -> Any:
 
 
 def accuracy(params: Any) -> float:
-    """The share of the held-out digits whose class is found."""
+    """Return the accuracy on the held-out digits."""
     source = embedded.digits("heldout")
     x0, label = source.read(np.arange(source.size))
     _, logits = DigitFeatures().apply({"params": params}, to_model(x0, source.levels))

@@ -162,7 +162,7 @@ def trained(
     run = f"--workdir={args.out}/{recipe}"
     config = f"--config={recipe}:{'tiny' if args.tiny else variant}".rstrip(":")
     flags = [config, run, "--config.report.tensorboard=False", "--config.report.samples_every=0"]
-    flags += [f"--config.data.idx.path={args.data}/{data}"] if data and not args.tiny else []
+    flags += [f"--config.data.idx.path={args.data}/{data}"] if data else []
     flags += ["--config.require_accelerator=False"] if args.tiny else []
 
     def train(left: float) -> Result:

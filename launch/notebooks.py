@@ -1,4 +1,4 @@
-"""Make the committed notebooks from their plain-text twins: run every cell, and keep the outputs small and stable.
+"""Make the committed notebooks from their plain-text twins: run every cell, with small and stable outputs.
 
     python launch/notebooks.py                   # all of notebooks/*.py
     python launch/notebooks.py 01_foundations    # some
@@ -35,7 +35,7 @@ def make(twin: pathlib.Path) -> None:
 
 
 def smaller(png: str) -> str:
-    """The same picture (base64) in 128 colours."""
+    """Return the same picture (base64) in 128 colours."""
     picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(128, dither=Image.Dither.NONE)
     out = io.BytesIO()
     picture.save(out, "png", optimize=True)

@@ -1,4 +1,4 @@
-"""The PyTorch side of compare_peers.py: a process that does one piece of work, so many times, whenever it is told to.
+"""PyTorch side of compare_peers.py: a process that runs one kind of work on request.
 
     python launch/peers.py '{"peer": "diffusers", "work": "train", "mode": "eager", …}'
 
@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 
 Run = Callable[[int], None]
-"""Does the work so many times, and returns when all of it is done."""
+"""Function that runs the work that many times and returns when all of it is done."""
 
 
 def diffusers_unet(o: dict[str, Any]) -> torch.nn.Module:
-    """Ho's U-Net as diffusers has it; all norms have `groups` groups, where ours may have more."""
+    """Return the U-Net of Ho et al. in diffusers; all norms have `groups` groups, where ours may have more."""
     from diffusers import UNet2DModel
 
     levels = len(o["multipliers"])
@@ -44,7 +44,7 @@ def diffusers_unet(o: dict[str, Any]) -> torch.nn.Module:
 
 
 def lucidrains_unet(o: dict[str, Any]) -> torch.nn.Module:
-    """The nearest that denoising-diffusion-pytorch comes to it: full attention at the same sizes, linear elsewhere."""
+    """Return the nearest network of denoising-diffusion-pytorch: full attention at the same sizes, linear elsewhere."""
     from denoising_diffusion_pytorch import Unet
 
     full = tuple(o["size"] >> i in o["attention"] for i in range(len(o["multipliers"])))
@@ -58,7 +58,7 @@ NETWORKS = {"diffusers": diffusers_unet, "denoising-diffusion-pytorch": lucidrai
 
 
 def build(o: dict[str, Any]) -> tuple[torch.nn.Module, Callable[..., torch.Tensor]]:
-    """The network, and `eps(x, t)`: channels last, by torch.compile as it is if asked, autocast for bfloat16."""
+    """Return the network and `eps(x, t)`: channels last, compiled in mode compile, with autocast for bfloat16."""
     net = NETWORKS[o["peer"]](o).to(o["device"], memory_format=torch.channels_last)
     called = torch.compile(net) if o["mode"] == "compile" else net
 
@@ -71,13 +71,13 @@ def build(o: dict[str, Any]) -> tuple[torch.nn.Module, Callable[..., torch.Tenso
 
 
 def images(o: dict[str, Any]) -> torch.Tensor:
-    """Noise in the shape of a batch."""
+    """Return noise in the shape of a batch."""
     shape = (o["batch"], o["in_channels"], o["size"], o["size"])
     return torch.randn(shape, device=o["device"]).to(memory_format=torch.channels_last)
 
 
 def train(o: dict[str, Any]) -> tuple[Run, torch.nn.Module]:
-    """Steps of DDPM training: uniform t, L_simple, Adam, clipping by the global norm, one moving average."""
+    """Return steps of DDPM training: uniform t, L_simple, Adam, clipping by the global norm, one moving average."""
     net, eps = build(o)
     params = [p for p in net.parameters() if p.requires_grad]
     ema = [p.detach().clone() for p in params]
@@ -102,7 +102,7 @@ def train(o: dict[str, Any]) -> tuple[Run, torch.nn.Module]:
 
 
 def call(o: dict[str, Any]) -> tuple[Run, torch.nn.Module]:
-    """Calls of the network, as a sampler makes them."""
+    """Return calls of the network without gradients."""
     net, eps = build(o)
     x, t = images(o), torch.full((o["batch"],), 500, device=o["device"])
     net.eval()
@@ -110,7 +110,7 @@ def call(o: dict[str, Any]) -> tuple[Run, torch.nn.Module]:
 
 
 def sample(o: dict[str, Any]) -> tuple[Run, torch.nn.Module]:
-    """Ancestral sampling of a batch, to the host: diffusers' DDPMPipeline, or its loop with the compiled network."""
+    """Return ancestral sampling of a batch to the host: DDPMPipeline, or its loop with the compiled network."""
     from diffusers import DDPMPipeline, DDPMScheduler
 
     net, eps = build(o)
@@ -133,7 +133,7 @@ def sample(o: dict[str, Any]) -> tuple[Run, torch.nn.Module]:
 
 
 def repeat(work: Callable[[], Any], o: dict[str, Any]) -> Run:
-    """`work` many times, and all of it finished."""
+    """Return a function that repeats `work` and waits for all of it."""
 
     def run(times: int) -> None:
         for _ in range(times):
@@ -145,7 +145,7 @@ def repeat(work: Callable[[], Any], o: dict[str, Any]) -> Run:
 
 
 def main() -> None:
-    """Make the work ready, say so, then do it whenever a line with a number comes, and answer with the seconds."""
+    """Compile the work, print a line, then run it for each line with a number, and print the seconds."""
     o = json.loads(sys.argv[1])
     torch.set_num_threads(o["threads"])
     torch.manual_seed(0)

@@ -38,7 +38,7 @@ DEVICES = (8, 64, 256, 1024, 4096)
 
 
 class Machine(NamedTuple):
-    """What its maker publishes; bytes per second are those of one direction."""
+    """Published figures of a machine; bytes per second are those of one direction."""
 
     name: str
     peak: float
@@ -73,7 +73,7 @@ class Model(NamedTuple):
 
 
 def model(recipe: str) -> Model:
-    """What the package says of configs/RECIPE.py, without data and without compiling."""
+    """Return the figures of configs/RECIPE.py, without data and without compiling."""
     config = configs.load(recipe)
     experiment = wiring.build(config)
     key = jax.random.key(0)
@@ -92,29 +92,29 @@ def model(recipe: str) -> Model:
 
 
 def wire(n: int, gradient_bytes: int) -> float:
-    """Bytes that a device sends, and receives, in a step."""
+    """Return the bytes that a device sends, and receives, in a step."""
     return 2 * (n - 1) / n * gradient_bytes
 
 
 def exchange(n: int, gradient_bytes: int, machine: Machine, achieved: float, latency: float) -> float:
-    """Seconds of the all-reduce of a step."""
+    """Return the seconds of the all-reduce of a step."""
     bandwidth = machine.inside if n <= machine.per_host else min(machine.inside, machine.between)
     return wire(n, gradient_bytes) / (achieved * bandwidth) + 2 * math.ceil(math.log2(n)) * latency
 
 
 def efficiency(step: float, seconds: float) -> tuple[float, float]:
-    """Share of the time that is spent on computing: with nothing hidden, and with all that can be."""
+    """Return the share of the time spent on computing, without and with overlap of the exchange."""
     return step / (step + seconds), step / (step + max(0.0, seconds - 2 / 3 * step))
 
 
 def divided(tree: Any, n: int) -> int:
-    """Bytes of the arrays that `parallel=fsdp` divides among n devices; the rest is whole on each of them."""
+    """Return the bytes of the arrays that `parallel=fsdp` divides among n devices."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if math.prod(leaf.shape) >= devices.sharding.LEAST_SHARDED]
     return size([leaf for leaf in leaves if any(length % n == 0 for length in leaf.shape)])
 
 
 def tables(recipe: str, batch: int, args: argparse.Namespace) -> str:
-    """Markdown: what the recipe is, and a row for each number of devices."""
+    """Return Markdown: a description of the recipe and a row for each number of devices."""
     found = model(recipe)
     gradients, whole = size(found.params), size(found.state)
     steps = [args.step_seconds or batch * found.flops / (args.mfu * machine.peak) for machine in MACHINES]

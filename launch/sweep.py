@@ -1,14 +1,14 @@
-"""The cells of `main sweep`, several at a time: as an array job of SLURM, as a queue on this machine, or as commands.
+"""Run the cells of `main sweep` in parallel: as a SLURM array job, as a queue on this machine, or as commands.
 
     python launch/sweep.py slurm --sweep=FILE[:VARIANT] --workdir=DIR [sbatch options]    a task for each run
     python launch/sweep.py queue --sweep=FILE[:VARIANT] --workdir=DIR --jobs=4            four at a time
     python launch/sweep.py print --sweep=FILE[:VARIANT] --workdir=DIR                     a command for each run
     python launch/sweep.py run CELL/seedK --workdir=DIR                                   such a command
 
-What is finished is left out, as `main sweep` does; the folders are the same; `main compare DIR` tabulates them. Where
-there are NVIDIA GPUs each run of a queue has one to itself. A run that SIGTERM ends is saved and exits with 75:
-launch/slurm.sbatch puts it back into the queue, and elsewhere the same command goes on with it. The exit code of queue
-is 1 where a run failed.
+Finished runs are skipped, as by `main sweep`; the directories are the same, and `main compare DIR` tabulates them.
+Where there are NVIDIA GPUs, each run of a queue has its own. A run that receives SIGTERM is saved and exits with 75:
+launch/slurm.sbatch puts it back into the queue, and elsewhere the same command resumes it. The exit code of queue is 1
+if a run failed.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from diffusion_jax.cli.common import one_line
 HERE = pathlib.Path(__file__).parent
 DONE = (sweeps.FINISHED, sweeps.DIVERGED)
 PREEMPTED = 75
-"""Exit code of a command that SIGTERM ended."""
+"""Exit code of a command that was ended by SIGTERM."""
 
 
 def main() -> int:
@@ -64,12 +64,12 @@ def status(directory: pathlib.Path, name: str) -> str:
 
 
 def command(directory: pathlib.Path, name: str) -> list[str]:
-    """What carries out one run."""
+    """Return the command of one run."""
     return [sys.executable, str(HERE / "sweep.py"), "run", name, f"--workdir={directory}"]
 
 
 def run(directory: pathlib.Path, name: str | None) -> int:
-    """Train and evaluate one run of a sweep that has begun; it resumes. SIGTERM goes to the commands that it runs."""
+    """Train and evaluate one run of a sweep, or resume it. SIGTERM is passed to its commands."""
     flags: dict[str, Any] = sweeps.stored(directory)["runs"]
     name = name or list(flags)[int(os.environ.get("SLURM_ARRAY_TASK_ID", "-1"))]
     if name not in flags:
@@ -94,7 +94,7 @@ def run(directory: pathlib.Path, name: str | None) -> int:
 
 
 def submit(directory: pathlib.Path, left: list[tuple[int, str]], options: list[str]) -> int:
-    """An array job of the runs that are left, by their numbers in the grid."""
+    """Submit an array job of the unfinished runs, by their numbers in the grid."""
     array = f"--array={','.join(str(i) for i, _ in left)}"
     output = f"--output={directory}/slurm-%A_%a.out"
     script = [str(HERE / "slurm.sbatch"), str(HERE / "sweep.py"), "run", f"--workdir={directory}"]
@@ -103,7 +103,7 @@ def submit(directory: pathlib.Path, left: list[tuple[int, str]], options: list[s
 
 
 def work_off(directory: pathlib.Path, names: list[str], jobs: int) -> int:
-    """Run all, `jobs` at a time, each on a GPU of its own if there are GPUs; SIGTERM and Ctrl-C end all, saved."""
+    """Run all, `jobs` at a time, each on its own GPU if there are GPUs; SIGTERM and Ctrl-C save and end all."""
     gpus: queue.Queue[str] = queue.Queue()
     for gpu in (visible_gpus() or [""] * jobs)[:jobs]:
         gpus.put(gpu)
@@ -137,7 +137,7 @@ def work_off(directory: pathlib.Path, names: list[str], jobs: int) -> int:
 
 
 def visible_gpus() -> list[str]:
-    """The NVIDIA GPUs that may be used."""
+    """Return the visible NVIDIA GPUs."""
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return []
     if "CUDA_VISIBLE_DEVICES" in os.environ:
