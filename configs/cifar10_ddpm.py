@@ -23,6 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.data.tfds.update(dataset="cifar10", data_dir="data/tfds", in_memory=True)
     c.network.unet.update(channels=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,), dropout=0.1)
     c.optimizer.update(learning_rate=2e-4, warmup_steps=5000)
+    c.ema.ramp = 0.0
     c.checkpoint.update(every=10_000, keep_every=100_000)
     c.report.samples_every = 50_000
     return config.variant(c, variant)

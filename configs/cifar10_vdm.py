@@ -26,6 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.loss.name = "vdm"
     c.times.name = "low_discrepancy"
     c.bound.update(decoder="softmax", clip_x0=False, num_steps=1000)
-    c.optimizer.update(warmup_steps=100, b2=0.99, weight_decay=0.01, grad_clip=0.0)
+    c.optimizer.update(warmup_steps=100, grad_clip=0.0)
+    c.optimizer.adam.update(b2=0.99, weight_decay=0.01)
     c.sampler.update(num_steps=1000, clip_x0=False)
     return config.variant(c, variant)

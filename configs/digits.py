@@ -18,7 +18,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.network.unet.update(channels=32, multipliers=(1, 2), blocks=1, attention=(), dropout=0.0)
     c.times.name = "low_discrepancy"
     c.optimizer.update(learning_rate=2e-3, warmup_steps=200)
-    c.ema.decays = (0.998,)
+    c.ema.update(decays=(0.998,), ramp=0.0)
     c.sampler.tile = 32
     c.checkpoint.every = 500
     c.report.update(samples_every=1000, num_samples=64, sampler_steps=100)

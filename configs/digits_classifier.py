@@ -22,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.loss.name = "cross_entropy"
     c.times.name = "low_discrepancy"
     c.optimizer.update(learning_rate=1e-3, warmup_steps=200)
-    c.ema.decays = (0.998,)
+    c.ema.update(decays=(0.998,), ramp=0.0)
     c.checkpoint.every = 250
     c.report.samples_every = 0
     c.eval.update(every=250, passes=4)

@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.loss.name = "K"
     c.times.name = "low_discrepancy"
     c.optimizer.update(learning_rate=2e-3, warmup_steps=100)
-    c.ema.decays = (0.998,)
+    c.ema.update(decays=(0.998,), ramp=0.0)
     c.sampler.update(grid="to_first", denoise=False, tile=2000)
     c.checkpoint.every = 3000
     c.report.update(samples_every=6000, num_samples=64, sampler_steps=200)

@@ -32,6 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.loss.name = "K"
     c.times.name = "low_discrepancy"
     c.optimizer.update(learning_rate=1e-3, warmup_steps=1000)
+    c.ema.ramp = 0.0
     c.sampler.update(clip_x0=False, grid="to_first", denoise=False)
     c.bound.clip_x0 = False
     c.report.samples_every = 50_000

@@ -32,7 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.loss.name = "K"
     c.times.name = "low_discrepancy"
     c.optimizer.update(learning_rate=4e-3, warmup_steps=100, grad_clip=0.0)
-    c.ema.decays = (0.999,)
+    c.ema.update(decays=(0.999,), ramp=0.0)
     c.sampler.update(clip_x0=False, grid="to_first", denoise=False, tile=2000)
     c.bound.clip_x0 = False
     c.checkpoint.every = 4000

@@ -26,6 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.network.unet.update(channels=128, multipliers=(1, 1, 2, 2, 4, 4), blocks=2, attention=(16,), dropout=0.0)
     c.prediction.variance = "fixed_small"
     c.optimizer.update(learning_rate=2e-5, warmup_steps=5000)
+    c.ema.ramp = 0.0
     c.sampler.tile = 16
     c.checkpoint.update(every=10_000, keep_every=200_000)
     c.report.update(samples_every=50_000, num_samples=16)

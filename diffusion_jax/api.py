@@ -192,7 +192,7 @@ def train(
         levels: grey levels of integer data (default 256), 0 for floats.
         learning_rate: of Adam, after a warm-up of a tenth of the steps.
         workdir: run directory with checkpoints, metrics and pictures; None: a temporary one, gone with the run.
-        options: any other keys of the config, such as {"optimizer.weight_decay": 0.01, "parallel": "fsdp"}.
+        options: any other keys of the config, such as {"optimizer.adam.weight_decay": 0.01, "parallel": "fsdp"}.
 
     Raises ValueError, before anything compiles, where model, data and options do not fit; `Diverged` where training
     diverges.
@@ -217,7 +217,6 @@ def train(
     config.update(train_steps=train_steps, batch_size=batch_size, seed=seed)
     config.network.conditional = labels is not None
     config.optimizer.update(learning_rate=learning_rate, warmup_steps=max(1, min(5000, train_steps // 10)))
-    config.ema.ramp = 0.05
     tenth = max(1, train_steps // 10)
     config.report.update(every=tenth, samples_every=0 if workdir is None else 5 * tenth, tensorboard=False)
     config.eval.every = tenth if held is not None else 0

@@ -91,15 +91,13 @@ SCHEMA: dict[str, Key] = {
     "ode.probes": Key(1, "Probes of the divergence per example."),
     "ode.dequantisation": Key("uniform", "Noise over a grey level: uniform, process (the noise of min_t), none."),
     "ode.law": Key("prior", "Distribution at t = 1: prior N(0, alpha² + sigma²), noise N(0, sigma²)."),
-    "optimizer.learning_rate": Key(2e-4, "Learning rate of Adam after the warm-up."),
+    "optimizer.name": Key("adam", "Optimiser: adam, adamw, lion, muon."),
+    "optimizer.learning_rate": Key(2e-4, "Learning rate after the warm-up, before any decay."),
     "optimizer.warmup_steps": Key(5000, "Steps of linear warm-up from 0."),
-    "optimizer.b1": Key(0.9, "Decay of Adam's first moment."),
-    "optimizer.b2": Key(0.999, "Decay of Adam's second moment."),
-    "optimizer.eps": Key(1e-8, "Adam's epsilon."),
-    "optimizer.weight_decay": Key(0.0, "Decoupled weight decay (AdamW); 0: none."),
+    "optimizer.schedule": Key("constant", "Learning rate after the warm-up: constant, linear, cosine, inverse_sqrt."),
     "optimizer.grad_clip": Key(1.0, "Largest global norm of the averaged gradient; 0: no clipping."),
     "ema.decays": Key((0.9999,), "Decays of the averages of the parameters; the first one is the default of --ema."),
-    "ema.ramp": Key(0.0, "Half-life of an average at most ramp times the updates so far; 0: no ramp."),
+    "ema.ramp": Key(0.05, "Half-life of an average at most ramp times the updates so far; 0: no ramp."),
     "sampler.name": Key("ancestral", "Sampler, see docs/config-keys.md for all."),
     "sampler.num_steps": Key(0, "Sampling steps; 0: all steps of the chain."),
     "sampler.grid": Key(
@@ -151,10 +149,13 @@ RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
     "network.told": ("network.conditioning", {}),
     "prediction.input": ("prediction.input_scaling", {"as_it_is": "none"}),
     "sampler.steps": ("sampler.levels", {}),
+    **{f"optimizer.{key}": (f"optimizer.adam.{key}", {}) for key in ("b1", "b2", "eps", "weight_decay")},
 }
 """Keys of older versions: the name today, and values that are spelt otherwise."""
 GONE: dict[str, Any] = {}
 """Keys that exist no more, with the default they had: a stored config may hold that value, and no other."""
+FORMER: dict[str, Any] = {"ema.ramp": 0.0}
+"""Defaults that have changed: a stored config that lacks such a key was trained with this value."""
 ALIASES = {
     "lr": "optimizer.learning_rate",
     "steps": "train_steps",
@@ -168,7 +169,7 @@ ALIASES = {
 @functools.cache
 def choices() -> dict[str, dict[str, Any]]:
     """The factories of every section that makes a choice, by section and name."""
-    from diffusion_jax.experiment import paths, sources, wiring
+    from diffusion_jax.experiment import optimizers, paths, sources, wiring
     from diffusion_jax.networks.registry import NETWORKS
     from diffusion_jax.objective import losses, time_sampling
     from diffusion_jax.sampling import grids
@@ -181,6 +182,7 @@ def choices() -> dict[str, dict[str, Any]]:
         "network": NETWORKS,
         "loss": losses.WEIGHTS,
         "times": time_sampling.TIME_SAMPLERS,
+        "optimizer": {**optimizers.OPTIMIZERS, **optimizers.RATES},
         "sampler": {**SAMPLERS, **grids.GRIDS},
     }
 
@@ -364,7 +366,9 @@ def sweep_variant(name: str, paper: dict[str, Any], cells: dict[str, dict[str, A
 
 def override_all(config: ConfigDict, values: Mapping[str, str], prefix: str = "config") -> None:
     """Apply overrides {key: text} as `override` does, names of choices first, since options of yours depend on them."""
-    for key in sorted(values, key=lambda key: not key.endswith(("name", "grid"))):
+    from diffusion_jax.experiment.choices import OWN_OPTIONS
+
+    for key in sorted(values, key=lambda key: not key.endswith(tuple(OWN_OPTIONS))):
         override(config, key, values[key], prefix)
 
 
@@ -445,23 +449,25 @@ def _hint(config: ConfigDict, key: str, node: Any, depth: int) -> str:
 
 
 def merge(stored: Mapping[str, Any]) -> ConfigDict:
-    """Return a stored config over today's defaults: keys it lacks are at their defaults, renamed keys are translated.
+    """Return a stored config over the defaults it was made with: today's, but for FORMER; renamed keys are translated.
 
     Raises ValueError for a key that is unknown, or gone and not at the default it had.
     """
+    from diffusion_jax.experiment.choices import OWN_OPTIONS
+
     config = defaults()
-    values: dict[str, Any] = {}
+    values = dict(FORMER)
     for old, value in flatten(stored):
         key, spelt = RENAMED.get(old, (old, {}))
         values[key] = spelt.get(value, value) if not isinstance(value, tuple) else value
-    for key in sorted(values, key=lambda key: not key.endswith(("name", "grid"))):
+    for key in sorted(values, key=lambda key: not key.endswith(tuple(OWN_OPTIONS))):
         value = values[key]
         if key in GONE:
             if value != GONE[key]:
                 raise ValueError(f"stored config: {key}={value!r} has no counterpart in this version; it was removed")
             continue
         section, _, rest = key.partition(".")
-        own = {"options": "name", "grid_options": "grid"}.get(rest.partition(".")[0], "")
+        own = {options: choice for choice, options in OWN_OPTIONS.items()}.get(rest.partition(".")[0], "")
         if own and ":" in str(config.get(section, {}).get(own, "")):
             put(config, key, value)
             continue
@@ -487,6 +493,8 @@ def plain(config: Mapping[str, Any] | ConfigDict) -> dict[str, Any]:
 
 def in_use(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the flat config without the options of choices that are not made."""
+    from diffusion_jax.experiment.choices import OWN_OPTIONS
+
     flat = dict(flatten(config))
 
     def used(key: str) -> bool:
@@ -494,8 +502,8 @@ def in_use(config: Mapping[str, Any]) -> dict[str, Any]:
         name, _, option = rest.partition(".")
         if not option or section not in (*choices(), "guidance"):
             return True
-        chosen = {flat.get(f"{section}.name"), flat.get(f"{section}.grid")}
-        return name in chosen or name in ("options", "grid_options")
+        chosen = {flat.get(f"{section}.{choice}") for choice in OWN_OPTIONS}
+        return name in chosen or name in OWN_OPTIONS.values()
 
     return {key: value for key, value in flat.items() if used(key)}
 

@@ -76,7 +76,7 @@ def save_npz(path: os.PathLike | str, arrays: Mapping[str, Any]) -> None:
 
 
 def json_ready(value: Any) -> Any:
-    """Return a value with the floats that are not finite replaced by strings, in nested dicts and lists too."""
+    """Return a nested value with strings in place of floats that are not finite."""
     if isinstance(value, Mapping):
         return {key: json_ready(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

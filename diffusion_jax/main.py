@@ -2,9 +2,9 @@
 
 Flags are written --NAME=VALUE or --NAME VALUE. Logs and progress go to standard error; the last line of standard output
 is one JSON object with the results. Bad input is one line on standard error and exit code 2; --debug shows its
-traceback. Further exit codes: 3 after a training that diverged, 75 after one that SIGTERM ended and 130 after one that
-Ctrl-C ended (both are saved, and the same command resumes). train, sample and evaluate also run as several processes:
-under SLURM, on TPU pods, or with --coordinator_address, --num_processes and --process_id.
+traceback. Further exit codes: 3 after a training that diverged; 75 after SIGTERM, SIGHUP or SIGUSR1 and 130 after
+Ctrl-C, when the training is saved and the same command resumes. train, sample and evaluate also run as several
+processes: under SLURM, on TPU pods, or with --coordinator_address, --num_processes and --process_id.
 """
 
 import difflib

@@ -5,6 +5,16 @@ choice of the section with that option.
 """
 
 MEANINGS: dict[str, str] = {
+    "optimizer.*.b1": "Decay of the first moment.",
+    "optimizer.*.b2": "Decay of the second moment; of Lion, of its average.",
+    "optimizer.*.eps": "Added to the root of the second moment.",
+    "optimizer.*.weight_decay": "Decoupled weight decay, times the learning rate; 0: none.",
+    "optimizer.muon.beta": "Decay of the momentum.",
+    "optimizer.muon.steps": "Newton-Schulz iterations.",
+    "optimizer.muon.rms": "Root mean square of an update relative to the learning rate.",
+    "optimizer.*.total_steps": "Step at which the decay ends, warm-up included; 0: train_steps, as training starts.",
+    "optimizer.*.final": "Learning rate at the end of the decay, as a share of optimizer.learning_rate.",
+    "optimizer.*.start": "Step at which the decay starts.",
     "data.toy2d.kind": "mixture, checkerboard, moons or swissroll.",
     "data.*.size": "Number of examples.",
     "data.*.seed": "Seed of the generated data.",

@@ -36,7 +36,7 @@ class Report(Protocol):
 
 @contextlib.contextmanager
 def track(name: str, total: int, initial: int = 0, seconds: float = SECONDS) -> Iterator[Report]:
-    """Yield `report(done, **values)`, which shows the progress of `name` towards `total`, its rate and the time left.
+    """Yield `report(done, **values)`, which shows progress towards `total`, rate and time left.
 
     initial: what an earlier process has done. seconds: least time between two log lines if standard error is no
     terminal; 0: a line for every report. The last line follows when the work ends. Work that is complete with its first

@@ -98,7 +98,7 @@ WRONG = [
     ("train_steps", "many", "train_steps"),
     ("train_steps", "2.5", "train_steps"),
     ("remat", "maybe", "remat"),
-    ("optimizer.b1", "x", "optimizer.b1"),
+    ("optimizer.adam.b1", "x", "optimizer.adam.b1"),
 ]
 
 
@@ -131,17 +131,35 @@ def test_an_object_of_yours_by_name_with_its_options():
 
 def test_a_stored_config_lies_over_the_defaults():
     stored = configs.plain(configs.load("digits"))
-    del stored["guard"], stored["optimizer"]["eps"]
+    del stored["guard"], stored["optimizer"]["adam"]["eps"]
     merged = configs.merge(stored)
     assert merged.guard.most_skipped == configs.defaults().guard.most_skipped
-    assert merged.optimizer.eps == configs.defaults().optimizer.eps
+    assert merged.optimizer.adam.eps == configs.defaults().optimizer.adam.eps
     assert merged.train_steps == 2500
 
 
+def test_a_key_whose_default_has_changed_is_what_it_was_where_it_is_not_stored():
+    stored = configs.plain(configs.load("toy2d"))
+    assert configs.merge(stored).ema.ramp == configs.defaults().ema.ramp > 0
+    del stored["ema"]["ramp"]
+    assert configs.merge(stored).ema.ramp == 0
+
+
+def test_recipes_of_papers_keep_a_constant_decay():
+    for name in RECIPES:
+        if name.startswith(("cifar10", "dpm2015", "lsun", "celebahq")) and name != "cifar10_edm":
+            assert configs.load(name).ema.ramp == 0, name
+
+
 def test_renamed_keys_are_translated():
-    old = {"network": {"told": "time"}, "prediction": {"input": "as_it_is"}, "sampler": {"steps": [5, 1]}}
+    old = {
+        "network": {"told": "time"},
+        "prediction": {"input": "as_it_is"},
+        "sampler": {"steps": [5, 1]},
+        "optimizer": {"b2": 0.9},
+    }
     merged = configs.merge(old)
-    assert merged.network.conditioning == "time"
+    assert merged.network.conditioning == "time" and merged.optimizer.adam.b2 == 0.9
     assert merged.prediction.input_scaling == "none"
     assert merged.sampler.levels == (5, 1)
 

@@ -144,7 +144,9 @@ def test_recipe_takes_two_steps_and_samples(name, images, monkeypatch):
         batch = pipeline.batch(source, config.seed, n, config.batch_size, config.data.flip)
         train_state, metrics = step(train_state, batch, key)
         assert np.isfinite(metrics["loss"]) and metrics["skipped"] == 0
-    samples = drawing.samples(config, experiment.sampler)(loop.evaluation_weights(train_state, config), np.arange(3, 8))
+    samples = drawing.samples(config, experiment.sampler)(
+        state.weights(train_state, state.first_average(config)), np.arange(3, 8)
+    )
     check_samples(name, samples)
 
 

@@ -110,7 +110,7 @@ def test_config_keys_exist(page):
         if set(key.split(".")) & defined:
             continue
         known = key in KEYS or any(other.startswith(f"{key}.") for other in KEYS)
-        assert known or ".options." in key or key.endswith((".py", ".md", ".json", ".npz", ".png")), key
+        assert known or "options." in key or key.endswith((".py", ".md", ".json", ".npz", ".png")), key
 
 
 @every_page
@@ -213,7 +213,7 @@ def test_site_builds(tmp_path):
 
 # Docstrings.
 
-LEFT = 75
+LEFT = 47
 """Docstrings that do not follow the rule yet: to be lowered to 10, never raised."""
 WORD = re.compile(r"(?<![\w.])[A-Za-z][a-z'-]+(?![\w(])")
 QUESTION = re.compile(r"(What|Whether|How|Which|Where|Of|Do)\b")

@@ -13,8 +13,8 @@ from etils import epath
 
 from diffusion_jax import files
 from diffusion_jax.analysis import comparison
-from diffusion_jax.runs import metric_log, pictures
-from diffusion_jax.training import checkpoints, loop
+from diffusion_jax.runs import metric_log, pictures, record
+from diffusion_jax.training import checkpoints, loop, state
 
 PAGE = "report.html"
 MOST_GRIDS = 6
@@ -38,13 +38,14 @@ def write_report(workdir: str, figures: str = "png") -> dict[str, Any]:
     directory = epath.Path(workdir).expanduser()
     config, step = checkpoints.read_config(workdir), checkpoints.find_step(workdir)
     records = metric_log.read_metrics(workdir) if (directory / metric_log.METRICS).exists() else []
-    name = directory.resolve().name
+    name, shown = directory.resolve().name, shown_weights(config)
     parts = [
         f"<h1>{html.escape(name)}</h1>",
         f"<p>{html.escape(summary(config, step, records, checkpoints.read_versions(workdir)))}</p>",
-        *curves(directory, records, figures),
+        *curves(directory, records, shown, figures),
         *grids(directory),
         *evaluations(directory),
+        *processes(directory),
         "<h2>Config</h2><details><summary>every key</summary>",
         table([(key, json.dumps(value, default=list)) for key, value in comparison.flat(config).items()]),
         "</details>",
@@ -67,12 +68,17 @@ def summary(
         f"{data['name']}, {data['size']:,} examples of shape {'x'.join(map(str, data['shape']))}; network "
         f"{config['network']['name']}; step {step:,} of {config['train_steps']:,}, batches of {config['batch_size']}. "
     )
-    losses = [record["heldout_loss"] for record in records if "heldout_loss" in record]
-    text += f"Held-out loss {losses[-1]:.5f}. " if losses else ""
+    losses = [record for record in records if "heldout_loss" in record]
+    text += f"Held-out loss {loop.heldout_text(losses[-1], shown_weights(config))}. " if losses else ""
     return text + "Made with " + ", ".join(f"{package} {version}" for package, version in versions.items()) + "."
 
 
-def curves(directory: epath.Path, records: Sequence[Mapping[str, Any]], figures: str) -> list[str]:
+def shown_weights(config: Mapping[str, Any]) -> str:
+    """Return the average that training looked at, by its decay, or "none"."""
+    return str(next(iter(config["ema"]["decays"]), state.RAW))
+
+
+def curves(directory: epath.Path, records: Sequence[Mapping[str, Any]], shown: str, figures: str) -> list[str]:
     """Return the figures of losses, logged values and evaluations against the step.
 
     The figures curves, loss_by_time and values are also written into the run directory.
@@ -88,7 +94,7 @@ def curves(directory: epath.Path, records: Sequence[Mapping[str, Any]], figures:
     for name in dict.fromkeys((figures, "png")):
         with pictures.written_as(name):
             if records:
-                loop.draw_losses(str(directory))
+                loop.draw_losses(str(directory), shown)
             if values or evaluated:
                 pictures.series(directory / "values.png", values, evaluated)
     captions = {
@@ -118,7 +124,10 @@ def grids(directory: epath.Path) -> list[str]:
     if not paths:
         return []
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(MOST_GRIDS, len(paths))).round().astype(int))
-    shown = [picture(paths[i], f"step {int(paths[i].stem.split('_')[1]):,}") for i in chosen]
+    named = [(paths[i], *paths[i].stem.split("_")[1:]) for i in chosen]
+    shown = [
+        picture(path, ", ".join([f"step {int(step):,}", *([" ".join(of)] if of else [])])) for path, step, *of in named
+    ]
     return ["<h2>Samples over time</h2><div class=grid>", *shown, "</div>"]
 
 
@@ -127,7 +136,7 @@ def evaluations(directory: epath.Path) -> list[str]:
     parts = []
     for folder, values in comparison.evaluations(pathlib.Path(directory)):
         step, _, ema = folder.name.partition("-")
-        parts.append(f"<h2>Evaluation of step {int(step):,}, average {html.escape(ema)}</h2>")
+        parts.append(f"<h2>Evaluation of step {int(step):,}, {html.escape(state.describe_weights(ema))}</h2>")
         records = files.read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
         in_records = tuple(name for record in records.values() for name in record["figures"])
         parts += [sample_record(record) for record in records.values()]
@@ -139,6 +148,20 @@ def evaluations(directory: epath.Path) -> list[str]:
         parts.append(table(rows))
         parts += [picture(epath.Path(path), path.stem.replace("_", " ")) for path in sorted(folder.glob("*.png"))]
     return parts
+
+
+def processes(directory: epath.Path) -> list[str]:
+    """Return when and where the run was trained, from its record."""
+    rows = []
+    for line in record.read(directory):
+        if line["event"] == "start":
+            commit = f"commit {line['commit'][:10]}{' (changed)' if line['dirty'] else ''}" if line["commit"] else ""
+            what = (f"start at step {line['step']:,}", f"{line['host']}, {line['devices']}", commit)
+        else:
+            memory = [f"{place} {size / 2**30:.2f} GiB" for place, size in line["peak_memory_bytes"].items() if size]
+            what = (f"{line['outcome']} at step {line['step']:,}", "", f"peak memory: {', '.join(memory)}")
+        rows.append((line["time"], *what))
+    return ["<h2>Processes</h2>", table(rows)] if rows else []
 
 
 def sample_record(record: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, 
     heldout = sources.source(config, "heldout")
     if not 2 <= number <= heldout.size:
         raise ValueError(f"--num_samples={number}: must lie in 2 … {heldout.size}, the number of held-out examples")
+    directory = trained.evaluation_directory(run)
     stored, label = heldout.read(np.arange(number))
     x0 = to_model(stored, config.data.levels, config.data.mean, config.data.std)
     params = jax.device_get(run.params)
@@ -41,7 +42,6 @@ def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, 
         "interpolation": progressive.interpolation(sampler, process, params, x0[:2], seed, number),
     }
     arrays: dict[str, Any] = {name: sources.make_from_model(config)(x) for name, x in predictions.items()}
-    directory = trained.evaluation_directory(run)
     rows = sampler.coefficients(params)
     starts = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(rows, 10)]
     depths = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(rows, 4)]

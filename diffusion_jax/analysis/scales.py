@@ -23,8 +23,12 @@ COLUMNS = (
 )
 
 
-def parse(scales: str) -> list[float]:
-    """Return the numbers in "0,1,2.5". Raises ValueError."""
+def parse(scales: str, config: Any) -> list[float]:
+    """Return the numbers in "0,1,2.5" as scales of the guidance of a config. Raises ValueError."""
+    if not scales:
+        return []
+    if not guidances.uses_label(config):
+        raise ValueError(f"--scales={scales}: this model has no class to be guided by. Use --guidance.name=classifier")
     try:
         return [float(scale) for scale in scales.split(",")]
     except ValueError:
@@ -37,10 +41,8 @@ def compare_scales(
     """Return a row of COLUMNS for each guidance scale, at equal seeds and classes.
 
     sections: those that the run was loaded with, see `trained.load`. Also writes guidance.csv and guidance.png beside
-    the other results. Raises ValueError for a run without guidance or classes.
+    the other results.
     """
-    if not guidances.uses_label(run.config):
-        raise ValueError("--scales: this model has no class to be guided by. Use --guidance.name=classifier")
     rows = []
     for scale in scales:
         guidance = {**sections.get("guidance", {}), "scale": scale}

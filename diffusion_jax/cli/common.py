@@ -52,7 +52,7 @@ def override(config: "ConfigDict", args: Flags) -> "ConfigDict":
 
 
 def add_run_flags(parser: Parser, *sections: str) -> None:
-    """Declare the flags that choose a run and its weights, and --SECTION.KEY for sections of its config."""
+    """Declare the flags that choose a run and its weights, and --SECTION.KEY."""
     add_workdir(parser)
     parser.flag("step", str, "newest", "Checkpoint: newest, best (lowest held-out loss) or a step.")
     parser.flag(

@@ -71,7 +71,7 @@ def check_platform() -> None:
 
 @contextlib.contextmanager
 def logging_to_stderr() -> Iterator[None]:
-    """Send the log of this package, and of nothing else, to standard error while a command runs."""
+    """Send the log of this package alone to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     level, propagate = log.level, log.propagate

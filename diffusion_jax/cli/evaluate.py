@@ -60,8 +60,8 @@ def run(args: Flags) -> Results:
 
     check_flags(args)
     names = likelihoods.parse_names(args.likelihood)
-    guidance_scales = scales.parse(args.scales) if args.scales else []
     loaded = load_run(args)
+    guidance_scales = scales.parse(args.scales, loaded.config)
     compute_likelihoods = likelihoods.prepare_likelihoods(loaded, names)
     number = loaded.config.eval.num_samples if args.num_samples < 0 else args.num_samples
     trained.evaluation_directory(loaded)
@@ -110,7 +110,7 @@ def check_flags(args: Flags) -> None:
 
 
 def check_words(words: Sequence[str], config: Any) -> None:
-    """Raise ValueError if the flags cannot evaluate a run with this config, which has no checkpoint yet."""
+    """Raise ValueError if the flags cannot evaluate a run of this config, before it is trained."""
     from diffusion_jax import config as configs
     from diffusion_jax.analysis import likelihoods
 

@@ -5,7 +5,15 @@ sharding    placing arrays on devices, mapping functions over devices
 tiles       mapping a function over any number of examples
 """
 
-from diffusion_jax.devices.processes import from_slurm, initialise, is_first, local_rows, preemption, wait_for_all
+from diffusion_jax.devices.processes import (
+    Notice,
+    from_slurm,
+    initialise,
+    is_first,
+    local_rows,
+    preemption,
+    wait_for_all,
+)
 from diffusion_jax.devices.sharding import (
     AXIS,
     FASTER,
@@ -24,29 +32,3 @@ from diffusion_jax.devices.sharding import (
     shardings,
 )
 from diffusion_jax.devices.tiles import TiledMap, rebatch
-
-__all__ = [
-    "AXIS",
-    "FASTER",
-    "MODES",
-    "TiledMap",
-    "abstract",
-    "check",
-    "compiler_options",
-    "device_bytes",
-    "fetch",
-    "from_slurm",
-    "initialise",
-    "is_first",
-    "local_rows",
-    "map_over_devices",
-    "mesh",
-    "parallelise",
-    "preemption",
-    "put_local_rows",
-    "put_rows",
-    "rebatch",
-    "replicate",
-    "shardings",
-    "wait_for_all",
-]

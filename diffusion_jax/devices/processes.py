@@ -10,13 +10,17 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
 log = logging.getLogger(__name__)
+
+NOTICES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+"""Signals that ask a run to save and end: of schedulers, Ctrl-C, a closed terminal, SLURM's --signal=USR1."""
+END_NOW = "; Ctrl-C (again) ends at once, without saving"
 
 
 def initialise(
@@ -165,30 +169,63 @@ def local_rows(batch_size: int) -> slice:
     return slice(jax.process_index() * each, (jax.process_index() + 1) * each)
 
 
-@contextlib.contextmanager
-def preemption() -> Iterator[Callable[[int], int]]:
-    """Catch SIGTERM and SIGINT; yield `ended_by(step)`, which returns the signal that came, or 0.
+class Notice:
+    """Signals that ask this run to end.
 
-    All processes get the same answer after the same step: with several processes, JAX's preemption service passes the
-    SIGTERM of one process on to all. A second SIGINT ends the process at once.
+    `notice(step)` returns the signal that came, or 0, the same in all processes after the same step: with several,
+    JAX's preemption service passes the SIGTERM of one process on to all. While `raising` is set, a signal that comes to
+    a single process is also raised at once, as KeyboardInterrupt.
     """
-    if jax.process_count() > 1:
-        yield lambda step: signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else 0
-        return
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
-        yield lambda step: 0
-        return
 
-    def handle(number: int, frame: Any) -> None:
-        if number == signal.SIGINT and number in received:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGINT)
-        received.append(number)
+    def __init__(self) -> None:
+        self.raising = False
+        self._received = 0
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    def __call__(self, step: int) -> int:
+        """Return the signal that came until this step, or 0."""
+        if jax.process_count() > 1:
+            return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else 0
+        return self._received
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self._received = self._received or number
+        if self.raising:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def preemption() -> Iterator[Notice]:
+    """Catch the signals NOTICES in the main thread of a single process; yield the notice of them.
+
+    SIGHUP stays ignored where it is, as under nohup.
+    A second SIGINT ends the process at once, with exit code 130, even while compiled code runs.
+    """
+    notice = Notice()
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+        yield notice
+        return
+    # Handlers of Python wait for compiled code, such as a compilation, to return; this thread does not.
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def watch() -> None:
+        interrupted = False
+        while came := os.read(reading, 1):
+            if came[0] == signal.SIGINT and interrupted:
+                print("error: interrupted twice", file=sys.stderr, flush=True)
+                os._exit(128 + signal.SIGINT)
+            log.info("%s: saving after this step%s", signal.Signals(came[0]).name, END_NOW)
+            interrupted |= came[0] == signal.SIGINT
+        os.close(reading)
+
+    caught = [n for n in NOTICES if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, notice._handle) for number in caught}
+    former = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True).start()
     try:
-        yield lambda step: received[0] if received else 0
+        yield notice
     finally:
+        signal.set_wakeup_fd(former)
+        os.close(writing)
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -28,12 +28,12 @@ FASTER = {
 
 
 def mesh() -> Mesh:
-    """Return the mesh of all devices of all processes, whose only axis is that of the batch."""
+    """Return the mesh of all devices of all processes, with AXIS as its only axis."""
     return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
 
 
 def check(batch_size: int, accumulate_steps: int, mode: str, require_accelerator: bool = False) -> None:
-    """Raise ValueError unless the devices suit the batch size, the mode and the accelerator that a config names."""
+    """Raise ValueError unless the devices suit batch size, mode and accelerator."""
     if mode not in MODES:
         raise ValueError(f"parallel={mode!r}: unknown mode. Use one of {', '.join(MODES)}")
     if mode == "pmap" and jax.process_count() > 1:
@@ -82,11 +82,11 @@ def parallelise(train_step: Callable[..., Any], mode: str = "shard_map", state: 
 
 
 def map_over_devices(function: Callable[..., Any], replicated: int, reduced: bool = False) -> Callable[..., Any]:
-    """Compile `function` mapped over all devices, each of which gets an equal share of the rows.
+    """Compile `function` mapped over all devices, with an equal share of the rows each.
 
-    replicated: the number of leading arguments that every device gets whole. reduced: the outputs are equal on all
-    devices, because the function reduces over AXIS; otherwise the rows of the outputs are joined in order. The mapped
-    function has compiler options, so that it cannot be called within another jit.
+    replicated: number of leading arguments that every device gets whole. reduced: the function reduces over AXIS, so
+    that its outputs are equal on all devices; otherwise their rows are joined in order. It has compiler options, so
+    it cannot be called within another jit.
     """
 
     def mapped(*args: Any) -> Any:
@@ -136,7 +136,7 @@ def shardings(tree: Any, mode: str = "shard_map") -> Any:
 
 
 def abstract(tree: Any, mode: str = "shard_map") -> Any:
-    """Return the shapes, dtypes and shardings of a training state (arrays or shapes), as Orbax restores it."""
+    """Return shapes, dtypes and shardings of a training state, as Orbax restores it."""
     place = shardings(tree, mode)
     return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree, place)
 
@@ -150,19 +150,19 @@ def device_bytes(tree: Any, mode: str = "shard_map") -> int:
 
 
 def put_local_rows(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Place this process's rows of a batch on its devices, as its part of the global batch."""
+    """Place this process's rows as its part of the global batch."""
     sharding = NamedSharding(mesh(), P(AXIS))
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
 
 def put_rows(batch: Any) -> Any:
-    """Place a tree of arrays [B, …], which every process holds whole, in equal shares on all devices."""
+    """Place a tree of arrays [B, …], whole in every process, in equal shares on all devices."""
     sharding = NamedSharding(mesh(), P(AXIS))
     return jax.tree.map(lambda rows: jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__), batch)
 
 
 def fetch(tree: Any) -> Any:
-    """Return a tree of arrays that are divided over the devices, whole on the host of every process."""
+    """Return a tree of arrays divided over devices as whole arrays on every host."""
 
     def whole(x: jax.Array) -> np.ndarray:
         here = x.is_fully_addressable or x.is_fully_replicated

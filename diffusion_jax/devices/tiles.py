@@ -1,4 +1,4 @@
-"""Map a function over any number of examples, in tiles of fixed size on every device."""
+"""Functions mapped over any number of examples, in tiles of fixed size."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -13,9 +13,9 @@ from diffusion_jax.devices import sharding
 class TiledMap:
     """A function of examples, mapped over any number of them.
 
-    Every device works on `tile` examples per call; the last call is padded with examples of the same call. So a single
-    program is compiled, and no result depends on the number of examples, their order, or the number of devices, as long
-    as each row of `function` depends on its own example alone.
+    Every device works on `tile` examples per call; the last call is padded with examples of the same call. So one
+    program is compiled, and results do not depend on the number of examples, their order or the devices, provided that
+    each row of `function` depends on its own example alone.
     """
 
     def __init__(self, function: Callable[..., Any], tile: int, replicated: int = 1, name: str = "") -> None:
@@ -28,13 +28,13 @@ class TiledMap:
         self.tile, self.replicated, self.name = tile, replicated, name
 
     def __call__(self, *arguments: Any) -> Any:
-        """Return the results, a tree of arrays [N, …] on the host, for examples that are trees of arrays [N, …]."""
+        """Return the results, a tree of host arrays [N, …], for trees of examples [N, …]."""
         common, examples = arguments[: self.replicated], arguments[self.replicated :]
         parts = list(self.stream(common, [examples], count_rows(examples)))
         return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
     def stream(self, common: tuple[Any, ...], batches: Iterable[tuple[Any, ...]], total: int) -> Iterator[Any]:
-        """Yield the results call by call, for `total` examples that come in batches of any size.
+        """Yield the results per call, for `total` examples in batches of any size.
 
         common: the leading arguments. Each batch is the tuple of the other arguments.
         """
@@ -51,7 +51,7 @@ class TiledMap:
 
 
 def rebatch(batches: Iterable[Any], size: int) -> Iterator[Any]:
-    """Yield the same rows, of trees of arrays [B, …], in batches of `size`, the last one shorter."""
+    """Yield the rows of trees of arrays [B, …] in batches of `size`; the last may be shorter."""
     waiting: list[Any] = []
     missing = size
     for batch in batches:

@@ -22,6 +22,7 @@ BOUND_LOSSES = ("vlb", "hybrid", "K")
 CHAIN_NEEDED = "a chain: set process.num_steps to its number of steps, 1000 for example"
 
 PROVIDED = (
+    *("learning_rate", "warmup_steps", "train_steps"),
     *("num_steps", "num_classes", "out_channels", "remat", "sigma_data", "min_t", "split"),
     *("schedule", "process", "draw", "end", "chain_steps", "parent", "name"),
 )
@@ -48,7 +49,7 @@ class Given:
         return self.made[split]
 
 
-OWN_OPTIONS = {"name": "options", "grid": "grid_options"}
+OWN_OPTIONS = {"name": "options", "grid": "grid_options", "schedule": "schedule_options"}
 """Where a section of a config has the options of a choice `module:function`, by the key of the choice."""
 
 

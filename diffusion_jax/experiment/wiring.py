@@ -19,6 +19,7 @@ from diffusion_jax.experiment.choices import LEARNED, choose, make, options
 from diffusion_jax.experiment.guidances import CLASSIFIERS, GUIDANCES, check_guide, class_log_probs
 from diffusion_jax.experiment.networks import conditioning, forward, input_scale, network
 from diffusion_jax.experiment.objectives import TARGETS, loss_terms, time_sampler
+from diffusion_jax.experiment.optimizers import Rate, learning_rate, optimizer
 from diffusion_jax.experiment.paths import (
     initial_schedule,
     initial_schedule_params,
@@ -59,6 +60,7 @@ class Experiment(NamedTuple):
     loss: losses.Loss
     """Takes batches whose x0 is in the model's range."""
     optimizer: optax.GradientTransformation
+    learning_rate: Rate
     sampler: loop.Sampler
 
 
@@ -122,7 +124,8 @@ def build(
         times=time_sampler(config),
         to_model=make_to_model(config),
         loss=loss,
-        optimizer=optimizer(config.optimizer),
+        optimizer=optimizer(config),
+        learning_rate=learning_rate(config),
         sampler=sampler(config, process, path, guided_predict, kernel),
     )
 
@@ -156,7 +159,8 @@ def classifier(config: ConfigDict) -> Experiment:
         times=time_sampler(config),
         to_model=make_to_model(config),
         loss=losses.cross_entropy(log_probs, process, path),
-        optimizer=optimizer(config.optimizer),
+        optimizer=optimizer(config),
+        learning_rate=learning_rate(config),
         sampler=loop.Sampler(process, path, none, None, SamplerStep(none), none, tuple(config.data.shape)),
     )
 
@@ -227,23 +231,6 @@ def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None
         jax.block_until_ready(sample(params, seed[None]))  # type: ignore[no-untyped-call]
     jax.effects_barrier()  # type: ignore[no-untyped-call]
     return round(calls / len(seeds))
-
-
-def optimizer(section: ConfigDict) -> optax.GradientTransformation:
-    """Adam with linear warm-up from 0 and clipping by the global norm of the averaged gradient (0 = no clipping).
-
-    With weight_decay it is AdamW: the decay, times the learning rate, is taken from the parameters themselves.
-
-    Ho's TensorFlow code clips per replica, before the average, and adds epsilon before the bias correction; both make
-    the result depend on the number of devices or on the step in ways that are not meant, so neither is copied.
-    """
-    rate: Any = section.learning_rate
-    if section.warmup_steps:
-        rate = optax.linear_schedule(0.0, section.learning_rate, section.warmup_steps)
-    moments = {"b1": section.b1, "b2": section.b2, "eps": section.eps}
-    decay = section.weight_decay
-    adam = optax.adamw(rate, weight_decay=decay, **moments) if decay else optax.adam(rate, **moments)
-    return optax.chain(optax.clip_by_global_norm(section.grad_clip), adam) if section.grad_clip else adam
 
 
 def init(config: ConfigDict, network: nn.Module, key: Array) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The log of a run: metrics, pictures and, if it is installed, TensorBoard.
 
     workdir/metrics.jsonl    one JSON object a line: {"step": …, "time": seconds since 1970, name: value, …}
-            images/          PNG files, <name>_<step>.png
+            images/          PNG files, <name>_<step>_<weights>.png, with weights such as EMA_0.998 or raw_weights
             tensorboard/     the same for TensorBoard
             curves.png       the losses against the step
 
@@ -37,18 +37,21 @@ class Reporter(NamedTuple):
 
     scalars: Callable[[int, Mapping[str, Any]], None]
     """`scalars(step, values)`: numbers by name."""
-    images: Callable[[int, str, np.ndarray, int], None]
-    """`images(step, name, samples, levels)`: samples as `pictures.picture` takes them."""
+    images: Callable[[int, str, np.ndarray, int, str], None]
+    """`images(step, name, samples, levels, weights)`: samples as `pictures.picture` takes them, and their weights."""
     close: Callable[[], None]
 
 
-def open_reporter(workdir: epath.PathLike, tensorboard: bool = True) -> Reporter:
+def open_reporter(
+    workdir: epath.PathLike, tensorboard: bool = True, config: Mapping[str, Any] | None = None
+) -> Reporter:
     """Open the log of a run directory, to append to it; make the directory if necessary.
 
     tensorboard: also write for TensorBoard, if TensorFlow is installed; otherwise one log line says how to install it.
+    config: flat, written for TensorBoard as a text and as hparams.
     """
     if jax.process_index() != 0:
-        return Reporter(lambda step, values: None, lambda step, name, samples, levels: None, lambda: None)
+        return Reporter(lambda step, values: None, lambda step, name, samples, levels, weights: None, lambda: None)
     directory = epath.Path(workdir).expanduser()
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / METRICS
@@ -57,6 +60,11 @@ def open_reporter(workdir: epath.PathLike, tensorboard: bool = True) -> Reporter
     if incomplete:
         file.write("\n")
     board = _tensorboard(directory / "tensorboard") if tensorboard else None
+
+    if board and config:
+        board.write_texts(0, {"config": "\n".join(f"    {key} = {value!r}" for key, value in config.items())})
+        board.write_hparams({k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in config.items()})
+        board.flush()
 
     def scalars(step: int, values: Mapping[str, Any]) -> None:
         numbers = {name: float(value) for name, value in values.items()}
@@ -67,11 +75,11 @@ def open_reporter(workdir: epath.PathLike, tensorboard: bool = True) -> Reporter
             board.write_scalars(int(step), numbers)
             board.flush()
 
-    def images(step: int, name: str, samples: np.ndarray, levels: int) -> None:
+    def images(step: int, name: str, samples: np.ndarray, levels: int, weights: str) -> None:
         pixels = pictures.picture(samples, levels)
-        pictures.write_png(directory / "images" / f"{name}_{step:08d}.png", pixels)
+        pictures.write_png(directory / "images" / f"{name}_{step:08d}_{weights.replace(' ', '_')}.png", pixels)
         if board:
-            board.write_images(int(step), {name: pixels.reshape(1, *pixels.shape[:2], -1)})
+            board.write_images(int(step), {f"{name}/{weights}": pixels.reshape(1, *pixels.shape[:2], -1)})
             board.flush()
 
     def close() -> None:
@@ -87,6 +95,7 @@ def _tensorboard(directory: epath.Path) -> Any:
     try:
         tensorflow = importlib.import_module("tensorflow")
         tensorflow.config.set_visible_devices([], "GPU")
+        directory.mkdir(parents=True, exist_ok=True)  # an OSError, where TensorFlow would raise its own
         return importlib.import_module("clu.metric_writers").SummaryWriter(str(directory))
     except ImportError as error:
         log.info(

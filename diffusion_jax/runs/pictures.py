@@ -177,14 +177,18 @@ def _scatter_row(path: epath.PathLike, samples: np.ndarray, labels: Sequence[str
 # Curves.
 
 
-def losses(path: epath.PathLike, records: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Draw the training and the held-out loss against the step; records: as `metric_log.read_metrics` returns them."""
+def losses(path: epath.PathLike, records: Sequence[Mapping[str, Any]], title: str, weights: str) -> None:
+    """Draw the training and the held-out loss against the step.
+
+    records: as `metric_log.read_metrics` returns them. weights: those of `heldout_loss`, such as "EMA 0.998".
+    """
     rates = [(r["step"], r["learning_rate"]) for r in records if "learning_rate" in r]
     figure, (axes, *lower) = _figure(1, 7, 5.7 if rates else 4.5, dpi=120, ratios=(4, 1) if rates else (1,))
     shown: list[float] = []
     for name, label, colour, marker in (
         ("loss", "training", COLOURS[0], ""),
-        ("heldout_loss", "held-out", COLOURS[1], "o"),
+        ("heldout_loss", f"held-out ({weights})", COLOURS[1], "o"),
+        ("heldout_loss_raw", "held-out (raw weights)", COLOURS[2], "."),
     ):
         points = [(r["step"], r[name]) for r in records if math.isfinite(r.get(name, math.nan))]
         if points:

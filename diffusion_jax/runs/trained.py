@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from diffusion_jax import config as configs
 from diffusion_jax import devices, files
 from diffusion_jax.experiment import drawing, guidances, sources, wiring
-from diffusion_jax.training import checkpoints, loop
+from diffusion_jax.training import checkpoints, loop, state
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +59,13 @@ def load(
     for name, values in sections.items():
         with config[name].unlocked():  # a choice of yours brings its options along
             config[name].update(values)
-    ema = ema or first_average(config)
+    ema = ema or state.first_average(config)
     guide, of_guide = load_guide(workdir, config, verify)
     weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema, verify)
     experiment = wiring.build(config, weights, guide=guide)  # a learned schedule is known from here on
     number = checkpoints.find_step(workdir, step, verify)
+    if number and (lagging := loop.lag(config, ema, number)):
+        log.warning("%s, %s", workdir, lagging)
     return Run(workdir, number, ema, config, experiment, devices.replicate(weights | of_guide), guide)
 
 
@@ -74,11 +76,6 @@ def read_config(workdir: str, step: int | str = "newest", verify: bool = True) -
     except ValueError as error:
         version = checkpoints.read_versions(workdir, step, verify).get("diffusion_jax", "an unknown version")
         raise ValueError(f"{workdir}, trained by diffusion_jax {version}: {error}") from error
-
-
-def first_average(config: ConfigDict) -> str:
-    """Return the decay of the first average of a config, or "none"."""
-    return str(next(iter(config.ema.decays), "none"))
 
 
 def load_guide(workdir: str, config: ConfigDict, verify: bool = True) -> tuple[ConfigDict | None, dict[str, Any]]:
@@ -97,7 +94,7 @@ def load_guide(workdir: str, config: ConfigDict, verify: bool = True) -> tuple[C
         )
     where = chosen.workdir or workdir
     guide = read_config(where, chosen.step, verify)
-    ema = chosen.ema or first_average(guide)
+    ema = chosen.ema or state.first_average(guide)
     weights = checkpoints.restore_weights(where, chosen.step, None if ema == "none" else ema, verify)
     return guide, {"classifier" if guidance.name == "classifier" else "guide": weights}
 

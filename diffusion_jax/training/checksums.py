@@ -1,6 +1,6 @@
-"""Whether a checkpoint is as it was written: a manifest with a checksum of every file, written last.
+"""Checksums of a checkpoint's files, in a manifest that is written last.
 
-Orbax's array files carry none: it reads a flipped bit without a word.
+Orbax's array files have none: a flipped bit would be read without an error.
 """
 
 import json
@@ -14,13 +14,13 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 OWN = "sums.process_"
-"""Beginning of the names of the files in which each process notes what it has written."""
+"""Prefix of the files in which each process notes the checksums of its arrays."""
 
 
 def seal(directory: epath.Path) -> None:
-    """Write the manifest of the checkpoint that has just been written but does not have its final name yet.
+    """Write the manifest of each checkpoint in a directory that has none.
 
-    Orbax calls this in its background thread on the one process that finishes a save.
+    Orbax calls this in a background thread of the process that finishes a save, before the final renaming.
     """
     for written in directory.iterdir():
         if written.is_dir() and not (written / MANIFEST).exists():
@@ -28,13 +28,13 @@ def seal(directory: epath.Path) -> None:
 
 
 def sum_own(item: epath.Path, process: int) -> None:
-    """Note the checksums of what this process has written of an item, its arrays, beside them."""
+    """Write the checksums of the arrays that a process has written of an item."""
     own = sorted(_files(item / f"ocdbt.process_{process}"))
     (item / f"{OWN}{process}").write_text(json.dumps({str(path.relative_to(item)): _checksum(path) for path in own}))
 
 
 def _checksums(directory: epath.Path) -> dict[str, str]:
-    """The checksum of each file of the items, by path; Orbax's own notes at the top of the directory are to change."""
+    """Return the checksum of each file of the items by path; Orbax still changes the files at the top."""
     found = {}
     for item in (item for item in directory.iterdir() if item.is_dir()):
         noted = [json.loads(path.read_text()) for path in item.glob(f"{OWN}*")]
@@ -45,7 +45,7 @@ def _checksums(directory: epath.Path) -> dict[str, str]:
 
 
 def _files(directory: epath.Path) -> Iterator[epath.Path]:
-    """Every file below a directory; none where there is no such directory."""
+    """Yield every file below a directory, if it exists."""
     for path in directory.iterdir() if directory.is_dir() else ():
         if path.is_dir():
             yield from _files(path)
@@ -54,7 +54,7 @@ def _files(directory: epath.Path) -> Iterator[epath.Path]:
 
 
 def _checksum(path: epath.Path) -> str:
-    """CRC-32 and size."""
+    """Return CRC-32 and size."""
     crc = 0
     with path.open("rb") as file:
         while chunk := file.read(1 << 24):
@@ -63,7 +63,7 @@ def _checksum(path: epath.Path) -> str:
 
 
 def damage(directory: epath.Path, item: str) -> str:
-    """What is wrong with the files of an item of a checkpoint; "" if nothing is."""
+    """Return the damage to the files of an item as text, or ""."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text())
         expected = {path: value for path, value in manifest.items() if path.split("/")[0] == item}
@@ -78,5 +78,5 @@ def damage(directory: epath.Path, item: str) -> str:
 
 
 def _same(found: str | None, noted: str | None) -> bool:
-    """Early manifests have the CRC-32 alone."""
+    """Compare checksums; early manifests have the CRC-32 alone."""
     return found is not None and noted in (found, found.split()[0])

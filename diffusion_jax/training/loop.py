@@ -1,11 +1,11 @@
-"""The training loop, to be read from top to bottom: check, resume, then step, report, save, evaluate, draw."""
+"""Training loop: check, resume, then step, report, save, evaluate, draw."""
 
 import contextlib
 import errno
 import logging
 import signal as signals
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
@@ -17,49 +17,48 @@ from diffusion_jax import config as configs
 from diffusion_jax import devices, progress
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source
-from diffusion_jax.experiment import drawing, quality, sources, wiring
+from diffusion_jax.experiment import drawing, optimizers, quality, sources, wiring
 from diffusion_jax.metrics import monitor
-from diffusion_jax.runs import metric_log, pictures
+from diffusion_jax.runs import metric_log, pictures, record
 from diffusion_jax.training import checkpoints, state, step
 
 log = logging.getLogger(__name__)
 
 ORDERS_APART = 1_000_003
-"""The seed of the data grows by so much each time a run is sent back to an earlier checkpoint."""
+"""Increment of the data's seed at each roll-back."""
+
+LAGGING = 0.01
+"""Share of initial weights in an average above which its losses and samples come with a warning."""
+RAW_LOSS = "heldout_loss_raw"
+"""Metric: the held-out loss of the raw weights, where `heldout_loss` is that of an average."""
 
 Data = tuple[Source, Source | None]
-"""The training split and the held-out one, handed over from Python in place of config.data."""
+"""Training split and held-out split."""
 
 
 class Diverged(FloatingPointError):
     """Training diverged: too many updates in a row were not finite, and no roll-back is left."""
 
     exit_code = 3
-    """That of the command line."""
 
 
 class Preempted(Exception):
-    """A signal ended the run early: the run is saved, and the same command continues it."""
+    """A signal ended the run, which is saved; the same command continues it."""
 
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
-        self.number = number
-        """The signal, SIGTERM or SIGINT."""
-        self.exit_code = 75 if number == signals.SIGTERM else 128 + number
-        """That of the command line: EX_TEMPFAIL of sysexits.h (try again), or that of a program that Ctrl-C ended."""
+    def __init__(self, workdir: str, step: int, number: int) -> None:
+        super().__init__(f"{workdir} is saved at step {step}; the same command continues the run")
+        self.exit_code = 130 if number == signals.SIGINT else 75  # of Ctrl-C, or EX_TEMPFAIL of sysexits.h
 
 
 def train(config: ConfigDict, workdir: str, data: Data | None = None, verify: bool = True) -> dict[str, Any]:
     """Train until config.train_steps, from the newest checkpoint of the workdir if there is one.
 
-    data: the splits as objects, in place of those that config.data names; the names of a config may be objects too
-    (`experiment.choices.Given`), so that nothing here needs a file. verify: compare a checkpoint with its checksums
-    before it is read.
+    data: splits in place of those that config.data names; names of a config may be objects too
+    (`experiment.choices.Given`). verify: compare a checkpoint with its checksums before it is read.
 
-    Returns {"workdir", "step", "loss", …}, the last measured ones. Raises ValueError or OSError, before anything
-    compiles, where the config does not fit its data, the devices or the run that the workdir already holds, or where
-    another process trains in it; `Diverged` where training diverges; `Preempted` after SIGTERM or SIGINT, once the run
-    is saved.
+    Returns {"workdir", "step", "loss", …} as last measured. Raises ValueError or OSError, before anything compiles,
+    where the config does not fit its data, the devices or the run in the workdir, or another process trains there;
+    `Diverged`; `Preempted` after SIGTERM or SIGINT, once the run is saved.
     """
     try:
         with contextlib.ExitStack() as stack:
@@ -70,23 +69,23 @@ def train(config: ConfigDict, workdir: str, data: Data | None = None, verify: bo
         kept = checkpoints.steps(workdir)
         where = f"step {kept[-1]}" if kept else "the start"
         raise OSError(
-            f"workdir {workdir}: no space is left on the disk; free some, or lower checkpoint.keep, and the same "
-            f"command goes on from {where}"
+            f"--workdir={workdir}: no space is left on the disk. Free some, or lower checkpoint.keep; the same command "
+            f"goes on from {where}"
         ) from error
 
 
 def no_space(error: OSError | ValueError) -> bool:
     """Return True for a full disk or quota, as the system or TensorStore (RESOURCE_EXHAUSTED) reports it."""
-    full = (errno.ENOSPC, errno.EDQUOT)
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return getattr(error, "errno", None) in full or ("RESOURCE_EXHAUSTED" in str(error) and "writ" in str(error))
 
 
 def _train(
     config: ConfigDict, workdir: str, data: Data | None, verify: bool, stack: contextlib.ExitStack
 ) -> dict[str, Any]:
-    # Everything that can be wrong is found here.
+    # Checks.
     train_source, heldout = data or (sources.source(config, "train"), None)
-    config = sources.resolve(config, train_source)
+    config = optimizers.fill_in(sources.resolve(config, train_source))
     experiment = wiring.build(config)
     devices.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
     pipeline.check(train_source, config.seed, 0, config.batch_size, config.data.flip)
@@ -109,12 +108,15 @@ def _train(
     if devices.is_first():
         stack.enter_context(checkpoints.lock(workdir))
     manager = checkpoints.open_manager(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
-    ended_by = stack.enter_context(devices.preemption())
+    notice = stack.enter_context(devices.preemption())
     stack.callback(manager.close)
 
     # The state, and the compiled functions.
     log.info("%s", metric_log.banner(shapes.params, jax.devices(), workdir))
     log.info("%s", sources.summary(train_source, heldout))
+    shown = state.first_average(config)
+    if lagging := lag(config, shown, config.train_steps):
+        log.warning("at the end of this run, %s", lagging)
     if kept:
         log.info("resuming %s at step %d", workdir, kept[-1])
         train_state = checkpoints.restore(manager, devices.abstract(shapes, config.parallel), verify=verify)
@@ -128,10 +130,12 @@ def _train(
     rollbacks = checkpoints.read_rollbacks(workdir, verify=verify) if kept else 0
     batches = device_batches(config, train_source, n, rollbacks)
     stack.callback(lambda: batches.close())
-    reporter = metric_log.open_reporter(workdir, config.report.tensorboard)
+    session = stack.enter_context(record.recording(workdir, n))
+    reporter = metric_log.open_reporter(workdir, config.report.tensorboard, configs.in_use(configs.plain(config)))
     stack.callback(reporter.close)
     report = stack.enter_context(progress.track("step", config.train_steps, n, seconds=0))
     stored = configs.plain(config)
+    rate = optimizers.evaluated(experiment.learning_rate)
     results: dict[str, Any] = {}
     window: list[dict[str, jax.Array]] = []
     started = time.perf_counter()
@@ -139,8 +143,9 @@ def _train(
     def save(heldout: float | None = None, aim: float | None = None) -> None:
         checkpoints.save(manager, n, train_state, stored, heldout, aim, rollbacks)
         if devices.is_first():
-            draw_losses(workdir)
+            draw_losses(workdir, shown)
 
+    log.info("compiling the train step")
     while n < config.train_steps:
         n += 1
         try:
@@ -153,6 +158,7 @@ def _train(
             raise
         train_state, metrics = train_step(train_state, batch, train_key(key_train, rollbacks))
         window.append(metrics)
+        session.step = n
         last = n == config.train_steps
 
         if last or n == first + 1 or n % config.report.every == 0:
@@ -160,6 +166,9 @@ def _train(
             if n > first + 1:  # the first step has compiled
                 seconds = (time.perf_counter() - started) / len(window)
                 means["images_per_second"] = config.batch_size / seconds
+            else:
+                log.info("compiled; the first step took %s", progress.duration(time.perf_counter() - started))
+            means["learning_rate"] = rate(n - 1 - int(means["skipped"]))
             report(n, **{name: means[name] for name in ("loss", "images_per_second") if name in means})
             reporter.scalars(n, means)
             if means["skipped"] > 0:
@@ -170,9 +179,7 @@ def _train(
                 manager.wait_until_finished()
                 before = n - int(train_state.skipped[1])
                 good = max((k for k in checkpoints.steps(workdir) if k <= before), default=None)
-                where = divergence(
-                    n, before, good, evaluate(evaluation_weights(train_state, config)) if evaluate else {}
-                )
+                where = divergence(n, before, good, evaluate(state.weights(train_state, shown)) if evaluate else {})
                 if good is None or rollbacks >= config.guard.rollbacks:
                     raise Diverged(f"{workdir}: {where}")
                 rollbacks += 1
@@ -183,39 +190,50 @@ def _train(
                 n, batches = good, device_batches(config, train_source, good, rollbacks)
                 continue
 
-        signal = ended_by(n)
-        if signal and not last:
+        if not last and (number := notice(n)):
             save()
             manager.wait_until_finished()
-            raise Preempted(f"{workdir} is saved at step {n}; the same command continues the run", signal)
+            raise Preempted(workdir, n, number)
         paused = time.perf_counter()
-        measured = aim = None
+        measured = aim = pictured = None
         try:
+            notice.raising = not last
             if evaluate and (last or n % config.eval.every == 0):
-                losses = evaluate(evaluation_weights(train_state, config))
+                losses = evaluate(state.weights(train_state, shown))
                 measured = losses["heldout_loss"]
+                if shown != state.RAW:
+                    losses[RAW_LOSS] = evaluate(train_state.params)["heldout_loss"]
                 reporter.scalars(n, losses)
-                log.info("step %d: held-out loss %.5f", n, measured)
-                results |= {"heldout_loss": measured}
+                log.info("step %d: held-out loss %s", n, heldout_text(losses, shown))
+                results |= {name: losses[name] for name in ("heldout_loss", RAW_LOSS) if name in losses}
             figures = None
             if judge and (last or n % config.eval.quality_every == 0):
-                figures = if_finite(n, judge, evaluation_weights(train_state, config))
+                figures = if_finite(n, judge, state.weights(train_state, shown))
             if figures:
                 reporter.scalars(n, figures)
-                log.info("step %d: %s", n, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+                listed = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+                log.info("step %d: %s (%s)", n, listed, state.describe_weights(shown))
                 results |= figures
                 if config.checkpoint.best != "heldout_loss":
                     aim = monitor.objective(config.checkpoint.best, figures)
             if draw and (last or is_drawn(n, config.report.samples_every)):
                 seeds = np.arange(config.report.num_samples)
-                pictured = if_finite(n, draw, evaluation_weights(train_state, config), seeds)
+                pictured = if_finite(n, draw, state.weights(train_state, shown), seeds)
                 if pictured is not None:
-                    reporter.images(n, "samples", pictured, config.data.levels)
-        except BaseException:  # of an evaluation or a picture: the state is sound
+                    reporter.images(n, "samples", pictured, config.data.levels, state.describe_weights(shown))
+            notice.raising = False
+        except BaseException as error:  # of an evaluation or a picture: the state is sound
+            notice.raising = False
             save(measured, aim)
             manager.wait_until_finished()
+            if isinstance(error, KeyboardInterrupt) and (number := notice(n)):
+                raise Preempted(workdir, n, number) from None
             log.error("step %d is saved; what follows ended the run", n)
             raise
+        if (measured is not None or pictured is not None) and (
+            lagging := lag(config, shown, n - int(train_state.skipped[0]))
+        ):
+            log.warning("%s", lagging)
         if last or n % config.checkpoint.every == 0:
             save(measured, aim)
         started += time.perf_counter() - paused
@@ -223,7 +241,7 @@ def _train(
 
 
 def initial_state(config: ConfigDict, experiment: wiring.Experiment, key: jax.Array, shapes: Any) -> state.TrainState:
-    """The state before the first step, made where it will live."""
+    """Return the state before the first step, placed on its devices."""
     make = jax.jit(
         lambda key: state.initial(config, experiment, key),
         out_shardings=devices.shardings(shapes, config.parallel),
@@ -232,7 +250,7 @@ def initial_state(config: ConfigDict, experiment: wiring.Experiment, key: jax.Ar
 
 
 def training_step(config: ConfigDict, experiment: wiring.Experiment, shapes: Any) -> Callable[..., Any]:
-    """`step(state, batch, key) -> (state, metrics)` on all devices; shapes: those of the state."""
+    """Return `step(state, batch, key) -> (state, metrics)` on all devices; shapes: of the state."""
     made = step.make_train_step(
         experiment.loss,
         experiment.times,
@@ -246,45 +264,45 @@ def training_step(config: ConfigDict, experiment: wiring.Experiment, shapes: Any
 
 
 def device_batches(config: ConfigDict, source: Source, first: int, rollbacks: int) -> Generator[Any, None, None]:
-    """The batches from step `first` on, on the devices; of each, this process reads its rows."""
+    """Yield the batches from step `first` on, on the devices; this process reads its rows."""
     seed, data, rows = config.seed + ORDERS_APART * rollbacks, config.data, devices.local_rows(config.batch_size)
     made = pipeline.batches(source, seed, first, config.batch_size, data.flip, rows, data.workers)
     return pipeline.prefetch(made, devices.put_local_rows)
 
 
 def train_key(key: jax.Array, rollbacks: int) -> jax.Array:
-    """The key of training: another one each time the run was sent back."""
+    """Return the key of training, another one after each roll-back."""
     return jax.random.fold_in(key, rollbacks) if rollbacks else key
 
 
 def divergence(n: int, before: int, good: int | None, losses: dict[str, float]) -> str:
-    """What is known when `before` was the last step with a finite update, and `good` the last checkpoint until then."""
+    """Return the text of `Diverged`; `before`: the last finite step, `good`: the last checkpoint until then."""
     bins = ", ".join(f"{value:.4g}" for name, value in sorted(losses.items()) if "_bin_" in name)
     return (
-        f"the {n - before} updates of steps {before + 1} to {n} were not finite; held-out loss by tenths of t, as it "
-        f"stands: {bins or 'not measured'}; last good checkpoint: {'none' if good is None else f'step {good}'}. Lower "
+        f"the {n - before} updates of steps {before + 1} to {n} were not finite (held-out loss by tenths of t: "
+        f"{bins or 'not measured'}; last good checkpoint: {'none' if good is None else f'step {good}'}). Lower "
         "optimizer.learning_rate or choose another loss, in another --workdir, or allow guard.rollbacks"
     )
 
 
 def keys(config: ConfigDict) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The keys of a run: for the initial parameters, for training, for its evaluations."""
+    """Return the keys of a run: initial parameters, training, evaluation."""
     key_init, key_train, key_eval = jax.random.split(jax.random.key(config.seed), 3)
     return key_init, key_train, key_eval
 
 
 def summary(window: list[dict[str, Any]]) -> dict[str, float]:
-    """Means of the metrics of some steps, over the steps whose update was finite if there are any."""
+    """Return the means of metrics over steps; if possible over those with a finite update."""
     values = {name: np.array([metrics[name] for metrics in window]) for name in window[0]}
     finite = np.isfinite(values["loss"]) & np.isfinite(values["grad_norm"])
     means = {name: float(of_steps[finite if finite.any() else slice(None)].mean()) for name, of_steps in values.items()}
     return means | {"skipped": float(values["skipped"][-1])}
 
 
-def draw_losses(workdir: str) -> None:
-    """Draw the losses so far into workdir/curves.png, those by time into loss_by_time.png."""
+def draw_losses(workdir: str, name: str) -> None:
+    """Draw the losses into workdir/curves.png, and by time into loss_by_time.png; name: of the weights behind them."""
     path, records = epath.Path(workdir).expanduser().resolve(), metric_log.read_metrics(workdir)
-    pictures.losses(path / "curves.png", records, path.name)
+    pictures.losses(path / "curves.png", records, path.name, state.describe_weights(name))
     if any("heldout_loss_bin_0" in record for record in records):
         pictures.loss_by_time(path / "loss_by_time.png", records, path.name)
 
@@ -298,23 +316,37 @@ def if_finite(n: int, function: Callable[..., Any], *arguments: Any) -> Any:
         return None
 
 
-def evaluation_weights(train_state: state.TrainState, config: ConfigDict) -> Any:
-    """The weights to look at: the average that the config names first, or the parameters if there is none."""
-    decays = config.ema.decays
-    return train_state.ema[str(decays[0])] if decays else train_state.params
+def lag(config: ConfigDict, name: str, updates: int) -> str:
+    """Return a warning while an average holds more than LAGGING of the initial weights, else ""."""
+    if name == state.RAW or updates < 2:  # after one update the average is a copy
+        return ""
+    share = step.initial_share(float(name), updates, config.ema.ramp)
+    if share <= LAGGING:
+        return ""
+    return (
+        f"{state.describe_weights(name)}: {100 * share:.0f} % of this average are initial weights after {updates:,} "
+        "updates, so that its losses and samples lag behind. Look at the raw weights (--ema=none), or train with "
+        "ema.ramp=0.05 or a smaller decay in ema.decays"
+    )
+
+
+def heldout_text(losses: Mapping[str, float], name: str) -> str:
+    """Return held-out losses as text, each with its weights."""
+    text = f"{losses['heldout_loss']:.5f} ({state.describe_weights(name)})"
+    return text + (f", {losses[RAW_LOSS]:.5f} (raw weights)" if RAW_LOSS in losses else "")
 
 
 def is_drawn(n: int, every: int) -> bool:
-    """Whether to draw samples after step n: early ones at 1 % and 10 % of `every`, then every `every` steps."""
+    """Return True if samples are drawn after step n: at 1 % and 10 % of `every`, then every `every` steps."""
     return n % every == 0 or n in (every // 100, every // 10)
 
 
 def heldout_loss(
     config: ConfigDict, experiment: wiring.Experiment, heldout: Source, key: jax.Array
 ) -> Callable[[Any], dict[str, float]]:
-    """`evaluate(params) -> {"heldout_loss": mean over times, "heldout_loss_bin_0": …, one per interval of t}`.
+    """Return `evaluate(params) -> {"heldout_loss": mean over t, "heldout_loss_bin_0": …}`, a bin per interval of t.
 
-    The times, noise and examples are the same at every call. The mean weighs the intervals equally.
+    Times, noise and examples are the same at every call. The mean weighs the intervals equally.
     """
     size = min(heldout.size, config.eval.max_examples)
     examples = heldout._replace(size=size)

@@ -1,4 +1,4 @@
-"""What training carries from step to step, all of it in every checkpoint."""
+"""State of a training run, all of it in every checkpoint."""
 
 from typing import Any
 
@@ -10,10 +10,13 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.experiment import wiring
 
+RAW = "none"
+"""Name of the parameters themselves, where the name of an average is its decay."""
+
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of a run. Batch n, its times, noise and dropout follow from (seed, step), so nothing else is needed."""
+    """State of a run; batch n, its times, noise and dropout follow from (seed, step)."""
 
     step: jax.Array
     """Training steps taken, int32."""
@@ -31,7 +34,7 @@ class TrainState:
 def create(
     params: Any, optimizer: optax.GradientTransformation, decays: tuple[float, ...], history: Any = None
 ) -> TrainState:
-    """The state before the first step; every average starts as a copy of the parameters."""
+    """Return the state before the first step; every average starts as a copy of the parameters."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -42,7 +45,22 @@ def create(
     )
 
 
+def first_average(config: ConfigDict) -> str:
+    """Return the decay of the average that a config names first, or RAW."""
+    return str(next(iter(config.ema.decays), RAW))
+
+
+def weights(train_state: TrainState, name: str) -> Any:
+    """Return an average by its decay, or with RAW the parameters."""
+    return train_state.params if name == RAW else train_state.ema[name]
+
+
+def describe_weights(name: str) -> str:
+    """Return "EMA 0.9999" for an average by its decay, "raw weights" for RAW."""
+    return "raw weights" if name == RAW else f"EMA {name}"
+
+
 def initial(config: ConfigDict, experiment: wiring.Experiment, key: jax.Array) -> TrainState:
-    """The state in which a run of `config` starts."""
+    """Return the initial state of a run."""
     params = wiring.init(config, experiment.network, key)
     return create(params, experiment.optimizer, config.ema.decays, experiment.times.init())

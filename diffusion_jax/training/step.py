@@ -1,8 +1,8 @@
-"""One training step, and one evaluation step: functions of a device's share of the batch.
+"""Training step and evaluation step, as functions of a device's share of the batch.
 
-The same function has two views. With an axis name it is mapped per device (shard_map, pmap) and averages gradients
-over that axis; with None it is the global function. Everything random comes from the key, the step and each example's
-place in the global batch, so neither the number of devices nor gradient accumulation changes what is computed.
+With an axis name a step is mapped per device (shard_map, pmap) and averages gradients over that axis; with None it is
+the global function. Random numbers come from the key, the step and each example's place in the global batch, so neither
+the number of devices nor gradient accumulation changes the result.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from diffusion_jax.objective.losses import Loss
@@ -106,17 +107,17 @@ def make_train_step(
 
 
 def in_order(index: Array, values: Any, axis: str | None) -> Any:
-    """A tree of per-example values [B] of all devices, [N], in the order of their places in the global batch."""
+    """Gather per-example values [B] of all devices as [N], in the order of the global batch."""
     if axis is not None:
         index, values = jax.lax.all_gather((index, values), axis, tiled=True)
     return jax.tree.map(lambda value: value[jnp.argsort(index)], values)
 
 
 def ema_decay(decay: float, updates: Array, ramp: float = 0.0) -> Array:
-    """The decay of the average after `updates` updates: 0 at first (a copy), then `decay`.
+    """Return the decay of an average after `updates` updates: 0 at first (a copy), then `decay`.
 
     With ramp > 0 the half-life is at most ramp · updates, so that a young average forgets the initial parameters.
-    Source of the ramp: Karras et al. 2022, appendix F.6 (ramp = 0.05).
+    Reference: Karras et al. 2022, appendix F.6 (ramp = 0.05).
     """
     later = jnp.asarray(decay, jnp.float32)
     if ramp > 0:
@@ -124,14 +125,20 @@ def ema_decay(decay: float, updates: Array, ramp: float = 0.0) -> Array:
     return jnp.where(updates == 0, 0.0, later)
 
 
+def initial_share(decay: float, updates: int, ramp: float = 0.0) -> float:
+    """Return the share of initial weights in an average, the product of its decays."""
+    if not ramp:
+        return float(decay) ** max(0, updates - 1)
+    return float(np.prod(np.minimum(decay, 0.5 ** (1 / (ramp * np.arange(1, updates))))))
+
+
 def make_eval_step(
     loss: Loss, num_steps: int, batch_size: int, min_t: float = 0.0, to_model: ToModel = lambda x, keys: x
 ) -> Callable[..., dict[str, Array]]:
     """Build `eval_step(params, key, batch, axis=None) -> sums`: the loss without dropout, as sums per interval of t.
 
-    batch: as for training, with "mask" [B], 0 for padding. Sums: "loss" and "count", each float32 [BINS]. The times are
-    spread evenly over the batch, whatever the training draws, and with a fixed key they and the noise are the same at
-    every evaluation, so that the curve shows the model alone.
+    batch: as for training, with "mask" [B], 0 for padding. Sums: "loss" and "count", each float32 [BINS]. Times are
+    spread evenly over the batch, and with a fixed key times and noise are the same at every evaluation.
     """
     times = low_discrepancy(num_steps, min_t)
 

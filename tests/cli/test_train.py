@@ -34,7 +34,7 @@ def test_a_recipe_outside_the_repository_starts_from_the_defaults(command, tmp_p
 @pytest.mark.parametrize(("number", "code"), [(15, 75), (2, 130)])
 def test_a_signal_has_an_exit_code(number, code, command, tmp_path, monkeypatch):
     def train(*_, **__):
-        raise loop.Preempted("saved", number)
+        raise loop.Preempted("run", 1, number)
 
     monkeypatch.setattr(loop, "train", train)
     done = command("train", "--config=toy2d:tiny", f"--workdir={tmp_path}")

@@ -95,7 +95,7 @@ def test_only_the_first_process_reports(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     reporter = metric_log.open_reporter(tmp_path)
     reporter.scalars(1, {"loss": 1.0})
-    reporter.images(1, "samples", np.zeros((1, 2, 2, 1), np.uint8), 256)
+    reporter.images(1, "samples", np.zeros((1, 2, 2, 1), np.uint8), 256, "raw weights")
     reporter.close()
     assert not list(tmp_path.iterdir())
 
@@ -122,16 +122,16 @@ def test_tensorboard_holds_the_same_values(tmp_path):
     digits = np.arange(3 * 8 * 8).reshape(3, 8, 8, 1) % 17
     reporter = metric_log.open_reporter(tmp_path)
     reporter.scalars(5, {"loss": 0.25})
-    reporter.images(5, "samples", digits.astype(np.uint8), 17)
+    reporter.images(5, "samples", digits.astype(np.uint8), 17, "EMA 0.9")
     reporter.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     (scalar,) = events.Tensors("loss")
     assert (scalar.step, float(tensor_util.make_ndarray(scalar.tensor_proto))) == (5, 0.25)
-    width, height, png = tensor_util.make_ndarray(events.Tensors("samples")[0].tensor_proto)
+    width, height, png = tensor_util.make_ndarray(events.Tensors("samples/EMA 0.9")[0].tensor_proto)
     picture = pictures.picture(digits, 17)
     assert (int(height), int(width)) == picture.shape
-    file = tmp_path / "images" / "samples_00000005.png"
+    file = tmp_path / "images" / "samples_00000005_EMA_0.9.png"
     np.testing.assert_array_equal(pixels_of(file), picture)
     assert png.startswith(b"\x89PNG")
 

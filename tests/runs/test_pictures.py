@@ -137,14 +137,21 @@ def test_no_global_state_of_matplotlib(tmp_path, monkeypatch):
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", guarded)
-    pictures.losses(tmp_path / "curves.png", [{"step": 1, "loss": 1.0}], "run")
+    pictures.losses(tmp_path / "curves.png", [{"step": 1, "loss": 1.0}], "run", "EMA 0.9")
     pictures.scatter(np.zeros((3, 2)))
 
 
 @pytest.mark.parametrize(
     "records",
     [
-        [(n, {"loss": math.exp(-n)} | ({"heldout_loss": math.exp(-n) + 0.1} if n % 3 == 0 else {})) for n in range(9)],
+        [
+            (
+                n,
+                {"loss": math.exp(-n)}
+                | ({"heldout_loss": math.exp(-n) + 0.1, "heldout_loss_raw": math.exp(-n)} if n % 3 == 0 else {}),
+            )
+            for n in range(9)
+        ],
         [(1, {"loss": math.nan, "heldout_loss": -1.0}), (2, {"loss": -2.0})],
         [(1, {"loss": 0.5})],
         [(1, {"other": 1.0})],
@@ -153,10 +160,10 @@ def test_no_global_state_of_matplotlib(tmp_path, monkeypatch):
 )
 def test_losses(tmp_path, records):
     path = tmp_path / "made" / "curves.png"
-    pictures.losses(path, [{"step": step, **values} for step, values in records], "run")
+    pictures.losses(path, [{"step": step, **values} for step, values in records], "run", "EMA 0.9")
     assert pixels_of(path).shape == (540, 840, 4)
     if records:  # a panel of its own for the learning rate
-        pictures.losses(path, [{"step": step, "learning_rate": 1e-4, **values} for step, values in records], "run")
+        pictures.losses(path, [{"step": step, "learning_rate": 1e-4, **values} for step, values in records], "run", "")
         assert pixels_of(path).shape[0] > 540
 
 
@@ -165,7 +172,7 @@ def test_figures_in_other_formats(name, start, tmp_path):
     images = np.zeros((2, 3, 8, 8, 1), np.uint8)
     with pictures.written_as(name):
         path = pictures.table(tmp_path / "table.png", images, 17, ["a", "b"], "t")
-        pictures.losses(tmp_path / "curves.png", [{"step": 1, "loss": 1.0}], "run")
+        pictures.losses(tmp_path / "curves.png", [{"step": 1, "loss": 1.0}], "run", "EMA 0.9")
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"curves.{name}", f"table.{name}"]
     assert path == tmp_path / f"table.{name}" and path.read_bytes().startswith(start)
     pictures.table(tmp_path / "after.png", images, 17, ["a", "b"], "t")
