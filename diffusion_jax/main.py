@@ -95,8 +95,10 @@ def summary(command: ModuleType) -> str:
 
 def main() -> int:
     """Run the command line of this process."""
-    environment.prepare_process()
     command = cli.commands().get(sys.argv[1]) if len(sys.argv) > 1 else None
+    if command and getattr(command, "DEVICES", True):
+        environment.use_huge_pages()
+    environment.prepare_process()
     if getattr(command, "COMPILE_CACHE", True):
         environment.keep_compiled()
     return run(sys.argv)

@@ -297,6 +297,7 @@ def main(argv: list[str]) -> int:
     environment.keep_compiled()
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     if argv[:1] == ["--serve"]:
+        environment.use_huge_pages()  # as every command does
         serve(json.loads(argv[1]))
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

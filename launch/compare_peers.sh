@@ -27,6 +27,4 @@ if [ -z "${PEERS_PYTHON:-}" ]; then
     fi
     PEERS_PYTHON=$PEERS/bin/python
 fi
-# Temporary memory in huge pages, for both sides: otherwise each step of XLA's on a CPU meets every page anew.
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 exec "$here" launch/compare_peers.py --peers_python="$PEERS_PYTHON" "$@"

@@ -212,7 +212,9 @@ MODES = ("shard_map", "fsdp", "pmap")
 
 
 def part_f(args: argparse.Namespace) -> list[Item]:
-    """Every command and every parallel mode on the tiny digits recipe."""
+    """Every command and every parallel mode on the tiny digits recipe; commands without flags here print their help."""
+    from diffusion_jax import cli
+
     place = f"{args.out}/smoke"
     run, quiet = (
         f"--workdir={place}/shard_map",
@@ -230,6 +232,8 @@ def part_f(args: argparse.Namespace) -> list[Item]:
         "frontier": ["frontier", run, "--samplers=ddim", "--steps=2", "--num_samples=8"],
         "restore": ["restore", run, "--num_samples=2", f"--out={place}/restored.npz"],
         "encode": ["encode", run, "--num_samples=2", f"--out={place}/latents.npz"],
+        "compress": ["compress", run, "--num_examples=2", "--num_steps=4", f"--out={place}/compressed.djx"],
+        "decompress": ["decompress", run, f"--file={place}/compressed.djx", f"--out={place}/decompressed.npz"],
         "show": ["show", run, "--num_samples=2"],
         "report": ["report", run],
         "benchmark": ["benchmark", recipe, "--repeats=2"],
@@ -240,6 +244,7 @@ def part_f(args: argparse.Namespace) -> list[Item]:
         "import": ["import", "--from=diffusers", f"--path={place}/exported", f"--workdir={place}/imported"],
     }
     commands["evaluate"] += ["--allow=few,sizes"]
+    commands |= {name: [name, "--help"] for name in cli.commands() if name not in commands | {"train": []}}
 
     def tried(argv: list[str]) -> Callable[[float], Result]:
         def run(left: float) -> Result:

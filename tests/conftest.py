@@ -21,6 +21,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Programs need not remember which line of Python and which module each of their operations comes from.
 os.environ |= {"JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0", "JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS": "0"}
 os.environ["FLAX_PROFILE"] = "false"
+os.environ.setdefault("GLIBC_TUNABLES", "")  # commands in processes of their own do not start twice
 # Programs that several tests share are compiled once, by whichever process comes first.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="diffusion_jax_tests_")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 
 import jax
 import pytest
@@ -47,3 +48,19 @@ def test_a_platform_that_jax_cannot_use_is_named(error, monkeypatch):
         environment.check_platform()
     monkeypatch.delenv("JAX_PLATFORMS")
     environment.check_platform()
+
+
+def test_a_process_starts_again_with_huge_pages_once(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(environment, "HUGE_PAGES", tmp_path / "enabled")
+    monkeypatch.setattr(environment.os, "execv", lambda path, argv: started.append((path, argv)))
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    environment.use_huge_pages()  # no such file: another system
+    (tmp_path / "enabled").write_text("[always] madvise never\n")
+    environment.use_huge_pages()
+    assert not started and "GLIBC_TUNABLES" not in os.environ
+    (tmp_path / "enabled").write_text("always [madvise] never\n")
+    for _ in range(2):
+        environment.use_huge_pages()
+    assert started == [(sys.executable, sys.orig_argv)]
+    assert "hugetlb" in os.environ["GLIBC_TUNABLES"]
