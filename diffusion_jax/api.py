@@ -27,7 +27,15 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
 from diffusion_jax import devices
-from diffusion_jax.analysis import compression, detection, latents, likelihoods, restoring, sample_metrics
+from diffusion_jax.analysis import (
+    compression,
+    detection,
+    latents,
+    likelihoods,
+    representation,
+    restoring,
+    sample_metrics,
+)
 from diffusion_jax.data.source import Source, from_arrays
 from diffusion_jax.experiment import choices, sources, wiring
 from diffusion_jax.experiment.choices import Given
@@ -429,6 +437,19 @@ class Run:
         run = self._changed(None, None, None, {"bound.num_steps": num_steps})
         source = _sources(odd, None, run.config.data.levels, "odd")
         return detection.detect(run, source, num_examples)[0]
+
+    def represent(self, *, num_examples: int = 2000, num_steps: int = 5) -> dict[str, Any]:
+        """Measure linear probes, clusters and, of a conditional run, a diffusion classifier.
+
+        num_examples: of the training and of the held-out data, at most. num_steps: noise levels. See
+        docs/representations.md for the figures. Raises ValueError.
+        """
+        return representation.represent(self._changed(None, None, None, {"bound.num_steps": num_steps}), num_examples)
+
+    def features(self, data: Any, *, num_steps: int = 5) -> dict[tuple[str, float], np.ndarray]:
+        """Return the features [N,F] of data [N,*D] by block of the network and noise level t."""
+        run = self._on(data, None, {"bound.num_steps": num_steps})
+        return representation.features(run, sources.source(run.config, "heldout"))
 
     def history(self) -> list[dict[str, Any]]:
         """Return what was measured while the run trained: one dict a step, {"step": …, "loss": …, …}."""

@@ -1,0 +1,271 @@
+"""Representations of a trained run: features of the network, linear probes, clusters, and a diffusion classifier.
+
+figures = represent(run, num_examples=2000, num_levels=5)
+
+A feature is the output of a top-level block of the network at a noised example x_t, pooled over the quarters of the
+image and averaged over draws of the noise. Probes are trained on training examples and tested on held-out ones.
+
+Reference: Xiang et al. 2023 (DDAE, features of denoisers), Li et al. 2023 (diffusion classifier).
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from diffusion_jax import devices
+from diffusion_jax.analysis import heldout
+from diffusion_jax.data.scaling import to_model
+from diffusion_jax.data.source import Source
+from diffusion_jax.experiment import paths, sources
+from diffusion_jax.objective.prediction import Denoiser
+from diffusion_jax.process.base import Array, normal
+from diffusion_jax.runs.trained import Run
+
+DRAWS = 4
+"""Draws of the noise that features are averaged over."""
+CLASSIFIER_DRAWS = 8
+"""Draws of the noise per level in each round of the diffusion classifier."""
+FOLDS, COMPONENTS, SEED = 3, 32, 0
+ROUNDING = 1e-5
+
+Features = dict[tuple[str, float], np.ndarray]
+"""Features [N, F] by block and noise level t."""
+
+
+def represent(run: Run, num_examples: int = 2000) -> dict[str, Any]:
+    """Return the figures of probes, clusters and, of a conditional run, the classifier.
+
+    The noise levels are those of config.bound.num_steps. probe_accuracy: of the block and level that are best in
+    cross-validation on the training examples, with its standard error; pixels_ and pca_: the same of pixels and of
+    their principal components. cluster_nmi, cluster_ari, cluster_accuracy (Hungarian matching): k-means on the block
+    and level with the largest silhouette, chosen without labels; best_cluster_nmi: chosen with them. Raises ValueError
+    for a run without labelled data or a process that is not Gaussian.
+    """
+    config = run.config
+    if config.data.classes < 2:
+        raise ValueError(
+            f"represent: needs labelled data of two classes or more (got data.classes={config.data.classes})"
+        )
+    if config.process.name != "gaussian":
+        raise ValueError(f"represent: needs process.name='gaussian' (got {config.process.name!r})")
+    splits = {name: heldout.first_examples(sources.source(config, name), num_examples) for name in ("train", "heldout")}
+    found = {name: features(run, source) for name, source in splits.items()}
+    x, label = {}, {}
+    for name, source in splits.items():
+        stored, label[name] = source.read(np.arange(source.size))
+        x[name] = np.asarray(to_model(stored, config.data.levels)).reshape(source.size, -1).astype(np.float64)
+    figures = probes(found["train"], found["heldout"], label)
+    for name, made in {"pixels": x, "pca": _principal(x)}.items():
+        figures |= {f"{name}_probe_{key}": value for key, value in probe(made, label).items()}
+        figures |= {
+            f"{name}_cluster_{key}": value for key, value in cluster(made["heldout"], label["heldout"])[1].items()
+        }
+    figures |= clusters(found["heldout"], label["heldout"])
+    if config.network.conditional:
+        guessed = classify(run, splits["heldout"])
+        right = guessed == label["heldout"]
+        figures |= {"classifier_accuracy": float(right.mean()), "classifier_accuracy_stderr": _binomial_error(right)}
+    return figures | {f"num_{name}": source.size for name, source in splits.items()}
+
+
+# Features.
+
+
+def features(run: Run, source: Source) -> Features:
+    """Return the features of every example at the noise levels of config.bound, without label."""
+    rows = _levels(run)
+    process, predict = run.experiment.process, capturing(run.experiment.predict)
+    into = sources.make_to_model(run.config)
+
+    def on_batch(params: Any, key: Array, batch: dict[str, Array]) -> dict[str, Array]:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
+        x0, size = into(batch["x0"], keys), len(batch["x0"])
+
+        def one(_: None, inputs: tuple[Array, Any]) -> tuple[None, dict[str, Array]]:
+            i, level = inputs
+            level = jax.tree.map(lambda field: jnp.broadcast_to(field, (size,)), level)
+            noise = normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x0.shape[1:], x0.dtype)
+            x_t = process.corrupt(level, x0, noise)
+            outputs = predict(params, x_t, level, jnp.full(size, -1, jnp.int32), None)
+            return None, {name: pooled(h) for name, h in outputs.items()}
+
+        repeated = jax.tree.map(lambda field: jnp.repeat(jnp.asarray(field, x0.dtype), DRAWS), rows)
+        _, every = jax.lax.scan(one, None, (jnp.arange(len(repeated.t)), repeated))
+        means = {name: h.reshape(-1, DRAWS, *h.shape[1:]).mean(1) for name, h in every.items()}
+        return {name: h.swapaxes(0, 1) for name, h in means.items()}  # [B, levels, F]
+
+    measured = heldout.map_batches(run, on_batch, source)
+    return {
+        (block, float(t)): np.asarray(value[:, i], np.float64)
+        for block, value in measured.items()
+        for i, t in enumerate(np.asarray(rows.t))
+        if value[:, i].std(0).max() > ROUNDING * np.abs(value[:, i]).max()  # not the embedding of the time
+    }
+
+
+def capturing(predict: Denoiser) -> Any:
+    """Return `outputs(…) -> {block: output}` of the top-level blocks of the network that a denoiser calls."""
+
+    def outputs(*arguments: Any) -> dict[str, Array]:
+        found: dict[str, Array] = {}
+
+        def intercept(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+            out = call(*args, **kwargs)
+            if context.method_name == "__call__" and len(context.module.path) == 1:
+                found[context.module.path[0]] = jax.tree.leaves(out)[-1]
+            return out
+
+        with nn.intercept_methods(intercept):
+            predict(*arguments)
+        return {name: h for name, h in found.items() if len(h) == len(arguments[1])}
+
+    return outputs
+
+
+def pooled(h: Array) -> Array:
+    """Return means over the quarters of feature maps, [B,H,W,C] -> [B,4 C]; features [B,C] as they are."""
+    if h.ndim != 4:
+        return h.reshape(len(h), -1)
+    halves = jnp.array_split(h, min(2, h.shape[1]), axis=1)
+    quarters = [part for half in halves for part in jnp.array_split(half, min(2, h.shape[2]), axis=2)]
+    return jnp.concatenate([part.mean((1, 2)) for part in quarters], axis=-1)
+
+
+def _levels(run: Run) -> Any:
+    """Return the noise levels of config.bound, least noise first, fields [L]."""
+    config, experiment = run.config, run.experiment
+    rows = paths.chain_coefficients(config, experiment.process, experiment.schedule, config.bound.num_steps)(None)
+    return jax.tree.map(lambda field: field[::-1], rows.at)
+
+
+# Probes.
+
+
+def probes(train: Features, test: Features, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the figures of linear probes, with the best place by cross-validation."""
+    from sklearn.model_selection import KFold, cross_val_score
+
+    folds = KFold(FOLDS, shuffle=True, random_state=SEED)
+    validated = {
+        place: float(cross_val_score(_linear(), x, label["train"], cv=folds).mean()) for place, x in train.items()
+    }
+    best = max(validated, key=lambda place: validated[place])
+    values = probe({"train": train[best], "heldout": test[best]}, label)
+    grid = {f"{block} t={t:.3g}": value for (block, t), value in validated.items()}
+    return {f"probe_{key}": value for key, value in values.items()} | {
+        "probe_block": best[0],
+        "probe_t": best[1],
+        "probe_cross_validated": grid,
+    }
+
+
+def probe(x: Mapping[str, np.ndarray], label: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return the held-out accuracy of a linear probe, and its standard error. x, label: "train" and "heldout"."""
+    right = _linear().fit(x["train"], label["train"]).predict(x["heldout"]) == label["heldout"]
+    return {"accuracy": float(right.mean()), "accuracy_stderr": _binomial_error(right)}
+
+
+def _linear() -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+
+
+def _principal(x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    from sklearn.decomposition import PCA
+
+    fitted = PCA(min(COMPONENTS, *x["train"].shape), random_state=SEED).fit(x["train"])
+    return {name: fitted.transform(value) for name, value in x.items()}
+
+
+def _binomial_error(right: np.ndarray) -> float:
+    return float(np.sqrt(right.mean() * (1 - right.mean()) / len(right)))
+
+
+# Clusters.
+
+
+def clusters(found: Features, label: np.ndarray) -> dict[str, Any]:
+    """Return the figures of k-means at the places with the largest silhouette and NMI."""
+    every = {place: cluster(value, label) for place, value in found.items()}
+    chosen = max(every, key=lambda place: every[place][0])
+    best = max(every, key=lambda place: every[place][1]["nmi"])
+    return {f"cluster_{key}": value for key, value in every[chosen][1].items()} | {
+        "cluster_block": chosen[0],
+        "cluster_t": chosen[1],
+        "best_cluster_nmi": every[best][1]["nmi"],
+        "best_cluster_block": best[0],
+        "best_cluster_t": best[1],
+    }
+
+
+def cluster(x: np.ndarray, label: np.ndarray) -> tuple[float, dict[str, float]]:
+    """Return the silhouette of k-means on features [N,F], and its agreement with the classes.
+
+    The figures are nmi, ari and accuracy, the last one by Hungarian matching of clusters and classes.
+    """
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_rand_score, confusion_matrix, normalized_mutual_info_score, silhouette_score
+
+    std = x.std(0)
+    varied = std > ROUNDING * np.abs(x).max()
+    scaled = (x - x.mean(0))[:, varied] / std[varied]
+    classes = len(np.unique(label))
+    found = KMeans(classes, n_init=10, random_state=SEED).fit_predict(scaled)
+    names = np.unique(label)
+    table = confusion_matrix(np.searchsorted(names, label), found, labels=np.arange(classes))
+    matched = table[linear_sum_assignment(table, maximize=True)].sum() / len(label)
+    return float(silhouette_score(scaled, found)), {
+        "nmi": float(normalized_mutual_info_score(label, found)),
+        "ari": float(adjusted_rand_score(label, found)),
+        "accuracy": float(matched),
+    }
+
+
+# Classification by the conditional model.
+
+
+def classify(run: Run, source: Source) -> np.ndarray:
+    """Return the class under which the model predicts the noise best, int [N].
+
+    The error of eps is averaged over the noise levels and over draws of the noise, which are the same for all classes.
+    After every round the worse half of an example's classes is dropped. Reference: Li et al. 2023, algorithm 2.
+    """
+    classes, rows, into = run.config.data.classes, _levels(run), sources.make_to_model(run.config)
+    process, predict = run.experiment.process, run.experiment.predict
+
+    def error(params: Any, key: Array, x0: Array, label: Array, index: Array) -> Array:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+        x0, size = into(x0, keys), len(x0)
+
+        def one(total: Array, inputs: tuple[Array, Any]) -> tuple[Array, None]:
+            i, level = inputs
+            level = jax.tree.map(lambda field: jnp.broadcast_to(field, (size,)), level)
+            noise = normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x0.shape[1:], x0.dtype)
+            found = predict(params, process.corrupt(level, x0, noise), level, label, None)
+            return total + jnp.square(found.eps - noise).reshape(size, -1).mean(1), None
+
+        repeated = jax.tree.map(lambda field: jnp.repeat(jnp.asarray(field, x0.dtype), CLASSIFIER_DRAWS), rows)
+        return jax.lax.scan(one, jnp.zeros(size, x0.dtype), (jnp.arange(len(repeated.t)), repeated))[0]
+
+    tiled = devices.TiledMap(error, run.config.sampler.tile, replicated=2, name="examples and classes")
+    x = source.read(np.arange(source.size))[0]
+    left = np.tile(np.arange(classes, dtype=np.int32), (source.size, 1))
+    total, key = np.zeros(left.shape), jax.random.fold_in(jax.random.key(run.config.seed), 3)
+    places = np.arange(source.size, dtype=np.int32)
+    for number in range(int(np.ceil(np.log2(classes)))):
+        width = left.shape[1]
+        rows_of = functools.partial(np.repeat, repeats=width, axis=0)
+        found = tiled(run.params, jax.random.fold_in(key, number), rows_of(x), left.ravel(), rows_of(places))
+        total = total + found.reshape(left.shape)
+        order = np.argsort(total, axis=1)[:, : -(-width // 2)]
+        left, total = np.take_along_axis(left, order, 1), np.take_along_axis(total, order, 1)
+    return left[:, 0]

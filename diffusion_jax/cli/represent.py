@@ -1,0 +1,35 @@
+"""Measure a run's representations: linear probes, clusters, and classification by a conditional model."""
+
+from diffusion_jax.cli.common import Results, add_run_flags, load_run
+from diffusion_jax.cli.parser import Flags, Parser
+
+
+def add_flags(parser: Parser) -> None:
+    """Declare the flags."""
+    add_run_flags(parser, "bound", "data")
+    parser.flag("num_examples", int, 2000, "Number of training and of held-out examples at most")
+    parser.flag("num_steps", int, 5, "Noise levels")
+
+
+def run(args: Flags) -> Results:
+    """Compare features of the network with pixels and with their principal components."""
+    from diffusion_jax.analysis import representation, tables
+    from diffusion_jax.runs import trained
+
+    for flag, least in (("num_steps", 1), ("num_examples", 20)):
+        if getattr(args, flag) < least:
+            raise ValueError(f"--{flag}={getattr(args, flag)}: must be at least {least}")
+    args.overrides["bound.num_steps"] = str(args.num_steps)
+    loaded = load_run(args)
+    figures = representation.represent(loaded, args.num_examples)
+    trained.save_figures(loaded, figures)
+    rows = [
+        [
+            name,
+            f"{figures[f'{prefix}probe_accuracy']:.3f} ± {figures[f'{prefix}probe_accuracy_stderr']:.3f}",
+            *(f"{figures[f'{prefix}cluster_{key}']:.3f}" for key in ("nmi", "ari", "accuracy")),
+        ]
+        for name, prefix in (("network", ""), ("pixels", "pixels_"), ("principal components", "pca_"))
+    ]
+    print(tables.markdown(["features", "linear probe", "cluster NMI", "ARI", "accuracy"], rows))
+    return {"step": loaded.step, **figures}

@@ -1,0 +1,91 @@
+"""Features are those of the network, clusters and probes agree with the truth, and the command."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion_jax.analysis import representation
+from diffusion_jax.experiment import sources
+from diffusion_jax.objective.prediction import Prediction
+from diffusion_jax.process.base import expand
+from diffusion_jax.runs import trained
+
+
+@pytest.fixture(scope="module")
+def run(workdir):
+    return trained.load(str(workdir), bound={"num_steps": 2})
+
+
+def test_features_are_the_outputs_of_the_blocks(run):
+    """The first convolution from its weights, and the last one, which predicts eps."""
+    size = 3
+    level = jax.tree.map(lambda field: jnp.full(size, field[0], jnp.float32), representation._levels(run))
+    x = jax.random.normal(jax.random.key(0), (size, *run.config.data.shape))
+    arguments = run.params, x, level, jnp.full(size, -1), None
+    found = representation.capturing(run.experiment.predict)(*arguments)
+    assert {"conv_in", "down_0", "mid", "up_0", "conv_out"} <= set(found)
+    np.testing.assert_allclose(found["conv_out"], run.experiment.predict(*arguments).eps, rtol=1e-5, atol=1e-6)
+    weights = run.params["net"]["conv_in"]
+    layout = jax.lax.conv_dimension_numbers(x.shape, weights["kernel"].shape, ("NHWC", "HWIO", "NHWC"))
+    by_hand = jax.lax.conv_general_dilated(x, weights["kernel"], (1, 1), "SAME", dimension_numbers=layout)
+    np.testing.assert_allclose(found["conv_in"], by_hand + weights["bias"], rtol=1e-4, atol=1e-5)
+
+
+def test_pooling_over_quarters():
+    h = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
+    parts = [h[:, a : a + 2, b : b + 3].mean((1, 2)) for a in (0, 2) for b in (0, 3)]
+    np.testing.assert_allclose(representation.pooled(jnp.asarray(h)), np.concatenate(parts, -1), rtol=1e-6)
+    assert representation.pooled(jnp.ones((2, 1, 1, 5))).shape == (2, 5)
+
+
+def test_clusters_and_probes_of_separate_classes():
+    generator = np.random.default_rng(0)
+    label = np.repeat([3, 5, 9], 40)
+    x = np.eye(3)[np.searchsorted([3, 5, 9], label)] * 10 + generator.standard_normal((120, 3)) * 0.1
+    silhouette, figures = representation.cluster(x, label)
+    assert silhouette > 0.9 and figures == pytest.approx({"nmi": 1, "ari": 1, "accuracy": 1})
+    halves = {"train": x[::2], "heldout": x[1::2]}, {"train": label[::2], "heldout": label[1::2]}
+    assert representation.probe(*halves)["accuracy"] == 1
+    shuffled = generator.permutation(label)
+    assert representation.cluster(x, shuffled)[1]["nmi"] < 0.15
+
+
+def test_the_classifier_finds_the_class_whose_prediction_is_right(run):
+    """A denoiser that knows the examples, and predicts the right one for one class of each."""
+    config = run.config.copy_and_resolve_references()
+    source = sources.source(config, "heldout")._replace(size=12)
+    x, _ = source.read(np.arange(12))
+    wanted = (x.reshape(12, -1).astype(int).sum(1)) % config.data.classes
+
+    def predict(params, x_t, level, label=None, keys=None):
+        nearest = jnp.argmin(jnp.square(params["x0"][:, None] - x_t[None]).sum((2, 3, 4)), axis=0)
+        x0 = params["x0"][nearest]
+        x0 = jnp.where(expand(label == params["wanted"][nearest], x_t), x0, 3 - x0)
+        return Prediction(x0, (x_t - expand(level.alpha, x_t) * x0) / expand(level.sigma, x_t), None)
+
+    made = sources.make_to_model(config)
+    known = {"x0": made(jnp.asarray(x), jax.random.split(jax.random.key(0), 12)), "wanted": jnp.asarray(wanted)}
+    fake = run._replace(experiment=run.experiment._replace(predict=predict), params=known)
+    lowest = representation._levels
+    with pytest.MonkeyPatch.context() as patch:  # little noise, so that the example can be told from x_t
+        patch.setattr(representation, "_levels", lambda run: jax.tree.map(lambda field: field[:1], lowest(run)))
+        np.testing.assert_array_equal(representation.classify(fake, source), wanted)
+
+
+def test_the_command(command, workdir):
+    done = command("represent", f"--workdir={workdir}", "--num_examples=60", "--num_steps=1")
+    assert done.code == 0, done.err
+    names = {"probe_accuracy", "pixels_probe_accuracy", "cluster_nmi", "pixels_cluster_nmi", "cluster_accuracy"}
+    assert names | {"probe_block", "probe_t", "cluster_block", "cluster_t"} <= set(done.results)
+    assert 0 <= done.results["probe_accuracy"] <= 1
+    assert done.results["pixels_probe_accuracy"] > 0.5
+
+
+@pytest.mark.parametrize("key, value", [("data.classes", 0), ("process.name", "binomial")])
+def test_runs_that_have_no_such_features(run, key, value):
+    section, name = key.split(".")
+    other = run._replace(config=run.config.copy_and_resolve_references())
+    other.config[section][name] = value
+    with pytest.raises(ValueError, match=key.replace(".", r"\.")):
+        representation.represent(other)
