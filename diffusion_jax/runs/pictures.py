@@ -275,7 +275,7 @@ def detection(
     extremes: Mapping[str, np.ndarray],
     levels: int,
 ) -> None:
-    """Draw histograms of (normal, odd) scores by name, and below them rows of images [N,H,W,C] by name."""
+    """Draw histograms of (normal, odd) scores by name, and rows of images [N,H,W,C] below."""
     columns, extra = 4, len(extremes) if next(iter(extremes.values())).ndim == 4 else 0
     rows = math.ceil(len(histograms) / columns)
     figure, panels = _figure(columns, 3, 2.4 * rows + 0.9 * extra, ratios=[2.4] * rows + [0.9] * extra)
