@@ -15,7 +15,7 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = [
     *("Model", "Run", "load", "sample", "train"),
-    *("losses", "networks", "processes", "samplers", "schedules"),
+    *("losses", "metrics", "networks", "processes", "samplers", "schedules"),
 ]
 
 
@@ -23,8 +23,8 @@ def __getattr__(name: str) -> Any:
     """Load a public name."""
     if name not in __all__:
         raise AttributeError(f"module 'diffusion_jax' has no attribute {name!r}; it has {', '.join(__all__)}")
-    if name == "networks":
-        return importlib.import_module("diffusion_jax.networks")
+    if name in ("metrics", "networks"):
+        return importlib.import_module(f"diffusion_jax.{name}")
     api = importlib.import_module("diffusion_jax.api")
     return api.namespace(name) if name in api.NAMESPACES else getattr(api, name)
 

@@ -364,7 +364,7 @@ class Run:
         intervals: int = 100,
         options: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Compute sample-quality metrics by name: "fid", "kid", "is", "pr", "nn".
+        """Compute sample-quality metrics by name: "fid", "kid", "is", "pr", "nn", "parzen".
 
         Arguments:
             features: feature network: "pixels", "digits", "inception" or `module:function`.

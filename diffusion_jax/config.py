@@ -141,7 +141,7 @@ SCHEMA: dict[str, Key] = {
     "eval.quality_every": Key(0, "Steps between sample-quality metrics during training; 0: never."),
     "eval.quality_samples": Key(500, "Samples of these metrics."),
     "eval.quality_metrics": Key(("fid", "pr"), "These metrics: fid, kid, is, pr, nn."),
-    "eval.features": Key("pixels", "Feature network of these metrics: pixels, digits, inception or module:function."),
+    "eval.features": Key("pixels", "Feature network of these metrics: pixels, digits, grey28, inception, MODULE:NAME."),
     "eval.svm": Key(False, "Classify samples by an SVM fitted on the labelled training data, for small data sets."),
 }  # fmt: skip
 

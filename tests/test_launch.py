@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import runpy
 import signal
 import subprocess
 import sys
@@ -498,3 +499,23 @@ def test_failed_tests_run_again_only_if_the_canary_saw_wrong_arithmetic(seen, co
     ran = (tmp_path / "ran").read_text().splitlines()
     assert len(ran) == runs and all(line.endswith("-k x") for line in ran)
     assert ("canary" in done.stdout) == bool(seen)
+
+
+def test_baselines_of_made_images(tmp_path):
+    baselines = runpy.run_path(str(ROOT / "launch" / "baselines.py"))
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (16, 28, 28, 1), np.uint8)
+    bits = baselines["code_lengths"](np.zeros_like(noise), noise)
+    assert all(bits[name] >= 8 for name in bits if name != "a histogram per pixel")  # nothing compresses noise
+    # add one: a level that was never seen costs log2(16 + 256) bits, black log2((16 + 256) / 17)
+    share = (noise == 0).mean()
+    expected = np.log2(272) - share * np.log2(17)
+    np.testing.assert_allclose(bits["a histogram per pixel"], expected, rtol=1e-12)
+    blank = baselines["code_lengths"](np.zeros_like(noise), np.zeros_like(noise))
+    assert max(bits for name, bits in blank.items() if name != "a histogram per pixel") < 0.2
+    train = np.clip(rng.normal(128, 10, (400, 3, 3, 1)), 0, 255).astype(np.uint8)
+    train[:, 1] = train[:, 0]  # rows that are equal stay equal
+    drawn = baselines["gaussian"](train, 4000, rng).astype(float)
+    error = drawn.std(0) / np.sqrt(4000)
+    assert (np.abs(drawn.mean(0) - train.mean(0)) < 4 * error).all()
+    assert np.abs(drawn[:, 0] - drawn[:, 1]).max() <= 1

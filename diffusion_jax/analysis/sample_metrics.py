@@ -5,6 +5,7 @@ record = sample_metrics.evaluate_samples(run, network, reference, ["fid", "pr"],
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from etils import epath
 
 from diffusion_jax import files
 from diffusion_jax.experiment import choices, quality, sources
-from diffusion_jax.metrics import bootstrap, neighbours, reference, registry
+from diffusion_jax.metrics import bootstrap, neighbours, parzen_window, reference, registry
 from diffusion_jax.metrics.features import FeatureNetwork, Features, extract
 from diffusion_jax.metrics.frechet import frechet_pixels
 from diffusion_jax.metrics.svm import svm_confidence
@@ -54,7 +55,12 @@ def prepare_metrics(
     workdir/evaluation/stats_<features>.npz. Raises ValueError or FileNotFoundError.
     """
     for name in metrics:
-        choices.choose("metrics", name, registry.METRICS)
+        choices.choose("metrics", name, dict(registry.METRICS) | {"parzen": parzen_metric})
+    if "parzen" in metrics:
+        window = parzen_metric(run, options)
+        others = [name for name in metrics if name != "parzen"]
+        rest = prepare_metrics(run, others, features, weights, stats, options) if others else dict
+        return lambda: rest() | flat(window())
     config = run.config
     network = quality.feature_network(features, tuple(config.data.shape), config.data.levels, weights=weights)
     ref = reference.read(stats) if stats else own_reference(run, network)
@@ -140,21 +146,60 @@ def evaluate_samples(
 
     record = {
         "figures": entries,
-        "num_samples": number,
+        **provenance(run, seeds),
+        "bootstrap": {"replicates": options.replicates, "interval": 0.95, "reference": "held fixed"},
+        "reference": ref.provenance,
+        "kept_reference_features": len(ref.features),
+        "marked": warnings,
+    }
+    add_record(run, f"{network.name} {number} {stored_samples.directory_of(run).name}", record)
+    return record
+
+
+def parzen_metric(run: trained.Run, options: Options) -> Callable[[], dict[str, Any]]:
+    """Return a function that computes the record of the Parzen window estimate.
+
+    It is of the held-out data, in bits. The last `parzen_window.VALIDATION` training examples choose the width.
+    Raises ValueError for floats.
+    """
+    levels = run.config.data.levels
+    if not levels:
+        raise ValueError("metrics=parzen: needs grey levels, but the data are floats. Leave it out")
+    seeds = trained.seeds_from(options.seed, options.number or parzen_window.SAMPLES)
+
+    def compute() -> dict[str, Any]:
+        train, heldout = (sources.source(run.config, split) for split in ("train", "heldout"))
+        last = np.arange(max(0, train.size - parzen_window.VALIDATION), train.size)
+        arrays = (
+            stored_samples.samples(run, seeds),
+            train.read(last)[0],
+            heldout.read(np.arange(heldout.size))[0],
+        )
+        found = parzen_window.estimate(*(x.reshape(len(x), -1) / (levels - 1) for x in arrays))
+        record = {
+            "figures": {"parzen_bits": {"value": found.mean / math.log(2), "stderr": found.stderr / math.log(2)}},
+            "sigma": found.sigma,
+            **provenance(run, seeds),
+            "marked": [],
+        }
+        add_record(run, f"parzen {len(seeds)} {stored_samples.directory_of(run).name}", record)
+        return record
+
+    return compute
+
+
+def provenance(run: trained.Run, seeds: np.ndarray) -> dict[str, Any]:
+    """Return the part of a record that says which samples were evaluated."""
+    return {
+        "num_samples": len(seeds),
         "seeds": [int(seeds[0]), int(seeds[-1])],
         **stored_samples.sampling_sections(run),
         "network_calls": trained.network_calls(run),
         "weights": {"step": run.step, "ema": run.ema, "hash": stored_samples.weights_hash(run.params)},
         "quantisation": quantisation(run.config.data.levels),
-        "bootstrap": {"replicates": options.replicates, "interval": 0.95, "reference": "held fixed"},
-        "reference": ref.provenance,
-        "kept_reference_features": len(ref.features),
-        "marked": warnings,
         "device": jax.devices()[0].device_kind,
         "versions": reference.versions(),
     }
-    add_record(run, f"{network.name} {number} {stored_samples.directory_of(run).name}", record)
-    return record
 
 
 def _statistics(

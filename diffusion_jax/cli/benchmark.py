@@ -12,7 +12,9 @@ def add_flags(parser: Parser) -> None:
     add_config_flags(parser)
     parser.flag("batch_size", int, 0, "Examples of a global batch, a network call and a sampler run (0: config)")
     parser.flag("repeats", int, 10, "Timings behind each median")
-    parser.flag("features", str, "", "Feature network to time as well: inception, digits, pixels, or module:function")
+    parser.flag(
+        "features", str, "", "Feature network to time as well: inception, digits, grey28, pixels, module:function"
+    )
     parser.flag("inception", Path, "", "Inception weights written by import-inception (default: those in the cache).")
 
 

@@ -17,7 +17,10 @@ def add_flags(parser: Parser) -> None:
     add_run_flags(parser, "sampler", "guidance", "bound", "ode", "data")
     parser.flag("likelihood", str, "", "Likelihoods to compute, separated by commas: vlb, multi, ode, K")
     parser.flag(
-        "metrics", list, "", "Metrics of samples, separated by commas: fid, kid, is, pr (precision and recall), nn"
+        "metrics",
+        list,
+        "",
+        "Metrics of samples, separated by commas: fid, kid, is, pr (precision and recall), nn, parzen",
     )
     parser.flag(
         "num_samples",
@@ -48,7 +51,7 @@ def add_flags(parser: Parser) -> None:
 
 def add_feature_flags(parser: Parser, default: str, meaning: str = "") -> None:
     """Declare the flags that choose a feature network. meaning: that of an empty default."""
-    names = "Feature network: inception, digits, pixels, or module:function"
+    names = "Feature network: inception, digits, grey28, pixels, module:function"
     parser.flag("features", str, default, f"{names} (default: {meaning})." if meaning else names)
     parser.flag("inception", Path, "", "Inception weights written by import-inception (default: those in the cache).")
 

@@ -7,7 +7,7 @@ from diffusion_jax.cli.parser import Flags, Parser, Path
 def add_flags(parser: Parser) -> None:
     """Declare the flags."""
     add_config_flags(parser)
-    parser.flag("features", str, "inception", "Feature network: inception, digits, pixels, or module:function")
+    parser.flag("features", str, "inception", "Feature network: inception, digits, grey28, pixels, module:function")
     parser.flag("inception", Path, "", "Inception weights written by import-inception (default: those in the cache).")
     parser.flag("split", str, "train", "Split of the data", ["train", "heldout"])
     parser.flag("keep", int, 10_000, "Number of examples whose features are stored as well")

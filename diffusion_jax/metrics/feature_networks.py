@@ -1,10 +1,11 @@
-"""Feature networks by name: pixels, the digit classifier that this package ships, and Inception."""
+"""Feature networks by name: pixels, the two classifiers that this package ships, and Inception."""
 
 import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from diffusion_jax.data.scaling import to_model
 from diffusion_jax.metrics import feature_weights, inception_weights
 from diffusion_jax.metrics.digit_features import DigitFeatures
 from diffusion_jax.metrics.features import FeatureNetwork, pixels
+from diffusion_jax.metrics.grey28_features import Grey28Features
 from diffusion_jax.metrics.inception import SIZE, Inception
 from diffusion_jax.networks.layers import Array
 from diffusion_jax.networks.parameters import parameter_shapes
@@ -24,15 +26,26 @@ IMPORTED = pathlib.Path("~/.cache/diffusion_jax/inception.npz")
 
 def digits(shape: tuple[int, ...], levels: int) -> FeatureNetwork:
     """64 features of a small classifier of the embedded digits. Raises ValueError for data of another shape."""
-    if shape != (8, 8, 1):
-        raise ValueError(f"features=digits: needs images of shape (8, 8, 1) (got {shape}). Use inception")
-    network = DigitFeatures()
-    params, weights = feature_weights.read(feature_weights.DIGITS, _shapes(network, shape))
+    return _shipped("digits", DigitFeatures(), feature_weights.DIGITS, (8, 8, 1), shape)
+
+
+def grey28(shape: tuple[int, ...], levels: int) -> FeatureNetwork:
+    """128 features of a classifier of MNIST and Fashion-MNIST. Raises ValueError for data of another shape."""
+    return _shipped("grey28", Grey28Features(), feature_weights.GREY28, (28, 28, 1), shape)
+
+
+def _shipped(
+    name: str, network: nn.Module, file: pathlib.Path, needed: tuple[int, ...], shape: tuple[int, ...]
+) -> FeatureNetwork:
+    """Return a feature network whose weights are in the package."""
+    if shape != needed:
+        raise ValueError(f"features={name}: needs images of shape {needed} (got {shape}). Use inception")
+    params, weights = feature_weights.read(file, _shapes(network, shape))
 
     def apply(params: Any, x: Array) -> Any:
         return network.apply({"params": params}, x)
 
-    return FeatureNetwork("digits", apply, params, weights, "none")
+    return FeatureNetwork(name, apply, params, weights, "none")
 
 
 def inception(shape: tuple[int, ...], levels: int, weights: str = "", drawn: bool = False) -> FeatureNetwork:
@@ -65,7 +78,12 @@ def inception(shape: tuple[int, ...], levels: int, weights: str = "", drawn: boo
     return FeatureNetwork("inception", apply, params, digest, rule, tile=16)
 
 
-FEATURES: dict[str, Callable[..., FeatureNetwork]] = {"pixels": pixels, "digits": digits, "inception": inception}
+FEATURES: dict[str, Callable[..., FeatureNetwork]] = {
+    "pixels": pixels,
+    "digits": digits,
+    "grey28": grey28,
+    "inception": inception,
+}
 """Factories by name: `factory(shape, levels, **options)` for data of a shape [*D] and a number of grey levels."""
 
 

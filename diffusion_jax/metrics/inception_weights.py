@@ -21,7 +21,7 @@ SOURCES = (
     "the weights are not shipped: get pt_inception-2015-12-05-6726825d.pth (github.com/mseitzer/pytorch-fid, releases) "
     "and save it as safetensors, or classify_image_graph_def.pb (download.tensorflow.org, inception-2015-12-05.tgz), "
     "then run: python -m diffusion_jax.main import-inception --path=FILE; or use other features: "
-    "--features=digits, pixels, or module:function of yours"
+    "--features=digits, grey28, pixels, or module:function of yours"
 )
 BLOCKS = ("5b", "5c", "5d", "6a", "6b", "6c", "6d", "6e", "7a", "7b", "7c")
 FIRST = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")

@@ -267,9 +267,10 @@ def K(
 
 
 def boundary_terms(process: Process, schedule: ScheduleFromParams, decode: Decoder | None) -> Term:
-    """Terms of the bound that belong to no step, in bits/dim; only a learned schedule is trained by them.
+    """Terms of the bound that belong to no step, in bits/dim.
 
-    KL(q(x_1 | x0) || p(x_1)) and, with a decoder, -log p(x0 | x_0) at t = 0. Reference: Kingma et al. 2021, eq. 11.
+    They train a learned schedule, and are constant for a fixed one: KL(q(x_1 | x0) || p(x_1)) and, with a decoder,
+    -log p(x0 | x_0) at t = 0. Reference: Kingma et al. 2021, eq. 11.
     """
 
     def term(params: Any, noisy: NoisyBatch) -> Array:

@@ -15,8 +15,8 @@ from PIL import Image
 from diffusion_jax import main
 from diffusion_jax.analysis import sample_metrics
 from diffusion_jax.data.embedded import digits
-from diffusion_jax.experiment import quality
-from diffusion_jax.metrics import frechet, manifold, reference, registry
+from diffusion_jax.experiment import quality, sources
+from diffusion_jax.metrics import frechet, manifold, parzen, reference, registry
 from diffusion_jax.metrics.features import extract
 from diffusion_jax.runs import stored_samples, trained
 
@@ -177,6 +177,16 @@ def test_stored_samples_equal_drawn_ones_in_the_order_of_their_seeds(loaded):
     stored_samples.samples(loaded, seeds[:1])
     expected = dict(zip(*trained.draw(loaded, 10, 3), strict=True))
     np.testing.assert_array_equal(stored_samples.samples(loaded, seeds), [expected[seed] for seed in seeds])
+
+
+def test_parzen_windows_are_around_the_stored_samples(loaded):
+    found = evaluated(loaded, ["parzen"], number=24, seed=100)
+    train, heldout = (sources.source(loaded.config, split) for split in ("train", "heldout"))
+    drawn = stored_samples.samples(loaded, trained.seeds_from(100, 24))
+    arrays = drawn, train.read(np.arange(500, 1500))[0], heldout.read(np.arange(297))[0]
+    expected = parzen(*(x.reshape(len(x), 64) / 16 for x in arrays))
+    assert set(found) == {"parzen_bits", "parzen_bits_stderr"}
+    np.testing.assert_allclose(list(found.values()), np.array(expected) / np.log(2), rtol=1e-12)
 
 
 def test_all_metrics_share_the_stored_samples(loaded, stats, monkeypatch):

@@ -5,6 +5,7 @@ import runpy
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffusion_jax.data.embedded import digits
 from diffusion_jax.metrics import feature_networks, feature_weights
@@ -51,3 +52,18 @@ def test_its_training_learns_and_is_deterministic():
     one, two = script["train"](12), script["train"](12)
     np.testing.assert_array_equal(one["conv2"]["kernel"], two["conv2"]["kernel"])
     assert script["accuracy"](script["train"](80)) > 0.5
+
+
+def test_the_shipped_network_of_grey_images_knows_digits_of_another_source():
+    """Scans of 8 x 8 pixels, enlarged to the 20 x 20 of MNIST; it was trained on none of them."""
+    assert feature_weights.GREY28.stat().st_size < 600_000
+    x0, label = digits("heldout").read(np.arange(200))
+    images = [Image.fromarray((15.9 * x[..., 0]).astype(np.uint8)).resize((20, 20), Image.BICUBIC) for x in x0]
+    x = np.pad(np.stack(images), ((0, 0), (4, 4), (4, 4)))[..., None]
+    network = feature_networks.on_stored(feature_networks.grey28((28, 28, 1), 256), 256)
+    features, logits = network.apply(network.params, x)
+    assert features.shape == (200, 128) and logits.shape == (200, 20)
+    print("ACC", (np.argmax(logits, 1) == label).mean())
+    assert (np.argmax(logits, 1) == label).mean() > 0.5
+    with pytest.raises(ValueError, match=r"features=grey28.*\(8, 8, 1\)"):
+        feature_networks.grey28((8, 8, 1), 17)
