@@ -1,11 +1,11 @@
-"""Python interface: make a model of a network of yours, train it on arrays, and ask the run that results.
+"""Python interface: define a model, train it on arrays, sample from it and evaluate it.
 
     import diffusion_jax as dj
 
     model = dj.Model(MyNet(), schedule=dj.schedules.cosine(num_steps=1000), target="v")
     run = dj.train(model, images, train_steps=5000, batch_size=128, seed=0)
     x = run.sample(64, sampler=dj.samplers.dpmpp_2m(), num_steps=20, seed=0)
-    run = dj.load("runs/digits")                                   # a run of the command line
+    run = dj.load("runs/digits")                                   # a run trained by the command line
 
 Everything here goes through the same configs, training loop and files as the command line.
 """
@@ -145,7 +145,10 @@ class Model:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def config(self) -> ConfigDict:
-        """Return the config of the model, with everything else at its defaults. Raises ValueError."""
+        """Return the config of the model; keys that the model does not set have their defaults.
+
+        Raises ValueError, naming the argument or the key, for a choice or an option that does not exist.
+        """
         config = configs.defaults()
         _put_network(config, self.network)
         for section, choice in (("schedule", self.schedule), ("loss", self.loss), ("process", self.process)):
@@ -650,7 +653,9 @@ def _sources(data: Any, labels: Any, levels: int | None, name: str) -> Source:
     if whole and not levels:
         raise ValueError(f"{name}: the model takes floats, got dtype {x.dtype}")
     if not whole and levels:
-        raise ValueError(f"{name}: the model takes grey levels 0 … {levels - 1}, got dtype {x.dtype}; pass integers")
+        raise ValueError(
+            f"{name}: the model takes grey levels 0 … {levels - 1}, got dtype {x.dtype}; pass an integer array"
+        )
     if whole and (x.min() < 0 or x.max() >= levels):
         raise ValueError(f"{name}: expected grey levels 0 … {levels - 1}, got {x.min()} to {x.max()}; see levels=")
     if not whole and not np.isfinite(x).all():

@@ -289,8 +289,8 @@ def variant(config: ConfigDict, name: str, **others: dict[str, Any]) -> ConfigDi
     Raises ValueError for another name.
     """
     if name not in ("", "tiny", *others):
-        known = "".join(f" :{other}," for other in others)
-        raise ValueError(f"variant {name!r} is unknown; use none,{known} or :tiny")
+        known = ", ".join(f":{other}" for other in (*others, "tiny"))
+        raise ValueError(f"variant {name!r}: unknown. Use no variant, or one of {known}")
     config.update_from_flattened_dict(others.get(name, {}))
     return shrink(config) if name == "tiny" else config
 

@@ -35,7 +35,7 @@ def needs_gaussian(name: str, run: Run) -> None:
     """Raise ValueError unless the process is Gaussian and data lie in [-1, 1] without scaling or dequantisation."""
     process = run.config.process.name
     if process != "gaussian":
-        raise ValueError(f"{name}: needs process.name='gaussian' (got {process!r})")
+        raise ValueError(f"{name}: needs a run with process.name='gaussian' (got {process!r}). Use another --workdir")
     needs_plain_range(name, run)
 
 

@@ -15,7 +15,7 @@ from diffusion_jax.runs.trained import Run
 def estimator(run: Run) -> Evaluate:
     """Estimator: `path_bound.importance_bound` for each number of paths in config.bound.paths."""
     config, experiment = run.config, run.experiment
-    needs_gaussian("multi", run)
+    needs_gaussian("--likelihood=multi", run)
     numbers = tuple(config.bound.paths)
     if not numbers or min(numbers) < 1 or any(more % less for less, more in itertools.pairwise(numbers)):
         raise ValueError(f"bound.paths={numbers}: each number must divide the next, as in (1, 4, 16)")

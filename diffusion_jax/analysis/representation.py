@@ -49,7 +49,8 @@ def represent(run: Run, num_examples: int = 2000) -> dict[str, Any]:
     config = run.config
     if config.data.classes < 2:
         raise ValueError(
-            f"represent: needs labelled data of two classes or more (got data.classes={config.data.classes})"
+            f"represent: needs labelled data of two classes or more (got data.classes={config.data.classes}). Use a "
+            "run trained on labelled data"
         )
     if config.process.name != "gaussian":
         raise ValueError(f"represent: needs process.name='gaussian' (got {config.process.name!r})")

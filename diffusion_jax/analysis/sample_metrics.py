@@ -1,6 +1,8 @@
 """Sample-quality metrics of a trained run, with confidence intervals and provenance.
 
 run = trained.load("runs/digits")
+network = quality.feature_network("digits", (8, 8, 1), levels=17)
+reference = sample_metrics.own_reference(run, network)
 record = sample_metrics.evaluate_samples(run, network, reference, ["fid", "pr"], sample_metrics.Options(1500))
 """
 
@@ -69,7 +71,11 @@ def prepare_metrics(
 
 
 def own_reference(run: trained.Run, network: FeatureNetwork) -> reference.Reference:
-    """Return the statistics of a run's training data, from their file if it fits."""
+    """Return the reference statistics of a run's training data, stored or computed now.
+
+    The file evaluation/stats_<features>.npz of the run directory is read if its data set, feature network and package
+    versions are those in use; otherwise it is written anew.
+    """
     path = epath.Path(run.workdir).expanduser() / "evaluation" / f"stats_{network.name}.npz"
     source = sources.source(run.config, "train")
     if path.exists():

@@ -267,9 +267,10 @@ def environment(directory: pathlib.Path) -> dict[str, str]:
 def carry_out(run: CellRun, place: pathlib.Path, env: Mapping[str, str], before: Mapping[str, Any]) -> dict[str, Any]:
     """Train and evaluate a run in its work directory; return the content of result.json.
 
-    before: the earlier content, or {}. Seconds are the wall-clock time of a command, compilation included;
-    train_seconds is None for a training that was interrupted and resumed, as the time of its first part is not known.
-    Whatever goes wrong is the status and the reason of this run, not an exception, so that a sweep goes on.
+    before: the earlier content of result.json, or {}. train_seconds and evaluate_seconds are the wall-clock times of
+    the two commands, compilation included; train_seconds is None for a training that was interrupted and resumed, as
+    the time of its first part is not known. Errors are not raised but stored as status and reason, so that the sweep
+    continues with the next run.
     """
     result: dict[str, Any] = {"status": FAILED, "reason": "", "figures": {}, "version": __version__, **run._asdict()}
     try:

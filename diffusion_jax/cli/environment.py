@@ -1,4 +1,4 @@
-"""The program around a command: logging, processes, devices, the compile cache, threads of libraries."""
+"""Process setup for commands: logging, multiple processes, devices, compilation cache, library threads."""
 
 import contextlib
 import importlib.util

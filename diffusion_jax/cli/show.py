@@ -1,4 +1,4 @@
-"""Draw pictures of the way from noise to data, and of interpolations."""
+"""Draw progressive decoding and generation, samples that share x_t, and interpolations."""
 
 from diffusion_jax.cli.common import Results, add_format, add_run_flags, add_seed, load_run
 from diffusion_jax.cli.parser import Flags, Parser

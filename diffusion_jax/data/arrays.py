@@ -53,7 +53,7 @@ def arrays(
     if (held.shape[1:], held_grey) != (x0.shape[1:], grey):
         raise ValueError(
             f"{heldout}: examples of shape {held.shape[1:]} with levels={held_grey}, but {path} has "
-            f"{x0.shape[1:]} with levels={grey}. The two files must agree"
+            f"{x0.shape[1:]} with levels={grey}. Save both with the same shape and type"
         )
     held_label, _ = _labels(heldout, held_label, len(held), classes)
     return from_arrays(heldout, held, held_label, grey, classes)
@@ -126,7 +126,7 @@ def _readable(what: str) -> Iterator[None]:
 def _examples(path: str, x0: np.ndarray, levels: int) -> tuple[np.ndarray, int]:
     """Check examples; return them as uint8 or float32 [N,*D] with their number of levels."""
     if x0.ndim < 2:
-        raise ValueError(f"{path}: shape {x0.shape} is not [N,D], [N,H,W] or [N,H,W,C]. Add the first axis")
+        raise ValueError(f"{path}: shape {x0.shape} is not [N,D], [N,H,W] or [N,H,W,C]. Save np.stack(examples)")
     if not x0.size:
         raise ValueError(f"{path}: is empty, shape {x0.shape}")
     if x0.ndim == 4 and x0.shape[1] in (1, 3) and x0.shape[3] > 4:
@@ -135,7 +135,7 @@ def _examples(path: str, x0: np.ndarray, levels: int) -> tuple[np.ndarray, int]:
         )
     if x0.dtype.kind == "b":
         if levels != 2:
-            raise ValueError(f"{path}: booleans need data.arrays.levels=2 (got {levels})")
+            raise ValueError(f"{path}: booleans have two levels, but data.arrays.levels={levels}. Use 2")
         x0 = x0.view(np.uint8)
     if x0.dtype.kind in "iu":
         x0 = _grey_levels(path, x0, levels)
@@ -191,7 +191,7 @@ def _labels(path: str, label: np.ndarray | None, size: int, classes: int) -> tup
     if label.shape != (size,) or label.dtype.kind not in "iu":
         raise ValueError(
             f"{path}: labels must be integers of shape ({size},) (got {label.dtype} {label.shape}). "
-            "Save np.unique(labels, return_inverse=True)[1] of names or floats, np.argmax(labels, 1) of one-hot rows"
+            "For names or floats save np.unique(labels, return_inverse=True)[1], for one-hot rows np.argmax(labels, 1)"
         )
     least, most = int(label.min()), int(label.max())
     allowed = classes or most + 1

@@ -1,8 +1,8 @@
-"""Arrays and functions on the devices of all processes: the mesh, placement, mapping, compiler options.
+"""Device parallelism: meshes, placement of arrays, mapping of functions over devices, compiler options.
 
 A training step is a function of one device's share of the batch; `parallelise` maps it over all devices, with gradients
-averaged inside. The state is one plain tree of global arrays, either whole on every device or ("fsdp") divided among
-the devices.
+averaged inside. The state is one tree of global arrays, replicated on every device or, in mode "fsdp", sharded over
+them.
 """
 
 import functools

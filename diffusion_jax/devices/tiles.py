@@ -51,7 +51,7 @@ class TiledMap:
 
 
 def rebatch(batches: Iterable[Any], size: int) -> Iterator[Any]:
-    """Yield the rows of trees of arrays [B, …] in batches of `size`; the last may be shorter."""
+    """Regroup batches, trees of arrays [B, …] of any B, into batches of `size` rows; the last may be shorter."""
     waiting: list[Any] = []
     missing = size
     for batch in batches:

@@ -34,9 +34,12 @@ def check_guide(config: ConfigDict, guide: ConfigDict) -> None:
         *((f"data.{key}", config.data[key], guide.data[key]) for key in ("shape", "levels", "classes")),
     ):
         if ours != theirs and (told or field != "data.classes"):
-            raise ValueError(f"guidance.{name}: {where} was trained with {field} {theirs}, this run with {ours}")
+            raise ValueError(
+                f"guidance.{name}: {where} was trained with {field} {theirs}, this run with {ours}. They must be "
+                f"equal. Use another guidance.{name}.workdir"
+            )
 
 
 def uses_label(config: ConfigDict) -> bool:
-    """Whether a sample is one of a class that is asked for."""
+    """Return True if sampling takes a class label: a conditional network, or classifier guidance."""
     return bool(config.network.conditional or config.guidance.name == "classifier")

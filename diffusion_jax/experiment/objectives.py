@@ -24,7 +24,10 @@ TARGETS: dict[str, Callable[..., prediction.Target]] = prediction.TARGETS | OF_A
 
 
 def time_sampler(config: ConfigDict) -> time_sampling.TimeSampler:
-    """Which times a batch looks at."""
+    """Return the distribution of training times of config.times.
+
+    Raises ValueError for a name or an option that does not exist, or one for continuous time on a chain.
+    """
     steps, name = config.process.num_steps, config.times.name
     factory = choose("times.name", name, time_sampling.TIME_SAMPLERS)
     provided = {"num_steps": steps, "min_t": config.times.min_t}
@@ -55,12 +58,13 @@ def loss_terms(
         raise ValueError(f"loss.name='K' has T - 1 terms: process.num_steps={steps} must be at least 2")
     if name not in ("vlb", "K", "vdm") and is_learned(config):
         raise ValueError(
-            f"schedule.name={config.schedule.name!r}: loss.name={name!r} does not train it; use loss.name=K, vlb or vdm"
+            f"schedule.name={config.schedule.name!r}: loss.name={name!r} cannot train a learned schedule; use "
+            "loss.name=K, vlb or vdm"
         )
     if name not in BOUND_LOSSES and variance in LEARNED:
         raise ValueError(
-            f"prediction.variance={variance!r}: loss.name={name!r} does not train it; use loss.name=hybrid or vlb, or "
-            "prediction.variance=fixed_small or fixed_large"
+            f"prediction.variance={variance!r}: loss.name={name!r} cannot train a learned variance; use "
+            "loss.name=hybrid or vlb, or prediction.variance=fixed_small or fixed_large"
         )
     if name == "hybrid" and variance not in LEARNED:
         raise ValueError(

@@ -119,9 +119,10 @@ def check_single_steps(config: ConfigDict, instead: str) -> None:
 
 
 def lowest_time(config: ConfigDict, path: ModelSchedule, min_t: float = 0.0) -> float:
-    """Where an ODE ends: min_t, or for 0 the lowest level with noise of a schedule that has one, or else t = 1e-5.
+    """Return the time at which an ODE ends: `min_t`, or if that is 0 a default of the schedule.
 
-    That of a chain is 1/T, that of VE, EDM and the like t = 0. Source of 1e-5: Song et al. 2021, appendix C.
+    The default is the lowest level with noise: t = 1/T for a chain of T steps, t = 0 for learned schedules and those
+    with noise at t = 0, such as VE and EDM. For other schedules it is 1e-5 (Song et al. 2021, appendix C).
     """
     if min_t:
         return min_t

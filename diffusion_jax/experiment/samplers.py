@@ -66,10 +66,10 @@ def clipped(config: ConfigDict, predict: prediction.Denoiser) -> prediction.Deno
 
 
 def clips_x0(config: ConfigDict, section: ConfigDict) -> bool:
-    """Whether the predicted x0 is clipped, as config.sampler or config.bound says.
+    """Return True if the predicted x0 is clipped, from clip_x0 of config.sampler or config.bound.
 
-    Never for a network that predicts the posterior mean: that is taken as it is, and x0 only follows from it. Clipped,
-    it would throw most of the mean away where one step tells little of x0. Source: the public code of Ho et al. 2020.
+    The x0 of a network that predicts the posterior mean is never clipped: it is derived from the mean, and clipping it
+    would change the mean most where x_t carries little information on x0. Source: the public code of Ho et al. 2020.
     """
     return bool(section.clip_x0 and config.prediction.target != "posterior_mean")
 

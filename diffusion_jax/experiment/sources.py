@@ -173,7 +173,8 @@ def check_files(config: ConfigDict) -> None:
                 report(done)
         if bad:
             raise ValueError(
-                f"--check_data: {len(bad):,} of {opened.size:,} examples cannot be read. {' '.join(bad[:3])}"
+                f"--check_data: {len(bad):,} of {opened.size:,} examples cannot be read. Repair or remove them. "
+                f"The first: {' '.join(bad[:3])}"
             )
         log.info("%s: all %s examples can be read", opened.name, f"{opened.size:,}")
 

@@ -1,4 +1,4 @@
-"""What no choice of functions can make sense of."""
+"""Config validation: combinations of values that no run can have."""
 
 import functools
 from typing import Any
@@ -10,7 +10,7 @@ from diffusion_jax.process import schedules
 
 
 def check_process(config: ConfigDict) -> None:
-    """Raise ValueError where a config asks of bits what only numbers have, or of a kernel what it does not have."""
+    """Raise ValueError for values that the process, the data or the reverse kernel cannot have."""
     target, variance, name = config.prediction.target, config.prediction.variance, config.schedule.name
     data = config.data
     if not data.std > 0:
@@ -20,11 +20,14 @@ def check_process(config: ConfigDict) -> None:
     if (data.mean, data.std, data.dequantise) != (0, 1, False):
         clipped = [f"{key}.clip_x0" for key in ("sampler", "bound") if config[key].clip_x0]
         if clipped:
-            raise ValueError(f"{clipped[0]}=True clips to [-1, 1], which data.mean, std or dequantise leave; use False")
+            raise ValueError(
+                f"{clipped[0]}=True clips to [-1, 1], but with this data.mean, data.std or data.dequantise the data "
+                "exceed that range; use False"
+            )
         if config.loss.name in ("vlb", "hybrid") and config.bound.decoder != "density":
             raise ValueError(
-                f"bound.decoder={config.bound.decoder!r} is for data in [-1, 1], but data.mean, std or dequantise "
-                "leave it; use bound.decoder=density, or loss.name=K"
+                f"bound.decoder={config.bound.decoder!r} is for data in [-1, 1], but with this data.mean, "
+                "data.std or data.dequantise the data exceed that range; use bound.decoder=density, or loss.name=K"
             )
     if config.process.name == "binomial":
         needed = {"data.levels": 2, "prediction.target": "x0", "prediction.variance": "fixed_small"}

@@ -90,7 +90,9 @@ def build(
 
     *_, channels = config.data.shape
     if config.network.name == "encoder":
-        raise ValueError("network.name='encoder' is a classifier; use loss.name=cross_entropy, or another network")
+        raise ValueError(
+            "network.name='encoder' is a classifier, not a denoiser; use loss.name=cross_entropy, or another network"
+        )
     out_channels = channels * (2 if with_head else 1)
     net = adapter.adapt(network(config, out_channels), out_channels)
 
@@ -176,7 +178,7 @@ def guided(
     name, scale, interval = section.name, float(section.scale), tuple(section.interval_t)
     choose("guidance.name", name, dict.fromkeys(GUIDANCES))
     if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
-        raise ValueError(f"guidance.interval_t={interval} must be two times that rise, in [0, 1]")
+        raise ValueError(f"guidance.interval_t={interval} must be (start, end) with 0 <= start < end <= 1")
     if not 0 <= section.rescale <= 1:
         raise ValueError(f"guidance.rescale={section.rescale} must lie in [0, 1]")
     if name == "none":
@@ -205,10 +207,11 @@ def guided(
 
 
 def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None) -> int:
-    """How often the sampler of a config asks the network for one sample: counted while its loop runs on a stand-in.
+    """Return the number of network calls (NFE) per sample, counted while the sampler runs.
 
-    The stand-in answers 0, at once; a call for a batch, as guidance may make, counts as many times as it has rows.
-    Where the calls depend on the answers (dopri5), the network gives them, and it is the mean over seeds 0 to 7.
+    The network is replaced by a function that returns 0; a call for a batch of B rows, as guidance may make, counts B
+    times. For adaptive samplers (dopri5), whose calls depend on the outputs, the real network runs, and the number is
+    the mean over seeds 0 to 7.
     """
     built = build(config, guide=guide)
     adaptive, network = built.sampler.method.adaptive, built.network

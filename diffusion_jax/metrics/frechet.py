@@ -58,7 +58,7 @@ def statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"a covariance needs features [N,F] of at least 2 examples (got shape {features.shape})")
     x = np.asarray(features, np.float64)
     if lost := np.count_nonzero(~np.isfinite(x).all(1)):
-        raise ValueError(f"a covariance needs finite features ({lost} of {len(x)} examples have others)")
+        raise ValueError(f"a covariance needs finite features ({lost} of {len(x)} examples have NaN or infinite ones)")
     mean = x.mean(0)
     return mean, (x - mean).T @ (x - mean) / (len(x) - 1)
 

@@ -111,7 +111,10 @@ def read(path: os.PathLike | str) -> Reference:
 
 
 def check_fits(reference: Reference, samples: Mapping[str, Any]) -> None:
-    """Raise ValueError, with each difference, unless samples that `describe` describes suit the reference."""
+    """Raise ValueError, listing each difference, unless a reference fits the samples.
+
+    samples: the dict that `describe` returns for the feature network and the shape and levels of the samples.
+    """
     differing = [
         f"{key}: reference {reference.provenance.get(key)}, samples {samples[key]}"
         for key in MUST_AGREE

@@ -133,6 +133,6 @@ def convolve_repeated(x: Array, kernel: Array, strides: Sequence[int], padding: 
 
 
 def _plain(kernel: Array, strides: Sequence[int], padding: Padding, options: dict[str, Any]) -> bool:
-    """Whether the fast ways compute what is asked for."""
+    """Return True if the fast implementations cover this convolution: 3x3, stride 1, SAME, 32 bits or more."""
     usual = kernel.shape[:2] == (3, 3) and tuple(strides) == (1, 1) and padding == "SAME" and options == PLAIN
     return usual and jnp.finfo(kernel.dtype).bits >= 32

@@ -184,11 +184,11 @@ class Dropout(nn.Module):
 
 
 class Conditioning(nn.Module):
-    """What a network is told besides x: dense(silu(dense(sinusoids(time)))) + label row, [B, features].
+    """Conditioning on time and label: dense(silu(dense(sinusoids(time)))) + label row, [B, features].
 
     With num_classes > 0 there are num_classes + 1 rows, the last meaning "no label": it serves a label of None and
     negative labels. A label >= num_classes gives NaN. With num_classes = 0 the label is ignored. The non-linearity
-    that follows stands in each block. Reference: Ho et al. 2020, appendix B; labels as in Nichol and Dhariwal 2021.
+    that follows is applied in each block. Reference: Ho et al. 2020, appendix B; labels as in Nichol and Dhariwal 2021.
     """
 
     dim: int
@@ -316,7 +316,10 @@ def check_groups(network: str, channels: int, groups: int) -> None:
 
 
 def check_shapes(network: str, x: Array, axes: str, time: Array, label: Array | None, keys: Array | None) -> None:
-    """Raise ValueError unless x has the axes named, as in "BHWC", and time, label and keys (where given) are [B]."""
+    """Check that x has one axis per letter of `axes`, and time, label and keys shape [B].
+
+    axes: such as "BHWC". label and keys may be None. Raises ValueError, naming the argument that does not fit.
+    """
     if x.ndim != len(axes):
         hint = "; for vectors there is network.name='mlp'" if x.ndim == 2 else ""
         raise ValueError(f"{network}: x must have axes [{','.join(axes)}], got shape {x.shape}{hint}")
@@ -348,4 +351,6 @@ def check_levels(
     for i, height in enumerate(heights):
         width = channels * multipliers[i]
         if (height in attention or i == halvings) and width % heads:
-            raise ValueError(f"{network}: {width} channels cannot be split into {heads} heads; use a divisor")
+            raise ValueError(
+                f"{network}: heads={heads} does not divide the {width} channels at height {height}; use a divisor"
+            )

@@ -16,14 +16,14 @@ class UNet(nn.Module):
     """U-Net: x [B,H,W,C], time [B], label [B] or None, keys [B] or None -> [B,H,W,out_channels].
 
     Level i has channels * multipliers[i] channels at size (H, W) / 2^i: `blocks` residual blocks on the way down and
-    blocks + 1 on the way up, each of these taking one skip. H and W are any multiples of 2^(levels - 1). `attention`
-    lists the heights at which self-attention follows every residual block; there is always one in the middle.
-    Norms have `groups` groups, a divisor of `channels`; 0 for `layers.usual_groups`.
+    blocks + 1 on the way up, each of which concatenates one skip connection. H and W are multiples of 2^(levels - 1).
+    `attention` lists the heights, such as 16, at which self-attention follows every residual block; the middle block
+    always has it. Group norms have `groups` groups, a divisor of `channels`; 0: the number from `layers.usual_groups`.
     `keys` are typed PRNG keys for dropout, one per example; None means no dropout. Parameters are float32, the compute
     dtype is `dtype`; the conditioning and the output head stay in float32 under bfloat16, and so does the result.
-    `remat` recomputes each block in the backward pass: less memory, the same names and results.
-    `fourier` are the exponents of Fourier features that x gets as further channels; see `layers.fourier_features`.
-    Raises ValueError when traced, thus before anything compiles, if the options or the shapes do not fit.
+    `remat` recomputes each block in the backward pass, to save memory; parameter names and results do not change.
+    `fourier` lists the exponents of the Fourier features appended to the channels of x (`layers.fourier_features`).
+    Raises ValueError during tracing, before compilation, if the options or the shapes do not fit.
     Reference: Ho et al. 2020, appendix B, and its public code.
     """
 

@@ -67,9 +67,9 @@ def decoder_nll(decode: Decoder, coefficients: StepCoefficients, model: Distribu
 
 
 def kl_term(process: Process, reverse: Reverse) -> StepTerm:
-    """Term of the variational bound without a decoder: the KL of every step.
+    """Term of the variational bound without a decoder: the KL divergence of every step.
 
-    For bits the KL of the step to s = 0 is -log p(x0 | x_t).
+    For the binomial process the KL divergence of the step to s = 0 is -log p(x0 | x_t), so no decoder is needed.
     """
 
     def term(coefficients: StepCoefficients, prediction: Prediction, x0: Array, x_t: Array) -> Array:

@@ -74,7 +74,7 @@ def simple() -> Weight:
 
 
 def snr() -> Weight:
-    """Weight SNR on the error of x0, which is 1 on the error of eps."""
+    """Weight SNR on the squared error of x0; equal to weight 1 on that of eps."""
     return lambda level, target: eps_error_ratio(level, target)
 
 

@@ -275,7 +275,11 @@ def detection(
     extremes: Mapping[str, np.ndarray],
     levels: int,
 ) -> None:
-    """Draw histograms of (normal, odd) scores by name, and rows of images [N,H,W,C] below."""
+    """Draw anomaly scores: a histogram panel per score, above rows of images [N,H,W,C].
+
+    histograms: name of the score -> (scores of held-out images, scores of odd images). extremes: title of a row ->
+    its images; other shapes are not drawn.
+    """
     columns, extra = 4, len(extremes) if next(iter(extremes.values())).ndim == 4 else 0
     rows = math.ceil(len(histograms) / columns)
     figure, panels = _figure(columns, 3, 2.4 * rows + 0.9 * extra, ratios=[2.4] * rows + [0.9] * extra)

@@ -120,9 +120,10 @@ def seeds_from(seed: int, number: int) -> np.ndarray:
 
 
 def labels(run: Run, seeds: np.ndarray, label: int | None = None) -> np.ndarray | None:
-    """Return the classes int32 [N] of samples at these seeds, `label` or drawn; None if the model takes no class.
+    """Return the class labels int32 [N] of the samples with these seeds; None if the model takes no class.
 
-    Raises ValueError for a label out of range, or for a model that takes none.
+    label: the class of all samples; None draws one class per seed. Raises ValueError for a label out of range, or for
+    any label if the model takes no class.
     """
     classes = run.config.data.classes
     if label is not None and not guidances.uses_label(run.config):

@@ -42,8 +42,8 @@ def edm(churn: float = 0.0, s_min: float = 0.0, s_max: float = 1e9, s_noise: flo
     """
     if not (churn >= 0 and 0 <= s_min <= s_max and s_noise > 0):
         raise ValueError(
-            f"sampler.edm: churn={churn} must be at least 0, s_min={s_min} and s_max={s_max} rising from 0, and "
-            f"s_noise={s_noise} above 0"
+            f"sampler.edm: needs churn >= 0, 0 <= s_min <= s_max and s_noise > 0 (got churn={churn}, s_min={s_min}, "
+            f"s_max={s_max}, s_noise={s_noise})"
         )
 
     def prepare(schedule: Schedule, coefficients: StepCoefficients) -> ChurnCoefficients:

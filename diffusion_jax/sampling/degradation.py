@@ -39,13 +39,14 @@ def noise(shape: tuple[int, ...]) -> Degradation:
 
 
 def missing(shape: tuple[int, ...], mask: str = "right", share: float = 0.5, seed: int = 0) -> Degradation:
-    """Missing pixels, in all their channels.
+    """Mask of missing pixels, for inpainting; masks by name cover all channels of a pixel.
 
     Args:
-        shape: of an example.
-        mask: a name of MASKS, or the path of a .npy file of booleans of that shape, or [H,W] for images: True is known.
-        share: of the pixels that are missing, for "random" (drawn with `seed`) and "box" (in the middle).
-        seed: of "random".
+        shape: shape of an example.
+        mask: a name in MASKS, or the path of a .npy file of booleans, True where a pixel is known, with the shape of an
+            example or, for images, [H,W].
+        share: share of missing pixels, in (0, 1), for the masks "random" and "box" (a box in the middle).
+        seed: seed of the mask "random".
 
     Raises ValueError for other masks or shares.
     """

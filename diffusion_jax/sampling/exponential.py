@@ -170,7 +170,7 @@ def dpmpp_2m_sde(eta: float = 1.0, lower_order_final: bool = False) -> SamplerSt
     """SDE-DPM-Solver++(2M), of the reverse SDE, with D of `dpmpp_2m`.
 
     x_s = sigma_s/sigma_t e^(-eta h) x + alpha_s (1 - e^(-(1 + eta) h)) D + v noise, v = sigma_s sqrt(1 - e^(-2 eta h)).
-    With eta = 1 the first step is ancestral sampling with the posterior variance. lower_order_final as of `dpmpp_2m`.
+    With eta = 1 the first step is ancestral sampling with the posterior variance. lower_order_final: see `dpmpp_2m`.
     One network call per step. Raises ValueError unless 0 <= eta <= 1.
     Reference: Lu et al. 2022 (DPM-Solver++), appendix; for eta k-diffusion.
     """
@@ -209,10 +209,10 @@ def dpmpp_3m(second_difference: str = "whole", lower_order_final: bool = False) 
     One network call per step.
 
     Args:
-        second_difference: "whole"; or "half", the Heun or Taylor form of the public codes, which weighs the u² of the
-            parabola by half and has order 2. The defaults of diffusers and DPM-Solver are of this form but for the
-            second step, which they take by the midpoint rule.
-        lower_order_final: as of `dpmpp_2m`.
+        second_difference: "whole": exact integral, order 3. "half": the Heun or Taylor form of the public codes, which
+            halves the u² term of the parabola and has order 2. The defaults of diffusers and DPM-Solver are "half"
+            with one difference: their second step uses the midpoint rule.
+        lower_order_final: see `dpmpp_2m`.
 
     Raises ValueError for another second_difference. Reference: Lu et al. 2022 (DPM-Solver++), multistep of order 3.
     """

@@ -123,7 +123,7 @@ def dopri5(rtol: float = 1e-5, atol: float = 1e-5, max_calls: int = 1000) -> Sam
 
 
 def check(rtol: float, atol: float, max_calls: int, section: str) -> None:
-    """Raise ValueError, naming the key, for options of `solve_ode` out of range."""
+    """Raise ValueError, naming the key, unless rtol > 0, atol > 0 and max_calls > 7."""
     for name, value, least in (("rtol", rtol, 0), ("atol", atol, 0), ("max_calls", max_calls, 7)):
         if not value > least:
             raise ValueError(f"{section}.{name}={value} must be above {least}")

@@ -74,7 +74,9 @@ def open_manager(workdir: epath.PathLike, keep: int = 2, keep_every: int = 0) ->
     file, PermissionError where nothing can be written.
     """
     if keep < 1 or keep_every < 0:
-        raise ValueError(f"checkpoint.keep={keep}, checkpoint.keep_every={keep_every}: must be at least 1 and 0")
+        raise ValueError(
+            f"checkpoint.keep={keep} must be at least 1, and checkpoint.keep_every={keep_every} at least 0 (0: none)"
+        )
     directory = _directory(workdir)
     _check_writable(directory)
     preserved = [
@@ -129,9 +131,9 @@ def forget_after(manager: ocp.CheckpointManager, step: int) -> None:
 
 @contextlib.contextmanager
 def lock(workdir: epath.PathLike) -> Iterator[None]:
-    """Keep other trainings out of a workdir; the kernel drops the lock when the process ends.
+    """Lock a run directory against other trainings; the kernel releases the lock when the process ends.
 
-    Raises ValueError, naming the holder, if another process trains there. URLs are not locked.
+    Raises ValueError, naming the process that holds the lock, if another training runs there. URLs are not locked.
     """
     if "://" in str(workdir):
         yield
@@ -258,7 +260,7 @@ def read_versions(run: Run, step: int | str = "newest", verify: bool = True) -> 
 
 
 def read_rollbacks(run: Run, step: int | str = "newest", verify: bool = True) -> int:
-    """Return the number of roll-backs of a checkpoint's run. Raises as `read_config` does."""
+    """Return the number of roll-backs up to a checkpoint of a run. Raises as `read_config` does."""
     return _json(_checked(run, step, "config", verify) / "config").get("rollbacks", 0)
 
 

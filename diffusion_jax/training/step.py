@@ -1,8 +1,8 @@
 """Training step and evaluation step, as functions of a device's share of the batch.
 
-With an axis name a step is mapped per device (shard_map, pmap) and averages gradients over that axis; with None it is
-the global function. Random numbers come from the key, the step and each example's place in the global batch, so neither
-the number of devices nor gradient accumulation changes the result.
+With an axis name, a step is mapped over devices (shard_map, pmap) and averages gradients over that axis; with
+axis=None it computes on the whole batch. Random numbers depend on the key, the step and each example's place in the
+global batch, so neither the number of devices nor gradient accumulation changes the result.
 """
 
 import dataclasses
