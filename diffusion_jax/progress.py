@@ -15,8 +15,8 @@ import io
 import logging
 import math
 import sys
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -27,11 +27,8 @@ SECONDS = 10.0
 """Least seconds between two log lines of the same work."""
 
 
-class Report(Protocol):
-    """Show progress."""
-
-    def __call__(self, done: int, /, **values: float) -> None:
-        """Show how much of the total is done, and values by name."""
+Report: TypeAlias = Callable[..., None]
+"""`report(done, **values)`: show how much of the total is done, and values by name."""
 
 
 @contextlib.contextmanager

@@ -19,4 +19,4 @@ def run(args: Flags) -> Results:
 
     out = output(args.out, ".npz")
     loaded = load_run(args)
-    return {"step": loaded.step, **latents.encode_heldout(loaded, args.num_samples, out, args.by)}
+    return {"step": loaded.step, "ema": loaded.ema, **latents.encode_heldout(loaded, args.num_samples, out, args.by)}

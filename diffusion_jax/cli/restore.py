@@ -51,4 +51,4 @@ def run(args: Flags) -> Results:
     title = f"{args.task}, {args.rule}: RMSE {figures['rmse']:.1f} / 255"
     picture = pictures.table(out, shown, loaded.config.data.levels, rows, title)
     chosen = {"task": args.task, "rule": args.rule, "noise": noise, "num_samples": args.num_samples}
-    return {"restored": str(out), "picture": str(picture), **chosen, **figures, "step": loaded.step}
+    return {"restored": str(out), "picture": str(picture), **chosen, **figures, "step": loaded.step, "ema": loaded.ema}

@@ -54,7 +54,7 @@ def run(args: Flags) -> Results:
     calls = trained.network_calls(loaded)
     log.info("%s: %d network calls per sample", loaded.config.sampler.name, calls)
     written = {"samples": str(out), "picture": str(picture)}
-    return {**written, "num_samples": len(samples), "network_calls": calls, "step": loaded.step}
+    return {**written, "num_samples": len(samples), "network_calls": calls, "step": loaded.step, "ema": loaded.ema}
 
 
 def class_number(label: str, names: Sequence[str]) -> int | None:

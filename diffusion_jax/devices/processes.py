@@ -214,7 +214,8 @@ def preemption() -> Iterator[Notice]:
             if came[0] == signal.SIGINT and interrupted:
                 print("error: interrupted twice", file=sys.stderr, flush=True)
                 os._exit(128 + signal.SIGINT)
-            log.info("%s: saving after this step%s", signal.Signals(came[0]).name, END_NOW)
+            if came[0] in NOTICES:
+                log.info("%s: saving after this step%s", signal.Signals(came[0]).name, END_NOW)
             interrupted |= came[0] == signal.SIGINT
         os.close(reading)
 

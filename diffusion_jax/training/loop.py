@@ -5,7 +5,7 @@ import errno
 import logging
 import signal as signals
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -140,10 +140,29 @@ def _train(
     window: list[dict[str, jax.Array]] = []
     started = time.perf_counter()
 
-    def save(heldout: float | None = None, aim: float | None = None) -> None:
-        checkpoints.save(manager, n, train_state, stored, heldout, aim, rollbacks)
+    measured: float | None = None
+    aim: float | None = None
+
+    def save() -> None:
+        checkpoints.save(manager, n, train_state, stored, measured, aim, rollbacks)
         if devices.is_first():
             draw_losses(workdir, shown)
+
+    @contextlib.contextmanager
+    def saving_on_failure() -> Iterator[None]:
+        """Save the state, which is sound, if a log, an evaluation or a picture fails, or a signal comes meanwhile."""
+        try:
+            notice.raising = True
+            yield
+            notice.raising = False
+        except BaseException as error:
+            notice.raising = False
+            save()
+            manager.wait_until_finished()
+            if isinstance(error, KeyboardInterrupt) and (number := notice(n)):
+                raise Preempted(workdir, n, number) from None
+            log.error("step %d is saved; what follows ended the run", n)
+            raise
 
     log.info("compiling the train step")
     while n < config.train_steps:
@@ -160,6 +179,7 @@ def _train(
         window.append(metrics)
         session.step = n
         last = n == config.train_steps
+        measured = aim = pictured = None
 
         if last or n == first + 1 or n % config.report.every == 0:
             means = summary(jax.device_get(window))
@@ -170,7 +190,8 @@ def _train(
                 log.info("compiled; the first step took %s", progress.duration(time.perf_counter() - started))
             means["learning_rate"] = rate(n - 1 - int(means["skipped"]))
             report(n, **{name: means[name] for name in ("loss", "images_per_second") if name in means})
-            reporter.scalars(n, means)
+            with saving_on_failure():
+                reporter.scalars(n, means)
             if means["skipped"] > 0:
                 log.warning("%d updates so far were not finite and have been skipped", means["skipped"])
             results |= {"loss": means["loss"]}
@@ -190,14 +211,12 @@ def _train(
                 n, batches = good, device_batches(config, train_source, good, rollbacks)
                 continue
 
-        if not last and (number := notice(n)):
+        if number := notice(n):
             save()
             manager.wait_until_finished()
             raise Preempted(workdir, n, number)
         paused = time.perf_counter()
-        measured = aim = pictured = None
-        try:
-            notice.raising = not last
+        with saving_on_failure():
             if evaluate and (last or n % config.eval.every == 0):
                 losses = evaluate(state.weights(train_state, shown))
                 measured = losses["heldout_loss"]
@@ -221,21 +240,12 @@ def _train(
                 pictured = if_finite(n, draw, state.weights(train_state, shown), seeds)
                 if pictured is not None:
                     reporter.images(n, "samples", pictured, config.data.levels, state.describe_weights(shown))
-            notice.raising = False
-        except BaseException as error:  # of an evaluation or a picture: the state is sound
-            notice.raising = False
-            save(measured, aim)
-            manager.wait_until_finished()
-            if isinstance(error, KeyboardInterrupt) and (number := notice(n)):
-                raise Preempted(workdir, n, number) from None
-            log.error("step %d is saved; what follows ended the run", n)
-            raise
         if (measured is not None or pictured is not None) and (
             lagging := lag(config, shown, n - int(train_state.skipped[0]))
         ):
             log.warning("%s", lagging)
         if last or n % config.checkpoint.every == 0:
-            save(measured, aim)
+            save()
         started += time.perf_counter() - paused
     return {"workdir": workdir, "step": config.train_steps, **results}
 

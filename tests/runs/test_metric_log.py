@@ -120,12 +120,15 @@ def test_tensorboard_holds_the_same_values(tmp_path):
     from tensorboard.util import tensor_util
 
     digits = np.arange(3 * 8 * 8).reshape(3, 8, 8, 1) % 17
-    reporter = metric_log.open_reporter(tmp_path)
+    reporter = metric_log.open_reporter(tmp_path, config={"network.width": 3, "ema.decays": (0.9,), "data.name": "x"})
     reporter.scalars(5, {"loss": 0.25})
     reporter.images(5, "samples", digits.astype(np.uint8), 17, "EMA 0.9")
     reporter.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
+    assert "_hparams_/session_start_info" in events.Tags()["tensors"] or "hparams" in str(events.PluginTagToContent)
+    text = str(tensor_util.make_ndarray(events.Tensors("config")[0].tensor_proto))
+    assert "network.width = 3" in text and "ema.decays = (0.9,)" in text
     (scalar,) = events.Tensors("loss")
     assert (scalar.step, float(tensor_util.make_ndarray(scalar.tensor_proto))) == (5, 0.25)
     width, height, png = tensor_util.make_ndarray(events.Tensors("samples/EMA 0.9")[0].tensor_proto)

@@ -230,6 +230,16 @@ def failing_evaluation(patch):
     patch.setattr(loop, "heldout_loss", lambda *_: fails)
 
 
+def failing_log(patch):
+    made = metric_log.open_reporter
+
+    def reporter(*args):
+        opened = made(*args)
+        return opened._replace(scalars=lambda step, values: (opened.scalars if step < 3 else fails)(step, values))
+
+    patch.setattr(metric_log, "open_reporter", reporter)
+
+
 def failing_picture(patch):
     patch.setattr(drawing, "quick_samples", lambda _: fails)
 
@@ -243,6 +253,7 @@ def signal_in_a_picture(patch):
     [
         (failing_data, ArithmeticError),
         (failing_evaluation, ArithmeticError),
+        (failing_log, ArithmeticError),
         (failing_picture, ArithmeticError),
         (signal_in_a_picture, loop.Preempted),
     ],
