@@ -114,9 +114,10 @@ def prepare_process() -> None:
 
 
 def use_huge_pages() -> None:
-    """Start this process again with malloc's memory in huge pages, unless GLIBC_TUNABLES is set or the kernel has none.
+    """Start again with malloc's memory in huge pages, where the kernel has them.
 
     A training step on a CPU then causes far fewer page faults. glibc reads this setting only when a process starts.
+    Nothing happens where GLIBC_TUNABLES is set.
     """
     with contextlib.suppress(OSError):  # another system than Linux
         if "GLIBC_TUNABLES" not in os.environ and "[madvise]" in HUGE_PAGES.read_text():

@@ -150,7 +150,7 @@ def _train(
 
     @contextlib.contextmanager
     def saving_on_failure() -> Iterator[None]:
-        """Save the state, which is sound, if a log, an evaluation or a picture fails, or a signal comes meanwhile."""
+        """Save the sound state if a log, an evaluation or a picture fails, or on a signal."""
         try:
             notice.raising = True
             yield
