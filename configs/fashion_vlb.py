@@ -22,5 +22,5 @@ def get_config(variant: str = "") -> ConfigDict:
     c.network.unet.fourier = (6, 7)
     c.prediction.variance = "fixed_small"
     c.loss.name = "vlb"
-    c.bound.update(clip_x0=False, num_examples=200)
+    c.bound.update(clip_x0=False, num_examples=2000 if variant == "gpu" else 200)
     return c

@@ -89,7 +89,7 @@ def distances(train: np.ndarray, test: np.ndarray, drawn: np.ndarray) -> dict[st
         return frechet.statistics(extract(network, 256, [x], len(x), what).features)
 
     distance = frechet.frechet_from(*statistics(train, "training images"))
-    sets = {"test images": test, "a Gaussian": drawn}
+    sets = {"test images": test, "draws from a Gaussian": drawn}
     return {f"{len(x):,} {name}": distance(*statistics(x, name)) for name, x in sets.items()}
 
 

@@ -186,7 +186,8 @@ def trained(
 
 
 VLB = {"bound": ["--likelihood=vlb", "--num_samples=0"]}
-QUALITY = {"quality": ["--features=grey28", "--metrics=fid,kid,pr", "--heldout"]}
+SIZE = ["--num_samples=10000", "--allow=sizes"]
+QUALITY = {"quality": ["--features=grey28", "--metrics=fid,kid,pr", "--heldout", *SIZE]}
 
 
 def part_d(args: argparse.Namespace) -> list[Item]:
