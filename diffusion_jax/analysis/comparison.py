@@ -77,10 +77,10 @@ def read_rows(directory: pathlib.Path, grid: dict[str, Any]) -> list[Row]:
             continue
         status = result["status"]
         row.counts[status] = row.counts.get(status, 0) + 1
-        if result["reason"]:
+        if result.get("reason"):
             row.reasons.setdefault(status, []).append(f"{seed}: {result['reason']}")
         if status == sweeps.FINISHED:
-            for key, value in (result["figures"] | {key: result[key] for key in TIMES}).items():
+            for key, value in (result["figures"] | {key: result.get(key) for key in TIMES}).items():
                 if value is not None:
                     row.values.setdefault(key, []).append(files.number(value))
     return list(rows.values())

@@ -72,6 +72,8 @@ def compare_samplers(
     """
     config = run.config
     shape, levels = tuple(config.data.shape), config.data.levels
+    if not samplers or not steps:
+        raise ValueError("frontier: no sampler or no number of steps named. Use --samplers=ddim --steps=10,20")
     if number < 2:
         raise ValueError(f"--num_samples={number}: must be at least 2")
     if draws < 0 or draws == 1:
@@ -79,7 +81,11 @@ def compare_samplers(
     seeds = trained.seeds_from(seed, number)
     features = features or ("pixels" if math.prod(shape) <= MOST_PIXELS else "inception")
     network = quality.feature_network(features, shape, levels, weights=weights)
-    cells = [make_cell(run, sampler, count, number, seed, network) for sampler in samplers for count in steps]
+    cells = [
+        make_cell(run, sampler, count, number, seed, network)
+        for sampler in dict.fromkeys(samplers)
+        for count in dict.fromkeys(steps)
+    ]
     directory = trained.evaluation_directory(run) / "frontier"
     directory.mkdir(parents=True, exist_ok=True)
     done = {path.stem for path in directory.glob("*.npz") if not draws or "frechet_low" in read_cell(path)}

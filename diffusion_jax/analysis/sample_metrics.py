@@ -66,7 +66,7 @@ def prepare_metrics(
     config = run.config
     network = quality.feature_network(features, tuple(config.data.shape), config.data.levels, weights=weights)
     ref = reference.read(stats) if stats else own_reference(run, network)
-    check(run, network, ref, options)
+    check(run, network, ref, metrics, options)
     return lambda: flat(evaluate_samples(run, network, ref, metrics, options))
 
 
@@ -91,7 +91,7 @@ def own_reference(run: trained.Run, network: FeatureNetwork) -> reference.Refere
 
 
 def check(
-    run: trained.Run, network: FeatureNetwork, ref: reference.Reference, options: Options
+    run: trained.Run, network: FeatureNetwork, ref: reference.Reference, metrics: Sequence[str], options: Options
 ) -> tuple[int, list[str]]:
     """Return the number of samples, and the warnings that flag their metrics. Raises ValueError if they do not fit."""
     config = run.config
@@ -101,6 +101,10 @@ def check(
     trained.seeds_from(options.seed, number)
     if number < 4:
         raise ValueError(f"--num_samples={number}: metrics need at least 4 samples")
+    needed = {"--num_samples": registry.LEAST * (2 if options.replicates else 1), "reference": 2 * registry.LEAST}
+    for name, size in {"--num_samples": number, "reference": count}.items():
+        if "pr" in metrics and size < needed[name]:
+            raise ValueError(f"{name}={size}: metrics=pr needs at least {needed[name]} examples. Leave pr out")
     unknown = set(options.allowed) - {"few", "sizes"}
     if unknown:
         raise ValueError(f"--allow={unknown.pop()}: unknown check. Use few, sizes")
@@ -128,7 +132,7 @@ def evaluate_samples(
     with low and high of the 95 % interval}, and everything that they depend on. Raises ValueError as `check` does.
     """
     functions = [choices.choose("metrics", name, registry.METRICS) for name in metrics]
-    number, warnings = check(run, network, ref, options)
+    number, warnings = check(run, network, ref, metrics, options)
     for warning in warnings:
         log.warning("flagged: %s", warning)
     needs_heldout = options.heldout or "nn" in metrics

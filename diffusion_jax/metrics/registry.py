@@ -19,6 +19,8 @@ Statistic = Callable[[Any], float]
 STATISTICS = ("fd", "fid", "kd", "kid", "is_1split", "precision", "recall", "density", "coverage", "memorisation")
 """Beginnings of the full names."""
 ALL = slice(None)
+LEAST = 4
+"""Fewest samples of metrics=pr, whose balls reach to the third neighbour; half of the samples in an interval."""
 
 
 class RealFeatures(NamedTuple):

@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import io
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -488,12 +489,19 @@ def _shades(count: int) -> list[Any]:
 
 
 def _save(figure: Any, path: epath.PathLike) -> epath.Path:
-    """Write a figure in the format of `written_as`; return its path, with the suffix of the format."""
+    """Write a figure in the format of `written_as`; return its path, with the suffix of the format.
+
+    Names of runs and classes may hold any character: "$" starts no formula, and letters that the font lacks are boxes.
+    """
     from matplotlib import rc_context
+    from matplotlib.text import Text
 
     name = _format.get()
     path, buffer = epath.Path(path).expanduser().with_suffix(f".{name}"), io.BytesIO()
-    with rc_context({"pdf.fonttype": 42}):  # fonts that journals accept
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with rc_context({"pdf.fonttype": 42}), warnings.catch_warnings():  # fonts that journals accept
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         figure.savefig(buffer, format=name)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.save_bytes(path, buffer.getvalue())

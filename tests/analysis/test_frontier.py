@@ -89,6 +89,8 @@ def test_other_options_make_other_cells(workdir):
         (["--steps=9"], "9"),
         (["--num_samples=1"], "--num_samples=1"),
         (["--bootstrap=1"], "--bootstrap=1"),
+        (["--samplers=,"], "--samplers"),
+        (["--steps="], "--steps"),
         (["--features=digits"], "digits"),
         (["--seed=-1"], "--seed=-1"),
     ],

@@ -247,6 +247,7 @@ BAD = [
     ({"number": 300, "allowed": ()}, "--allow=sizes"),
     ({"number": 40, "allowed": ("sizes",)}, "--allow=few,sizes"),
     ({"number": 3}, "--num_samples=3"),
+    ({"number": 7, "metrics": ["fid", "pr"]}, "--num_samples=7"),
     ({"number": 64, "allowed": ("sizes",), "heldout": True}, "--heldout"),
     ({"seed": -1}, "--seed=-1"),
     ({"allowed": ("all",)}, "--allow=all"),

@@ -179,6 +179,15 @@ def test_figures_in_other_formats(name, start, tmp_path):
     assert (tmp_path / "after.png").exists()
 
 
+@pytest.mark.parametrize("name", ["png", "pdf", "svg"])
+def test_names_may_hold_any_character(name, tmp_path):
+    images = np.zeros((4, 2, 8, 8, 1), np.uint8)
+    rows = ["a$b_{c$", "x" * 60, "日本 \N{PILE OF POO}", "$\\frac$"]
+    with pictures.written_as(name):
+        assert pictures.table(tmp_path / "a.png", images, 17, rows, "run_$HOME$").stat().length > 1000
+        pictures.losses(tmp_path / "b.png", [{"step": 1, "loss": 1.0, "learning_rate": 0.0}], "$\\x$ %s {0}", "EMA")
+
+
 @pytest.mark.parametrize("steps", [1, 3, 40])
 def test_losses_by_time(steps, tmp_path):
     """Of intervals that an evaluation did not reach, and values that are not finite, nothing is drawn."""
