@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
     ("files", "progress", "option_meanings"),
     ("devices", "process", "networks", "data", "runs.pictures"),
-    ("objective", "metrics", "runs.metric_log", "runs.record"),
+    ("objective", "metrics", "runs.plots", "runs.metric_log", "runs.record"),
     ("sampling",),
     ("likelihood",),
     ("experiment",),

@@ -36,7 +36,7 @@ from diffusion_jax.experiment import paths, sources
 from diffusion_jax.likelihood import variational
 from diffusion_jax.metrics import neighbours
 from diffusion_jax.process.base import Array, normal
-from diffusion_jax.runs import pictures
+from diffusion_jax.runs import plots
 from diffusion_jax.runs.trained import Run
 
 STARTS = 5
@@ -97,7 +97,7 @@ def report(run: Run, odd: Source, out: pathlib.Path, num_examples: int = 1000) -
     picture = out.with_suffix(".png")
     histograms = {score: (values[f"{score}_normal"], values[f"{score}_odd"]) for score in figures["auroc"]}
     titles = {score: f"{score}, AUROC {value:.3f}" for score, value in figures["auroc"].items()}
-    pictures.detection(picture, histograms, titles, extremes, run.config.data.levels)
+    plots.detection(picture, histograms, titles, extremes, run.config.data.levels)
     return {"scores": str(out), "picture": str(picture), **figures}
 
 

@@ -26,7 +26,7 @@ from diffusion_jax.experiment import choices, quality, sources, wiring
 from diffusion_jax.metrics import frechet
 from diffusion_jax.metrics.features import FeatureNetwork
 from diffusion_jax.metrics.svm import svm_confidence
-from diffusion_jax.runs import pictures, stored_samples, trained
+from diffusion_jax.runs import plots, stored_samples, trained
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,10 @@ def compare_samplers(
     reference = sample_metrics.own_reference(run, network)
     real = mean, cov = reference.mean, reference.cov
     distance = frechet.frechet_from(mean, cov)
-    heldout = quality.split_features(config, "heldout", network).features
+    heldout = sources.heldout_or_none(config, "the distance of held-out data")
+    heldout_distance = None
+    if heldout and heldout.size > 1:
+        heldout_distance = distance(*frechet.statistics(quality.split_features(config, "heldout", network).features))
     with progress.track("cells", len(missing)) as report:
         for i, cell in enumerate(missing, 1):
             values = evaluate_cell(cell, network, seeds, real, draws)
@@ -102,7 +105,6 @@ def compare_samplers(
             report(i)
     rows = read_cells(directory, network.name)
     title = f"{epath.Path(run.workdir).name}, step {run.step}, ema {run.ema}"
-    heldout_distance = distance(*frechet.statistics(heldout))
     text = markdown(title, rows, heldout_distance, network.name, len(mean))
     columns = list(dict.fromkeys(name for row in rows for name in row))
     path = directory.parent / ("frontier" if network.name == "pixels" else f"frontier_{network.name}")
@@ -112,7 +114,7 @@ def compare_samplers(
     files.save_npz(
         path.with_suffix(".npz"), {name: np.array([row.get(name, np.nan) for row in rows]) for name in columns}
     )
-    pictures.frontier(path.with_suffix(".png"), rows, title, heldout_distance, network.name)
+    plots.frontier(path.with_suffix(".png"), rows, title, heldout_distance, network.name)
     log.info("%s", path.with_suffix(".md"))
     return text, {
         "cells": len(rows),
@@ -145,10 +147,10 @@ def evaluate_cell(
     }
     if draws:
         values["frechet_low"], values["frechet_high"] = frechet.frechet_interval(*real, extracted.features, draws)
-    if config.eval.svm:
-        train, heldout = (sources.source(config, split) for split in ("train", "heldout"))
+    if config.eval.svm and (heldout := sources.heldout_or_none(config, "SVM")):
+        train = sources.source(config, "train")
         examples = (source.read(np.arange(source.size)) for source in (train, heldout))
-        values |= svm_confidence(next(examples), next(examples), samples)
+        values |= svm_confidence(next(examples), next(examples), samples) if train.classes > 1 else {}
     return values | ({"seconds": seconds} if fresh else {})
 
 
@@ -187,7 +189,9 @@ def read_cells(directory: epath.Path, features: str = "pixels") -> list[dict[str
     return sorted(cells, key=lambda cell: (cell["sampler"], cell["grid"], cell["network_calls"], cell["num_samples"]))
 
 
-def markdown(title: str, cells: Sequence[Mapping[str, Any]], heldout_distance: float, features: str, dims: int) -> str:
+def markdown(
+    title: str, cells: Sequence[Mapping[str, Any]], heldout_distance: float | None, features: str, dims: int
+) -> str:
     """Return the printed table. dims: number of features."""
     keys = {name: f"frechet_{features}" if name == "frechet" else name for name in COLUMNS}
     columns = [name for name, key in keys.items() if any(key in cell for cell in cells)]
@@ -207,12 +211,13 @@ def markdown(title: str, cells: Sequence[Mapping[str, Any]], heldout_distance: f
         for cell in cells
     ]
     header = ["sampler", "grid", "steps", "samples", *(COLUMNS[name] for name in columns)]
+    held = "" if heldout_distance is None else f" Held-out data: {heldout_distance:.4g}."
     few = min(cell["num_samples"] for cell in cells) <= dims
     lines = [
         f"# Samplers of {title}",
         "",
-        f"Fréchet distance to the training data in {pictures.frechet_unit(features)}, with a 95 % bootstrap interval. "
-        f"It falls with the number of samples. Held-out data: {heldout_distance:.4g}. Network calls are per sample.",
+        f"Fréchet distance to the training data in {plots.frechet_unit(features)}, with a 95 % bootstrap interval. "
+        f"It decreases with the number of samples.{held} Network calls are per sample.",
         *(
             [f"Some rows have no more samples than there are features, {dims}: compare equal numbers only."]
             if few

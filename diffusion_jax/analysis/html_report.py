@@ -13,7 +13,7 @@ from etils import epath
 
 from diffusion_jax import files
 from diffusion_jax.analysis import comparison
-from diffusion_jax.runs import metric_log, pictures, record
+from diffusion_jax.runs import metric_log, pictures, plots, record
 from diffusion_jax.training import checkpoints, loop, state
 
 PAGE = "report.html"
@@ -96,7 +96,7 @@ def curves(directory: epath.Path, records: Sequence[Mapping[str, Any]], shown: s
             if records:
                 loop.draw_losses(str(directory), shown)
             if values or evaluated:
-                pictures.series(directory / "values.png", values, evaluated)
+                plots.series(directory / "values.png", values, evaluated)
     captions = {
         "curves": "training and held-out loss",
         "loss_by_time": "held-out loss by time",

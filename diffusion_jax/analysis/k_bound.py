@@ -15,7 +15,7 @@ from diffusion_jax.experiment import paths, sources
 from diffusion_jax.likelihood import nonequilibrium, variational
 from diffusion_jax.objective.bound import K_term
 from diffusion_jax.process.base import Array
-from diffusion_jax.runs import pictures, trained
+from diffusion_jax.runs import plots, trained
 from diffusion_jax.runs.trained import Run
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def estimator(run: Run) -> Evaluate:
         directory = trained.evaluation_directory(run)
         files.save_npz(directory / "K.npz", curves)
         title = f"{epath.Path(run.workdir).name}: K = {values['K_bits']:.3f} {values['K_unit']}"
-        pictures.entropy_bounds(directory / "K.png", curves, title, values["K_unit"])
+        plots.entropy_bounds(directory / "K.png", curves, title, values["K_unit"])
         log.info("the terms of K: %s", directory)
         return values, []
 

@@ -23,24 +23,28 @@ def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, 
     progressive_generation.png: predictions while samples are drawn; shared_latents.png: samples that share x_t, one row
     per level; interpolation.png: interpolations of the first two held-out examples; samples_by_class.png: samples of a
     model that takes a class, a row for each of the first MOST_CLASSES, with equal seeds in each column. progressive.npz
-    holds the arrays by these names, in the levels of the data. Raises ValueError for a number of columns below 2 or
-    above that of the held-out examples.
+    holds the arrays by these names, in the levels of the data. Without held-out data there are neither decoding nor
+    interpolation. Raises ValueError for a number of columns below 2 or above that of the held-out examples.
     """
     config, sampler, process = run.config, run.experiment.sampler, run.experiment.process
-    heldout = sources.source(config, "heldout")
-    if not 2 <= number <= heldout.size:
-        raise ValueError(f"--num_samples={number}: must lie in 2 … {heldout.size}, the number of held-out examples")
+    heldout = sources.heldout_or_none(config, "decoding and interpolation")
+    if number < 2 or (heldout and number > heldout.size):
+        most = f" … {heldout.size}, the number of held-out examples" if heldout else " or more"
+        raise ValueError(f"--num_samples={number}: must lie in 2{most}")
     directory = trained.evaluation_directory(run)
-    stored, label = heldout.read(np.arange(number))
-    x0 = to_model(stored, config.data.levels, config.data.mean, config.data.std)
     params = jax.device_get(run.params)
     seeds = np.arange(seed, seed + number)
     predictions = {
-        "progressive_decoding": progressive.decoding(sampler, process, params, x0, jnp.asarray(label), seed),
         "progressive_generation": progressive.generation(sampler, params, seeds),
         "shared_latents": progressive.sharing(sampler, params, seed, number),
-        "interpolation": progressive.interpolation(sampler, process, params, x0[:2], seed, number),
     }
+    if heldout:
+        stored, label = heldout.read(np.arange(number))
+        x0 = to_model(stored, config.data.levels, config.data.mean, config.data.std)
+        predictions |= {
+            "progressive_decoding": progressive.decoding(sampler, process, params, x0, jnp.asarray(label), seed),
+            "interpolation": progressive.interpolation(sampler, process, params, x0[:2], seed, number),
+        }
     arrays: dict[str, Any] = {name: sources.make_from_model(config)(x) for name, x in predictions.items()}
     rows = sampler.coefficients(params)
     starts = [f"t = {float(chunk.at.t[0]):.2f}" for chunk in progressive.parts(rows, 10)]
@@ -56,8 +60,8 @@ def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, 
         arrays["samples_by_class"] = class_samples(run, len(names[:MOST_CLASSES]), seeds)
         labels["samples_by_class"] = (names[:MOST_CLASSES], "samples by class, equal seeds in each column")
     paths = {}
-    for name, (row_labels, title) in labels.items():
-        paths[name] = pictures.table(directory / f"{name}.png", arrays[name], config.data.levels, row_labels, title)
+    for name, array in arrays.items():
+        paths[name] = pictures.table(directory / f"{name}.png", array, config.data.levels, *labels[name])
     files.save_npz(directory / "progressive.npz", arrays)
     return {name: str(path) for name, path in paths.items()}
 

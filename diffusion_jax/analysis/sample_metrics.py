@@ -265,11 +265,7 @@ def heldout_entries(
 
 
 def draw_neighbours(
-    run: trained.Run,
-    network: FeatureNetwork,
-    ref: reference.Reference,
-    samples: Features,
-    first: dict[int, np.ndarray],
+    run: trained.Run, network: FeatureNetwork, ref: reference.Reference, samples: Features, first: dict[int, np.ndarray]
 ) -> None:
     """Draw neighbours_<features>.png: the first samples, and below each the nearest training examples."""
     source = sources.source(run.config, "train")
@@ -314,17 +310,21 @@ def flat(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def svm_metrics(run: trained.Run, number: int, seed: int = 0) -> dict[str, float]:
-    """Return `svm_confidence` of samples, and their Fréchet distance to the training data in pixels."""
+    """Return `svm_confidence` of samples, and their Fréchet distance to the training data in pixels.
+
+    The SVM needs held-out data, and labels of at least two classes.
+    """
     samples = stored_samples.samples(run, seeds := trained.seeds_from(seed, number))
-    train, heldout = (sources.source(run.config, split) for split in ("train", "heldout"))
-    real, real_heldout = (source.read(np.arange(source.size)) for source in (train, heldout))
-    return {
-        "num_samples": number,
-        "network_calls": trained.network_calls(run),
-        **svm_confidence(real, real_heldout, samples, trained.labels(run, seeds)),
-        "frechet_pixels": frechet_pixels(real[0], samples),
-        "heldout_frechet_pixels": frechet_pixels(real[0], real_heldout[0]),
-    }
+    train, heldout = sources.source(run.config, "train"), sources.heldout_or_none(run.config, "SVM")
+    real = train.read(np.arange(train.size))
+    values: dict[str, float] = {"num_samples": number, "network_calls": trained.network_calls(run)}
+    if heldout and train.classes < 2:
+        log.warning("without SVM, as the data have no labels (eval.svm=True)")
+    elif heldout:
+        real_heldout = heldout.read(np.arange(heldout.size))
+        values |= svm_confidence(real, real_heldout, samples, trained.labels(run, seeds))
+        values["heldout_frechet_pixels"] = frechet_pixels(real[0], real_heldout[0])
+    return values | {"frechet_pixels": frechet_pixels(real[0], samples)}
 
 
 def pattern_counts(run: trained.Run, number: int, seed: int = 0) -> dict[str, float]:

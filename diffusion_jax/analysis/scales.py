@@ -9,7 +9,7 @@ from etils import epath
 from diffusion_jax import files
 from diffusion_jax.analysis import sample_metrics, tables
 from diffusion_jax.experiment import guidances
-from diffusion_jax.runs import pictures, trained
+from diffusion_jax.runs import plots, trained
 
 log = logging.getLogger(__name__)
 COLUMNS = (
@@ -54,5 +54,5 @@ def compare_scales(
     table = tables.comma_separated(COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
     files.save_text(directory / "guidance.csv", table)
     title = f"{epath.Path(run.workdir).name}: {run.config.guidance.name}, {number:,} samples per scale"
-    pictures.scales(directory / "guidance.png", rows, title)
+    plots.scales(directory / "guidance.png", rows, title)
     return rows

@@ -4,8 +4,6 @@ import itertools
 import logging
 import os
 import platform
-import resource
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +21,7 @@ from diffusion_jax.data.source import Source, from_arrays
 from diffusion_jax.experiment import guidances, quality, sources, wiring
 from diffusion_jax.metrics.features import FeatureNetwork
 from diffusion_jax.process.base import level
+from diffusion_jax.runs import record
 from diffusion_jax.training import loop, state
 
 log = logging.getLogger(__name__)
@@ -289,10 +288,9 @@ def machine() -> Figures:
 
 def memory() -> Figures:
     """Return the peak memory in bytes of this process and of the first device."""
-    stats = jax.devices()[0].memory_stats() or {}
-    unit = 1 if sys.platform == "darwin" else 1024
-    of_process = {"process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    return of_process | ({"device_peak_bytes": stats["peak_bytes_in_use"]} if "peak_bytes_in_use" in stats else {})
+    peaks = record.peak_memory()
+    known = {"process_peak_bytes": peaks["host"], "device_peak_bytes": peaks["device"]}
+    return {name: size for name, size in known.items() if size is not None}
 
 
 def text(figures: Figures) -> str:

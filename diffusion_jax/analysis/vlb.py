@@ -22,7 +22,7 @@ from diffusion_jax.experiment import objectives, paths, samplers, sources
 from diffusion_jax.likelihood import variational
 from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array
-from diffusion_jax.runs import pictures, trained
+from diffusion_jax.runs import plots, trained
 from diffusion_jax.runs.trained import Run
 
 log = logging.getLogger(__name__)
@@ -83,8 +83,8 @@ def report_bound(run: Run) -> tuple[dict[str, Any], np.ndarray]:
     terms_nats = np.concatenate([terms.prior[:, None], terms.steps], axis=1)
     files.save_npz(directory / "vlb.npz", {"terms_nats": terms_nats, "mse": terms.mse, **curves})
     title = f"{epath.Path(run.workdir).name}: {values['bits_per_dim']:.3f} bits/dim"
-    pictures.bound_terms(directory / "vlb.png", curves, title)
-    pictures.rate_distortion(directory / "rate_distortion.png", curves, title)
+    plots.bound_terms(directory / "vlb.png", curves, title)
+    plots.rate_distortion(directory / "rate_distortion.png", curves, title)
     log.info("the terms of the bound: %s", directory)
     options = {"decoder": run.config.bound.decoder, "bound_clip_x0": samplers.clips_x0(run.config, run.config.bound)}
     values = {**values, "bound_steps": len(curves["t"]), "bound_examples": len(terms_nats), **options}

@@ -12,7 +12,16 @@ import numpy as np
 from PIL import Image
 
 from diffusion_jax.data import images
-from diffusion_jax.data.source import Source, check_fraction, check_split, count, empty_split, from_items, load
+from diffusion_jax.data.source import (
+    NoHeldout,
+    Source,
+    check_fraction,
+    check_split,
+    count,
+    empty_split,
+    from_items,
+    load,
+)
 from diffusion_jax.files import expand
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -92,7 +101,7 @@ def _part(path: str, names: list[str], split: str, fraction: float) -> list[str]
     check_fraction(path, fraction)
     places = np.array([place_of(name) for name in names])
     if split == "heldout" and fraction and not (places < fraction).any():
-        raise ValueError(
+        raise NoHeldout(
             f"{path}: none of {len(names)} files is held out by heldout_fraction={fraction}. Set "
             f"data.folder.heldout_fraction={np.ceil(places.min() * 1000 + 1) / 1000:.3f} or more, 0 for none, or "
             "data.folder.heldout to a path"

@@ -108,10 +108,14 @@ def check_fraction(name: str, fraction: float) -> None:
         raise ValueError(f"{name}: heldout_fraction={fraction} must be in [0, 1)")
 
 
+class NoHeldout(ValueError):
+    """A data set without held-out examples."""
+
+
 def empty_split(name: str, split: str, held: str) -> NoReturn:
-    """Raise ValueError for a split without examples. held: what is held out."""
+    """Raise ValueError, or NoHeldout, for a split without examples. held: what is held out."""
     if split == "heldout":
-        raise ValueError(
+        raise NoHeldout(
             f"{name}: the held-out split is empty. Set heldout_fraction above 0, or heldout to a path; training alone "
             "needs none with eval.every=0 and eval.quality_every=0"
         )

@@ -13,6 +13,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from diffusion_jax.data.source import NoHeldout
+
 LEARNED = ("learned_diagonal", "learned_range", "dpm2015_paper", "dpm2015_code")
 """Reverse variances that the network's head gives."""
 
@@ -45,7 +47,7 @@ class Given:
         if not isinstance(self.made, dict):
             return self.made
         if split not in self.made:
-            raise ValueError(f"data: this run has no split {split!r}. Pass its data, such as heldout=images")
+            raise NoHeldout(f"data: this run has no split {split!r}. Pass its data, such as heldout=images")
         return self.made[split]
 
 

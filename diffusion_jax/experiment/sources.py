@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from diffusion_jax import progress
 from diffusion_jax.data import arrays, dead_leaves, embedded, entropies, folder, heartbeat, idx, tfds
 from diffusion_jax.data.scaling import dequantised, from_model, to_model
-from diffusion_jax.data.source import SPLITS, Source
+from diffusion_jax.data.source import SPLITS, NoHeldout, Source
 from diffusion_jax.experiment.choices import make, options
 from diffusion_jax.experiment.samplers import clips_x0
 from diffusion_jax.process.base import Array, Schedule, in_float64
@@ -96,6 +96,15 @@ def exact_entropies(config: ConfigDict, path: Schedule) -> dict[str, float]:
     if data.name == "heartbeat" and config.process.name == "binomial":
         return entropies.heartbeat(config.process.binomial.rate, float(np.exp(log_alpha)))
     return {}
+
+
+def heldout_or_none(config: ConfigDict, use: str) -> Source | None:
+    """Open the held-out split; None, with a warning that names the use of it, if there is none."""
+    try:
+        return source(config, "heldout")
+    except NoHeldout as error:
+        log.warning("without %s, as there are no held-out data (%s)", use, str(error).partition(". ")[0])
+        return None
 
 
 def resolve(config: ConfigDict, train: Source) -> ConfigDict:

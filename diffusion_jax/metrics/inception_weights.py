@@ -39,10 +39,7 @@ CHAINS: dict[str, dict[str, tuple[str, ...]]] = {
         "tower_1": tuple(f"branch7x7dbl_{i}" for i in range(1, 6)),
         "tower_2": ("branch_pool",),
     },
-    "7a": {
-        "tower": ("branch3x3_1", "branch3x3_2"),
-        "tower_1": tuple(f"branch7x7x3_{i}" for i in range(1, 5)),
-    },
+    "7a": {"tower": ("branch3x3_1", "branch3x3_2"), "tower_1": tuple(f"branch7x7x3_{i}" for i in range(1, 5))},
     "7": {
         "": ("branch1x1",),
         "tower": ("branch3x3_1",),

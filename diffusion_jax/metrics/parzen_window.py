@@ -33,7 +33,7 @@ class Estimate(NamedTuple):
 
 
 def parzen(samples: np.ndarray, validation: np.ndarray, test: np.ndarray) -> tuple[float, float]:
-    """Return the mean log density of `test` in nats and its standard error, see `estimate`."""
+    """Return the mean log density of `test` in nats, and its standard error."""
     return estimate(samples, validation, test)[:2]
 
 

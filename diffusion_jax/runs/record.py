@@ -83,14 +83,14 @@ def surroundings() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of this package, of Python, and of the packages that training rests on."""
+    """Return the versions of this package, Python, and the packages behind training."""
     names = ("jax", "flax", "optax", "orbax-checkpoint")
     packages = {name: importlib.metadata.version(name) for name in names}
     return {"diffusion_jax": __version__, "python": platform.python_version(), **packages}
 
 
 def source_code(folder: pathlib.Path = pathlib.Path(__file__).parent) -> dict[str, Any]:
-    """Return the git commit of the code in a folder, and True if tracked files differ; None where git knows neither."""
+    """Return the git commit of a folder and True if tracked files differ; None without git."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(folder), *words]
@@ -105,7 +105,7 @@ def source_code(folder: pathlib.Path = pathlib.Path(__file__).parent) -> dict[st
 
 
 def peak_memory() -> dict[str, int | None]:
-    """Return the most bytes that this process has held, on the host and on its first device (None if not known)."""
+    """Return the peak bytes of this process and its first device; None if unknown."""
     unit = 1 if sys.platform == "darwin" else 1024
     on_device = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
     return {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "device": on_device}

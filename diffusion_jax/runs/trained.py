@@ -145,8 +145,10 @@ def network_calls(run: Run) -> int:
 
 
 def heldout_loss(run: Run) -> dict[str, float]:
-    """Return the loss on held-out data, as the training reports it."""
-    heldout = sources.source(run.config, "heldout")
+    """Return the loss on held-out data, as the training reports it; {} without held-out data."""
+    heldout = sources.heldout_or_none(run.config, "held-out loss")
+    if heldout is None:
+        return {}
     return loop.heldout_loss(run.config, run.experiment, heldout, loop.keys(run.config)[2])(run.params)
 
 

@@ -19,7 +19,7 @@ from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import drawing, optimizers, quality, sources, wiring
 from diffusion_jax.metrics import monitor
-from diffusion_jax.runs import metric_log, pictures, record
+from diffusion_jax.runs import metric_log, plots, record
 from diffusion_jax.training import checkpoints, state, step
 
 log = logging.getLogger(__name__)
@@ -312,9 +312,9 @@ def summary(window: list[dict[str, Any]]) -> dict[str, float]:
 def draw_losses(workdir: str, name: str) -> None:
     """Draw the losses into workdir/curves.png, and by time into loss_by_time.png; name: of the weights behind them."""
     path, records = epath.Path(workdir).expanduser().resolve(), metric_log.read_metrics(workdir)
-    pictures.losses(path / "curves.png", records, path.name, state.describe_weights(name))
+    plots.losses(path / "curves.png", records, path.name, state.describe_weights(name))
     if any("heldout_loss_bin_0" in record for record in records):
-        pictures.loss_by_time(path / "loss_by_time.png", records, path.name)
+        plots.loss_by_time(path / "loss_by_time.png", records, path.name)
 
 
 def if_finite(n: int, function: Callable[..., Any], *arguments: Any) -> Any:

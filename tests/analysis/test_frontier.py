@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffusion_jax import main
 from diffusion_jax.analysis import frontier
-from diffusion_jax.runs import pictures, stored_samples, trained
+from diffusion_jax.runs import plots, stored_samples, trained
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -102,11 +102,21 @@ def test_bad_input_is_one_line(flags, key, workdir, capsys, monkeypatch):
 
 
 def test_picture_has_a_second_panel_for_the_svm(tmp_path):
-    cell = {"sampler": "ddim", "grid": "uniform", "num_samples": 10, "frechet_low": 1.0, "frechet_high": 3.0}
+    cell = {
+        "sampler": "ddim",
+        "grid": "uniform",
+        "num_steps": 5,
+        "num_samples": 10,
+        "frechet_low": 1.0,
+        "frechet_high": 3.0,
+    }
     cells = [cell | {"network_calls": n, "frechet_pixels": 2.0, "svm_confidence_ratio": 0.9} for n in (5, 10)]
-    pictures.frontier(tmp_path / "f.png", cells, "title", 1.5)
+    plots.frontier(tmp_path / "f.png", cells, "title", 1.5)
     with_svm = width(tmp_path / "f.png")
     for one in cells:
         del one["svm_confidence_ratio"]
-    pictures.frontier(tmp_path / "f.png", cells, "title", 1.5)
+    plots.frontier(tmp_path / "f.png", cells, "title", 1.5)
     assert with_svm > width(tmp_path / "f.png")
+    plots.frontier(tmp_path / "f.png", cells, "title", None)
+    text = frontier.markdown("title", cells, None, "pixels", 5)
+    assert "Held-out" not in text and "Held-out" in frontier.markdown("title", cells, 1.5, "pixels", 5)

@@ -15,6 +15,7 @@ from PIL import Image
 from diffusion_jax import main
 from diffusion_jax.analysis import sample_metrics
 from diffusion_jax.data.embedded import digits
+from diffusion_jax.data.source import NoHeldout, empty_split
 from diffusion_jax.experiment import quality, sources
 from diffusion_jax.metrics import frechet, manifold, parzen, reference, registry
 from diffusion_jax.metrics.features import extract
@@ -194,6 +195,26 @@ def test_all_metrics_share_the_stored_samples(loaded, stats, monkeypatch):
     monkeypatch.setattr(stored_samples.drawing, "samples", lambda *args, **options: pytest.fail)
     assert sample_metrics.svm_metrics(loaded, 24, seed=100) == found
     assert evaluated(loaded, ["fid"], stats=stats, number=24, seed=100)["fd_digits_24"] > 0
+
+
+def test_a_run_without_heldout_data_is_evaluated_in_the_rest(loaded, monkeypatch, caplog):
+    whole, open_source = sample_metrics.svm_metrics(loaded, 24, seed=100), sources.source
+
+    def only_train(config, split):
+        return empty_split("x", split, "0") if split == "heldout" else open_source(config, split)
+
+    monkeypatch.setattr(sources, "source", only_train)
+    rest = sample_metrics.svm_metrics(loaded, 24, seed=100)
+    assert rest == {name: whole[name] for name in ("num_samples", "network_calls", "frechet_pixels")}
+    assert trained.heldout_loss(loaded) == {} and "held-out" in caplog.text
+    with pytest.raises(NoHeldout):
+        sources.source(loaded.config, "heldout")
+
+
+def test_without_labels_there_is_no_svm(loaded, monkeypatch):
+    unlabelled = sources.source(loaded.config, "train")._replace(classes=0)
+    monkeypatch.setattr(sources, "source", lambda config, split: unlabelled)
+    assert "svm_confidence" not in sample_metrics.svm_metrics(loaded, 24, seed=100)
 
 
 def test_without_stats_a_reference_is_measured_once(loaded, workdir):

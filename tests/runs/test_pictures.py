@@ -1,4 +1,4 @@
-"""Pictures hold every pixel in its place, and curves are drawn whatever the values are."""
+"""Pictures hold every pixel in its place, and figures are written in every format."""
 
 import builtins
 import math
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_jax.runs import pictures
+from diffusion_jax.runs import pictures, plots
 
 
 def pixels_of(path):
@@ -137,34 +137,8 @@ def test_no_global_state_of_matplotlib(tmp_path, monkeypatch):
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", guarded)
-    pictures.losses(tmp_path / "curves.png", [{"step": 1, "loss": 1.0}], "run", "EMA 0.9")
+    plots.losses(tmp_path / "curves.png", [{"step": 1, "loss": 1.0}], "run", "EMA 0.9")
     pictures.scatter(np.zeros((3, 2)))
-
-
-@pytest.mark.parametrize(
-    "records",
-    [
-        [
-            (
-                n,
-                {"loss": math.exp(-n)}
-                | ({"heldout_loss": math.exp(-n) + 0.1, "heldout_loss_raw": math.exp(-n)} if n % 3 == 0 else {}),
-            )
-            for n in range(9)
-        ],
-        [(1, {"loss": math.nan, "heldout_loss": -1.0}), (2, {"loss": -2.0})],
-        [(1, {"loss": 0.5})],
-        [(1, {"other": 1.0})],
-        [],
-    ],
-)
-def test_losses(tmp_path, records):
-    path = tmp_path / "made" / "curves.png"
-    pictures.losses(path, [{"step": step, **values} for step, values in records], "run", "EMA 0.9")
-    assert pixels_of(path).shape == (540, 840, 4)
-    if records:  # a panel of its own for the learning rate
-        pictures.losses(path, [{"step": step, "learning_rate": 1e-4, **values} for step, values in records], "run", "")
-        assert pixels_of(path).shape[0] > 540
 
 
 @pytest.mark.parametrize("name, start", [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")])
@@ -172,7 +146,7 @@ def test_figures_in_other_formats(name, start, tmp_path):
     images = np.zeros((2, 3, 8, 8, 1), np.uint8)
     with pictures.written_as(name):
         path = pictures.table(tmp_path / "table.png", images, 17, ["a", "b"], "t")
-        pictures.losses(tmp_path / "curves.png", [{"step": 1, "loss": 1.0}], "run", "EMA 0.9")
+        plots.losses(tmp_path / "curves.png", [{"step": 1, "loss": 1.0}], "run", "EMA 0.9")
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"curves.{name}", f"table.{name}"]
     assert path == tmp_path / f"table.{name}" and path.read_bytes().startswith(start)
     pictures.table(tmp_path / "after.png", images, 17, ["a", "b"], "t")
@@ -185,41 +159,4 @@ def test_names_may_hold_any_character(name, tmp_path):
     rows = ["a$b_{c$", "x" * 60, "日本 \N{PILE OF POO}", "$\\frac$"]
     with pictures.written_as(name):
         assert pictures.table(tmp_path / "a.png", images, 17, rows, "run_$HOME$").stat().length > 1000
-        pictures.losses(tmp_path / "b.png", [{"step": 1, "loss": 1.0, "learning_rate": 0.0}], "$\\x$ %s {0}", "EMA")
-
-
-@pytest.mark.parametrize("steps", [1, 3, 40])
-def test_losses_by_time(steps, tmp_path):
-    """Of intervals that an evaluation did not reach, and values that are not finite, nothing is drawn."""
-    records = [{"step": n, "heldout_loss": 1.0, "heldout_loss_bin_0": 1 / n, "heldout_loss_bin_9": math.nan}
-               | ({"heldout_loss_bin_3": 0.01} if n % 2 else {}) for n in range(1, steps + 1)]  # fmt: skip
-    pictures.loss_by_time(tmp_path / "a.png", [{"step": 0, "loss": 2.0}, *records], "run")
-    assert (pixels_of(tmp_path / "a.png")[..., :3].min(-1) < 250).sum() > 1000
-
-
-def test_series_hold_the_points_of_evaluations(tmp_path):
-    """Values that are logged as well share a panel; others have one of their own."""
-    lines = {"fd": [(1, 2.0), (2, 1.0)], "grad_norm": [(1, 2.0), (2, 1.0)]}
-    points = {"fd": [(2, 1.0, 0.5, 2.0)], "precision": [(2, 0.5, math.nan, math.nan)]}
-    sizes = []
-    for evaluated in ({}, {"fd": points["fd"]}, points):
-        pictures.series(tmp_path / "a.png", lines, evaluated)
-        drawn = pixels_of(tmp_path / "a.png").astype(int)
-        sizes.append(drawn.shape[1])
-        assert ((drawn[..., 0] - drawn[..., 2] > 100).sum() > 10) == bool(evaluated)  # an orange point
-    assert sizes[0] == sizes[1] < sizes[2]
-
-
-def test_curves_of_the_bound(tmp_path):
-    steps = np.linspace(1e-6, 2.0, 20)
-    curves = {
-        "t": np.linspace(1, 0.05, 20),
-        "bits_per_dim": steps,
-        "rate_bits_per_dim": np.concatenate([[0], np.cumsum(steps)[:-1]]),
-        "rmse": np.linspace(70, 1, 20),
-        "prior_bits_per_dim": np.float64(1e-4),
-    }
-    for draw in (pictures.bound_terms, pictures.rate_distortion):
-        draw(tmp_path / "a.png", curves, "run")
-        drawn = pixels_of(tmp_path / "a.png")
-        assert (drawn[..., 2].astype(int) - drawn[..., 0] > 100).sum() > 200  # a blue line
+        plots.losses(tmp_path / "b.png", [{"step": 1, "loss": 1.0, "learning_rate": 0.0}], "$\\x$ %s {0}", "EMA")
