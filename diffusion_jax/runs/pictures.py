@@ -221,7 +221,7 @@ def log_axis(axes: Any, name: str, values: Sequence[float] | np.ndarray, ticks: 
 def whole_ticks(axes: Any, most: int | Literal["auto"] = "auto") -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=most, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=most, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter("{x:,.0f}")
 
 

@@ -27,7 +27,8 @@ def losses(path: epath.PathLike, records: Sequence[Mapping[str, Any]], title: st
     ):
         points = [(r["step"], r[name]) for r in records if math.isfinite(r.get(name, math.nan))]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, color=colour, marker=marker, markersize=4, linewidth=1.2)
+            style = {"marker": marker if len(points) > 1 else "o", "markersize": 4, "linewidth": 1.2}
+            axes.plot(*zip(*points, strict=True), label=label, color=colour, **style)
             shown += [value for _, value in points]
     _log_if_wide(axes, shown)
     axes.set(ylabel="loss", title=f"Loss of {title}")
