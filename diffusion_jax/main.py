@@ -9,6 +9,7 @@ processes: under SLURM, on TPU pods, or with --coordinator_address, --num_proces
 
 import difflib
 import json
+import os
 import sys
 import time
 import zipfile
@@ -21,7 +22,7 @@ from diffusion_jax.cli import environment
 from diffusion_jax.cli.common import one_line
 from diffusion_jax.cli.parser import Parser
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, INTERRUPTED, UNREAD = 2, 130, 141
 
 
 def run(argv: list[str]) -> int:
@@ -61,7 +62,7 @@ def run(argv: list[str]) -> int:
             with pictures.written_as(getattr(args, "format", "png")):
                 results: dict[str, Any] = command.run(args)
     except (ValueError, OSError, FloatingPointError, zipfile.BadZipFile) as error:
-        if debug:
+        if debug or isinstance(error, BrokenPipeError):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         return getattr(error, "exit_code", BAD_INPUT)
@@ -101,7 +102,14 @@ def main() -> int:
     environment.prepare_process()
     if getattr(command, "COMPILE_CACHE", True):
         environment.keep_compiled()
-    return run(sys.argv)
+    try:
+        code = run(sys.argv)
+        if sys.stdout:
+            sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads the output any more, as after | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return UNREAD
+    return code
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The command line: commands are found, results are one JSON line, and each way to end has its exit code."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -77,6 +78,16 @@ def test_what_ends_a_command_has_a_code_and_a_line(error, code, capsys, monkeypa
     assert not captured.out and [line[:7] for line in captured.err.splitlines()] == ["error: "]
     with pytest.raises(type(error)):
         main.run(["main", "report", "--workdir=x", "--debug"])
+
+
+def test_output_that_nobody_reads_any_more_is_no_fault():
+    command = [sys.executable, "-m", "diffusion_jax.main", "describe", "--keys"]
+    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == "" and process.wait() == 141
 
 
 def test_a_fault_of_the_program_keeps_its_traceback_and_says_how_to_report_it(monkeypatch):

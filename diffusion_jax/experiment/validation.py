@@ -79,8 +79,8 @@ def check(config: ConfigDict) -> None:
         return functools.reduce(lambda node, key: node[key], name.split("."), config)
 
     for name, least in at_least.items():
-        if not of(name) >= least:
-            raise ValueError(f"{name}={of(name)} must be at least {least}")
+        if not least <= of(name) < float("inf"):
+            raise ValueError(f"{name}={of(name)}: must be finite, and at least {least}")
     for name, end in below.items():
         if not 0 <= of(name) < end:
             raise ValueError(f"{name}={of(name)} is not in [0, {end})")

@@ -57,6 +57,7 @@ REFUSED = [
     ({"train_steps": 0}, "train_steps"),
     ({"sampler__tile": 0}, "sampler.tile"),
     ({"optimizer__learning_rate": -1.0}, "optimizer.learning_rate"),
+    ({"optimizer__learning_rate": float("inf")}, "optimizer.learning_rate"),
     ({"ema__decays": (1.0,)}, "ema.decays"),
     ({"schedule__linear__beta_end": 2.0}, "betas"),
     ({"schedule__name": "harmonic"}, "posterior_mean"),
