@@ -105,10 +105,16 @@ def quiet_threads(quiet: bool) -> Iterator[None]:
 
 
 def prepare_process() -> None:
-    """Set up a process of its own: characters that a terminal lacks are escaped, TensorFlow logs errors only."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    """Prepare streams and environment of a process.
+
+    Streams that are closed go to the null device, characters that a terminal lacks are escaped, and TensorFlow logs
+    errors only.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # os.open takes the number that is free, so that no other file gets it
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        if hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 

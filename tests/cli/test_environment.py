@@ -37,6 +37,15 @@ def test_the_log_goes_to_standard_error_once_and_only_within_a_command(capsys):
     assert (list(log.handlers), log.level, log.propagate) == before
 
 
+def test_closed_streams_go_nowhere(monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    environment.prepare_process()
+    for stream in (sys.stdout, sys.stderr):
+        assert not stream.isatty() and stream.write("x") == 1
+        stream.close()
+
+
 @pytest.mark.parametrize("error", [RuntimeError("Unable to initialize backend"), AssertionError()])
 def test_a_platform_that_jax_cannot_use_is_named(error, monkeypatch):
     def devices():
