@@ -39,6 +39,7 @@ from diffusion_jax.analysis import (
 from diffusion_jax.data.source import Source, from_arrays
 from diffusion_jax.experiment import choices, sources, wiring
 from diffusion_jax.experiment.choices import Given
+from diffusion_jax.networks import adapter
 from diffusion_jax.objective import reverse
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process.base import Array, Level, Schedule, expand, in_float64
@@ -85,16 +86,14 @@ class Choice:
 class Namespace:
     """The choices of a section as functions: `dj.samplers.ddim(eta=0.5)` returns a `Choice`."""
 
-    def __init__(self, section: str, others: Sequence[str] = ()) -> None:
-        """Make one function per choice of a config section, and per name in `others`."""
+    def __init__(self, section: str) -> None:
+        """Make one function per choice of a config section."""
         self._section = section
-        for name, factory in {**dict.fromkeys(others), **configs.choices()[section]}.items():
+        for name, factory in configs.choices()[section].items():
             setattr(self, name, self._function(name, factory))
 
     def _function(self, name: str, factory: Any) -> Callable[..., Choice]:
         def choice(*values: Any, **options: Any) -> Choice:
-            if factory is None:
-                return Choice(self._section, name, options)
             try:
                 bound = inspect.signature(factory).bind_partial(*values, **options)
             except TypeError as error:
@@ -102,9 +101,8 @@ class Namespace:
             return Choice(self._section, name, dict(bound.arguments))
 
         choice.__name__ = choice.__qualname__ = name
-        choice.__doc__ = getattr(factory, "__doc__", None)
-        if factory is not None:
-            choice.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]
+        choice.__doc__ = factory.__doc__
+        choice.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]
         return choice
 
     def __iter__(self) -> Iterator[str]:
@@ -128,7 +126,7 @@ class Model:
         loss: of `dj.losses`, or its name.
         process: of `dj.processes`, or its name.
         num_steps: steps of the chain where `schedule` is a name or a function; 0: continuous time.
-        conditioning: time as the network sees it: "step" (k - 1 = 0 … T - 1), "time" (999 t), "logsnr", "log_sigma".
+        conditioning: the time for the network: "step" (k - 1 = 0 … T - 1), "time" (999 t), "logsnr", "log_sigma".
             Default: "step" for a chain, "time" in continuous time.
         label_dropout: share of labels dropped (-1) in training, for classifier-free guidance.
         options: any other keys of the config, such as {"prediction.variance": "fixed_small"}.
@@ -214,23 +212,20 @@ def train(
         if held.shape != source.shape:
             raise ValueError(f"heldout: has shape {held.shape}, the training data {source.shape}")
     config = model.config()
-    takes_label = _takes_label(model.network)
-    if labels is not None and not takes_label:
+    if labels is not None and not adapter.inspect_call(model.network).label:
         raise ValueError(
             f"labels: {type(model.network).__name__} takes no label; its __call__ must be (x, time, label)"
         )
-    if labels is None and takes_label is True and model.label_dropout:
+    if labels is None and model.label_dropout:
         raise ValueError("label_dropout: there are no labels; pass labels=")
-    if held is not None:
-        held = held._replace(classes=source.classes)
-    splits = {"train": source} | ({"heldout": held} if held is not None else {})
+    splits = {"train": source} | ({"heldout": held._replace(classes=source.classes)} if held else {})
     configs.put(config, "data.name", Given(splits, sources.IN_MEMORY))
     config.update(train_steps=train_steps, batch_size=batch_size, seed=seed)
     config.network.conditional = labels is not None
     config.optimizer.update(learning_rate=learning_rate, warmup_steps=max(1, min(5000, train_steps // 10)))
     tenth = max(1, train_steps // 10)
     config.report.update(every=tenth, samples_every=0 if workdir is None else 5 * tenth, tensorboard=False)
-    config.eval.every = tenth if held is not None else 0
+    config.eval.every = tenth if held else 0
     config.checkpoint.every = 5 * tenth
     if not source.levels:
         config.bound.update(decoder="density", clip_x0=False)
@@ -263,7 +258,7 @@ def load(
         step: "newest", "best" (lowest held-out loss) or a number.
         ema: decay of the average to use, "none" for the raw weights; "": the first one of the config.
         network, schedule: the objects the run was trained with, where they cannot be imported by name.
-        data, labels, heldout, heldout_labels: arrays, of a run that was trained on arrays, for questions about data.
+        data, labels, heldout, heldout_labels: the arrays of a run that was trained on arrays, to evaluate it.
 
     Raises FileNotFoundError or ValueError where there is no such run, or its network cannot be imported.
     """
@@ -284,7 +279,7 @@ def load(
 
 
 class Run:
-    """A trained model: its config and weights, and the questions one asks of it."""
+    """A trained model: config, weights, and functions to sample and evaluate it."""
 
     def __init__(self, inner: trained.Run) -> None:
         """Wrap a loaded run."""
@@ -381,15 +376,14 @@ class Run:
 
     def encode(self, data: Any, labels: Any = None, *, by: str = "ode") -> np.ndarray:
         """Return the noise at t = 1 that the model maps to the given data [N,*D], float32. by: "ode" or "ddim"."""
-        x, label = self._rows(data, labels)
-        return latents.encode(self._run, x, label, by)[0]
+        source = self._source(data, labels)
+        return latents.encode(self._run, *source.read(np.arange(source.size)), by)[0]
 
     def decode(self, noise: Any, labels: Any = None, *, by: str = "ode") -> np.ndarray:
         """Invert `encode`: return the data [N,*D] of noise at t = 1, in the levels of the data."""
         label = np.full(len(noise), -1, np.int32) if labels is None else np.asarray(labels, np.int32)
-        return np.asarray(
-            sources.make_from_model(self.config)(latents.decode(self._run, np.asarray(noise), label, by)[0])
-        )
+        x0 = latents.decode(self._run, np.asarray(noise), label, by)[0]
+        return np.asarray(sources.make_from_model(self.config)(x0))
 
     def restore(
         self,
@@ -470,7 +464,7 @@ class Run:
         guidance_scale: float | None,
         options: Mapping[str, Any] | None,
     ) -> trained.Run:
-        """The run with other choices of sampling and evaluation."""
+        """Return the run with other choices of sampling and evaluation."""
         config = self.config.copy_and_resolve_references()
         if isinstance(sampler, Choice):
             if sampler.section != "sampler":
@@ -489,13 +483,11 @@ class Run:
         return self._run._replace(config=config, experiment=experiment)
 
     def _on(self, data: Any, labels: Any, options: Mapping[str, Any] | None) -> trained.Run:
-        """The run with the given data as its held-out split."""
+        """Return the run with the given data as its held-out split."""
         run = self._changed(None, None, None, options)
         if data is None:
             return run
-        source = _sources(data, labels, run.config.data.levels, "data")._replace(classes=run.config.data.classes)
-        if source.shape != tuple(run.config.data.shape):
-            raise ValueError(f"data: has shape {source.shape}; the model takes {tuple(run.config.data.shape)}")
+        source = self._source(data, labels)
         try:
             splits = {"train": sources.source(run.config, "train")}
         except (ValueError, OSError):  # the training data are not at hand, and not every question needs them
@@ -503,13 +495,13 @@ class Run:
         configs.put(run.config, "data.name", Given({**splits, "heldout": source}, sources.IN_MEMORY))
         return run
 
-    def _rows(self, data: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-        source = _sources(data, labels, self.config.data.levels, "data")
-        if source.shape != tuple(self.config.data.shape):
-            raise ValueError(
-                f"data: has shape {source.shape}; the model was trained on {tuple(self.config.data.shape)}"
-            )
-        return source.read(np.arange(source.size))
+    def _source(self, data: Any, labels: Any) -> Source:
+        """Return arrays as a Source. Raises ValueError unless they are like the data of the run."""
+        expected = self.config.data
+        source = _sources(data, labels, expected.levels, "data")._replace(classes=expected.classes)
+        if source.shape != tuple(expected.shape):
+            raise ValueError(f"data: has shape {source.shape}; the model takes {tuple(expected.shape)}")
+        return source
 
 
 def sample(
@@ -620,25 +612,12 @@ def _put_known(config: ConfigDict, key: str, value: Any) -> None:
 
 
 def _given(config: ConfigDict) -> dict[str, Given]:
-    """The objects that a config holds in place of names, by key."""
-    return {key: value for key, value in _values(config, "") if isinstance(value, Given)}
-
-
-def _values(node: ConfigDict, prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, ConfigDict):
-            yield from _values(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _takes_label(network: nn.Module) -> bool:
-    names = [name for name in inspect.signature(type(network).__call__).parameters if name != "self"]
-    return "label" in names or len([name for name in names if name not in ("train", "deterministic", "keys")]) > 2
+    """Return the objects that a config holds in place of names, by key."""
+    return {key: value for key, value in configs.flatten(config) if isinstance(value, Given)}
 
 
 def _sources(data: Any, labels: Any, levels: int | None, name: str) -> Source:
-    """A Source of arrays. Raises ValueError for a dtype, range or shape that no model takes."""
+    """Return a Source of arrays. Raises ValueError for a dtype, range or shape that no model takes."""
     if isinstance(data, Source):
         return data
     x = np.asarray(data)
@@ -672,10 +651,9 @@ def _sources(data: Any, labels: Any, levels: int | None, name: str) -> Source:
 
 
 NAMESPACES = {"schedules": "schedule", "samplers": "sampler", "losses": "loss", "processes": "process"}
-_BOUNDS = ("vlb", "hybrid", "vdm", "K")
 
 
 @functools.cache
 def namespace(name: str) -> Any:
     """Return `dj.schedules`, `dj.samplers`, `dj.losses` or `dj.processes`."""
-    return Namespace(NAMESPACES[name], _BOUNDS if name == "losses" else ())
+    return Namespace(NAMESPACES[name])

@@ -58,7 +58,7 @@ SCHEMA: dict[str, Key] = {
     "network.name": Key("unet", "Network, see docs/config-keys.md for all."),
     "network.conditional": Key(False, "Condition the network on the class label."),
     "network.label_dropout": Key(0.0, "Share of labels dropped in training, for classifier-free guidance."),
-    "network.conditioning": Key("step", "Time as the network sees it: step (k - 1), time (999 t), logsnr, log_sigma."),
+    "network.conditioning": Key("step", "Time input of the network: step (k - 1), time (999 t), logsnr, log_sigma."),
     "prediction.target": Key(
         "eps", "Network output: eps, x0, v, score, posterior_mean, edm, dpm2015_paper, dpm2015_code."
     ),
@@ -75,7 +75,6 @@ SCHEMA: dict[str, Key] = {
         "K. cross_entropy trains a classifier of noisy examples.",
     ),
     "loss.reduction": Key("mean", "Over the dimensions of a squared error: mean, sum, half_sum."),
-    "loss.hybrid.factor": Key(0.001, "Weight of the bound beside the squared error."),
     "times.name": Key("uniform", "Distribution of t: uniform, low_discrepancy, importance, log_normal (of sigma)."),
     "times.min_t": Key(0.0, "Smallest time in continuous training."),
     "bound.decoder": Key("bins", "Last term of the bound: bins, bins_tanh, softmax; density for floats."),
@@ -168,10 +167,10 @@ ALIASES = {
 
 @functools.cache
 def choices() -> dict[str, dict[str, Any]]:
-    """The factories of every section that makes a choice, by section and name."""
-    from diffusion_jax.experiment import optimizers, paths, sources, wiring
+    """Return the factories of every section that makes a choice, by section and name."""
+    from diffusion_jax.experiment import objectives, optimizers, paths, sources, wiring
     from diffusion_jax.networks.registry import NETWORKS
-    from diffusion_jax.objective import losses, time_sampling
+    from diffusion_jax.objective import time_sampling
     from diffusion_jax.sampling import grids
     from diffusion_jax.sampling.registry import SAMPLERS
 
@@ -180,7 +179,7 @@ def choices() -> dict[str, dict[str, Any]]:
         "process": wiring.PROCESSES,
         "schedule": paths.SCHEDULES,
         "network": NETWORKS,
-        "loss": losses.WEIGHTS,
+        "loss": objectives.LOSSES,
         "times": time_sampling.TIME_SAMPLERS,
         "optimizer": {**optimizers.OPTIMIZERS, **optimizers.RATES},
         "sampler": {**SAMPLERS, **grids.GRIDS},
@@ -203,7 +202,7 @@ def _flat_defaults() -> dict[str, Any]:
 
 
 def defaults() -> ConfigDict:
-    """A new config with every key at its default: DDPM with eps-prediction and L_simple, on the embedded digits."""
+    """Return a config with every key at its default: DDPM with L_simple, on the embedded digits."""
     config = ConfigDict()
     for section, factories in choices().items():
         config[section] = ConfigDict({name: ConfigDict() for name in factories})
@@ -213,7 +212,7 @@ def defaults() -> ConfigDict:
 
 
 def table() -> list[tuple[str, str, Any, str]]:
-    """Every key: (key, type, default, meaning)."""
+    """Return (key, type, default, meaning) of every key."""
     rows = []
     for key, default in _flat_defaults().items():
         if key in SCHEMA:
@@ -227,7 +226,7 @@ def table() -> list[tuple[str, str, Any, str]]:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every value of a nested config; lists become tuples, empty sections have none."""
+    """Yield (dotted key, value) of a nested config, lists as tuples."""
     for key, value in config.items():
         if isinstance(value, Mapping | ConfigDict):
             yield from flatten(value, f"{prefix}{key}.")
@@ -276,7 +275,7 @@ def find(name: str, folder: str = "") -> tuple[pathlib.Path, str]:
 
 
 def recipes() -> pathlib.Path:
-    """The folder of the recipes that come with the package."""
+    """Return the folder of the recipes that come with the package."""
     package = pathlib.Path(__file__).resolve().parent
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parent / "configs"
@@ -297,6 +296,8 @@ def variant(config: ConfigDict, name: str, **others: dict[str, Any]) -> ConfigDi
 
 def shrink(config: ConfigDict) -> ConfigDict:
     """Shrink a config for tests: 8x8 images, a network of one level, a chain of 4 steps, two training steps."""
+    from diffusion_jax.experiment import objectives
+
     continuous = not config.process.num_steps
     small = {
         "unet": {"channels": 8, "multipliers": (1,), "blocks": 1, "attention": ()},
@@ -321,7 +322,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
     config.update(train_steps=2, batch_size=8)
     config.optimizer.warmup_steps = 1
     config.checkpoint.every = config.report.every = 1
-    pictures = 0 if config.loss.name == "cross_entropy" else 2
+    pictures = 0 if objectives.loss_facts(config).classifier else 2
     config.report.update(samples_every=pictures, num_samples=4, sampler_steps=0)
     config.eval.update(every=2, max_examples=16, num_samples=8, passes=1)
     return config
@@ -373,7 +374,7 @@ def override_all(config: ConfigDict, values: Mapping[str, str], prefix: str = "c
 
 
 def override(config: ConfigDict, key: str, text: str, prefix: str = "config") -> None:
-    """Set one key from text, as the type of its default asks. prefix: the flag before the key in errors, "" for none.
+    """Set one key from text, of the type of its default. prefix: the flag before the key in errors, "" for none.
 
     Raises ValueError, naming the flag as typed, the nearest key and the keys of its section, for an unknown key, a
     section, or text that is no such value.

@@ -94,6 +94,7 @@ MEANINGS: dict[str, str] = {
     "network.multiscale.dense_features": "Outputs of the perceptron per pixel.",
     "network.multiscale.upper_layers": "Layers on each pixel.",
     "network.multiscale.upper_features": "Channels of these layers.",
+    "loss.hybrid.factor": "Weight of the bound beside the squared error.",
     "loss.min_snr.gamma": "Largest SNR of the weight min(SNR, gamma).",
     "loss.p2.k": "k of the weight 1/(k + SNR)^gamma.",
     "loss.p2.gamma": "gamma of the weight 1/(k + SNR)^gamma.",

@@ -9,6 +9,7 @@ import pytest
 
 from diffusion_jax import config as configs
 from diffusion_jax import main
+from diffusion_jax.declarations import declare
 from diffusion_jax.experiment import sources, wiring
 
 MINE = """
@@ -17,6 +18,8 @@ MINE = """
     import numpy as np
 
     from diffusion_jax.data.source import from_arrays
+    from diffusion_jax.declarations import declare
+    from diffusion_jax.objective import losses, reverse, time_sampling
     from diffusion_jax.sampling.registry import SAMPLERS
 
 
@@ -59,6 +62,76 @@ MINE = """
 
     def double(num_steps: int):
         return lambda schedule, level: (jnp.zeros_like(level.t), jnp.full_like(level.t, 2.0))
+
+
+    @declare(chain=True)
+    def weight_of_a_chain():
+        return lambda level, target: jnp.ones_like(level.t)
+
+
+    @declare(chain=True, trains_variance=True, trains_schedule=True)
+    def own_bound(factor: float = 1.0, *, setting):
+        return {"own": (factor, setting.vlb())}
+
+
+    @declare(classifier=True)
+    def own_cross_entropy(log_probs, process, schedule):
+        return losses.cross_entropy(log_probs, process, schedule)
+
+
+    @declare(continuous=True)
+    def continuous_weight():
+        return lambda level, target: jnp.ones_like(level.t)
+
+
+    @declare(chain=True)
+    def target_of_a_chain():
+        return lambda schedule, level: (jnp.zeros_like(level.t), jnp.ones_like(level.t))
+
+
+    @declare(preserves_variance=True, gaussian=True, clips=False)
+    def target_of_vp():
+        return lambda schedule, level: (-level.sigma, level.alpha)
+
+
+    @declare(head=True)
+    def own_variance(process):
+        return reverse.learned_range(process)
+
+
+    @declare(weighs_times=True)
+    def late_times(min_t: float = 0.0):
+        return time_sampling.uniform(0, 0.5)
+
+
+    class Logits(nn.Module):
+        out_channels: int
+
+        @nn.compact
+        def __call__(self, x, time):
+            return nn.Dense(self.out_channels)(x.reshape(len(x), -1))
+
+
+    @declare(classifier=True)
+    class DeclaredLogits(Logits):
+        pass
+
+
+    def exploding(num_steps: int):
+        return lambda t: (jnp.zeros_like(t), jnp.log(t))
+
+
+    def count_ones(x):
+        return {"ones": float(x.mean())}
+
+
+    @declare(counts=count_ones)
+    def counted(split: str):
+        return from_arrays(split, np.ones((20, 5), np.uint8), None, levels=2, classes=0)
+
+
+    def half(predict, scale: float):
+        return predict
 
 
     def means(x):
@@ -113,6 +186,78 @@ def test_options_reach_the_part(mine):
     assert train.size == 24
     experiment = wiring.build(sources.resolve(c, train))
     assert experiment.network.module.width == 6
+
+
+ME = "my_parts:"
+CONTINUOUS = {"process.num_steps": 0, "schedule.name": "vp", "network.conditioning": "time", "sampler.num_steps": 5}
+BITS = {
+    "data.name": "heartbeat",
+    "process.name": "binomial",
+    "network.name": "mlp",
+    "prediction.target": "x0",
+    "prediction.variance": "fixed_small",
+    "loss.name": "K",
+}
+CLASSIFIER = {"loss.name": f"{ME}own_cross_entropy", "report.samples_every": 0}
+DECLARED = [
+    ({"loss.name": f"{ME}weight_of_a_chain"}, ""),
+    ({"loss.name": f"{ME}weight_of_a_chain", **CONTINUOUS}, "loss.name"),
+    ({"loss.name": f"{ME}continuous_weight"}, "loss.name"),
+    ({"loss.name": f"{ME}continuous_weight", **CONTINUOUS, "schedule.name": "ve", "times.min_t": 0.0}, ""),
+    (
+        {"loss.name": f"{ME}continuous_weight", **CONTINUOUS, "schedule.name": "ve", "times.name": f"{ME}late_times"},
+        "times.name",
+    ),
+    ({"loss.name": f"{ME}own_bound", "prediction.variance": "learned_range"}, ""),
+    ({"loss.name": f"{ME}own_bound", "schedule.name": "learned_betas"}, ""),
+    ({"loss.name": f"{ME}root_snr", "schedule.name": "learned_betas"}, "loss.name"),
+    ({"loss.name": f"{ME}root_snr", "prediction.variance": f"{ME}own_variance"}, "prediction.variance"),
+    ({"loss.name": "vlb", "prediction.variance": f"{ME}own_variance"}, ""),
+    ({"loss.name": "hybrid", "prediction.variance": f"{ME}own_variance"}, ""),
+    ({"prediction.target": f"{ME}target_of_a_chain", "sampler.num_steps": 3, "sampler.grid": "quadratic"}, "target"),
+    ({"prediction.target": f"{ME}target_of_a_chain"}, ""),
+    ({"prediction.target": f"{ME}target_of_a_chain", "schedule.name": "harmonic"}, "prediction.target"),
+    ({"prediction.target": f"{ME}target_of_vp", "schedule.name": "harmonic"}, ""),
+    ({"prediction.target": f"{ME}target_of_vp", "schedule.name": f"{ME}exploding"}, "prediction.target"),
+    ({"prediction.target": "dpm2015_code", "schedule.name": f"{ME}straight"}, ""),
+    ({**BITS, "schedule.name": f"{ME}straight"}, ""),
+    ({**BITS, "schedule.name": f"{ME}exploding"}, "schedule.name"),
+    ({**BITS, "schedule.name": f"{ME}straight", "prediction.target": f"{ME}target_of_vp"}, "prediction.target"),
+    ({**BITS, "schedule.name": f"{ME}straight", "loss.name": f"{ME}own_bound"}, ""),
+    ({**BITS, "schedule.name": f"{ME}straight", "loss.name": f"{ME}root_snr"}, "loss.name"),
+    ({**CLASSIFIER, "network.name": f"{ME}Logits"}, ""),
+    ({**CLASSIFIER, "network.name": f"{ME}DeclaredLogits"}, ""),
+    ({"network.name": f"{ME}DeclaredLogits"}, "network.name"),
+    ({"guidance.name": f"{ME}half", "guidance.scale": 2.0}, ""),
+]
+
+
+@pytest.mark.parametrize(("values", "refused"), DECLARED)
+def test_what_a_part_declares_counts_as_for_a_built_in_one(mine, values, refused):
+    c = configs.load("toy2d:tiny")
+    configs.override_all(c, {"process.num_steps": "4", "network.conditioning": "step", "bound.decoder": "density"})
+    configs.override_all(c, {"bound.clip_x0": "false", "schedule.name": "linear", "sampler.num_steps": "0"})
+    configs.override_all(c, {"sampler.name": "ancestral", **{key: str(value) for key, value in values.items()}})
+    c = sources.resolve(c, sources.source(c, "train"))
+    if not refused:
+        wiring.parameters(c, wiring.build(c).network)
+        return
+    with pytest.raises(ValueError) as caught:
+        wiring.build(c)
+    assert refused in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_data_set_declares_what_can_be_counted_in_samples(mine):
+    c = configs.load("toy2d:tiny")
+    assert sources.facts(c).counts is None
+    configs.override_all(c, {"data.name": "my_parts:counted"})
+    assert sources.facts(c).counts(np.ones(4)) == {"ones": 1.0}
+    assert sources.facts(configs.load("dpm2015_heartbeat")).counts is not None
+
+
+def test_a_misspelt_fact_is_told():
+    with pytest.raises(ValueError, match="chian"):
+        declare(chian=True)
 
 
 BAD = [

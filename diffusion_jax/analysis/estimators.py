@@ -33,9 +33,8 @@ def dims(run: Run) -> int:
 
 def needs_gaussian(name: str, run: Run) -> None:
     """Raise ValueError unless the process is Gaussian and data lie in [-1, 1] without scaling or dequantisation."""
-    process = run.config.process.name
-    if process != "gaussian":
-        raise ValueError(f"{name}: needs a run with process.name='gaussian' (got {process!r}). Use another --workdir")
+    if not run.experiment.process.gaussian:
+        raise ValueError(f"{name}: needs Gaussian noise (got process.name={run.config.process.name!r})")
     needs_plain_range(name, run)
 
 

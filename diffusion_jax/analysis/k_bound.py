@@ -52,7 +52,7 @@ def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         experiment.predict, process, experiment.schedule, K_term(process, experiment.reverse), rows
     )
     boundary_of = nonequilibrium.make_boundary_terms(process, schedule, rows)
-    is_gaussian = config.process.name == "gaussian"
+    is_gaussian = process.gaussian
 
     def on_batch(params: Any, key: Array, batch: dict[str, Array]) -> tuple[Array, nonequilibrium.BoundaryTerms, Array]:
         x0 = into(batch["x0"], jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"]))
@@ -72,7 +72,7 @@ def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if abs(moment - expected) > 0.02 * expected + 4 * float(np.nan_to_num(variational.standard_error(moments))):
         name = "second moment of the data" if is_gaussian else "rate of the bits"
         values["K_note"] = f"K bounds the likelihood of x0 only for a {name} of {expected:g} (got {moment:.3f})"
-    values |= sources.exact_entropies(config, schedule)
+    values |= sources.exact_entropies(config, process, schedule)
     if "negative_entropy_x0_bits" in values:
         values["K_gap_bits"] = values["negative_entropy_x0_bits"] - values["K_bits"]
     return values, nonequilibrium.curves(kl, boundary, np.asarray(rows.at.t), shape)

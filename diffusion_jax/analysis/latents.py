@@ -83,7 +83,7 @@ def _maps(run: Run, by: str) -> tuple[Carry, Carry]:
     """Return the map from data to latents and its inverse."""
     config, experiment, options = run.config, run.experiment, run.config.ode
     choices.choose("--by", by, dict.fromkeys(METHODS))
-    if config.process.name != "gaussian" or config.prediction.target in objectives.OF_A_CHAIN:
+    if not experiment.process.gaussian or objectives.target_facts(config).chain:
         raise ValueError(
             f"encode: needs the score of a Gaussian process at every level (got process.name={config.process.name!r}, "
             f"prediction.target={config.prediction.target!r})"

@@ -27,7 +27,7 @@ def estimator(run: Run) -> Evaluate:
     config, experiment = run.config, run.experiment
     options = config.ode
     needs_gaussian("--likelihood=ode", run)
-    if config.prediction.target in objectives.OF_A_CHAIN:
+    if objectives.target_facts(config).chain:
         raise ValueError(
             f"--likelihood=ode: needs a prediction at every level, not only on the chain as "
             f"prediction.target={config.prediction.target!r}. Use vlb"

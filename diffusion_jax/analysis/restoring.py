@@ -13,7 +13,7 @@ import numpy as np
 
 from diffusion_jax import devices
 from diffusion_jax.data.scaling import to_model
-from diffusion_jax.experiment import choices, guidances, samplers, sources, wiring
+from diffusion_jax.experiment import choices, guidances, paths, samplers, sources, wiring
 from diffusion_jax.process.base import Array, level, normal
 from diffusion_jax.runs import trained
 from diffusion_jax.sampling import degradation, posterior
@@ -99,9 +99,9 @@ def make_restorer(
     if not choices.choose("sampler.name", name, SAMPLERS)(**choices.options(config.sampler)).uses_kernel:
         kernels = [name for name, make in SAMPLERS.items() if make().uses_kernel]
         raise ValueError(f"sampler.name={name!r}: has no reverse kernel to condition. Use {', '.join(kernels)}")
-    if config.process.name != "gaussian":
+    if not experiment.process.gaussian:
         raise ValueError(f"process.name={config.process.name!r}: restoration needs a gaussian process")
-    if degraded.rotate is not degraded.back and config.prediction.variance in choices.LEARNED:
+    if degraded.rotate is not degraded.back and paths.variance_facts(config).head:
         raise ValueError(
             f"prediction.variance={config.prediction.variance!r}: a variance learned per pixel does not suit colours "
             "or blocks. Use --task=inpaint or denoise"

@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from diffusion_jax import files
+from diffusion_jax.declarations import facts_of
 from diffusion_jax.experiment import choices, quality, sources
 from diffusion_jax.metrics import bootstrap, neighbours, parzen_window, reference, registry
 from diffusion_jax.metrics.features import FeatureNetwork, Features, extract
@@ -65,6 +66,7 @@ def prepare_metrics(
         return lambda: rest() | flat(window())
     config = run.config
     network = quality.feature_network(features, tuple(config.data.shape), config.data.levels, weights=weights)
+    quality.check_metrics("metrics", config, metrics, network)
     ref = reference.read(stats) if stats else own_reference(run, network)
     check(run, network, ref, metrics, options)
     return lambda: flat(evaluate_samples(run, network, ref, metrics, options))
@@ -135,7 +137,7 @@ def evaluate_samples(
     number, warnings = check(run, network, ref, metrics, options)
     for warning in warnings:
         log.warning("flagged: %s", warning)
-    needs_heldout = options.heldout or "nn" in metrics
+    needs_heldout = options.heldout or any(facts_of(function).heldout for function in functions)
     heldout = quality.split_features(run.config, "heldout", network) if needs_heldout else None
     real = registry.RealFeatures(ref.mean, ref.cov, ref.features, heldout.features if heldout else None)
 
@@ -151,7 +153,7 @@ def evaluate_samples(
         entries[registry.full_name(name, network.name, number)] = entry
     if options.heldout and heldout:
         entries |= heldout_entries(functions, real, samples, heldout, network.name)
-    if "nn" in metrics and ref.provenance["split"] == "train":
+    if registry.memorisation_statistic in functions and ref.provenance["split"] == "train":
         draw_neighbours(run, network, ref, samples, first)
 
     record = {
@@ -251,7 +253,7 @@ def heldout_entries(
     """
     count = len(heldout.features)
     real = real._replace(heldout=None)
-    functions = [function for function in functions if function is not registry.memorisation_statistic]
+    functions = [function for function in functions if not facts_of(function).heldout]
     rng = np.random.default_rng(0)
     subsets = [np.sort(rng.permutation(len(samples.features))[:count]) for _ in range(DRAWS)]
     entries = {}
@@ -318,8 +320,8 @@ def svm_metrics(run: trained.Run, number: int, seed: int = 0) -> dict[str, float
     train, heldout = sources.source(run.config, "train"), sources.heldout_or_none(run.config, "SVM")
     real = train.read(np.arange(train.size))
     values: dict[str, float] = {"num_samples": number, "network_calls": trained.network_calls(run)}
-    if heldout and train.classes < 2:
-        log.warning("without SVM, as the data have no labels (eval.svm=True)")
+    if why := quality.svm_refusal(run.config, decode=True):
+        log.warning("without SVM (eval.svm=True): it %s", why)
     elif heldout:
         real_heldout = heldout.read(np.arange(heldout.size))
         values |= svm_confidence(real, real_heldout, samples, trained.labels(run, seeds))
@@ -329,7 +331,7 @@ def svm_metrics(run: trained.Run, number: int, seed: int = 0) -> dict[str, float
 
 def pattern_counts(run: trained.Run, number: int, seed: int = 0) -> dict[str, float]:
     """Return shares of valid patterns in samples; {} unless every example of the data is known."""
-    count = sources.SAMPLE_COUNTS.get(run.config.data.name)
+    count = sources.facts(run.config).counts
     if count is None:
         return {}
     return count(stored_samples.samples(run, trained.seeds_from(seed, number))) | {"num_samples": number}

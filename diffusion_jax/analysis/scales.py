@@ -8,7 +8,7 @@ from etils import epath
 
 from diffusion_jax import files
 from diffusion_jax.analysis import sample_metrics, tables
-from diffusion_jax.experiment import guidances
+from diffusion_jax.experiment import guidances, quality
 from diffusion_jax.runs import plots, trained
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ def compare_scales(
     sections: those that the run was loaded with, see `trained.load`. Also writes guidance.csv and guidance.png beside
     the other results.
     """
+    if why := quality.svm_refusal(run.config, decode=True):
+        raise ValueError(f"--scales: the SVM {why}")
     rows = []
     for scale in scales:
         guidance = {**sections.get("guidance", {}), "scale": scale}

@@ -18,7 +18,7 @@ from diffusion_jax import devices
 from diffusion_jax.analysis.description import compiled_bytes, describe
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source, from_arrays
-from diffusion_jax.experiment import guidances, quality, sources, wiring
+from diffusion_jax.experiment import guidances, objectives, quality, sources, wiring
 from diffusion_jax.metrics.features import FeatureNetwork
 from diffusion_jax.process.base import level
 from diffusion_jax.runs import record
@@ -59,7 +59,7 @@ def benchmark(
     values, params = training(config, experiment, source, repeats, started)
     figures |= values
     figures |= flops(config, figures)
-    if config.loss.name != "cross_entropy":
+    if not objectives.loss_facts(config).classifier:
         log.info("sampling: compiling")
         figures |= sampling(config, experiment, params, repeats)
     if network:

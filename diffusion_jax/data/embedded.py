@@ -1,10 +1,12 @@
 """Data sources without a download: scans of handwritten digits, and 2-D toy data with known densities."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from diffusion_jax.data.source import SPLITS, Source, check_split, from_arrays
+from diffusion_jax.declarations import declare
 
 DIGITS_TRAIN = 1500
 
@@ -32,6 +34,15 @@ def digits(split: str) -> Source:
     return from_arrays(f"digits/{split}", x0, label, levels=17, classes=10, rows=rows)
 
 
+def negative_entropies(options: Mapping[str, Any], process: Any, alpha: float, sigma: float) -> dict[str, float]:
+    """Return `entropies.swissroll` for the swiss roll under Gaussian noise; {} for other data."""
+    from diffusion_jax.data import entropies
+
+    known = process.gaussian and options["kind"] == "swissroll"
+    return entropies.swissroll(options["noise"], alpha, sigma) if known else {}
+
+
+@declare(entropies=negative_entropies)
 def toy2d(split: str, kind: str = "mixture", size: int = 20_000, seed: int = 0, noise: float = 0.3) -> Source:
     """Return a split of points in the plane from a known density.
 

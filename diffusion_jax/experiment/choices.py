@@ -1,7 +1,7 @@
 """Choices of a config: a name looked up, its options, and the call of its factory.
 
-A factory receives what the experiment provides by parameter name (`num_steps`, `num_classes`, …, see PROVIDED); its
-other parameters with a default are its options in a config. So a factory says by its signature what it needs.
+A factory receives arguments from the experiment by parameter name (`num_steps`, `num_classes`, …, see PROVIDED); its
+other parameters with a default are its options in a config. Further needs are declared as `declarations.Facts`.
 """
 
 import dataclasses
@@ -14,19 +14,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffusion_jax.data.source import NoHeldout
-
-LEARNED = ("learned_diagonal", "learned_range", "dpm2015_paper", "dpm2015_code")
-"""Reverse variances that the network's head gives."""
-
-BOUND_LOSSES = ("vlb", "hybrid", "K")
-"""Losses with a term of a variational bound; the others are the weights of a squared error."""
+from diffusion_jax.declarations import Facts, facts_of
 
 CHAIN_NEEDED = "a chain: set process.num_steps to its number of steps, 1000 for example"
 
 PROVIDED = (
     *("learning_rate", "warmup_steps", "train_steps"),
     *("num_steps", "num_classes", "out_channels", "remat", "sigma_data", "min_t", "split"),
-    *("schedule", "process", "draw", "end", "chain_steps", "parent", "name"),
+    *("schedule", "process", "setting", "draw", "end", "chain_steps", "parent", "name"),
 )
 """Parameters of factories that are no options: the experiment provides them, or flax does."""
 
@@ -38,6 +33,11 @@ class Given:
     made: Any
     spelling: str
     """Name of the object in a stored config, "module:attribute" where it can be imported."""
+
+    @property
+    def facts(self) -> Facts:
+        """The facts that the object declares."""
+        return facts_of(self.made)
 
     def __str__(self) -> str:
         return self.spelling
@@ -56,7 +56,7 @@ OWN_OPTIONS = {"name": "options", "grid": "grid_options", "schedule": "schedule_
 
 
 def choose(key: str, name: str | Given, table: Mapping[str, Any]) -> Any:
-    """Return `table[name]`, the object that a name "module:attribute" stands for, or a `Given` as it is.
+    """Return the choice of a name: `table[name]`, the imported "module:attribute", or a `Given` as it is.
 
     Raises ValueError, naming the key, the nearest name and all names, for an unknown one.
     """
@@ -71,6 +71,13 @@ def choose(key: str, name: str | Given, table: Mapping[str, Any]) -> Any:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     known = [*table, *([] if flag else ["or module:function"])]
     raise ValueError(f"{key}={name!r} is unknown.{hint} Use one of {', '.join(known)}")
+
+
+def refuse(*rules: tuple[Any, str]) -> None:
+    """Raise ValueError with the message of the first rule (broken, message) that is broken."""
+    for broken, message in rules:
+        if broken:
+            raise ValueError(message)
 
 
 def own(key: str, name: str) -> Any:
@@ -101,7 +108,7 @@ def signature_options(factory: Any) -> dict[str, Any]:
 
 
 def make(key: str, name: str | Given, table: Mapping[str, Any], given: Mapping[str, Any], **provided: Any) -> Any:
-    """Call the factory of a choice with its options and with those of `provided` that its signature names.
+    """Call the factory of a choice with its options and the arguments of its signature.
 
     key: of the config, for errors. given: the options. A parameter `num_steps` without default needs a chain. Raises
     ValueError, on one line, for an option that the factory does not take, a parameter that nothing gives, or whatever

@@ -1,4 +1,4 @@
-"""Draw samples of a config's model in tiles on all devices, in the levels of the data."""
+"""Samples of a model, drawn in tiles on all devices."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,39 +1,134 @@
-"""The loss of a config, its terms, decoder and times."""
+"""Loss of a config: its terms, its decoder and its times.
+
+A loss is a factory of the weight of a squared error, or of terms {name: (factor, term)} made from its parameter
+`setting`, a `Setting`.
+"""
 
 import inspect
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.experiment.choices import BOUND_LOSSES, CHAIN_NEEDED, LEARNED, choose, make, options
-from diffusion_jax.experiment.paths import K_coefficients, chain_coefficients, initial_schedule, is_learned, schedule
+from diffusion_jax.declarations import Facts, declare, facts_of
+from diffusion_jax.experiment.choices import CHAIN_NEEDED, choose, make, options, refuse
+from diffusion_jax.experiment.paths import (
+    K_coefficients,
+    chain_coefficients,
+    initial_schedule,
+    is_learned,
+    schedule,
+    variance_facts,
+)
 from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, time_sampling
 from diffusion_jax.process.base import Process, in_float64
 from diffusion_jax.process.learned import ModelSchedule
 
-OF_A_CHAIN: dict[str, Callable[[int], prediction.Target]] = {
-    "posterior_mean": prediction.posterior_mean,
-    "dpm2015_code": prediction.dpm2015,
-    "dpm2015_paper": prediction.dpm2015,
+Terms = dict[str, tuple[float, losses.Term]]
+
+
+class Setting(NamedTuple):
+    """Parts of an experiment that the terms of a loss are made from."""
+
+    config: ConfigDict
+    process: Process
+    schedule: ModelSchedule
+    target: prediction.Target
+    kernel: reverse.Reverse
+
+    def vlb(self, stop_mean: bool = False) -> losses.Term:
+        """Return the term `losses.vlb` of the steps of the chain."""
+        rows = chain_coefficients(self.config, self.process, self.schedule)
+        if self.process.gaussian:
+            self.decoder()
+        step_term = vlb_term(self.config, self.process, self.kernel)
+        return losses.vlb(step_term, rows, self.config.process.num_steps, stop_mean)
+
+    def decoder(self) -> decoders.Decoder:
+        """Return the decoder of the bound. Raises ValueError where it does not suit the data."""
+        data, made = self.config.data, decoder(self.config)
+        real = facts_of(choose("bound.decoder", self.config.bound.decoder, decoders.DECODERS)).real
+        refuse(
+            (
+                not real and (data.mean, data.std, data.dequantise) != (0, 1, False),
+                f"bound.decoder={self.config.bound.decoder!r}: is for [-1, 1], but data.mean, std or dequantise "
+                "leave it. Use bound.decoder=density, or loss.name=K",
+            )
+        )
+        return made
+
+
+@declare(chain=True, trains_variance=True, trains_schedule=True)
+def vlb(*, setting: Setting) -> Terms:
+    """Variational bound of a chain, with the boundary terms of a schedule that is learned or has noise at t = 0."""
+    terms = {"vlb": (1.0, setting.vlb())}
+    noisy = noisy_at_0(setting.config)
+    if noisy or setting.schedule.fixed is None:
+        decode = setting.decoder() if noisy else None
+        terms["ends"] = 1.0, losses.boundary_terms(setting.process, setting.schedule, decode)
+    return terms
+
+
+@declare(chain=True, trains_variance=True, head=True, gaussian=True)
+def hybrid(factor: float = 0.001, *, setting: Setting) -> Terms:
+    """L_simple, and `factor` times the bound for the variance. Reference: Nichol and Dhariwal 2021, eq. 16."""
+    mse = losses.weighted_mse(setting.schedule, setting.target, losses.simple())
+    return {"mse": (1.0, mse), "vlb": (factor, setting.vlb(stop_mean=True))}
+
+
+@declare(chain=True, trains_variance=True, trains_schedule=True)
+def K(*, setting: Setting) -> Terms:
+    """Bound K of Sohl-Dickstein et al. 2015."""
+    steps = setting.config.process.num_steps
+    refuse((steps < 2, f"loss.name='K': has T - 1 terms (got process.num_steps={steps}). Use at least 2 steps"))
+    rows = K_coefficients(setting.config, setting.process, setting.schedule)
+    return {"K": (1.0, losses.K(setting.process, setting.kernel, setting.schedule, rows, steps))}
+
+
+@declare(continuous=True, trains_schedule=True, gaussian=True)
+def vdm(*, setting: Setting) -> Terms:
+    """Variational bound in continuous time. Reference: Kingma et al. 2021."""
+    terms = losses.vdm(setting.process, setting.schedule, setting.decoder())
+    return {name: (1.0, term) for name, term in terms.items()}
+
+
+LOSSES: dict[str, Callable[..., Any]] = {
+    **losses.WEIGHTS,
+    "vlb": vlb,
+    "hybrid": hybrid,
+    "vdm": vdm,
+    "K": K,
+    "cross_entropy": losses.cross_entropy,
 }
-"""Parameterisations of the step to the level before."""
+"""Losses by name: factories of weights, of terms, and of the loss of a classifier."""
 
 
-TARGETS: dict[str, Callable[..., prediction.Target]] = prediction.TARGETS | OF_A_CHAIN
+def loss_facts(config: ConfigDict) -> Facts:
+    """Return the facts that the loss of a config declares."""
+    return facts_of(choose("loss.name", config.loss.name, LOSSES))
+
+
+def target_facts(config: ConfigDict) -> Facts:
+    """Return the facts that the target of a config declares."""
+    return facts_of(choose("prediction.target", config.prediction.target, prediction.TARGETS))
+
+
+def noisy_at_0(config: ConfigDict) -> bool:
+    """Return True if the schedule of a config has noise at t = 0."""
+    return bool(np.isfinite(in_float64(initial_schedule(config), np.zeros(()))[1]))
 
 
 def time_sampler(config: ConfigDict) -> time_sampling.TimeSampler:
-    """Return the distribution of training times of config.times.
-
-    Raises ValueError for a name or an option that does not exist, or one for continuous time on a chain.
-    """
+    """Return the time distribution of training."""
     steps, name = config.process.num_steps, config.times.name
     factory = choose("times.name", name, time_sampling.TIME_SAMPLERS)
     provided = {"num_steps": steps, "min_t": config.times.min_t}
     if "schedule" in inspect.signature(factory).parameters:
         if steps:
-            raise ValueError(f"times.name={name!r} is for continuous time, but process.num_steps={steps}; set it to 0")
+            raise ValueError(
+                f"times.name={name!r}: is for continuous time (got process.num_steps={steps}). Set it to 0"
+            )
         provided["schedule"] = schedule(config)(None)
     made: time_sampling.TimeSampler = make(
         "times.name", name, time_sampling.TIME_SAMPLERS, options(config.times), **provided
@@ -42,84 +137,82 @@ def time_sampler(config: ConfigDict) -> time_sampling.TimeSampler:
 
 
 def loss_terms(
-    config: ConfigDict,
-    process: Process,
-    path: ModelSchedule,
-    target: prediction.Target,
-    kernel: reverse.Reverse,
-) -> dict[str, tuple[float, losses.Term]]:
-    """name -> (factor, term) of the loss. Raises ValueError where loss and reverse variance do not suit each other."""
-    name, variance, steps = config.loss.name, config.prediction.variance, config.process.num_steps
-    choose("loss.name", name, losses.WEIGHTS | dict.fromkeys((*BOUND_LOSSES, "vdm", "cross_entropy")))
+    config: ConfigDict, process: Process, path: ModelSchedule, target: prediction.Target, kernel: reverse.Reverse
+) -> Terms:
+    """Return {name: (factor, term)} of the loss. Raises ValueError where loss and model do not fit."""
+    check_loss(config, process)
+    provided = {"sigma_data": config.prediction.sigma_data, "setting": Setting(config, process, path, target, kernel)}
+    if path.fixed is not None:
+        provided["schedule"] = path.fixed
+    made = make("loss.name", config.loss.name, LOSSES, options(config.loss), **provided)
+    if isinstance(made, dict):
+        return made
+    if not process.gaussian:
+        raise ValueError(
+            f"loss.name={config.loss.name!r}: is an error of the noise (got process.name={config.process.name!r}). "
+            f"{_use(lambda facts: facts.trains_variance and not facts.gaussian)}"
+        )
+    return {"mse": (1.0, losses.weighted_mse(path, target, made, config.loss.reduction))}
+
+
+def check_loss(config: ConfigDict, process: Process) -> None:
+    """Raise ValueError where the loss does not suit process, schedule, times or variance."""
+    facts, variance, times, steps = loss_facts(config), variance_facts(config), config.times, config.process.num_steps
     choose("loss.reduction", config.loss.reduction, losses.REDUCTIONS)
-    if name in BOUND_LOSSES and not steps:
-        raise ValueError(f"loss.name={name!r} needs {CHAIN_NEEDED}")
-    if name == "K" and steps < 2:
-        raise ValueError(f"loss.name='K' has T - 1 terms: process.num_steps={steps} must be at least 2")
-    if name not in ("vlb", "K", "vdm") and is_learned(config):
-        raise ValueError(
-            f"schedule.name={config.schedule.name!r}: loss.name={name!r} cannot train a learned schedule; use "
-            "loss.name=K, vlb or vdm"
-        )
-    if name not in BOUND_LOSSES and variance in LEARNED:
-        raise ValueError(
-            f"prediction.variance={variance!r}: loss.name={name!r} cannot train a learned variance; use "
-            "loss.name=hybrid or vlb, or prediction.variance=fixed_small or fixed_large"
-        )
-    if name == "hybrid" and variance not in LEARNED:
-        raise ValueError(
-            f"loss.name='hybrid' trains a learned variance, but prediction.variance={variance!r}; use learned_range or "
-            "learned_diagonal, or loss.name=simple"
-        )
-    if name == "vdm":
-        check_vdm(config)
-        return {part: (1.0, term) for part, term in losses.vdm(process, path, decoder(config)).items()}
-    if name not in BOUND_LOSSES:
-        provided = {"sigma_data": config.prediction.sigma_data}
-        if "schedule" in inspect.signature(choose("loss.name", name, losses.WEIGHTS)).parameters:
-            provided["schedule"] = path(None)
-        weight = make("loss.name", name, losses.WEIGHTS, options(config.loss), **provided)
-        return {"mse": (1.0, losses.weighted_mse(path, target, weight, config.loss.reduction))}
-    if name == "K":
-        return {"K": (1.0, losses.K(process, kernel, path, K_coefficients(config, process, path), steps))}
-    rows = chain_coefficients(config, process, path)
-    vlb = losses.vlb(vlb_term(config, process, kernel), rows, steps, stop_mean=name == "hybrid")
-    if name == "vlb":
-        noisy = bool(np.isfinite(in_float64(initial_schedule(config), np.zeros(()))[1]))
-        if not (noisy or is_learned(config)):
-            return {"vlb": (1.0, vlb)}
-        ends = losses.boundary_terms(process, path, decoder(config) if noisy else None)
-        return {"vlb": (1.0, vlb), "ends": (1.0, ends)}
-    return {"mse": (1.0, losses.weighted_mse(path, target, losses.simple())), "vlb": (config.loss.hybrid.factor, vlb)}
+    loss, asked = f"loss.name={config.loss.name!r}", f"prediction.variance={config.prediction.variance!r}"
+    bounds, heads = (
+        _use(lambda facts: facts.trains_variance),
+        [n for n, k in reverse.VARIANCES.items() if facts_of(k).head],
+    )
+    weighs = facts_of(choose("times.name", times.name, time_sampling.TIME_SAMPLERS)).weighs_times
+    refuse(
+        (facts.chain and not steps, f"{loss} needs {CHAIN_NEEDED}"),
+        (
+            is_learned(config) and not facts.trains_schedule,
+            f"{loss}: does not train schedule.name={config.schedule.name!r}. {_use(lambda f: f.trains_schedule)}",
+        ),
+        (
+            variance.head and not facts.trains_variance,
+            f"{loss}: does not train {asked}. {bounds}, or prediction.variance=fixed_small or fixed_large",
+        ),
+        (
+            facts.head and not variance.head,
+            f"{loss}: trains a learned variance (got {asked}). Use {', '.join(heads)}, or loss.name=simple",
+        ),
+        (
+            facts.gaussian and not process.gaussian,
+            f"{loss}: needs Gaussian noise (got process.name={config.process.name!r}). Use loss.name=K or vlb",
+        ),
+        (
+            facts.continuous and steps,
+            f"{loss}: is for continuous time (got process.num_steps={steps}). Set it to 0, or use loss.name=vlb",
+        ),
+        (
+            facts.continuous and (times.min_t or weighs),
+            f"{loss}: needs all t in [0, 1] alike (got times.name={times.name!r}, times.min_t={times.min_t}). Use "
+            "times.name=low_discrepancy and times.min_t=0",
+        ),
+        (
+            facts.continuous and not noisy_at_0(config),
+            f"{loss}: needs noise at t = 0, where schedule.name={config.schedule.name!r} has none. Use linear_logsnr, "
+            "ve or edm",
+        ),
+    )
 
 
-def check_vdm(config: ConfigDict) -> None:
-    """Raise ValueError where the bound in continuous time has no meaning."""
-    if config.process.num_steps:
-        raise ValueError(
-            f"loss.name='vdm' is the bound in continuous time, but process.num_steps={config.process.num_steps}; set "
-            "it to 0, or use loss.name=vlb"
-        )
-    if config.times.min_t or config.times.name == "log_normal":
-        raise ValueError(
-            f"loss.name='vdm' needs all t in [0, 1] alike, not times.name={config.times.name!r} with times.min_t="
-            f"{config.times.min_t}; use times.name=low_discrepancy and times.min_t=0"
-        )
-    if not np.isfinite(in_float64(initial_schedule(config), np.zeros(()))[1]):
-        raise ValueError(
-            f"loss.name='vdm' needs noise at t = 0, where schedule.name={config.schedule.name!r} has none; use "
-            "linear_logsnr, ve or edm"
-        )
+def _use(fits: Callable[[Facts], bool]) -> str:
+    """Return "Use loss.name=…" with the losses whose facts fit."""
+    return f"Use loss.name={', '.join(name for name, factory in LOSSES.items() if fits(facts_of(factory)))}"
 
 
 def decoder(config: ConfigDict) -> decoders.Decoder:
-    """The decoder of the bound. Raises ValueError if it does not suit the data."""
+    """Return the decoder of the bound. Raises ValueError where it does not suit the data."""
     made: decoders.Decoder = choose("bound.decoder", config.bound.decoder, decoders.DECODERS)(config.data.levels)
     return made
 
 
 def vlb_term(config: ConfigDict, process: Process, kernel: reverse.Reverse) -> bound.StepTerm:
-    """A step's term of the variational bound. Raises ValueError if the decoder does not suit the data."""
-    if config.process.name == "binomial":
+    """Return the term of a step of the bound. Raises ValueError where the decoder does not suit the data."""
+    if not process.gaussian:
         return bound.kl_term(process, kernel)
     return bound.step_term(process, kernel, decoder(config))

@@ -1,4 +1,4 @@
-"""The schedule of a config, fixed, learned or frozen, and the rows of a time grid of it."""
+"""Schedule of a config, fixed, learned or frozen, and its step coefficients."""
 
 import functools
 from collections.abc import Callable
@@ -8,7 +8,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.experiment.choices import CHAIN_NEEDED, Given, make, options
+from diffusion_jax.declarations import Facts, facts_of
+from diffusion_jax.experiment.choices import CHAIN_NEEDED, Given, choose, make, options
+from diffusion_jax.objective import reverse
 from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import Array, Process, Schedule, in_float64, level
 from diffusion_jax.process.learned import LearnedSchedule, ModelSchedule
@@ -52,7 +54,7 @@ def is_learned(config: ConfigDict) -> bool:
 
 
 def check_schedule(schedule: Schedule, num_steps: int) -> None:
-    """Raise ValueError unless the ratio of noise to signal rises with t, at the levels of a chain or at 64 others."""
+    """Raise ValueError unless sigma/alpha rises with t, at the levels of a chain or at 64 others."""
     times = np.linspace(0, 1, (num_steps or 64) + 1)
     found = in_float64(level, schedule, times)
     ratio = found.log_sigma - found.log_alpha
@@ -60,15 +62,21 @@ def check_schedule(schedule: Schedule, num_steps: int) -> None:
         raise ValueError("the ratio of noise to signal must be finite before t = 1 and rise with t")
 
 
+def preserves_variance(config: ConfigDict) -> bool:
+    """Return True if alpha² + sigma² = 1 at the levels of a chain, or at 64 others."""
+    found = in_float64(level, initial_schedule(config), np.linspace(0, 1, (config.process.num_steps or 64) + 1))
+    return bool(np.allclose(np.exp(2 * found.log_alpha) + np.exp(2 * found.log_sigma), 1, rtol=0, atol=1e-4))
+
+
 def initial_schedule(config: ConfigDict) -> Schedule:
-    """The schedule before training, for what a config can say without parameters."""
+    """Return the schedule before training."""
     return schedule(config, {"schedule": initial_schedule_params(config, jax.random.key(config.seed))})(None)
 
 
 def chain_coefficients(
     config: ConfigDict, process: Process, path: ModelSchedule, num_steps: int = 0
 ) -> Callable[[Any], Any]:
-    """Return `coefficients(params)` of the steps of the bound, the last of which ends without noise.
+    """Return `coefficients(params)` of the steps of the bound down to no noise.
 
     num_steps: the number of steps; 0: as many as the chain has.
     """
@@ -81,7 +89,7 @@ def chain_coefficients(
 
 
 def K_coefficients(config: ConfigDict, process: Process, path: ModelSchedule) -> Callable[[Any], Any]:
-    """Return `coefficients(params)` of the T steps of the chain down to t = 0, with the schedule's own noise there.
+    """Return `coefficients(params)` of the T steps of the chain, with the schedule's own noise at t = 0.
 
     The bound K leaves the last step out, so that the noise at t = 0 may be any.
     """
@@ -110,19 +118,23 @@ def grid_coefficients(
 
 
 def check_single_steps(config: ConfigDict, instead: str) -> None:
-    """Raise ValueError for steps over several levels of the chain with a variance that is learned for single ones."""
-    if config.prediction.variance == "learned_diagonal":
+    """Raise ValueError for a variance of single steps, where steps span several levels of the chain."""
+    if variance_facts(config).single_steps:
         raise ValueError(
-            f"prediction.variance='learned_diagonal' is that of single steps of the chain; leave {instead}, or use "
-            "learned_range for fewer steps"
+            f"prediction.variance={config.prediction.variance!r}: belongs to single steps of the chain. Leave "
+            f"{instead}, or use learned_range for fewer steps"
         )
 
 
-def lowest_time(config: ConfigDict, path: ModelSchedule, min_t: float = 0.0) -> float:
-    """Return the time at which an ODE ends: `min_t`, or if that is 0 a default of the schedule.
+def variance_facts(config: ConfigDict) -> Facts:
+    """Return the facts that the reverse variance of a config declares."""
+    return facts_of(choose("prediction.variance", config.prediction.variance, reverse.VARIANCES))
 
-    The default is the lowest level with noise: t = 1/T for a chain of T steps, t = 0 for learned schedules and those
-    with noise at t = 0, such as VE and EDM. For other schedules it is 1e-5 (Song et al. 2021, appendix C).
+
+def lowest_time(config: ConfigDict, path: ModelSchedule, min_t: float = 0.0) -> float:
+    """Return the time at which an ODE ends: min_t, or for 0 the lowest level with noise, or else 1e-5.
+
+    The lowest level of a chain is 1/T, of VE, EDM and the like 0. Reference for 1e-5: Song et al. 2021, appendix C.
     """
     if min_t:
         return min_t
@@ -134,5 +146,5 @@ def lowest_time(config: ConfigDict, path: ModelSchedule, min_t: float = 0.0) -> 
 
 
 def initial_schedule_params(config: ConfigDict, key: Array) -> Any:
-    """The parameters of a schedule before training; None for a fixed one."""
+    """Return the parameters of a schedule before training; None for a fixed one."""
     return schedule(config).init(jax.random.fold_in(key, 1))

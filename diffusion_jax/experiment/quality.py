@@ -1,12 +1,14 @@
 """Sample-quality metrics of a config: its feature network, reference statistics, and the monitor of a training."""
 
-import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
+from diffusion_jax.declarations import facts_of
 from diffusion_jax.experiment import choices, sources
 from diffusion_jax.experiment.choices import choose
 from diffusion_jax.metrics import feature_networks, features, monitor, reference, registry
@@ -18,16 +20,11 @@ def feature_network(name: str, shape: tuple[int, ...], levels: int, **options: A
     A function of the user takes NumPy arrays [B,*D] of stored data and returns features [B,F]. options: passed on to a
     factory that takes them. Raises ValueError for an unknown name.
     """
-    if ":" not in name:
-        factory = choose("features", name, feature_networks.FEATURES)
-        taken = {key: value for key, value in options.items() if key in inspect.signature(factory).parameters}
-        return feature_networks.on_stored(factory(shape, levels, **taken), levels)
-    module, _, function = name.partition(":")
-    try:
-        own = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"features={name!r}: cannot be imported ({error}). Use module:function") from error
-    return features.own(function, own)
+    factory = choose("features", name, feature_networks.FEATURES)
+    if ":" in name:
+        return features.own(name.partition(":")[2], factory)
+    taken = {key: value for key, value in options.items() if key in inspect.signature(factory).parameters}
+    return feature_networks.on_stored(factory(shape, levels, **taken), levels)
 
 
 def measure(
@@ -41,6 +38,61 @@ def measure(
 def split_features(config: ConfigDict, split: str, network: features.FeatureNetwork) -> features.Features:
     """Return the features of every example of a split of a config's data, in order."""
     return reference.source_features(sources.source(config, split), network, config.data.workers)
+
+
+FOLDS = 5
+"""Examples of each class that the cross-validation of the SVM needs."""
+
+
+def svm_refusal(config: ConfigDict, decode: bool = False) -> str:
+    """Return why `svm_confidence` cannot be computed for the data of a config; "" where it can.
+
+    decode: count the labels of data on disk too, which reads every file.
+    """
+    if config.data.classes < 2:
+        return f"needs labels of two classes or more (got data.classes={config.data.classes})"
+    if sources.heldout(config) is None:
+        return "needs held-out data, and these have none"
+    train = sources.source(config, "train")
+    if train.on_disk and not train.counts and not decode:
+        return ""
+    counts = np.array([n for n in train.counts if n])
+    if not train.counts:
+        counts = np.unique(train.read(np.arange(train.size))[1], return_counts=True)[1]
+    if len(counts) < 2 or counts.min() < FOLDS:
+        return f"needs two classes of {FOLDS} examples or more (got classes of {', '.join(map(str, counts[:10]))})"
+    return ""
+
+
+def check_evaluation(config: ConfigDict) -> None:
+    """Raise ValueError for a key of config.eval whose question the data cannot answer."""
+    if config.eval.svm and (why := svm_refusal(config)):
+        raise ValueError(f"eval.svm: {why}. Use eval.svm=False")
+
+
+def check_metrics(key: str, config: ConfigDict, names: Sequence[str], network: features.FeatureNetwork) -> None:
+    """Raise ValueError for metrics that data or feature network cannot give. key: that names them, for errors."""
+    for name in names:
+        facts = facts_of(choose(key, name, registry.METRICS))
+        if facts.heldout and sources.heldout(config) is None:
+            raise ValueError(f"{key}={name}: needs held-out data, and these have none. Leave it out")
+        if facts.logits and not classifies(network, tuple(config.data.shape), config.data.levels):
+            raise ValueError(
+                f"{key}={name}: features={network.name} have no classes. Leave it out, or use features=inception or "
+                "digits"
+            )
+        if config.data.size and config.data.size < facts.least:
+            raise ValueError(
+                f"{key}={name}: needs {facts.least} training examples (got {config.data.size}). Leave it out"
+            )
+
+
+def classifies(network: features.FeatureNetwork, shape: tuple[int, ...], levels: int) -> bool:
+    """Return True for a feature network with logits; it is traced, not run."""
+    if not network.compiled:
+        return False
+    x = np.zeros((1, *shape), np.uint8 if levels else np.float32)
+    return jax.eval_shape(network.apply, network.params, x)[1] is not None
 
 
 def make_monitor(config: ConfigDict, draw: monitor.Draw) -> Callable[[Any], dict[str, float]]:
@@ -58,7 +110,9 @@ def make_monitor(config: ConfigDict, draw: monitor.Draw) -> Callable[[Any], dict
     metrics = [choose("eval.quality_metrics", name, registry.METRICS) for name in options.quality_metrics]
     levels = config.data.levels
     network = feature_network(options.features, tuple(config.data.shape), levels)
+    check_metrics("eval.quality_metrics", config, options.quality_metrics, network)
     train = measure(config, "train", network)
-    heldout = split_features(config, "heldout", network).features if "nn" in options.quality_metrics else None
+    needs_heldout = any(facts_of(metric).heldout for metric in metrics)
+    heldout = split_features(config, "heldout", network).features if needs_heldout else None
     real = registry.RealFeatures(train.mean, train.cov, train.features, heldout)
     return monitor.make_monitor(metrics, network, real, draw, options.quality_samples, levels)

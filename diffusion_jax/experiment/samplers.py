@@ -1,4 +1,4 @@
-"""The sampler of a config, and its grid."""
+"""Sampler of a config, and its grid."""
 
 import inspect
 
@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.experiment.choices import CHAIN_NEEDED, choose, make, options
 from diffusion_jax.experiment.guidances import uses_label
-from diffusion_jax.experiment.objectives import OF_A_CHAIN
+from diffusion_jax.experiment.objectives import target_facts
 from diffusion_jax.experiment.paths import check_single_steps, grid_coefficients, initial_schedule, lowest_time
 from diffusion_jax.objective import prediction, reverse
 from diffusion_jax.process.base import Process, in_float64
@@ -25,7 +25,7 @@ def sampler(
 ) -> loop.Sampler:
     """Return the sampler of config.sampler. Raises ValueError where process, schedule or variance do not suit it."""
     method = make("sampler.name", config.sampler.name, SAMPLERS, options(config.sampler), draw=process.draw)
-    if method.needs_score and config.process.name != "gaussian":
+    if method.needs_score and not process.gaussian:
         raise ValueError(
             f"sampler.name={config.sampler.name!r} needs the score of a Gaussian process, which process.name="
             f"{config.process.name!r} does not have; use sampler.name=ancestral"
@@ -33,7 +33,7 @@ def sampler(
     chain = config.process.num_steps
     times = adaptive_times(config, path) if method.adaptive else sampling_times(config, path)
     on_levels = chain and np.allclose(times * chain, np.round(times * chain), atol=1e-6)
-    if config.prediction.target in OF_A_CHAIN and (method.between_levels or not on_levels):
+    if target_facts(config).chain and (method.between_levels or not on_levels):
         raise ValueError(
             f"prediction.target={config.prediction.target!r} is defined at the levels of the chain alone; use "
             "sampler.name=ancestral, or another one without churn, and sampler.grid=uniform or sampler.levels"
@@ -66,12 +66,12 @@ def clipped(config: ConfigDict, predict: prediction.Denoiser) -> prediction.Deno
 
 
 def clips_x0(config: ConfigDict, section: ConfigDict) -> bool:
-    """Return True if the predicted x0 is clipped, from clip_x0 of config.sampler or config.bound.
+    """Return True if the predicted x0 is clipped; section: config.sampler or config.bound.
 
-    The x0 of a network that predicts the posterior mean is never clipped: it is derived from the mean, and clipping it
-    would change the mean most where x_t carries little information on x0. Source: the public code of Ho et al. 2020.
+    Never for the posterior mean as target, from which x0 only follows: clipping would lose most of the mean at steps
+    with little information on x0. Reference: the public code of Ho et al. 2020.
     """
-    return bool(section.clip_x0 and config.prediction.target != "posterior_mean")
+    return bool(section.clip_x0 and target_facts(config).clips)
 
 
 def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
@@ -95,7 +95,7 @@ def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
         raise ValueError("sampler.num_steps=0 is the number of steps of the chain, but process.num_steps=0; set it")
     if "schedule" in inspect.signature(grid).parameters and path.fixed is None:
         raise ValueError(
-            f"sampler.grid={section.grid!r} needs a schedule that is known beforehand, but schedule.name="
+            f"sampler.grid={section.grid!r} needs a fixed schedule, but schedule.name="
             f"{config.schedule.name!r} is learned; use uniform or quadratic, and this one once it is trained"
         )
     return grids.make(

@@ -1,4 +1,4 @@
-"""The data of a config: sources, checks of them, and conversion to the range of the model."""
+"""Data of a config: sources, checks of them, and conversion to the range of the model."""
 
 import concurrent.futures
 import hashlib
@@ -12,12 +12,13 @@ from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
 from diffusion_jax import progress
-from diffusion_jax.data import arrays, dead_leaves, embedded, entropies, folder, heartbeat, idx, tfds
+from diffusion_jax.data import arrays, dead_leaves, embedded, folder, heartbeat, idx, tfds
 from diffusion_jax.data.scaling import dequantised, from_model, to_model
 from diffusion_jax.data.source import SPLITS, NoHeldout, Source
-from diffusion_jax.experiment.choices import make, options
+from diffusion_jax.declarations import Facts, facts_of
+from diffusion_jax.experiment.choices import choose, make, options
 from diffusion_jax.experiment.samplers import clips_x0
-from diffusion_jax.process.base import Array, Schedule, in_float64
+from diffusion_jax.process.base import Array, Process, Schedule, in_float64
 
 CLIP_SLACK = 1e-3
 """Overshoot of [-1, 1] that float data may have where predictions are clipped."""
@@ -39,8 +40,10 @@ SOURCES: dict[str, Callable[..., Source]] = {
 }
 
 
-SAMPLE_COUNTS: dict[str, Callable[[np.ndarray], dict[str, float]]] = {"heartbeat": heartbeat.count}
-"""Of data sets whose every example is known: what can be counted in samples."""
+def facts(config: ConfigDict) -> Facts:
+    """Return the facts that the data set of a config declares."""
+    name = config.data.name
+    return Facts() if name == IN_MEMORY else facts_of(choose("data.name", name, SOURCES))
 
 
 def source(config: ConfigDict, split: str, compare: bool = True) -> Source:
@@ -51,18 +54,16 @@ def source(config: ConfigDict, split: str, compare: bool = True) -> Source:
     """
     data = config.data
     if data.name == IN_MEMORY:
-        raise ValueError(
-            f"data.name={IN_MEMORY!r}: the data of this run were handed over from Python; hand them over again, "
-            "dj.load(workdir, data=...)"
+        raise NoHeldout(
+            f"data.name={IN_MEMORY!r}: the data of this run were handed over from Python. Hand them over again, "
+            "dj.load(workdir, data=…)"
         )
     opened: Source = make("data.name", data.name, SOURCES, options(data), split=split)
     if data.shape:
         for field in ("shape", "levels", "classes"):
-            said, found = data[field], getattr(opened, field)
-            if said != found:
-                raise ValueError(
-                    f"data.{field}: the config says {said}, but {data.name} has {found}; correct the config"
-                )
+            expected, found = data[field], getattr(opened, field)
+            if expected != found:
+                raise ValueError(f"data.{field}: {data.name} has {found}, not {expected} as in the config. Correct it")
     if compare and data.size:
         _warn_if_changed(data, opened if split == "train" else None)
     return opened
@@ -87,15 +88,21 @@ def _warn_if_changed(data: ConfigDict, train: Source | None) -> None:
         )
 
 
-def exact_entropies(config: ConfigDict, path: Schedule) -> dict[str, float]:
-    """Return -H(x_0) and -H(x_1) in bits, where the data's density is known; else {}."""
-    data = config.data
-    log_alpha, log_sigma = in_float64(path, np.array(1 / config.process.num_steps))
-    if data.name == "toy2d" and data.toy2d.kind == "swissroll" and config.process.name == "gaussian":
-        return entropies.swissroll(data.toy2d.noise, float(np.exp(log_alpha)), float(np.exp(log_sigma)))
-    if data.name == "heartbeat" and config.process.name == "binomial":
-        return entropies.heartbeat(config.process.binomial.rate, float(np.exp(log_alpha)))
-    return {}
+def heldout(config: ConfigDict) -> Source | None:
+    """Open the held-out split; None for data that have none."""
+    try:
+        return source(config, "heldout", compare=False)
+    except NoHeldout:
+        return None
+
+
+def exact_entropies(config: ConfigDict, process: Process, path: Schedule) -> dict[str, float]:
+    """Return -H(x_0) and -H(x_1) in bits, x_1 at the first level of the chain; {} for data without known entropies."""
+    entropies = facts(config).entropies
+    if entropies is None:
+        return {}
+    alpha, sigma = np.exp(in_float64(path, np.array(1 / config.process.num_steps)))
+    return entropies(options(config.data), process, float(alpha), float(sigma))
 
 
 def heldout_or_none(config: ConfigDict, use: str) -> Source | None:
@@ -108,7 +115,7 @@ def heldout_or_none(config: ConfigDict, use: str) -> Source | None:
 
 
 def resolve(config: ConfigDict, train: Source) -> ConfigDict:
-    """Return the config with what its data are filled in, as checkpoints keep it."""
+    """Return the config with the properties of its data filled in."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.update(shape=train.shape, levels=train.levels, classes=train.classes, size=train.size)
@@ -200,7 +207,7 @@ def _spread(size: int, number: int) -> np.ndarray:
 
 
 def make_to_model(config: ConfigDict) -> Callable[[Array, Array], Array]:
-    """`into(x[B,*D] at rest, keys[B]) -> x0`, as config.data says; the keys are for dequantisation alone."""
+    """Return `into(x[B,*D] as stored, keys[B]) -> x0`; the keys are for dequantisation alone."""
     data = config.data
 
     def into(x: Array, keys: Array) -> Array:

@@ -1,62 +1,69 @@
-"""Config validation: combinations of values that no run can have."""
+"""Config validation: values outside of their range, and choices that do not fit each other."""
 
 import functools
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.experiment.choices import options
-from diffusion_jax.process import schedules
+from diffusion_jax.experiment import objectives, paths
+from diffusion_jax.experiment.choices import options, refuse
+from diffusion_jax.process.base import Process
 
 
-def check_process(config: ConfigDict) -> None:
-    """Raise ValueError for values that the process, the data or the reverse kernel cannot have."""
-    target, variance, name = config.prediction.target, config.prediction.variance, config.schedule.name
+def check_process(config: ConfigDict, process: Process) -> None:
+    """Raise ValueError where target, variance, schedule, data and process do not fit."""
+    target, variance = objectives.target_facts(config), paths.variance_facts(config)
+    process_is, schedule_is = (f"{key}.name={config[key].name!r}" for key in ("process", "schedule"))
+    target_is, variance_is = (f"prediction.{key}={config.prediction[key]!r}" for key in ("target", "variance"))
+    other, levels = not process.gaussian, config.data.levels
+    refuse(
+        (
+            process.levels and levels != process.levels,
+            f"{process_is}: needs data.levels={process.levels} (got {levels})",
+        ),
+        (other and target.gaussian, f"{process_is}: {target_is} needs Gaussian noise. Use x0"),
+        (other and variance.gaussian, f"{process_is}: {variance_is} needs Gaussian noise. Use fixed_small"),
+        (
+            other and (paths.is_learned(config) or not paths.preserves_variance(config)),
+            f"{process_is}: needs a fixed, variance-preserving schedule (got {schedule_is}), since no gradient goes "
+            "through a drawn bit. Use schedule.name=harmonic",
+        ),
+        (
+            target.family and target.family != variance.family,
+            f"{target_is}: has the variance in its mean (got {variance_is}). Set prediction.variance={target.family}, "
+            "or use prediction.target=dpm2015_code",
+        ),
+        (
+            target.preserves_variance and not paths.preserves_variance(config),
+            f"{target_is}: needs a variance-preserving schedule (got {schedule_is})",
+        ),
+    )
+
+
+def check_data(config: ConfigDict) -> None:
+    """Raise ValueError where the range of the data does not suit the config."""
     data = config.data
-    if not data.std > 0:
-        raise ValueError(f"data.std={data.std} must be above 0")
-    if data.dequantise and not data.levels:
-        raise ValueError("data.dequantise=True spreads grey levels out, but the data are floats (levels=0); use False")
-    if (data.mean, data.std, data.dequantise) != (0, 1, False):
-        clipped = [f"{key}.clip_x0" for key in ("sampler", "bound") if config[key].clip_x0]
-        if clipped:
-            raise ValueError(
-                f"{clipped[0]}=True clips to [-1, 1], but with this data.mean, data.std or data.dequantise the data "
-                "exceed that range; use False"
+    leaves = (data.mean, data.std, data.dequantise) != (0, 1, False)
+    refuse(
+        (not data.shape, "data.shape: is empty. Set it, or open the data first, which fills it in"),
+        (not data.std > 0, f"data.std: must be above 0 (got {data.std})"),
+        (
+            data.dequantise and not data.levels,
+            "data.dequantise: spreads grey levels, but the data are floats (levels=0). Use False",
+        ),
+        *(
+            (
+                leaves and config[key].clip_x0,
+                f"{key}.clip_x0: clips to [-1, 1], but data.mean, std or dequantise leave it. Use False",
             )
-        if config.loss.name in ("vlb", "hybrid") and config.bound.decoder != "density":
-            raise ValueError(
-                f"bound.decoder={config.bound.decoder!r} is for data in [-1, 1], but with this data.mean, "
-                "data.std or data.dequantise the data exceed that range; use bound.decoder=density, or loss.name=K"
-            )
-    if config.process.name == "binomial":
-        needed = {"data.levels": 2, "prediction.target": "x0", "prediction.variance": "fixed_small"}
-        for key, value in needed.items():
-            section, field = key.split(".")
-            if config[section][field] != value:
-                raise ValueError(
-                    f"process.name='binomial' is for bits, and needs {key}={value}, not {config[section][field]}"
-                )
-        if name not in schedules.CHAINS or name == "geometric":
-            raise ValueError(
-                f"process.name='binomial' with schedule.name={name!r}: bits take the rates of a fixed chain, "
-                "schedule.name=harmonic for example (no gradient goes through a drawn bit)"
-            )
-        if config.loss.name not in ("K", "vlb"):
-            raise ValueError(f"process.name='binomial' with loss.name={config.loss.name!r}: use loss.name=K or vlb")
-    if target == "dpm2015_paper" and variance != "dpm2015_paper":
-        raise ValueError(
-            f"prediction.target='dpm2015_paper' has the variance in its mean: set prediction.variance=dpm2015_paper, "
-            f"not {variance}, or prediction.target=dpm2015_code"
-        )
-    if target in ("dpm2015_paper", "dpm2015_code") and name in ("ve", "edm", "subvp", "geometric"):
-        raise ValueError(f"prediction.target={target!r} needs a variance-preserving schedule, not {name!r}")
+            for key in ("sampler", "bound")
+        ),
+    )
 
 
 def check(config: ConfigDict) -> None:
-    """Raise ValueError for values that no choice of functions can make sense of."""
-    if not config.data.shape:
-        raise ValueError("data.shape is empty; set it, or open the data first, which fills it in")
+    """Raise ValueError for values outside of their range."""
+    check_data(config)
     at_least = {
         "train_steps": 1, "batch_size": 1, "accumulate_steps": 1, "process.num_steps": 0, "optimizer.learning_rate": 0,
         "optimizer.warmup_steps": 0, "optimizer.grad_clip": 0, "ema.ramp": 0, "sampler.num_steps": 0,

@@ -1,4 +1,4 @@
-"""The wiring: the only room that turns a string of a config into a function.
+"""Wiring: the functions of a run from its config.
 
 Every choice is `section.name`, and the options of each possible choice live beside it under `section.<that name>`, so
 one flag, `--config.schedule.name=cosine`, is an ablation. Everything is checked here, before anything compiles.
@@ -15,36 +15,31 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from diffusion_jax.experiment.choices import LEARNED, choose, make, options
-from diffusion_jax.experiment.guidances import CLASSIFIERS, GUIDANCES, check_guide, class_log_probs
-from diffusion_jax.experiment.networks import conditioning, forward, input_scale, network
-from diffusion_jax.experiment.objectives import TARGETS, loss_terms, time_sampler
+from diffusion_jax.declarations import facts_of
+from diffusion_jax.experiment.choices import choose, make, options, refuse
+from diffusion_jax.experiment.guidances import GUIDANCES, by_classifier, check_guide, class_log_probs, other_run
+from diffusion_jax.experiment.networks import classifier_network, conditioning, forward, input_scale, network
+from diffusion_jax.experiment.objectives import LOSSES, loss_facts, loss_terms, target_facts, time_sampler
 from diffusion_jax.experiment.optimizers import Rate, learning_rate, optimizer
-from diffusion_jax.experiment.paths import (
-    initial_schedule,
-    initial_schedule_params,
-    schedule,
-)
+from diffusion_jax.experiment.paths import initial_schedule, initial_schedule_params, schedule, variance_facts
 from diffusion_jax.experiment.samplers import sampler
-from diffusion_jax.experiment.sources import (
-    make_to_model,
-)
+from diffusion_jax.experiment.sources import make_to_model
 from diffusion_jax.experiment.validation import check, check_process
 from diffusion_jax.networks import adapter
 from diffusion_jax.networks.registry import NETWORKS
 from diffusion_jax.objective import losses, prediction, reverse, time_sampling
-from diffusion_jax.process.base import Array, Process, in_float64
+from diffusion_jax.process.base import Array, Process, Schedule, in_float64, level
 from diffusion_jax.process.binomial import BinomialProcess
 from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.process.learned import ModelSchedule
-from diffusion_jax.sampling import guidance, loop
+from diffusion_jax.sampling import loop
 from diffusion_jax.sampling.base import SamplerStep
 
 PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": GaussianProcess, "binomial": BinomialProcess}
 
 
 class Experiment(NamedTuple):
-    """All the functions of a run, as its config asks for them; nothing in it holds parameters."""
+    """Functions of a run, without parameters."""
 
     network: nn.Module
     schedule: ModelSchedule
@@ -52,7 +47,7 @@ class Experiment(NamedTuple):
     process: Process
     predict: prediction.Denoiser
     guided: prediction.Denoiser
-    """`predict` with the guidance that config.guidance asks for, as the sampler takes it."""
+    """`predict` with the guidance of config.guidance, for the sampler."""
     reverse: reverse.Reverse
     times: time_sampling.TimeSampler
     to_model: Callable[[Array, Array], Array]
@@ -77,39 +72,38 @@ def build(
     names; its parameters are params["classifier"] or params["guide"].
     """
     check(config)
-    if config.loss.name == "cross_entropy":
+    if loss_facts(config).classifier:
         return classifier(config)
     steps = config.process.num_steps
     process = make("process.name", config.process.name, PROCESSES, options(config.process))
-    check_process(config)
     path = schedule(config, params)
-
-    variance = choose("prediction.variance", config.prediction.variance, reverse.VARIANCES)
-    with_head = config.prediction.variance in LEARNED
-    kernel = variance(process)
+    check_process(config, process)
+    kernel = choose("prediction.variance", config.prediction.variance, reverse.VARIANCES)(process)
 
     *_, channels = config.data.shape
-    if config.network.name == "encoder":
+    if facts_of(choose("network.name", config.network.name, NETWORKS)).classifier:
         raise ValueError(
-            "network.name='encoder' is a classifier, not a denoiser; use loss.name=cross_entropy, or another network"
+            f"network.name={config.network.name!r}: is a classifier. Use loss.name=cross_entropy, or another network"
         )
+    with_head = variance_facts(config).head
     out_channels = channels * (2 if with_head else 1)
     net = adapter.adapt(network(config, out_channels), out_channels)
 
-    aim = config.prediction.target
-    target = make("prediction.target", aim, TARGETS, {}, num_steps=steps, sigma_data=config.prediction.sigma_data)
-    tell = conditioning(config)
-    if aim in ("eps", "score", "dpm2015_code", "dpm2015_paper") and not np.exp(
-        in_float64(initial_schedule(config), np.ones(()))[0]
-    ):
+    aim, facts = config.prediction.target, target_facts(config)
+    sigma_data = config.prediction.sigma_data
+    target = make("prediction.target", aim, prediction.TARGETS, {}, num_steps=steps, sigma_data=sigma_data)
+    condition = conditioning(config)
+    if not determines_x0(target, initial_schedule(config)):
         raise ValueError(
-            f"prediction.target={aim!r}: with schedule.name={config.schedule.name!r} nothing of "
-            "x0 is left at t = 1, where it cannot be found from the noise; use v, x0 or posterior_mean"
+            f"prediction.target={aim!r}: x0 cannot be found from it at t = 1, where schedule.name="
+            f"{config.schedule.name!r} has no signal left. Use v, x0 or posterior_mean"
         )
-    shape = prediction.dpm2015_paper_output(steps) if aim == "dpm2015_paper" else None
-    predict = prediction.make_denoiser(apply or forward(net), path, target, tell, with_head, input_scale(config), shape)
-    if config.process.name == "binomial":
-        predict = prediction.make_bit_denoiser(apply or forward(net), tell)
+    output = facts.output(steps) if facts.output else None
+    predict = prediction.make_denoiser(
+        apply or forward(net), path, target, condition, with_head, input_scale(config), output
+    )
+    if not process.gaussian:
+        predict = prediction.make_bit_denoiser(apply or forward(net), condition)
     predict = prediction.drop_labels(predict, config.network.label_dropout)
     guided_predict = guided(config, predict, guide, apply)
 
@@ -132,17 +126,34 @@ def build(
     )
 
 
+def determines_x0(target: prediction.Target, path: Schedule) -> bool:
+    """Return True if alpha x0 + sigma eps = x_t and the target have a solution at t = 1."""
+
+    def determinant(t: Array) -> Array:
+        at = level(path, t)
+        a, b = target(path, at)
+        return at.alpha * b - at.sigma * a
+
+    return bool(np.exp(in_float64(path, np.ones(()))[0]) or in_float64(determinant, np.ones(1))[0])
+
+
 def classifier(config: ConfigDict) -> Experiment:
-    """The Experiment of loss.name=cross_entropy, a classifier of noisy examples: to train, and to guide by."""
-    choose("network.name", config.network.name, NETWORKS)
-    if config.network.name not in CLASSIFIERS or config.network.conditional:
-        raise ValueError("loss.name='cross_entropy' needs network.name=encoder, or mlp for vectors, not conditional")
-    if not config.data.classes:
-        raise ValueError("loss.name='cross_entropy' learns the class, but the data have no classes; use labelled data")
-    if config.report.samples_every:
-        raise ValueError("loss.name='cross_entropy' makes no samples to report; set report.samples_every=0")
+    """Return the Experiment of a classifier of noisy examples, to train and to guide by."""
+    loss = f"loss.name={config.loss.name!r}"
+    refuse(
+        (config.network.conditional, f"{loss}: a classifier takes no label. Set network.conditional=False"),
+        (not config.data.classes, f"{loss}: a classifier needs labels, but the data have no classes"),
+        (config.report.samples_every, f"{loss}: a classifier makes no samples. Set report.samples_every=0"),
+    )
     process = make("process.name", config.process.name, PROCESSES, options(config.process))
-    path, net = schedule(config), network(config, config.data.classes)
+    path, net = schedule(config), classifier_network(config)
+    inputs = jnp.zeros((1, *config.data.shape)), jnp.zeros(1)
+    logits = jax.eval_shape(net.apply, jax.eval_shape(net.init, jax.random.key(0), *inputs), *inputs)
+    if logits.shape != (1, config.data.classes):
+        raise ValueError(
+            f"{loss}: network.name={config.network.name!r} returns {logits.shape[1:]} per example, but a classifier "
+            f"({config.data.classes},). Use encoder for images, mlp for vectors"
+        )
     log_probs = class_log_probs(config, net)
 
     def none(*args: Any, **kwargs: Any) -> Any:
@@ -160,7 +171,15 @@ def classifier(config: ConfigDict) -> Experiment:
         reverse=none,
         times=time_sampler(config),
         to_model=make_to_model(config),
-        loss=losses.cross_entropy(log_probs, process, path),
+        loss=make(
+            "loss.name",
+            config.loss.name,
+            LOSSES,
+            options(config.loss),
+            log_probs=log_probs,
+            process=process,
+            schedule=path,
+        ),
         optimizer=optimizer(config),
         learning_rate=learning_rate(config),
         sampler=loop.Sampler(process, path, none, None, SamplerStep(none), none, tuple(config.data.shape)),
@@ -170,48 +189,46 @@ def classifier(config: ConfigDict) -> Experiment:
 def guided(
     config: ConfigDict, predict: prediction.Denoiser, guide: ConfigDict | None, apply: Callable[..., Any] | None = None
 ) -> prediction.Denoiser:
-    """`predict` with the guidance of config.guidance. Raises ValueError where model, guide and scale do not fit.
+    """Return `predict` with the guidance of config.guidance. Raises ValueError where model, guide and scale do not fit.
 
     guide, apply: see `build`; a worse model is counted with its network, a classifier is not.
     """
-    section = config.guidance
-    name, scale, interval = section.name, float(section.scale), tuple(section.interval_t)
-    choose("guidance.name", name, dict.fromkeys(GUIDANCES))
-    if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
-        raise ValueError(f"guidance.interval_t={interval} must be (start, end) with 0 <= start < end <= 1")
-    if not 0 <= section.rescale <= 1:
-        raise ValueError(f"guidance.rescale={section.rescale} must lie in [0, 1]")
-    if name == "none":
-        if scale != 1:
-            raise ValueError(
-                f"guidance.scale={scale} means nothing with guidance.name='none'; use one of {', '.join(GUIDANCES[1:])}"
-            )
-        return predict
-    if name == "classifier_free":
-        if not (config.network.conditional and config.network.label_dropout):
-            raise ValueError(
-                "guidance.name='classifier_free' needs a model trained with and without labels (network.conditional="
-                f"True, network.label_dropout > 0), not {config.network.conditional}, {config.network.label_dropout}"
-            )
-        return guidance.classifier_free(predict, scale, interval, section.rescale)
-    if guide is None:
-        raise ValueError(
-            f"guidance.name={name!r} takes another run, when sampling: --guidance.name={name} "
-            f"--guidance.{name}.workdir=DIR"
-        )
-    check_guide(config, guide)
-    if name == "classifier":
-        log_probs = class_log_probs(guide, network(guide, guide.data.classes))
-        return guidance.classifier(predict, log_probs, scale, interval)
-    return guidance.autoguidance(predict, build(guide, apply).predict, scale, interval, section.rescale)
+    section, conditional, dropout = config.guidance, config.network.conditional, config.network.label_dropout
+    name, interval, other = section.name, tuple(section.interval_t), other_run(config)
+    takes_label = facts_of(choose("guidance.name", name, GUIDANCES)).takes_label
+    refuse(
+        (
+            len(interval) != 2 or not 0 <= interval[0] < interval[-1] <= 1,
+            f"guidance.interval_t={interval} must be two times that rise, in [0, 1]",
+        ),
+        (not 0 <= section.rescale <= 1, f"guidance.rescale={section.rescale} must lie in [0, 1]"),
+        (
+            takes_label and not (conditional and dropout),
+            f"guidance.name={name!r}: needs a model trained with and without labels, network.conditional=True and "
+            f"network.label_dropout > 0 (got {conditional}, {dropout})",
+        ),
+        (
+            other and guide is None,
+            f"guidance.name={name!r}: takes another run, when sampling. Use --guidance.name={name} "
+            f"--guidance.{other}.workdir=DIR",
+        ),
+    )
+    provided = {"scale": float(section.scale), "interval_t": interval, "rescale": section.rescale}
+    if guide is not None and other:
+        check_guide(config, guide)
+        if by_classifier(config):
+            provided["log_probs"] = class_log_probs(guide, classifier_network(guide))
+        else:
+            provided["worse"] = build(guide, apply).predict
+    made: prediction.Denoiser = make("guidance.name", name, GUIDANCES, {}, predict=predict, **provided)
+    return made
 
 
 def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None) -> int:
-    """Return the number of network calls (NFE) per sample, counted while the sampler runs.
+    """Count the network calls of a sample (NFE), while the sampler of a config runs on a stand-in.
 
-    The network is replaced by a function that returns 0; a call for a batch of B rows, as guidance may make, counts B
-    times. For adaptive samplers (dopri5), whose calls depend on the outputs, the real network runs, and the number is
-    the mean over seeds 0 to 7.
+    The stand-in answers 0, at once; a call for a batch, as guidance may make, counts as many times as it has rows.
+    Where the calls depend on the answers (dopri5), the network gives them, and it is the mean over seeds 0 to 7.
     """
     built = build(config, guide=guide)
     adaptive, network = built.sampler.method.adaptive, built.network
@@ -221,11 +238,11 @@ def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None
         nonlocal calls
         calls += int(rows)
 
-    def answer(variables: Any, x: Array, *told: Any) -> Any:
+    def answer(variables: Any, x: Array, *others: Any) -> Any:
         jax.debug.callback(tick, len(x))
         if adaptive:
-            return forward(network)(variables, x, *told)
-        twice = config.prediction.variance in LEARNED
+            return forward(network)(variables, x, *others)
+        twice = variance_facts(config).head
         return jnp.zeros((*x.shape[:-1], x.shape[-1] * (2 if twice else 1)), x.dtype)
 
     sample = jax.jit(build(config, params, answer, guide).sampler.sample)
@@ -237,7 +254,7 @@ def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None
 
 
 def init(config: ConfigDict, network: nn.Module, key: Array) -> dict[str, Any]:
-    """Fresh parameters {"net": …, and "schedule": … if it is learned}.
+    """Return fresh parameters {"net": …, and "schedule": … if it is learned}.
 
     The network checks the shape of the data here: ValueError.
     """
@@ -249,6 +266,6 @@ def init(config: ConfigDict, network: nn.Module, key: Array) -> dict[str, Any]:
 
 
 def parameters(config: ConfigDict, network: nn.Module) -> dict[str, Any]:
-    """Shapes and dtypes of the parameters, computed without running or compiling anything."""
+    """Return shapes and dtypes of the parameters, without running or compiling anything."""
     shapes: dict[str, Any] = jax.eval_shape(functools.partial(init, config, network), jax.random.key(0))
     return shapes

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion_jax.declarations import declare
 from diffusion_jax.metrics import frechet, inception_score, kernel_distance, manifold, neighbours
 from diffusion_jax.metrics.features import Features
 
@@ -51,6 +52,7 @@ def kernel_statistic(real: RealFeatures, samples: Features) -> dict[str, Statist
     return {"kd": lambda rows: kernel_distance.kernel_distance(real.features, samples.features[rows])}
 
 
+@declare(logits=True)
 def inception_score_statistic(real: RealFeatures, samples: Features) -> dict[str, Statistic]:
     """is_1split: Inception score without splits. Raises ValueError if the feature network is no classifier."""
     if samples.logits is None:
@@ -61,6 +63,7 @@ def inception_score_statistic(real: RealFeatures, samples: Features) -> dict[str
     return {"is_1split": lambda rows: inception_score.inception_score(logits[rows])}
 
 
+@declare(least=6)
 def support_statistics(real: RealFeatures, samples: Features) -> dict[str, Statistic]:
     """precision, recall, density and coverage, with the k of their authors."""
     inside = manifold.count_balls(samples.features, real.features, manifold.radii(real.features, 3)) > 0
@@ -78,6 +81,7 @@ def support_statistics(real: RealFeatures, samples: Features) -> dict[str, Stati
     }
 
 
+@declare(heldout=True)
 def memorisation_statistic(real: RealFeatures, samples: Features) -> dict[str, Statistic]:
     """memorisation: see `neighbours.memorisation`. Raises ValueError without held-out data."""
     if real.heldout is None:

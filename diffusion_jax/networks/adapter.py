@@ -47,6 +47,7 @@ class AdaptedNetwork:
     module: nn.Module
     call: Call
     out_channels: int | None = None
+    classifier: bool = False
 
     def init(self, key: Array, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Any:
         """Return fresh parameters {"params": …}.
@@ -109,12 +110,14 @@ class AdaptedNetwork:
         rngs: dict[str, Array],
     ) -> Array:
         output = self.module.apply(variables, x, time, **self._inputs(x, label, keys), rngs=rngs)
-        expected = (*x.shape[:-1], self.out_channels or x.shape[-1])
+        batch = x.shape[:1] if self.classifier else x.shape[:-1]
+        expected = (*batch, self.out_channels or x.shape[-1])
         shape = getattr(output, "shape", type(output).__name__)
         if shape != expected:
             raise ValueError(
                 f"network {self._name}: the output has shape {shape} for an input of shape {x.shape}, expected "
-                f"{expected}; return one value for each element of x"
+                f"{expected}; return one value for each "
+                + ("class" if self.classifier else "element of x")
                 + (f", with {self.out_channels} channels" if self.out_channels else "")
             )
         return jnp.asarray(output)
@@ -134,19 +137,20 @@ class AdaptedNetwork:
         return type(self.module).__name__
 
 
-def adapt(module: Any, out_channels: int | None = None) -> Any:
+def adapt(module: Any, out_channels: int | None = None, classifier: bool = False) -> Any:
     """Return a network with the call of this package; a built-in network is returned as it is.
 
     Args:
         module: a linen module.
         out_channels: channels of the output; None for those of x.
+        classifier: the output is [B,out_channels], whatever the shape of x.
 
     Raises ValueError for anything that is no linen module, or has a `__call__` that cannot be called with (x, time) or
     (x, time, label).
     """
     if type(module) in NETWORKS.values():
         return module
-    return AdaptedNetwork(module, inspect_call(module), out_channels)
+    return AdaptedNetwork(module, inspect_call(module), out_channels, classifier)
 
 
 def inspect_call(module: Any) -> Call:

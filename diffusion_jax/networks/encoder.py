@@ -4,10 +4,12 @@ from functools import partial
 
 import flax.linen as nn
 
+from diffusion_jax.declarations import declare
 from diffusion_jax.networks import layers, unet
 from diffusion_jax.networks.layers import Array, DType
 
 
+@declare(classifier=True)
 class Encoder(nn.Module):
     """Encoder of a U-Net: x [B,H,W,C], time [B], label (ignored), keys [B] or None -> logits [B,out_channels].
 

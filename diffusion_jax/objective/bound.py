@@ -34,11 +34,7 @@ class StepTerm(Protocol):
     def __call__(self, coefficients: StepCoefficients, prediction: Prediction, x0: Array, x_t: Array, /) -> Array:
         """Return the term in nats [B].
 
-        Args:
-            coefficients: of the step, fields [B].
-            prediction: of the denoiser at x_t and t.
-            x0: clean examples [B,*D].
-            x_t: a draw from q(x_t | x0) [B,*D].
+        coefficients: of the step, fields [B]. prediction: at t, for x_t, a draw from q(x_t | x0).
         """
 
 

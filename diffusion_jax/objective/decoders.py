@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 
+from diffusion_jax.declarations import declare
 from diffusion_jax.process.base import Array
 
 
@@ -19,13 +20,7 @@ class Decoder(Protocol):
     """Decoder p(x0 | mean, log_var), factorised over the data dimensions."""
 
     def __call__(self, x0: Array, mean: Array, log_var: Array, /) -> Array:
-        """Return -log p(x0 | mean, log_var) in nats [B,*D].
-
-        Args:
-            x0: data [B,*D] in [-1, 1].
-            mean: [B,*D].
-            log_var: broadcastable to x0.
-        """
+        """Return -log p(x0 | mean, log_var) in nats [B,*D] for x0 in [-1, 1]; log_var is broadcast to x0."""
 
 
 def bins(levels: int) -> Decoder:
@@ -89,6 +84,7 @@ def softmax(levels: int) -> Decoder:
     return decode
 
 
+@declare(real=True)
 def density(levels: int = 0) -> Decoder:
     """Decoder by the Gaussian density, for data that are real numbers; `levels` is not used."""
     return lambda x0, mean, log_var: 0.5 * (math.log(2 * math.pi) + log_var + (x0 - mean) ** 2 * jnp.exp(-log_var))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.declarations import declare
 from diffusion_jax.objective import bound
 from diffusion_jax.objective.decoders import Decoder
 from diffusion_jax.objective.prediction import ClassLogProbs, Denoiser, Prediction, Target, combine_x0_eps
@@ -46,12 +47,7 @@ class Loss(Protocol):
     ) -> tuple[Array, dict[str, Array]]:
         """Return (loss[B], metrics), metrics being further values [B] by name.
 
-        Args:
-            params: the parameters of the model, a dict.
-            batch: see `Batch`.
-            t: the time of each example [B].
-            keys: one PRNG key per example [B], for its noise and its dropout masks.
-            dropout: False switches dropout and label dropout off, for evaluation.
+        t: times [B]. keys: PRNG keys [B] for noise and dropout. dropout: False switches it off, for evaluation.
         """
 
 
@@ -173,13 +169,7 @@ def weighted_mse(schedule: ScheduleFromParams, target: Target, weight: Weight, r
     """Weighted squared error of the target: weight · mean over dimensions of (target - predicted target)².
 
     The predicted target is recombined from the predicted (x0, eps), so that this term, like every other, depends on
-    the `Prediction` alone; up to rounding it is the output of the network.
-
-    Args:
-        schedule: params -> Schedule.
-        target: the parameterisation of the network.
-        weight: of the squared error.
-        reduction: a name of REDUCTIONS, in place of the mean.
+    the `Prediction` alone; up to rounding it is the output of the network. reduction: a name of REDUCTIONS.
     """
 
     def term(params: Any, noisy: NoisyBatch) -> Array:
@@ -196,14 +186,8 @@ def vlb(
 ) -> Term:
     """Variational bound in bits/dim: num_steps · its term of the step that starts at t.
 
-    Its mean over t = k/num_steps is the bound without the terms that no parameter enters.
-
-    Args:
-        step_term: of the bound.
-        coefficients: params -> coefficients of the steps of the chain, fields [N], the step from t = 1 first.
-        num_steps: steps of the chain.
-        stop_mean: train the variance alone.
-
+    Its mean over t = k/num_steps is the bound without the terms that no parameter enters. coefficients: of the steps
+    of the chain, the step from t = 1 first. stop_mean: train the variance alone.
     Reference: Ho et al. 2020, eq. 5; Nichol and Dhariwal 2021, section 3.1.
     """
 
@@ -287,13 +271,9 @@ def boundary_terms(process: Process, schedule: ScheduleFromParams, decode: Decod
 def weighted_sum(
     predict: Denoiser, process: Process, schedule: ScheduleFromParams, terms: Mapping[str, tuple[float, Term]]
 ) -> Loss:
-    """Loss that is the sum of factor · term.
+    """Loss that is the sum of factor · term, for terms {name: (factor, term)}.
 
-    Args:
-        predict: the denoiser.
-        process: the forward process.
-        schedule: params -> Schedule.
-        terms: name -> (factor, term). The metrics of the loss are the terms by name, without their factors.
+    Its metrics are the terms by name, without their factors.
     """
 
     def loss(params: Any, batch: Batch, t: Array, keys: Array, dropout: bool = True) -> tuple[Array, dict[str, Array]]:
@@ -311,6 +291,7 @@ def weighted_sum(
     return loss
 
 
+@declare(classifier=True)
 def cross_entropy(log_probs: ClassLogProbs, process: Process, schedule: ScheduleFromParams) -> Loss:
     """Cross-entropy of a classifier of noisy examples, -log p(label | x_t) in nats; 0 where label < 0.
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.declarations import declare
 from diffusion_jax.process.base import Array, Level, Schedule, ScheduleFromParams, expand, level
 from diffusion_jax.process.gaussian import GaussianCoefficients, step_coefficients
 
@@ -39,14 +40,10 @@ class Denoiser(Protocol):
     def __call__(
         self, params: Any, x_t: Array, level: Level, /, label: Array | None = None, keys: Array | None = None
     ) -> Prediction:
-        """Return the prediction for x_t.
+        """Return the prediction for x_t [B,*D] at levels [B].
 
-        Args:
-            params: the parameters of the model, a dict; the network's are params["net"].
-            x_t: noisy examples [B,*D].
-            level: their noise levels, fields [B].
-            label: class labels int [B], -1 for none; or None.
-            keys: PRNG keys [B] for dropout and label dropout in training; None switches both off.
+        params: of the model, a dict; the network's are params["net"]. label: int [B], -1 for none; or None. keys: PRNG
+        keys [B] for dropout and label dropout in training; None switches both off.
         """
 
 
@@ -56,14 +53,10 @@ class NetworkApply(Protocol):
     def __call__(
         self, variables: Any, x: Array, conditioning: Array, label: Array | None, keys: Array | None, /
     ) -> Array:
-        """Return the output of the network for x [B,*D].
+        """Return the output for x [B,*D], noisy examples after the `InputScale`.
 
-        Args:
-            variables: {"params": the parameters of the network}.
-            x: noisy examples [B,*D], scaled by an `InputScale` if the model has one.
-            conditioning: float [B], the noise level as a `Conditioning` gives it.
-            label: class labels int [B], -1 for none; or None.
-            keys: PRNG keys [B] for dropout; None switches it off.
+        variables: {"params": of the network}. conditioning: float [B], of a `Conditioning`. label: int [B], -1 for
+        none; or None. keys: PRNG keys [B] for dropout; None switches it off.
         """
 
 
@@ -74,18 +67,10 @@ class Target(Protocol):
         """Return (a, b), each [B], for the levels [B] of a schedule."""
 
 
-class Conditioning(Protocol):
-    """Noise level as the number that the network is conditioned on."""
-
-    def __call__(self, level: Level, /) -> Array:
-        """Return a float [B] for levels [B]."""
-
-
-class InputScale(Protocol):
-    """Factor on x_t at the input of the network."""
-
-    def __call__(self, level: Level, /) -> Array:
-        """Return the factor [B] for levels [B]."""
+Conditioning = Callable[[Level], Array]
+"""Levels [B] -> the number [B] that the network is conditioned on."""
+InputScale = Callable[[Level], Array]
+"""Levels [B] -> the factor [B] on x_t at the input of the network."""
 
 
 class OutputTransform(Protocol):
@@ -102,6 +87,7 @@ class ClassLogProbs(Protocol):
         """Return log p(label | x_t) [B,classes]; keys [B] switch dropout on."""
 
 
+@declare(gaussian=True)
 def eps() -> Target:
     """Target eps, the noise: (0, 1). Reference: Ho et al. 2020, eq. 11."""
     return lambda schedule, level: (jnp.zeros_like(level.t), jnp.ones_like(level.t))
@@ -112,16 +98,19 @@ def x0() -> Target:
     return lambda schedule, level: (jnp.ones_like(level.t), jnp.zeros_like(level.t))
 
 
+@declare(gaussian=True)
 def v() -> Target:
     """Target v = alpha eps - sigma x0: (-sigma, alpha). Reference: Salimans and Ho 2022, appendix D."""
     return lambda schedule, level: (-level.sigma, level.alpha)
 
 
+@declare(gaussian=True)
 def score() -> Target:
     """Target score of q(x_t | x0), -eps/sigma: (0, -1/sigma). Reference: Song et al. 2021, eq. 7."""
     return lambda schedule, level: (jnp.zeros_like(level.t), -jnp.exp(-level.log_sigma))
 
 
+@declare(gaussian=True, chain=True, clips=False)
 def posterior_mean(num_steps: int) -> Target:
     """Target mean of q(x_s | x_t, x0), one step of the chain earlier, s = t - 1/num_steps.
 
@@ -135,6 +124,7 @@ def posterior_mean(num_steps: int) -> Target:
     return target
 
 
+@declare(gaussian=True)
 def edm(sigma_data: float = 0.5) -> Target:
     """Target of EDM's preconditioning: x0 = c_skip x_t/alpha + c_out target.
 
@@ -150,6 +140,7 @@ def edm(sigma_data: float = 0.5) -> Target:
     return target
 
 
+@declare(gaussian=True, chain=True, preserves_variance=True)
 def dpm2015(num_steps: int) -> Target:
     """Target z of the reverse mean sqrt(1 - beta) x_t + sqrt(beta) z of a step.
 
@@ -163,18 +154,6 @@ def dpm2015(num_steps: int) -> Target:
         return a, -a * jnp.exp(0.5 * at.logsnr)
 
     return target
-
-
-TARGETS: dict[str, Callable[..., Target]] = {"eps": eps, "x0": x0, "v": v, "score": score, "edm": edm}
-"""Targets by name, for any schedule."""
-
-CHAIN_TARGETS: dict[str, Callable[[int], Target]] = {
-    "posterior_mean": posterior_mean,
-    "dpm2015_code": dpm2015,
-    "dpm2015_paper": dpm2015,
-}
-"""Targets by name that depend on a step of the chain; each takes the number of steps. `dpm2015_paper` goes with the
-output transform `dpm2015_paper_output`."""
 
 
 def dpm2015_paper_output(num_steps: int) -> OutputTransform:
@@ -195,8 +174,27 @@ def dpm2015_paper_output(num_steps: int) -> OutputTransform:
     return transform
 
 
+@declare(gaussian=True, chain=True, preserves_variance=True, family="dpm2015_paper", output=dpm2015_paper_output)
+def dpm2015_paper(num_steps: int) -> Target:
+    """Target `dpm2015` after the transform `dpm2015_paper_output`, with the variance of the same name."""
+    return dpm2015(num_steps)
+
+
+TARGETS: dict[str, Callable[..., Target]] = {
+    "eps": eps,
+    "x0": x0,
+    "v": v,
+    "score": score,
+    "edm": edm,
+    "posterior_mean": posterior_mean,
+    "dpm2015_code": dpm2015,
+    "dpm2015_paper": dpm2015_paper,
+}
+"""Targets by name."""
+
+
 def previous_step_coefficients(schedule: Schedule, at: Level, num_steps: int) -> GaussianCoefficients:
-    """Return the coefficients of the step from levels of the chain to the levels before them."""
+    """Return the coefficients of the steps from levels of the chain to the previous levels."""
     s = jnp.maximum(jnp.round(at.t * num_steps) - 1, 0) / num_steps
     return step_coefficients(at, level(schedule, s))
 
@@ -215,11 +213,7 @@ def combine_x0_eps(target: tuple[Array, Array], x0: Array, eps: Array) -> Array:
 def solve_x0_eps(target: tuple[Array, Array], level: Level, x_t: Array, output: Array) -> tuple[Array, Array]:
     """Return the pair (x0, eps) with alpha x0 + sigma eps = x_t and a x0 + b eps = output.
 
-    Args:
-        target: the coefficients (a, b), each [B].
-        level: [B].
-        x_t: [B,*D].
-        output: the network's output, its estimate of the target, [B,*D].
+    target: the coefficients (a, b), each [B]. output: of the network, its estimate of the target, [B,*D].
     """
     a, b = target
     alpha, sigma = level.alpha, level.sigma
@@ -227,6 +221,10 @@ def solve_x0_eps(target: tuple[Array, Array], level: Level, x_t: Array, output: 
     x0 = expand(b * scale, x_t) * x_t - expand(sigma * scale, x_t) * output
     eps = expand(alpha * scale, x_t) * output - expand(a * scale, x_t) * x_t
     return x0, eps
+
+
+def no_scaling() -> None:
+    """Leave the input of the network as it is."""
 
 
 def unit_variance(sigma_data: float = 0.5) -> InputScale:
@@ -237,6 +235,7 @@ def unit_variance(sigma_data: float = 0.5) -> InputScale:
     return lambda level: 1 / jnp.hypot(level.sigma, level.alpha * sigma_data)
 
 
+@declare(step_index=True)
 def step_conditioning(num_steps: int) -> Conditioning:
     """Condition on the step index k - 1 in 0..T-1, for t = k/num_steps.
 
@@ -274,6 +273,9 @@ CONDITIONINGS: dict[str, Callable[..., Conditioning]] = {
 }
 """Conditioning functions by name."""
 
+INPUT_SCALINGS: dict[str, Callable[..., InputScale | None]] = {"none": no_scaling, "unit_variance": unit_variance}
+"""Input scales by name."""
+
 
 def make_denoiser(
     apply: NetworkApply,
@@ -286,14 +288,8 @@ def make_denoiser(
 ) -> Denoiser:
     """Make the denoiser of a network and its parameterisation.
 
-    Args:
-        apply: the forward pass; its output has 2C channels if `with_head`: first the target, then the head.
-        schedule: params -> Schedule.
-        target: the parameterisation.
-        conditioning: noise level -> number that the network is conditioned on.
-        with_head: whether the network also predicts a variance.
-        input_scale: factor on x_t at the input; None for 1.
-        output_transform: applied to the output before it is taken for the target; None for none. Needs `with_head`.
+    with_head: the network also predicts a variance; its output has 2C channels, first the target, then the head.
+    input_scale: None for 1. output_transform: of the output, before it is taken for the target; needs `with_head`.
     """
 
     def predict(
@@ -325,10 +321,7 @@ def make_bit_denoiser(apply: NetworkApply, conditioning: Conditioning) -> Denois
 def make_class_log_probs(
     apply: NetworkApply, conditioning: Conditioning, input_scale: InputScale | None = None
 ) -> ClassLogProbs:
-    """Make the classifier log p(label | x_t) of a network whose outputs are logits [B,classes].
-
-    Args: as for `make_denoiser`.
-    """
+    """Make the classifier log p(label | x_t) of a network whose outputs are logits [B,classes]."""
 
     def log_probs(params: Any, x_t: Array, level: Level, keys: Array | None = None) -> Array:
         scaled = x_t if input_scale is None else expand(input_scale(level), x_t) * x_t

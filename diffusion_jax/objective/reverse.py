@@ -8,6 +8,7 @@ from typing import Protocol
 
 import jax.numpy as jnp
 
+from diffusion_jax.declarations import declare
 from diffusion_jax.objective.prediction import Prediction, log_sigmoid_rate
 from diffusion_jax.process.base import Array, Distribution, Process, StepCoefficients, expand
 from diffusion_jax.process.gaussian import GaussianCoefficients
@@ -19,10 +20,7 @@ class Reverse(Protocol):
     def __call__(self, coefficients: StepCoefficients, prediction: Prediction, x_t: Array, /) -> Distribution:
         """Return the distribution of x_s, (mean[B,*D], log_var) for a Gaussian process.
 
-        Args:
-            coefficients: of the step, fields [B].
-            prediction: of the denoiser at x_t and t.
-            x_t: [B,*D].
+        coefficients: of the step, fields [B]. prediction: of the denoiser at x_t and t.
         """
 
 
@@ -31,19 +29,16 @@ def fixed_small(process: Process) -> Reverse:
     return lambda coefficients, prediction, x_t: process.posterior(coefficients, prediction.x0, x_t)
 
 
+@declare(gaussian=True)
 def fixed_large(process: Process, noiseless: str = "posterior") -> Reverse:
     """Reverse kernel with the variance sigma_ts² of the forward step (beta). Reference: Ho et al. 2020, section 3.2.
 
-    Args:
-        process: a Gaussian process.
-        noiseless: the variance of the step to a noiseless s, which only the bound uses: "posterior", the posterior
-            variance of the step before, as in Ho's code and in every config; or "forward", sigma_ts² there too, as
-            closed forms need it.
-
-    Raises ValueError for another `noiseless`.
+    noiseless: the variance of the step to a noiseless s, which only the bound uses: "posterior", the posterior variance
+    of the step before, as in Ho's code and in every config; or "forward", sigma_ts² there too, as closed forms need it.
+    Raises ValueError for another value.
     """
     if noiseless not in ("posterior", "forward"):
-        raise ValueError(f"reverse: noiseless={noiseless!r} is not known, use 'posterior' or 'forward'")
+        raise ValueError(f"reverse: unknown noiseless={noiseless!r}. Use 'posterior' or 'forward'")
 
     def reverse(coefficients: GaussianCoefficients, prediction: Prediction, x_t: Array) -> tuple[Array, Array]:
         mean, small = process.posterior(coefficients, prediction.x0, x_t)
@@ -55,6 +50,7 @@ def fixed_large(process: Process, noiseless: str = "posterior") -> Reverse:
     return reverse
 
 
+@declare(gaussian=True, head=True, single_steps=True)
 def learned_diagonal(process: Process) -> Reverse:
     """Reverse kernel whose log variance is the network's head. Reference: Ho et al. 2020, table 2."""
     return lambda coefficients, prediction, x_t: (
@@ -63,6 +59,7 @@ def learned_diagonal(process: Process) -> Reverse:
     )
 
 
+@declare(gaussian=True, head=True)
 def learned_range(process: Process) -> Reverse:
     """Reverse kernel whose log variance the head interpolates between small and large.
 
@@ -78,6 +75,7 @@ def learned_range(process: Process) -> Reverse:
     return reverse
 
 
+@declare(gaussian=True, head=True, family="dpm2015_paper")
 def dpm2015_paper(process: Process) -> Reverse:
     """Reverse kernel with var = sigmoid(head + logit beta), beta = sigma_ts².
 
@@ -89,6 +87,7 @@ def dpm2015_paper(process: Process) -> Reverse:
     )
 
 
+@declare(gaussian=True, head=True)
 def dpm2015_code(process: Process) -> Reverse:
     """Reverse kernel with var = sigmoid(head / sqrt(T) + logit beta), beta = sigma_ts².
 
@@ -111,4 +110,4 @@ VARIANCES: dict[str, Callable[..., Reverse]] = {
     "dpm2015_paper": dpm2015_paper,
     "dpm2015_code": dpm2015_code,
 }
-"""Reverse kernels by the name of their variance; the learned variances need a network with a head."""
+"""Reverse kernels by the name of their variance."""

@@ -9,14 +9,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.declarations import declare
 from diffusion_jax.process.base import Array, Schedule, time_of
-
-
-class InitHistory(Protocol):
-    """Initial history of a time sampler."""
-
-    def __call__(self) -> Any:
-        """Return the initial history, a tree of arrays; None for a sampler without history."""
 
 
 class SampleTimes(Protocol):
@@ -25,28 +19,19 @@ class SampleTimes(Protocol):
     def __call__(self, history: Any, key: Array, index: Array, batch_size: int, /) -> tuple[Array, Array]:
         """Return (t[B], weight[B]); the weights keep the mean loss unbiased.
 
-        Args:
-            history: of the sampler so far.
-            key: the PRNG key of the global batch.
-            index: the place of each example in the global batch, int [B], so that the times do not depend on how the
-                batch is divided among devices.
-            batch_size: of the global batch.
+        key, batch_size: of the global batch. index: the place of each example in it, int [B], so that the times do not
+        depend on how the batch is divided among devices.
         """
-
-
-class UpdateHistory(Protocol):
-    """Update of the history of an adaptive time sampler."""
-
-    def __call__(self, history: Any, t: Array, losses: Array, /) -> Any:
-        """Return the next history, from times [N] and unweighted losses [N] of the global batch."""
 
 
 class TimeSampler(NamedTuple):
     """Time distribution of training, possibly adaptive: its history depends on earlier losses."""
 
-    init: InitHistory
+    init: Callable[[], Any]
+    """Returns the initial history, a tree of arrays; None for a sampler without history."""
     sample: SampleTimes
-    update: UpdateHistory
+    update: Callable[[Any, Array, Array], Any]
+    """(history, times [N], unweighted losses [N] of the global batch) -> the next history."""
 
 
 def uniform(num_steps: int = 0, min_t: float = 0.0) -> TimeSampler:
@@ -72,6 +57,7 @@ def low_discrepancy(num_steps: int = 0, min_t: float = 0.0) -> TimeSampler:
     return _without_history(sample)
 
 
+@declare(weighs_times=True)
 def log_normal(schedule: Schedule, min_t: float = 0.0, mean: float = -1.2, std: float = 1.2) -> TimeSampler:
     """Log-normal noise levels: ln(sigma/alpha) ~ N(mean, std²), clipped to the range of the schedule.
 
@@ -91,15 +77,9 @@ def importance(num_steps: int, min_t: float = 0.0, window: int = 10, uniform_sha
     """Loss-aware importance sampling of the steps k of a chain: p(k) proportional to sqrt(mean of L_k²).
 
     The weight is 1/(num_steps p(k)).
-    The history is {"losses": float32 [num_steps, window], "count": int32 [num_steps]}.
-
-    Args:
-        num_steps: steps of the chain.
-        min_t: not used.
-        window: number of last losses at a step that are averaged; p is uniform until every step has as many.
-        uniform_share: share of p that stays uniform.
-
-    Raises ValueError without a chain. Reference: Nichol and Dhariwal 2021, eq. 18.
+    The history is {"losses": float32 [num_steps, window], "count": int32 [num_steps]}. window: number of last losses at
+    a step that are averaged; p is uniform until every step has as many. uniform_share: share of p that stays uniform.
+    min_t is not used. Raises ValueError without a chain. Reference: Nichol and Dhariwal 2021, eq. 18.
     """
     if not num_steps:
         raise ValueError("times.name='importance' keeps losses per step of a chain: set process.num_steps")

@@ -25,14 +25,9 @@ class Schedule(Protocol):
     """Noise schedule: the scales of signal and noise as functions of time."""
 
     def __call__(self, t: Array, /) -> tuple[Array, Array]:
-        """Return (log_alpha, log_sigma) at times t.
+        """Return (log_alpha, log_sigma) [*S], in the dtype of t, at times t [*S] in [0, 1].
 
-        Args:
-            t: [*S], in [0, 1].
-
-        Returns:
-            log_alpha and log_sigma [*S], in the dtype of t. log_sigma is -inf at a level without noise, log_alpha is
-            -inf at a level without signal.
+        log_sigma is -inf at a level without noise, log_alpha is -inf at a level without signal.
         """
 
 
@@ -75,11 +70,8 @@ sampler derives from them. All have the levels `at` (of t) and `to` (of s). Fiel
 and [N] for a time grid, the step from t = 1 first."""
 
 
-class CoefficientsFromParams(Protocol):
-    """Step coefficients of a time grid, as a function of the model's parameters."""
-
-    def __call__(self, params: Any, /) -> StepCoefficients:
-        """Return the coefficients [N]: float64 NumPy arrays of a fixed schedule, traced arrays of a learned one."""
+CoefficientsFromParams = Callable[[Any], StepCoefficients]
+"""Parameters of a model -> coefficients [N]: float64 NumPy arrays of a fixed schedule, traced ones of a learned one."""
 
 
 Distribution = tuple[Array, Any]
@@ -87,11 +79,8 @@ Distribution = tuple[Array, Any]
 [B,*D] and log_var broadcastable to it; (probability of +1 [B,*D], None) of bits."""
 
 
-class Draw(Protocol):
-    """Reparameterised draw from a `Distribution`."""
-
-    def __call__(self, distribution: Distribution, noise: Array, /) -> Array:
-        """Return a draw [B,*D] made from standard normal noise [B,*D]; the median where the noise is 0."""
+Draw = Callable[[Distribution, Array], Array]
+"""Distribution and standard normal noise [B,*D] -> a draw [B,*D]; the median where the noise is 0."""
 
 
 class Entropies(NamedTuple):
@@ -110,10 +99,18 @@ class Entropies(NamedTuple):
 
 
 class Process(Protocol):
-    """Forward process q, and the known distribution p(x_1) at its end.
+    """Forward process q, and the distribution p(x_1) at its end.
 
     Implemented by `gaussian.GaussianProcess` and `binomial.BinomialProcess`.
     """
+
+    @property
+    def gaussian(self) -> bool:
+        """True for Gaussian noise, which a denoiser predicts too; False for bits, of which it predicts x0."""
+
+    @property
+    def levels(self) -> int:
+        """Number of grey levels that the data must have; 0: any data."""
 
     def prior(self, schedule: Schedule, keys: Array, shape: tuple[int, ...], /) -> Array:
         """Draw x_1 [B, *shape] from p(x_1), each example from its own key in `keys` [B]."""
@@ -128,7 +125,7 @@ class Process(Protocol):
         """Return x_t [B,*D] of q(x_t | x0), reparameterised, from x0 and standard normal noise [B,*D]."""
 
     def coefficients(self, schedule: Schedule, times: Array, /) -> StepCoefficients:
-        """Return the coefficients of the N steps of a falling time grid [N+1], in the dtype of `times`.
+        """Return the coefficients of a falling time grid [N+1], N steps, in the dtype of `times`.
 
         Of a fixed schedule evaluate them in float64 on the host, `in_float64(process.coefficients, schedule, times)`;
         of a learned schedule they can be traced and differentiated.
@@ -190,10 +187,8 @@ def in_float64(function: Callable[..., Any], *args: Any) -> Any:
     float32 is not enough for the coefficients of a fine time grid: 1000 linear betas recovered from alpha-bar are off
     by 1e-4.
 
-    Args:
-        function: compiled with `jax.jit`, which keeps the program for the next call with the same function and the
-            same arguments that are not arrays.
-        args: NumPy arrays, which keep their float64, and hashable objects (schedules, processes).
+    The function is compiled with `jax.jit`, which keeps the program for the next call with the same function and the
+    same arguments that are not arrays. args: NumPy arrays, which keep their float64, and hashable objects.
     """
     static = tuple(i for i, arg in enumerate(args) if not isinstance(arg, np.ndarray | np.generic))
     cpu = jax.local_devices(backend="cpu")[0]

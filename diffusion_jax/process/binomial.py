@@ -13,7 +13,7 @@ Reference: Sohl-Dickstein et al. 2015, table C.1 and section 2.4.1.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jax.scipy.special import entr, ndtr, xlog1py, xlogy
@@ -43,6 +43,8 @@ class BinomialProcess:
     not in (0, 1).
     """
 
+    gaussian: ClassVar[bool] = False
+    levels: ClassVar[int] = 2
     rate: float = 0.5
     """Probability of +1 in pure noise, in (0, 1)."""
 
@@ -53,7 +55,7 @@ class BinomialProcess:
             )
 
     def prior(self, schedule: Schedule, keys: Array, shape: tuple[int, ...]) -> Array:
-        """Draw independent bits [B, *shape] of the rate, each example from its own key in `keys` [B]."""
+        """Draw independent bits [B, *shape] of the rate, with one key per example."""
         noise = normal(keys, shape)
         return self.draw((jnp.full(noise.shape, self.rate, noise.dtype), None), noise)
 
@@ -64,7 +66,7 @@ class BinomialProcess:
         return self.kl((at_end, None), (jnp.full(x0.shape, self.rate, x0.dtype), None))
 
     def prior_entropy(self, schedule: Schedule, x0: Array) -> Array:
-        """Return the entropy of as many independent bits of the rate as x0 has, in nats [B]."""
+        """Return the entropy of independent bits of the rate, in nats [B]."""
         return _entropy(jnp.full(x0.shape, self.rate, x0.dtype))
 
     def corrupt(self, level: Level, x0: Array, noise: Array) -> Array:

@@ -13,7 +13,7 @@ Reference: Ho et al. 2020, eq. 6-7, for t = k/T of a chain; Kingma et al. 2021, 
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
@@ -57,15 +57,13 @@ class GaussianProcess:
     Coefficients are `GaussianCoefficients`, distributions (mean, log_var).
     """
 
+    gaussian: ClassVar[bool] = True
+    levels: ClassVar[int] = 0
+
     def prior(self, schedule: Schedule, keys: Array, shape: tuple[int, ...]) -> Array:
         """Draw from N(0, alpha² + sigma²) at t = 1, the marginal of unit-variance data.
 
-        This is N(0, I) if the schedule preserves the variance.
-
-        Args:
-            schedule: the noise schedule.
-            keys: [B], one per example.
-            shape: of an example.
+        This is N(0, I) if the schedule preserves the variance. keys: [B], one per example. shape: of an example.
         """
         end = level(schedule, jnp.ones(()))
         return jnp.hypot(end.alpha, end.sigma) * normal(keys, shape, end.t.dtype)

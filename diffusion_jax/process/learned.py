@@ -7,7 +7,7 @@ in the dtype of t, so the same function serves training in float32 and a frozen 
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +17,11 @@ from diffusion_jax.process.base import Array, Schedule, ScheduleFromParams
 from diffusion_jax.process.schedules import dpm2015_logits, dpm2015_rates
 
 
-class InitSchedule(Protocol):
-    """Initial parameters of a learned schedule."""
-
-    def __call__(self, key: Array, /) -> Any:
-        """Return the parameters, a tree of float32 arrays, from a PRNG key."""
-
-
 class LearnedSchedule(NamedTuple):
     """Noise schedule with parameters of its own."""
 
-    init: InitSchedule
+    init: Callable[[Array], Any]
+    """PRNG key -> initial parameters, a tree of float32 arrays."""
     schedule: ScheduleFromParams
     """`schedule(params) -> Schedule`, differentiable in `params`, a tree as `init` returns it."""
 
@@ -36,11 +30,9 @@ class LearnedSchedule(NamedTuple):
 class ModelSchedule:
     """Noise schedule of a model, fixed or learned: an implementation of `base.ScheduleFromParams`.
 
-    `fixed` says which: code that needs a schedule without parameters tests `path.fixed is None`.
-
-        path = ModelSchedule(schedules.cosine(1000))             path.fixed is the schedule
-        path = ModelSchedule(learned.gamma())                    path.fixed is None
-        path = ModelSchedule(learned.gamma()).freeze(params)     path.fixed is the schedule after training
+    path = ModelSchedule(schedules.cosine(1000))             path.fixed is the schedule
+    path = ModelSchedule(learned.gamma())                    path.fixed is None
+    path = ModelSchedule(learned.gamma()).freeze(params)     path.fixed is the schedule after training
     """
 
     source: Schedule | LearnedSchedule

@@ -84,19 +84,20 @@ def load_guide(workdir: str, config: ConfigDict, verify: bool = True) -> tuple[C
     Raises as `load` does, and ValueError if none is named.
     """
     guidance = config.guidance
-    if guidance.name not in ("classifier", "autoguidance"):
+    section, by_classifier = guidances.other_run(config), guidances.by_classifier(config)
+    if not section:
         return None, {}
-    chosen = guidance[guidance.name]
-    if not chosen.workdir and (guidance.name == "classifier" or not (chosen.ema or chosen.step != "newest")):
+    chosen = guidance[section]
+    if not chosen.workdir and (by_classifier or not (chosen.ema or chosen.step != "newest")):
         raise ValueError(
-            f"guidance.name={guidance.name!r}: name the run that guides, --guidance.{guidance.name}.workdir=DIR"
-            + ("" if guidance.name == "classifier" else ", or a worse step or average of this one, .step=N, .ema=DECAY")
+            f"guidance.name={guidance.name!r}: name the run that guides, --guidance.{section}.workdir=DIR"
+            + ("" if by_classifier else ", or a worse step or average of this one, .step=N, .ema=DECAY")
         )
     where = chosen.workdir or workdir
     guide = read_config(where, chosen.step, verify)
     ema = chosen.ema or state.first_average(guide)
     weights = checkpoints.restore_weights(where, chosen.step, None if ema == "none" else ema, verify)
-    return guide, {"classifier" if guidance.name == "classifier" else "guide": weights}
+    return guide, {"classifier" if by_classifier else "guide": weights}
 
 
 def draw(run: Run, number: int, seed: int = 0, label: int | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.declarations import declare
 from diffusion_jax.objective.prediction import Denoiser, Prediction
 from diffusion_jax.process.base import Array, Level, expand
 
@@ -38,6 +39,7 @@ class LogProbs(Protocol):
         """Return log p(label | x_t) [B,classes], in nats, for x_t [B,*D] at levels [B]."""
 
 
+@declare(takes_label=True)
 def classifier_free(predict: Denoiser, scale: float, interval_t: Interval = ALWAYS, rescale: float = 0.0) -> Denoiser:
     """Classifier-free guidance uncond + w (cond - uncond), of a network trained with label dropout.
 

@@ -32,9 +32,6 @@ LAGGING = 0.01
 RAW_LOSS = "heldout_loss_raw"
 """Metric: the held-out loss of the raw weights, where `heldout_loss` is that of an average."""
 
-Data = tuple[Source, Source | None]
-"""Training split and held-out split."""
-
 
 class Diverged(FloatingPointError):
     """Training diverged: too many updates in a row were not finite, and no roll-back is left."""
@@ -50,11 +47,11 @@ class Preempted(Exception):
         self.exit_code = 130 if number == signals.SIGINT else 75  # of Ctrl-C, or EX_TEMPFAIL of sysexits.h
 
 
-def train(config: ConfigDict, workdir: str, data: Data | None = None, verify: bool = True) -> dict[str, Any]:
+def train(config: ConfigDict, workdir: str, verify: bool = True) -> dict[str, Any]:
     """Train until config.train_steps, from the newest checkpoint of the workdir if there is one.
 
-    data: splits in place of those that config.data names; names of a config may be objects too
-    (`experiment.choices.Given`). verify: compare a checkpoint with its checksums before it is read.
+    The names of a config may be objects (`experiment.choices.Given`), so that nothing here needs a file. verify:
+    compare a checkpoint with its checksums before it is read.
 
     Returns {"workdir", "step", "loss", …} as last measured. Raises ValueError or OSError, before anything compiles,
     where the config does not fit its data, the devices or the run in the workdir, or another process trains there;
@@ -62,7 +59,7 @@ def train(config: ConfigDict, workdir: str, data: Data | None = None, verify: bo
     """
     try:
         with contextlib.ExitStack() as stack:
-            return _train(config, workdir, data, verify, stack)
+            return _train(config, workdir, verify, stack)
     except (OSError, ValueError) as error:
         if not no_space(error):
             raise
@@ -80,16 +77,15 @@ def no_space(error: OSError | ValueError) -> bool:
     return getattr(error, "errno", None) in full or ("RESOURCE_EXHAUSTED" in str(error) and "writ" in str(error))
 
 
-def _train(
-    config: ConfigDict, workdir: str, data: Data | None, verify: bool, stack: contextlib.ExitStack
-) -> dict[str, Any]:
+def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.ExitStack) -> dict[str, Any]:
     # Checks.
-    train_source, heldout = data or (sources.source(config, "train"), None)
+    train_source, heldout = sources.source(config, "train"), None
     config = optimizers.fill_in(sources.resolve(config, train_source))
     experiment = wiring.build(config)
+    quality.check_evaluation(config)
     devices.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
     pipeline.check(train_source, config.seed, 0, config.batch_size, config.data.flip)
-    if config.eval.every and not data:
+    if config.eval.every:
         heldout = sources.source(config, "heldout", compare=False)
     draw = drawing.quick_samples(config) if config.report.samples_every else None
     judge = None

@@ -14,12 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffusion_jax.objective.losses import Loss
+from diffusion_jax.objective.losses import Batch, Loss
 from diffusion_jax.objective.time_sampling import TimeSampler, low_discrepancy
 from diffusion_jax.process.base import Array
 from diffusion_jax.training.state import TrainState
 
-Batch = dict[str, Array]
 TrainStep = Callable[..., tuple[TrainState, dict[str, Array]]]
 ToModel = Callable[[Array, Array], Array]
 """`to_model(x[B,*D] at rest, keys[B]) -> x0[B,*D]` in the model's range."""
