@@ -52,7 +52,7 @@ def represent(run: Run, num_examples: int = 2000) -> dict[str, Any]:
             f"represent: needs labelled data of two classes or more (got data.classes={config.data.classes}). Use a "
             "run trained on labelled data"
         )
-    if config.process.name != "gaussian":
+    if not run.experiment.process.gaussian:
         raise ValueError(f"represent: needs process.name='gaussian' (got {config.process.name!r})")
     splits = {name: heldout.first_examples(sources.source(config, name), num_examples) for name in ("train", "heldout")}
     found = {name: features(run, source) for name, source in splits.items()}

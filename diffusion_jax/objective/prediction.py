@@ -194,7 +194,7 @@ TARGETS: dict[str, Callable[..., Target]] = {
 
 
 def previous_step_coefficients(schedule: Schedule, at: Level, num_steps: int) -> GaussianCoefficients:
-    """Return the coefficients of the steps from levels of the chain to the previous levels."""
+    """Return the step coefficients from levels of a chain to the previous levels."""
     s = jnp.maximum(jnp.round(at.t * num_steps) - 1, 0) / num_steps
     return step_coefficients(at, level(schedule, s))
 
