@@ -123,8 +123,10 @@ def use_huge_pages() -> None:
     """Start again with malloc's memory in huge pages, where the kernel has them.
 
     A training step on a CPU then causes far fewer page faults. glibc reads this setting only when a process starts.
-    Nothing happens where GLIBC_TUNABLES is set.
+    Nothing happens where GLIBC_TUNABLES is set, or in a process that is not this command's own, such as a notebook's.
     """
+    if sys.orig_argv[1 - len(sys.argv) :] != sys.argv[1:]:
+        return
     with contextlib.suppress(OSError):  # another system than Linux
         if "GLIBC_TUNABLES" not in os.environ and "[madvise]" in HUGE_PAGES.read_text():
             os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"

@@ -63,13 +63,19 @@ def test_a_process_starts_again_with_huge_pages_once(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(environment, "HUGE_PAGES", tmp_path / "enabled")
     monkeypatch.setattr(environment.os, "execv", lambda path, argv: started.append((path, argv)))
+    monkeypatch.setattr(sys, "argv", ["main.py", "train"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "diffusion_jax.main", "train"])
     monkeypatch.delenv("GLIBC_TUNABLES")
     environment.use_huge_pages()  # no such file: another system
     (tmp_path / "enabled").write_text("[always] madvise never\n")
     environment.use_huge_pages()
     assert not started and "GLIBC_TUNABLES" not in os.environ
     (tmp_path / "enabled").write_text("always [madvise] never\n")
+    with monkeypatch.context() as notebook:
+        notebook.setattr(sys, "orig_argv", ["python", "-m", "ipykernel_launcher", "-f", "kernel.json"])
+        environment.use_huge_pages()
+    assert not started
     for _ in range(2):
         environment.use_huge_pages()
-    assert started == [(sys.executable, sys.orig_argv)]
+    assert started == [(sys.executable, ["python", "-m", "diffusion_jax.main", "train"])]
     assert "hugetlb" in os.environ["GLIBC_TUNABLES"]
