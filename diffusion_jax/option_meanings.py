@@ -30,7 +30,7 @@ MEANINGS: dict[str, str] = {
     "data.*.heldout_fraction": "Fraction held out where there is no held-out path.",
     "data.folder.path": "Folder of image files, sub-folders included.",
     "data.folder.size": "Side, or (height, width), in pixels.",
-    "data.folder.channels": "1 (grey) or 3 (RGB).",
+    "data.folder.channels": "1 (grey), 3 (RGB) or 4 (RGB and opacity).",
     "data.*.resize": "none, center_crop or stretch.",
     "data.*.filter": "Resampling: box, bicubic or lanczos.",
     "data.folder.alpha": "Colour under transparent pixels: white, black, #rrggbb or another CSS name.",

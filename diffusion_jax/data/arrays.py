@@ -195,6 +195,11 @@ def _labels(path: str, label: np.ndarray | None, size: int, classes: int) -> tup
         )
     least, most = int(label.min()), int(label.max())
     allowed = classes or most + 1
+    if not classes and allowed > size:
+        raise ValueError(
+            f"{path}: labels reach {most}, with {size} examples. Number the classes from 0, "
+            "np.unique(labels, return_inverse=True)[1]"
+        )
     if least < 0 or most >= allowed:
         raise ValueError(
             f"{path}: labels must be 0 … {allowed - 1} (got {least} to {most}). Correct them, or data.arrays.classes"

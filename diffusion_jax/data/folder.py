@@ -76,7 +76,9 @@ def folder(
     label = np.array([number[name.split("/")[0]] if labels else -1 for name in names], np.int32)
     transparent = _check(root, names, rule)
     item = functools.partial(_item, root, names, label, rule)
-    over = f"{transparent:,} images with transparency are laid over {alpha} (data.folder.alpha)" if transparent else ""
+    over = ""
+    if transparent and channels < 4:
+        over = f"{transparent:,} images with transparency are laid over {alpha} (data.folder.alpha)"
     source = from_items(f"{root}/{split}", rule.shape, 256, len(classes), len(names), item)._replace(
         class_names=tuple(classes),
         counts=count(label, len(classes)),

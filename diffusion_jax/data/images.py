@@ -2,8 +2,8 @@
 
 Palettes, CMYK and YCbCr are converted to RGB; RGB to grey by Rec. 601 luma, grey to RGB by repetition. 16-bit samples
 keep their upper byte (an 8-bit image stored in 16 bits is restored exactly), or are scaled by a white point (grey
-ones). Transparent pixels are composited over a colour. The EXIF orientation is applied, an embedded colour profile is
-not. Of a camera's MPO file the first picture is taken. Other images are errors.
+ones). Transparent pixels are composited over a colour, or their opacity is a fourth channel. The EXIF orientation is
+applied, an embedded colour profile is not. Of a camera's MPO file the first picture is taken. Other images are errors.
 """
 
 import contextlib
@@ -26,6 +26,8 @@ FILTERS = {
 }
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", *SIXTEEN_BITS)
+STRIP = 16
+"""Areas of the crop beyond which a scaled image is not made whole: of a strip it would take gigabytes."""
 ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
 
@@ -70,8 +72,8 @@ def rule(
     sides = tuple(size) if isinstance(size, Sequence) else (size,)
     if len(sides) not in (1, 2) or not all(isinstance(side, int) and side >= 1 for side in sides):
         raise ValueError(f"data.{section}.size={size}: must be a number of pixels, or (height, width)")
-    if channels not in (1, 3):
-        raise ValueError(f"data.{section}.channels={channels}: must be 1 (grey) or 3 (RGB)")
+    if channels not in (1, 3, 4):
+        raise ValueError(f"data.{section}.channels={channels}: must be 1 (grey), 3 (RGB) or 4 (RGB and opacity)")
     if resize not in RESIZES:
         raise ValueError(f"data.{section}.resize={resize!r}: unknown. Use one of {', '.join(RESIZES)}")
     if filter not in FILTERS:
@@ -121,6 +123,8 @@ def decode(file: pathlib.Path | bytes, name: str, rule: Rule) -> np.ndarray:
 def _colours(image: Image.Image, rule: Rule) -> Image.Image:
     if image.mode in SIXTEEN_BITS:
         image = Image.fromarray(_eight_bits(np.asarray(image), rule.white_point))
+    if rule.channels == 4:
+        return image.convert("RGBA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, rule.alpha), image)
@@ -143,9 +147,13 @@ def _resized(image: Image.Image, name: str, rule: Rule) -> Image.Image:
     if rule.resize == "stretch":
         return image.resize((rule.width, rule.height), kernel)
     scale = max(rule.width / width, rule.height / height)
-    width, height = max(rule.width, round(width * scale)), max(rule.height, round(height * scale))
-    left, top = (width - rule.width) // 2, (height - rule.height) // 2
-    return image.resize((width, height), kernel).crop((left, top, left + rule.width, top + rule.height))
+    wide, high = max(rule.width, round(width * scale)), max(rule.height, round(height * scale))
+    left, top = (wide - rule.width) // 2, (high - rule.height) // 2
+    right, bottom = left + rule.width, top + rule.height
+    if wide * high <= STRIP * rule.width * rule.height:
+        return image.resize((wide, high), kernel).crop((left, top, right, bottom))
+    x, y = width / wide, height / high
+    return image.resize((rule.width, rule.height), kernel, (left * x, top * y, right * x, bottom * y))
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ def load(source: Source) -> Source:
     """Decode a Source once into memory."""
     x0, label = source.read(np.arange(source.size))
     loaded = from_arrays(source.name, x0, label, source.levels, source.classes)
-    return source._replace(read=loaded.read, on_disk=False)
+    return source._replace(read=loaded.read, on_disk=False, counts=loaded.counts)
 
 
 def check_split(split: str) -> None:

@@ -4,6 +4,7 @@ import concurrent.futures
 import hashlib
 import logging
 import math
+import pathlib
 from collections.abc import Callable
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
 
-from diffusion_jax import progress
+from diffusion_jax import files, progress
 from diffusion_jax.data import arrays, dead_leaves, embedded, folder, heartbeat, idx, tfds
 from diffusion_jax.data.scaling import dequantised, from_model, to_model
 from diffusion_jax.data.source import SPLITS, NoHeldout, Source
@@ -46,11 +47,11 @@ def facts(config: ConfigDict) -> Facts:
     return Facts() if name == IN_MEMORY else facts_of(choose("data.name", name, SOURCES))
 
 
-def source(config: ConfigDict, split: str, compare: bool = True) -> Source:
+def source(config: ConfigDict, split: str) -> Source:
     """Open a split, "train" or "heldout", of the data.
 
-    compare: warn where the training data are not those that a stored config was trained on. Raises ValueError if the
-    data are not what config.data says.
+    Warns where the training data are not those that a stored config was trained on. Raises ValueError if the data are
+    not what config.data says.
     """
     data = config.data
     if data.name == IN_MEMORY:
@@ -64,14 +65,14 @@ def source(config: ConfigDict, split: str, compare: bool = True) -> Source:
             expected, found = data[field], getattr(opened, field)
             if expected != found:
                 raise ValueError(f"data.{field}: {data.name} has {found}, not {expected} as in the config. Correct it")
-    if compare and data.size:
+    if data.size:
         _warn_if_changed(data, opened if split == "train" else None)
     return opened
 
 
 def _warn_if_changed(data: ConfigDict, train: Source | None) -> None:
     """Warn, once, if a run's training data have changed."""
-    key = f"{data.name} {options(data)} {data.size} {data.fingerprint}"
+    key = _key(data)
     if key in _COMPARED:
         return
     _COMPARED.add(key)
@@ -88,10 +89,14 @@ def _warn_if_changed(data: ConfigDict, train: Source | None) -> None:
         )
 
 
+def _key(data: ConfigDict) -> str:
+    return f"{data.name} {options(data)} {data.size} {data.fingerprint}"
+
+
 def heldout(config: ConfigDict) -> Source | None:
     """Open the held-out split; None for data that have none."""
     try:
-        return source(config, "heldout", compare=False)
+        return source(config, "heldout")
     except NoHeldout:
         return None
 
@@ -120,6 +125,7 @@ def resolve(config: ConfigDict, train: Source) -> ConfigDict:
     with config.unlocked():
         config.data.update(shape=train.shape, levels=train.levels, classes=train.classes, size=train.size)
         config.data.update(class_names=train.class_names, fingerprint=fingerprint(train))
+    _COMPARED.add(_key(config.data))
     return config
 
 
@@ -153,6 +159,19 @@ def check(config: ConfigDict, train: Source) -> None:
         )
 
 
+def check_workdir(config: ConfigDict, workdir: str) -> None:
+    """Raise ValueError for a run directory inside a folder of images, which its pictures would join."""
+    if config.data.name == "folder" and "://" not in workdir:
+        place = pathlib.Path(files.expand(workdir)).resolve()
+        for key in ("path", "heldout"):
+            path = config.data.folder[key]
+            if path and place.is_relative_to(pathlib.Path(files.expand(path)).resolve()):
+                raise ValueError(
+                    f"--workdir={workdir}: is inside data.folder.{key}={path}, whose images would come to include the "
+                    "pictures of the run. Use another run directory"
+                )
+
+
 def summary(train: Source, heldout: Source | None) -> str:
     """Return a line on the data: examples trained on, held out and skipped, and the histogram of the classes."""
     line = f"training on {train.size:,} examples of {train.name}"
@@ -173,7 +192,7 @@ def summary(train: Source, heldout: Source | None) -> str:
 def check_files(config: ConfigDict) -> None:
     """Read every example of both splits once. Raises ValueError with the number of bad ones and the first of them."""
     for split in SPLITS if config.eval.every else SPLITS[:1]:
-        opened = source(config, split, compare=False)
+        opened = source(config, split)
 
         def complaint(place: int, opened: Source = opened) -> str:
             try:

@@ -86,7 +86,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     devices.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
     pipeline.check(train_source, config.seed, 0, config.batch_size, config.data.flip)
     if config.eval.every:
-        heldout = sources.source(config, "heldout", compare=False)
+        heldout = sources.source(config, "heldout")
     draw = drawing.quick_samples(config) if config.report.samples_every else None
     judge = None
     if config.eval.quality_every:
@@ -101,6 +101,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
             return {"workdir": workdir, "step": kept[-1], "loss": metric_log.last(workdir, "loss"), "finished": True}
     else:
         sources.check(config, train_source)
+        sources.check_workdir(config, workdir)
     if devices.is_first():
         stack.enter_context(checkpoints.lock(workdir))
     manager = checkpoints.open_manager(workdir, config.checkpoint.keep, config.checkpoint.keep_every)

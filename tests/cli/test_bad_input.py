@@ -42,6 +42,9 @@ BAD = [
       "--config.data.arrays.label_key=y"], "gap.npz"),
     ([*TRAIN, "--config.data.name=folder", "--config.data.folder.path={tmp}/cut", "--config.data.folder.size=8",
       "--config.data.folder.heldout_fraction=0", "--config.eval.every=0", "--check_data"], "cut/1.png"),
+    (["train", "--config=digits:tiny", "--workdir={tmp}/mixed/../grey/run", "--config.data.name=folder",
+      "--config.data.folder.path={tmp}/grey", "--config.data.folder.size=8", "--config.eval.every=0"],
+     "data.folder.path"),
     ([*TRAIN, "--config.data.name=arrays", "--config.data.arrays.path={tmp}/objects.npz"], "objects.npz"),
     ([*TRAIN, "--config.data.name=tfds", "--config.data.tfds.dataset=cifar10", "--config.data.tfds.data_dir={tmp}"],
      "main prepare"),
@@ -111,6 +114,8 @@ def bad_things(tmp_path_factory):
         Image.new("RGB", (8, 8)).save(path / "mixed" / f"{i}.png")
     (path / "mixed" / "3.png").write_bytes(b"not an image")
     (path / "cut").mkdir()
+    (path / "grey").mkdir()
+    Image.new("L", (8, 8), 99).save(path / "grey" / "0.png")
     Image.effect_noise((64, 64), 99).save(path / "cut" / "0.png")
     (path / "cut" / "1.png").write_bytes((path / "cut" / "0.png").read_bytes()[:900])
     (path / "broken.py").write_text("def get_config(:\n")

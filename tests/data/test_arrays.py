@@ -161,6 +161,7 @@ def test_invalid_arrays_raise(save, given, options, named):
         (LABELS - 1, {}, "labels"),
         (np.array(["cat", "dog"] * 10), {}, "return_inverse"),
         (np.stack([LABELS, LABELS], 1), {}, "labels"),
+        (LABELS + 2**60, {}, "labels"),
         (LABELS, {"classes": 2}, "labels"),
     ],
 )

@@ -87,6 +87,22 @@ def test_a_large_file_is_refused_unless_allowed(tmp_path, monkeypatch):
     np.testing.assert_array_equal(images.decode(file, "x", allowed), PIXELS)
 
 
+def test_opacity_is_kept_as_a_fourth_channel():
+    rule = images.rule("folder", (6, 4), 4, "none", "box")
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 4, 4), np.uint8)
+    np.testing.assert_array_equal(decoded(pixels, rule), pixels)
+    np.testing.assert_array_equal(decoded(PIXELS, rule), np.dstack([PIXELS, np.full((6, 4), 255)]))
+
+
+@pytest.mark.parametrize(("shape", "size"), [((2, 401), (4, 6)), ((300, 3), (5, 4)), ((1, 5000), (64, 64))])
+def test_of_a_strip_the_centre_is_taken(shape, size, monkeypatch):
+    strip = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    rule = images.rule("folder", size, 3, "center_crop", "lanczos")
+    near = decoded(strip, rule).astype(int)
+    monkeypatch.setattr(images, "STRIP", 10**6)
+    assert np.abs(near - decoded(strip, rule)).max() <= 1
+
+
 def test_cmyk_becomes_rgb():
     inks = Image.fromarray(PIXELS).convert("CMYK")
     np.testing.assert_array_equal(decoded(inks, format="tiff"), PIXELS)
@@ -199,7 +215,7 @@ def test_damaged_files_raise_with_their_name(tmp_path):
         ((0, 3, "none", "box"), r"folder\.size"),
         (((1, 2, 3), 3, "none", "box"), r"folder\.size"),
         ((8.5, 3, "none", "box"), r"folder\.size"),
-        ((8, 4, "none", "box"), r"folder\.channels"),
+        ((8, 5, "none", "box"), r"folder\.channels"),
         ((8, 3, "crop", "box"), r"folder\.resize"),
         ((8, 3, "none", "area"), r"folder\.filter"),
     ],

@@ -71,12 +71,12 @@ def test_the_line_on_the_data_counts_examples_and_classes():
 
 @pytest.mark.parametrize("change", ["none", "one fewer", "other content"])
 def test_changed_training_data_are_told_once(change, tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(sources, "_COMPARED", set())
     path, x0 = str(tmp_path / "x.npy"), np.random.default_rng(0).random((50, 2), np.float32)
     np.save(path, x0)
     config = configs.defaults()
     config.data.name, config.data.arrays.path = "arrays", path
     config = sources.resolve(config, sources.source(config, "train"))
+    monkeypatch.setattr(sources, "_COMPARED", set())  # another process
     np.save(path, {"none": x0, "one fewer": x0[1:], "other content": 1 - x0}[change])
     for split in ("heldout", "train"):
         sources.source(config, split)
