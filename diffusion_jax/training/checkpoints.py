@@ -43,7 +43,7 @@ MAY_DIFFER = (
     *("train_steps", "parallel", "accumulate_steps", "remat", "require_accelerator"),
     *("data.workers", "checkpoint", "guard", "report", "eval", "sampler", "guidance", "ode"),
     *("data.arrays.path", "data.arrays.heldout", "data.folder.path", "data.folder.heldout", "data.folder.in_memory"),
-    *("data.idx.path", "data.tfds.data_dir", "data.tfds.in_memory", "data.class_names"),
+    *("data.folder.max_pixels", "data.idx.path", "data.tfds.data_dir", "data.tfds.in_memory", "data.class_names"),
 )
 """Config keys and sections that may change on resume: they alter no step."""
 
@@ -281,9 +281,11 @@ def check_resume(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         if not f"{key}.".startswith(may_differ) and before.get(key) != now.get(key)
     ]
     if differing:
+        data = all(line.startswith(("data.size:", "data.fingerprint:")) for line in differing)
+        what = "the training data have changed" if data else "the config differs from that of the run in this workdir"
+        back = "Restore the data" if data else "Use the stored values"
         raise ValueError(
-            f"the config differs from that of the run in this workdir ({'; '.join(differing)}). "
-            "Use the stored values to continue it, or another --workdir for a new run"
+            f"{what} ({'; '.join(differing)}). {back} to continue the run, or another --workdir for a new one"
         )
 
 
