@@ -4,8 +4,8 @@
 
 PART is a letter from a to g, see launch/gpu_figures.sh, or `summary`. Each part has items. The result of an item goes
 into DIR/PART.json as soon as there is one, and an item that is done is not run again. Status of an item: `done`;
-`partial`, a training that continues at the next call; `missing`, with the reason, where a recipe or a file is missing;
-`failed`, with the last line of the error. Exit code 75: items are left, call again; 1: some failed.
+`partial`, stopped at the deadline and continued at the next call; `missing`, with the reason, where a recipe or a file
+is missing; `failed`, with the last line of the error. Exit code 75: items are left, call again; 1: some failed.
 """
 
 import argparse
@@ -70,9 +70,11 @@ def command(argv: list[str], seconds: float) -> Result:
     environment = os.environ | {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".9"}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(argv, stdout=out, stderr=err, env=environment, start_new_session=True)
+        late = False
         try:
             process.wait(max(1.0, seconds - GRACE))
         except subprocess.TimeoutExpired:
+            late = True
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE - 5)
@@ -84,7 +86,7 @@ def command(argv: list[str], seconds: float) -> Result:
     reason = next((line for line in reversed(errors) if "rror" in line), errors[-1] if errors else "")
     if process.returncode == 0:
         return {"status": "done", "figures": json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}}
-    if process.returncode == RETRY:
+    if late or process.returncode == RETRY:
         return {"status": "partial", "reason": reason}
     status = "missing" if process.returncode == 2 else "failed"
     return {"status": status, "reason": reason or f"exit code {process.returncode}"}
