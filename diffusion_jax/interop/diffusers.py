@@ -1,9 +1,8 @@
 """Conversion of U-Net weights to and from Hugging Face diffusers' UNet2DModel.
 
-The networks agree for UNet2DModel with DownBlock2D, AttnDownBlock2D, UpBlock2D, AttnUpBlock2D, downsample_padding 0,
-freq_shift 1, flip_sin_to_cos false, norm_eps 1e-6, norm_num_groups as in `UNet.groups` and attention heads as in
-`UNet.heads` (attention_head_dim null is one head; diffusers' default of 8 channels per head has the same shapes and
-other results). diffusers_options.py reads and writes these options.
+The networks agree for UNet2DModel with DownBlock2D, AttnDownBlock2D, UpBlock2D, AttnUpBlock2D and the options that
+diffusers_options.py reads and writes. `UNet` has a last row of the label embedding for "no label". A model of diffusers
+has that row only if it was trained with label dropout; without it the row is zeros.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,12 +30,13 @@ LAYOUTS = {
     "conv": Layout(lambda w: w.transpose(3, 2, 0, 1), lambda w: w.transpose(2, 3, 1, 0)),  # HWIO, OIHW
 }
 
+LABELS = "class_embedding.weight"
 _BLOCK = {"temb_proj": "time_emb_proj", "nin_shortcut": "conv_shortcut"}
 _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 _OUTSIDE = {
     ("temb", "dense0"): "time_embedding.linear_1",
     ("temb", "dense1"): "time_embedding.linear_2",
-    ("temb", "label"): "class_embedding",
+    ("temb", "label"): LABELS.removesuffix(".weight"),
     ("conv_in",): "conv_in",
     ("norm_out",): "conv_norm_out",
     ("conv_out",): "conv_out",
@@ -45,7 +45,7 @@ _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 
 
 def name_map(unet: UNet, shape: tuple[int, ...]) -> dict[str, tuple[Path, str]]:
-    """Return (parameter path, name of its layout) by diffusers' tensor name, for data of `shape` (H,W,C)."""
+    """Return {tensor name of diffusers: (parameter path, name of its layout)} for data of `shape` (H,W,C)."""
     levels = len(unet.multipliers)
     return {_name(path, levels): (path, _layout(path, len(s))) for path, s in fit.shapes(unet, shape).items()}
 
@@ -53,12 +53,15 @@ def name_map(unet: UNet, shape: tuple[int, ...]) -> dict[str, tuple[Path, str]]:
 def to_flax(tensors: Mapping[str, np.ndarray], unet: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
     """Convert tensors by diffusers' names, old or new, to the parameters of `unet`.
 
-    shape: (H,W,C) of the data. Values and dtypes are unchanged. Raises ValueError if tensors are missing, unknown or of
-    another shape.
+    shape: (H,W,C) of the data. Values and dtypes are unchanged; a label embedding of `num_classes` rows gets one more,
+    of zeros. Raises ValueError if tensors are missing, unknown or of another shape.
     """
     new_names = {name: ".".join(_OLD_NAMES.get(part, part) for part in name.split(".")) for name in tensors}
     tensors = {name if new_names[name] in tensors else new_names[name]: tensor for name, tensor in tensors.items()}
     names, shapes = name_map(unet, shape), fit.shapes(unet, shape)
+    rows = tensors.get(LABELS)
+    if unet.num_classes and rows is not None and len(rows) == unet.num_classes:
+        tensors[LABELS] = np.concatenate([rows, np.zeros_like(rows[:1])])
     expected = {
         name: LAYOUTS[layout].to_torch(np.broadcast_to(np.float32(0), shapes[path])).shape
         for name, (path, layout) in names.items()

@@ -42,14 +42,16 @@ def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
                 f"{folder}: {pickles[0]} is a pickle, which can run code and is not loaded. Save the model "
                 f"as {WEIGHTS} (in diffusers: save_pretrained(DIR, safe_serialization=True))"
             )
-        raise FileNotFoundError(f"{folder}: no weights. They are expected in {WEIGHTS}")
+        others = ", ".join(sorted(path.name for path in folder.glob("*.safetensors*")))
+        found = f" (got {others}). Save them as one file without a variant" if others else ""
+        raise FileNotFoundError(f"{folder}: has no {WEIGHTS}{found}")
     try:
         with safetensors.safe_open(file, framework="np") as opened:
             names = list(opened.keys())
             kinds = {name: opened.get_slice(name).get_dtype() for name in names}
             for name, kind in kinds.items():
-                if kind not in ("F32", "F16"):
-                    raise ValueError(f"{file}: {name} has dtype {kind}. Convert the weights to F32 or F16")
+                if kind not in ("F32", "F16", "BF16"):
+                    raise ValueError(f"{file}: {name} has dtype {kind}. Convert the weights to F32, F16 or BF16")
             return {name: opened.get_tensor(name).astype(np.float32) for name in names}
     except safetensors.SafetensorError as error:
         raise ValueError(f"{file}: cannot be read as safetensors: {error}. Save the weights again") from error

@@ -1,6 +1,6 @@
 """Conversion of options to and from diffusers: config.json and scheduler_config.json.
 
-An option that cannot be represented is an error that names it. A missing key has diffusers' default, with one
+Options that cannot be represented are an error that names them all. A missing key has diffusers' default, with one
 exception: a missing attention_head_dim means one head in some versions and 8 channels per head in others, with the same
 shapes and other results, so it is an error.
 """
@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion_jax.interop import fit
-from diffusion_jax.networks.layers import NORM_EPSILON
 from diffusion_jax.networks.unet import UNet
 
 CONFIG, SCHEDULER = "config.json", "scheduler_config.json"
 
 Fixed = dict[str, tuple[Any, tuple[Any, ...]]]
 """Key -> (diffusers' default, the supported values; the first one is written)."""
+LEARNED = "learned_range"
+"""The variance of a model with twice as many output channels."""
 
 _MODEL: Fixed = {
     "act_fn": ("silu", ("silu", "swish")),
@@ -25,14 +26,9 @@ _MODEL: Fixed = {
     "attn_norm_num_groups": (None, (None,)),
     "center_input_sample": (False, (False,)),
     "class_embed_type": (None, (None,)),
-    "downsample_padding": (1, (0,)),
     "downsample_type": ("conv", ("conv",)),
-    "flip_sin_to_cos": (True, (False,)),
-    "freq_shift": (0, (1,)),
     "mid_block_scale_factor": (1, (1,)),
     "mid_block_type": ("UNetMidBlock2D", ("UNetMidBlock2D",)),
-    "norm_eps": (1e-5, (NORM_EPSILON,)),
-    "num_class_embeds": (None, (None,)),
     "resnet_time_scale_shift": ("default", ("default",)),
     "time_embedding_dim": (None, (None,)),
     "time_embedding_type": ("positional", ("positional",)),
@@ -49,6 +45,11 @@ _MODEL_OPTIONS: dict[str, Any] = {
     "attention_head_dim": None,
     "norm_num_groups": 32,
     "dropout": 0.0,
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "norm_eps": 1e-5,
+    "num_class_embeds": None,
 }
 """Keys with a counterpart in UNet, and diffusers' defaults."""
 _MODEL_IGNORED = ("num_train_timesteps",)  # the size of learned time embeddings, which are not supported
@@ -79,47 +80,120 @@ _ONLY = {"sigmoid": {"reach": 6.0}, "cosine": {"offset": 0.008, "max_beta": 0.99
 """Options that are constants in diffusers."""
 _TARGETS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 _VARIANCES = {"fixed_small": "fixed_small", "fixed_small_log": "fixed_small", "fixed_large": "fixed_large"}
+_VARIANCES[LEARNED] = LEARNED
 
 
 # Reading.
 
 
-def read_unet(folder: pathlib.Path) -> tuple[UNet, tuple[int, int, int]]:
-    """Read config.json as a network and the shape (H,W,C) of its data. Raises ValueError."""
-    file = folder / CONFIG
-    config = _read(file, _MODEL, _MODEL_OPTIONS, _MODEL_IGNORED)
-    if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise _refusal(file, config, "_class_name", "use the folder of a UNet2DModel")
-    if "attention_head_dim" not in config:
-        raise ValueError(
-            f"{file}: attention_head_dim is missing, and versions of diffusers disagree on what that means; write it "
-            "in: null is one head, as the models of Ho et al. have it; a number is the channels of a head"
-        )
-    config = _MODEL_OPTIONS | config
+class _File:
+    """JSON file with known keys and supported values, and everything that is wrong with it."""
 
-    channels = _whole_numbers(file, config, "block_out_channels")
-    levels = len(channels)
-    if any(c % channels[0] for c in channels):
-        raise _refusal(file, config, "block_out_channels", "all have to be multiples of the first")
-    attention = _attention(file, config, levels)
-    size = config["sample_size"]
-    height, width = [size] * 2 if _is_whole(size) else _whole_numbers(file, config, "sample_size", 2)
-    if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
-        raise _refusal(file, config, "sample_size", f"both have to be divisible by {2 ** (levels - 1)}")
-    keys = ("in_channels", "out_channels", "layers_per_block", "norm_num_groups")
-    in_channels, out_channels, blocks, groups = (_whole_number(file, config, key) for key in keys)
-    if out_channels != in_channels:
-        raise _refusal(file, config, "out_channels", f"it has to equal in_channels={in_channels}")
-    if channels[0] % groups:
-        raise _refusal(file, config, "norm_num_groups", f"it has to divide {channels[0]} channels")
+    def __init__(self, path: pathlib.Path, fixed: Fixed, options: Mapping[str, Any], ignored: tuple[str, ...]) -> None:
+        """Read the file. Raises ValueError if it holds no JSON object."""
+        self.path = path
+        try:
+            self.given = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path}: is not JSON: {error}") from error
+        if not isinstance(self.given, dict):
+            raise ValueError(f"{path}: must hold one JSON object")
+        self.values = {key: default for key, (default, _) in fixed.items()} | dict(options) | self.given
+        self.faults: list[str] = []
+        for key in self.given:
+            if not (key in fixed or key in options or key in ignored or key.startswith("_")):
+                self.refuse(key, "The key is unknown; remove it if the model does not depend on it")
+        for key, (_, values) in fixed.items():
+            if self.values[key] not in values:
+                self.refuse(key, f"Use {' or '.join(json.dumps(value) for value in values)}")
+
+    def refuse(self, key: str, allowed: str) -> None:
+        """Add a fault."""
+        note = "" if key in self.given else " (diffusers' default, the key is missing)"
+        self.faults.append(f"{key}={json.dumps(self.values.get(key))}{note} is not supported. {allowed}")
+
+    def check(self, key: str, sound: bool, allowed: str) -> bool:
+        """Add a fault unless `sound`, and return `sound`."""
+        if not sound:
+            self.refuse(key, allowed)
+        return sound
+
+    def close(self) -> None:
+        """Raise ValueError if there are faults."""
+        if self.faults:
+            raise ValueError(f"{self.path}: {'; '.join(self.faults)}")
+
+    def whole(self, key: str, least: int = 1) -> int:
+        """Return a whole number, or 1 and add a fault."""
+        sound = self.check(key, _is_whole(self.values[key], least), f"Use a whole number of at least {least}")
+        return self.values[key] if sound else 1
+
+    def wholes(self, key: str, length: int = 0) -> list[int]:
+        """Return a list of whole numbers, `length` of them (0: one or more), or [] and add a fault."""
+        values = self.values[key]
+        listed = isinstance(values, list | tuple) and len(values) > 0 and len(values) == (length or len(values))
+        sound = listed and all(_is_whole(value) for value in values)
+        return list(values) if self.check(key, sound, f"Use {length or 'some'} whole numbers of at least 1") else []
+
+    def number(self, key: str, least: float = 0.0) -> float:
+        """Return a number in [least, 1), or 0 and add a fault."""
+        value = self.values[key]
+        sound = not isinstance(value, bool) and isinstance(value, int | float) and least <= value < 1
+        return float(value) if self.check(key, sound, f"Use a number in [{least:g}, 1)") else 0.0
+
+    def one_of(self, key: str, values: list[Any]) -> Any:
+        """Return a value among `values`, or the first of them and add a fault."""
+        sound = self.check(key, self.values[key] in values, f"Use {' or '.join(json.dumps(v) for v in values)}")
+        return self.values[key] if sound else values[0]
+
+
+def read_unet(folder: pathlib.Path) -> tuple[UNet, tuple[int, int, int]]:
+    """Read config.json as a network and the shape (H,W,C) of its data. Raises ValueError that names every obstacle."""
+    file = _File(folder / CONFIG, _MODEL, _MODEL_OPTIONS, _MODEL_IGNORED)
+    file.values.setdefault("_class_name", "UNet2DModel")
+    file.one_of("_class_name", ["UNet2DModel"])
+    channels, attention = file.wholes("block_out_channels"), _attention(file)
+    in_channels, out_channels, blocks, groups = map(
+        file.whole, ("in_channels", "out_channels", "layers_per_block", "norm_num_groups")
+    )
+    size = file.values["sample_size"]
+    height, width = [size] * 2 if _is_whole(size) else file.wholes("sample_size", 2) or [0, 0]
+    file.check(
+        "out_channels",
+        out_channels in (in_channels, 2 * in_channels),
+        f"Use in_channels={in_channels}, or twice as many for a learned variance",
+    )
+    heads, head_channels = 1, 0
+    if channels:
+        levels, lowest = len(channels), 2 ** (len(channels) - 1)
+        file.check(
+            "block_out_channels", not any(c % channels[0] for c in channels), "All must be multiples of the first"
+        )
+        file.check("norm_num_groups", not channels[0] % groups, f"It must divide {channels[0]} channels")
+        file.check("sample_size", not (height % lowest or width % lowest), f"Both must be divisible by {lowest}")
+        if attention and file.check(
+            "down_block_types", len(attention) == levels, f"There must be {levels}, as many as block_out_channels"
+        ):
+            heads, head_channels = _heads(file, [c for i, c in enumerate(channels) if attention[i] or i == levels - 1])
+    embeds = file.values["num_class_embeds"]
+    options = {
+        "dropout": file.number("dropout"),
+        "norm_eps": file.number("norm_eps", 1e-12),
+        "downsample_padding": file.one_of("downsample_padding", [0, 1]),
+        "freq_shift": file.one_of("freq_shift", [0, 1]),
+        "cos_first": file.one_of("flip_sin_to_cos", [False, True]),
+        "num_classes": 0 if embeds is None else file.whole("num_class_embeds"),
+    }
+    file.close()
     unet = UNet(
         out_channels=out_channels,
         channels=channels[0],
         multipliers=tuple(c // channels[0] for c in channels),
         blocks=blocks,
-        attention=tuple(height >> i for i in range(levels) if attention[i]),
-        heads=_heads(file, config, [c for i, c in enumerate(channels) if attention[i] or i == levels - 1]),
-        dropout=_fraction(file, config, "dropout"),
+        attention=tuple(height >> i for i, has in enumerate(attention) if has),
+        heads=heads,
+        head_channels=head_channels,
+        **options,
     )
     shape = (height, width, in_channels)
     return fit.with_groups(unet, shape, groups), shape
@@ -129,32 +203,67 @@ def read_scheduler(folder: pathlib.Path) -> tuple[pathlib.Path | None, dict[str,
     """Read scheduler_config.json as keys and values of a config.
 
     It stands beside config.json or in ../scheduler. Returns (file, values), or (None, {}) without a file. Raises
-    ValueError for unsupported values.
+    ValueError that names every unsupported value.
     """
     places = (folder / SCHEDULER, folder.resolve().parent / "scheduler" / SCHEDULER)
-    file = next((place for place in places if place.is_file()), None)
-    if file is None:
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
         return None, {}
-    config = _CHAIN_OPTIONS | _read(file, _CHAIN, _CHAIN_OPTIONS, _CHAIN_IGNORED)
-    for key, table in (("beta_schedule", _SCHEDULES), ("prediction_type", _TARGETS), ("variance_type", _VARIANCES)):
-        if config[key] not in [*table]:
-            raise _refusal(file, config, key, f"use one of {', '.join(table)}")
-    if config["clip_sample"] and config["clip_sample_range"] != 1:
-        raise _refusal(file, config, "clip_sample_range", "x0 can only be clipped to [-1, 1]")
-    schedule = _SCHEDULES[config["beta_schedule"]]
-    options = (
-        _ONLY["cosine"]
-        if schedule == "cosine"
-        else {key: _fraction(file, config, key) for key in ("beta_start", "beta_end")}
-    )
-    return file, {
-        "process.num_steps": _whole_number(file, config, "num_train_timesteps"),
+    file = _File(path, _CHAIN, _CHAIN_OPTIONS, _CHAIN_IGNORED)
+    schedule = _SCHEDULES[file.one_of("beta_schedule", [*_SCHEDULES])]
+    target = _TARGETS[file.one_of("prediction_type", [*_TARGETS])]
+    variance = _VARIANCES[file.one_of("variance_type", [*_VARIANCES])]
+    clips = bool(file.values["clip_sample"])
+    file.check("clip_sample_range", not clips or file.values["clip_sample_range"] == 1, "x0 is clipped to [-1, 1] only")
+    options = _ONLY["cosine"] if schedule == "cosine" else {key: file.number(key) for key in ("beta_start", "beta_end")}
+    steps = file.whole("num_train_timesteps")
+    file.close()
+    return path, {
+        "process.num_steps": steps,
         "schedule.name": schedule,
         **{f"schedule.{schedule}.{key}": value for key, value in options.items()},
-        "prediction.target": _TARGETS[config["prediction_type"]],
-        "prediction.variance": _VARIANCES[config["variance_type"]],
-        "sampler.clip_x0": bool(config["clip_sample"]),
+        "prediction.target": target,
+        "prediction.variance": variance,
+        "sampler.clip_x0": clips,
     }
+
+
+def _is_whole(value: Any, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _attention(file: _File) -> list[bool]:
+    """Return, per level, if it has attention; down and up blocks must agree. [] where there are faults."""
+    found = []
+    for way, key in (("Down", "down_block_types"), ("Up", "up_block_types")):
+        kinds = {f"{way}Block2D": False, f"Attn{way}Block2D": True}
+        types = file.values[key]
+        sound = isinstance(types, list | tuple) and all(kind in [*kinds] for kind in types)
+        if file.check(key, sound, f"Use {' and '.join(kinds)}"):
+            found.append([kinds[kind] for kind in types])
+    if len(found) < 2 or not file.check(
+        "up_block_types", found[0] == found[1][::-1], "Attention must be at the levels of down_block_types"
+    ):
+        return []
+    return found[0]
+
+
+def _heads(file: _File, channels: list[int]) -> tuple[int, int]:
+    """Return (heads, head_channels) for levels with attention, which have these `channels`."""
+    if "attention_head_dim" not in file.given:
+        file.faults.append(
+            "attention_head_dim is missing, and versions of diffusers disagree on its meaning. Add it: null is one "
+            "head, as in the models of Ho et al.; a number is the channels of a head"
+        )
+        return 1, 0
+    width = file.values["attention_head_dim"]
+    if width is None:
+        return 1, 0
+    sound = _is_whole(width) and not any(c % width for c in channels)
+    there = ", ".join(map(str, sorted(set(channels))))
+    if not file.check("attention_head_dim", sound, f"It must divide the channels with attention, {there}"):
+        return 1, 0
+    return (channels[0] // width, 0) if len(set(channels)) == 1 else (1, width)
 
 
 # Writing.
@@ -163,37 +272,45 @@ def read_scheduler(folder: pathlib.Path) -> tuple[pathlib.Path | None, dict[str,
 def describe_unet(unet: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
     """Return the contents of config.json for `unet` and data of `shape` (H,W,C). Raises ValueError."""
     height, width, channels = shape
-    if unet.num_classes:
-        raise ValueError("network.conditional=True cannot be exported: diffusers has no row for an absent label")
-    if unet.multipliers[0] != 1:
-        raise ValueError(f"network.unet.multipliers={unet.multipliers} cannot be exported: the first has to be 1")
     groups = fit.norm_groups(unet, shape)
-    if len(groups) > 1:
-        raise ValueError(
-            f"network.unet.groups=0 cannot be exported: here it means {', '.join(map(str, sorted(groups)))} groups in "
-            "norms of different channels, where diffusers has one number; train with that number in the config"
-        )
     levels = range(len(unet.multipliers))
     attention = [height >> i in unet.attention for i in levels]
     attending = {unet.channels * unet.multipliers[i] for i in levels if attention[i] or i == levels[-1]}
-    if unet.heads > 1 and len(attending) > 1:
-        raise ValueError(
-            f"network.unet.heads={unet.heads} cannot be exported: diffusers has heads of one width, which at levels of "
-            f"{', '.join(map(str, sorted(attending)))} channels are not equally many"
+    faults = []
+    if unet.multipliers[0] != 1:
+        faults.append(f"network.unet.multipliers={unet.multipliers}: diffusers needs 1 as the first. Train with that")
+    if len(groups) > 1:
+        faults.append(
+            f"network.unet.groups=0: gives {', '.join(map(str, sorted(groups)))} groups to norms of several widths, "
+            "where diffusers has one. Train with a number"
         )
+    if unet.heads > 1 and not unet.head_channels and len(attending) > 1:
+        faults.append(
+            f"network.unet.heads={unet.heads}: diffusers has heads of one width, not equally many at levels "
+            f"of {', '.join(map(str, sorted(attending)))} channels. Train with head_channels"
+        )
+    if unet.fourier:
+        faults.append(f"network.unet.fourier={unet.fourier}: diffusers has no such features. Train with ()")
+    if faults:
+        raise ValueError(f"export: {'; '.join(faults)}")
     return {
         "_class_name": "UNet2DModel",
         **{key: values[0] for key, (_, values) in _MODEL.items()},
         "sample_size": height if height == width else [height, width],
         "in_channels": channels,
-        "out_channels": channels,
+        "out_channels": unet.out_channels,
         "block_out_channels": [unet.channels * m for m in unet.multipliers],
         "layers_per_block": unet.blocks,
         "down_block_types": ["AttnDownBlock2D" if has else "DownBlock2D" for has in attention],
         "up_block_types": ["AttnUpBlock2D" if has else "UpBlock2D" for has in reversed(attention)],
-        "attention_head_dim": attending.pop() // unet.heads if unet.heads > 1 else None,
+        "attention_head_dim": unet.head_channels or (attending.pop() // unet.heads if unet.heads > 1 else None),
         "norm_num_groups": groups.pop(),
         "dropout": unet.dropout,
+        "downsample_padding": unet.downsample_padding,
+        "flip_sin_to_cos": unet.cos_first,
+        "freq_shift": unet.freq_shift,
+        "norm_eps": unet.norm_eps,
+        "num_class_embeds": unet.num_classes or None,
     }
 
 
@@ -201,6 +318,7 @@ def describe_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the contents of scheduler_config.json for a nested config. Raises ValueError."""
     schedule, prediction = config["schedule"], config["prediction"]
     name = schedule["name"]
+    faults = []
     for key, value, values in (
         ("network.conditioning", config["network"]["conditioning"], ["step"]),
         ("schedule.name", name, [*_SCHEDULES.values()]),
@@ -208,13 +326,13 @@ def describe_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
         ("prediction.variance", prediction["variance"], [*dict.fromkeys(_VARIANCES.values())]),
     ):
         if value not in values:
-            raise ValueError(
-                f"{key}={value!r} cannot be exported: diffusers' DDPMScheduler has only {', '.join(values)}"
-            )
+            faults.append(f"{key}={value!r}: diffusers' DDPMScheduler does not have it. Use {' or '.join(values)}")
     options = schedule.get(name, {})
     for key, constant in _ONLY.get(name, {}).items():
         if options.get(key, constant) != constant:
-            raise ValueError(f"schedule.{name}.{key}={options[key]} cannot be exported: in diffusers it is {constant}")
+            faults.append(f"schedule.{name}.{key}={options[key]}: in diffusers it is {constant}. Use that")
+    if faults:
+        raise ValueError(f"export: {'; '.join(faults)}")
 
     def named(table: Mapping[str, str], value: str) -> str:
         return next(theirs for theirs, ours in table.items() if ours == value)
@@ -229,89 +347,3 @@ def describe_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
         "clip_sample": config["sampler"]["clip_x0"],
         "prediction_type": named(_TARGETS, prediction["target"]),
     }
-
-
-# Parts of the above.
-
-
-def _read(file: pathlib.Path, fixed: Fixed, options: Mapping[str, Any], ignored: tuple[str, ...]) -> dict[str, Any]:
-    """Read a JSON file with known keys and supported values. Raises ValueError."""
-    try:
-        config = json.loads(file.read_text())
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} has to hold one JSON object")
-    for key in config:
-        if not (key in fixed or key in options or key in ignored or key.startswith("_")):
-            raise _refusal(file, config, key, "the key is not known; remove it if the model does not depend on it")
-    for key, (default, values) in fixed.items():
-        if config.get(key, default) not in values:
-            allowed = " or ".join(json.dumps(value) for value in values)
-            raise _refusal(file, {key: default} | config, key, f"only {allowed} is", absent=key not in config)
-    return config
-
-
-def _refusal(file: pathlib.Path, config: Mapping[str, Any], key: str, allowed: str, absent: bool = False) -> ValueError:
-    note = " (diffusers' default, as the file lacks it)" if absent else ""
-    return ValueError(f"{file}: {key}={json.dumps(config[key])}{note} cannot be represented; {allowed}")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _whole_number(file: pathlib.Path, config: Mapping[str, Any], key: str) -> int:
-    """Return config[key] as an integer >= 1."""
-    if not _is_whole(config[key]):
-        raise _refusal(file, config, key, "use a whole number of at least 1")
-    return config[key]
-
-
-def _whole_numbers(file: pathlib.Path, config: Mapping[str, Any], key: str, length: int = 0) -> list[int]:
-    """Return config[key] as a list of integers >= 1, `length` of them (0: one or more)."""
-    values = config[key]
-    listed = isinstance(values, list | tuple) and len(values) > 0 and len(values) == (length or len(values))
-    if not listed or not all(_is_whole(value) for value in values):
-        raise _refusal(file, config, key, f"use {length or 'some'} whole numbers of at least 1")
-    return list(values)
-
-
-def _fraction(file: pathlib.Path, config: Mapping[str, Any], key: str) -> float:
-    """Return config[key] as a number in [0, 1)."""
-    value = config[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise _refusal(file, config, key, "use a number in [0, 1)")
-    return float(value)
-
-
-def _attention(file: pathlib.Path, config: Mapping[str, Any], levels: int) -> list[bool]:
-    """Return, per level, if it has attention; down and up blocks must agree."""
-    found = {}
-    for way, key in (("Down", "down_block_types"), ("Up", "up_block_types")):
-        kinds = {f"{way}Block2D": False, f"Attn{way}Block2D": True}
-        types = config[key]
-        if not isinstance(types, list | tuple) or any(kind not in [*kinds] for kind in types):
-            raise _refusal(file, config, key, f"use {' and '.join(kinds)}")
-        if len(types) != levels:
-            raise _refusal(file, config, key, f"there have to be {levels}, as many as block_out_channels")
-        found[way] = [kinds[kind] for kind in types]
-    if found["Down"] != found["Up"][::-1]:
-        raise _refusal(file, config, "up_block_types", "attention has to be at the levels of down_block_types")
-    return found["Down"]
-
-
-def _heads(file: pathlib.Path, config: Mapping[str, Any], channels: list[int]) -> int:
-    """Return the number of heads, equal at all levels with attention, which have these `channels`."""
-    width = config["attention_head_dim"]
-    if width is None:
-        return 1
-    if not _is_whole(width) or len({c / width for c in channels}) > 1 or channels[0] % width:
-        there = ", ".join(map(str, sorted(set(channels))))
-        raise _refusal(
-            file,
-            config,
-            "attention_head_dim",
-            f"as many heads are needed at all levels with attention ({there} channels)",
-        )
-    return channels[0] // width

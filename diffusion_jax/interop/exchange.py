@@ -10,38 +10,73 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from diffusion_jax.experiment import wiring
+from diffusion_jax.experiment.choices import BOUND_LOSSES, LEARNED
 from diffusion_jax.interop import ddpm_tf1, diffusers, diffusers_folder, diffusers_options, fit
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.training import checkpoints, state
 
-TAKEN = ("channels", "multipliers", "blocks", "attention", "heads", "groups", "dropout")
+TAKEN = (
+    *("channels", "multipliers", "blocks", "attention", "heads", "head_channels", "groups", "dropout"),
+    *("norm_eps", "downsample_padding", "freq_shift", "cos_first"),
+)
 """Options of the U-Net that come from the model of diffusers."""
 
 
 def from_diffusers(config: ConfigDict, path: str, workdir: str) -> dict[str, Any]:
     """Import a saved UNet2DModel as a run directory.
 
-    Network, shape of the data and, if the model has a scheduler, the chain are those of the model; the rest is that of
-    the config, also the levels of the data (256 if it has none). Raises ValueError or OSError before anything is
+    Network, shape and classes of the data and, if the model has a scheduler, the chain are those of the model; the rest
+    is that of the config, also the levels of the data (256 if it has none). Where network.label_dropout of the config
+    is above 0, the last class embedding of the model means "no label". Raises ValueError or OSError before anything is
     written.
     """
     check_vacant(workdir)
     folder = diffusers_folder.find(path)
-    unet, shape = diffusers_options.read_unet(folder)
-    scheduler, chain = diffusers_options.read_scheduler(folder)
+    read: list[Any] = []
+    faults: list[str] = []
+    for reader in (diffusers_options.read_unet, diffusers_options.read_scheduler):
+        try:
+            read.append(reader(folder))
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError("; ".join(faults))
+    (unet, shape), (scheduler, chain) = read
     config = config.copy_and_resolve_references()
+    dropout = config.network.label_dropout if unet.num_classes else 0.0
+    classes = unet.num_classes - (dropout > 0)
     with config.unlocked():
-        config.network.update(name="unet", conditional=False, conditioning="step")
+        config.network.update(name="unet", conditional=classes > 0, label_dropout=dropout, conditioning="step")
         config.network.unet.update({name: getattr(unet, name) for name in TAKEN})
         config.data.update(shape=shape, levels=config.data.levels or 256)
+        if classes:
+            config.data.classes = classes
         config.update_from_flattened_dict(chain)
+        _fit_variance(config, unet.out_channels > shape[-1], bool(chain))
     experiment = wiring.build(config)
     net = diffusers.to_flax(diffusers_folder.read_tensors(folder), network(experiment), shape)
     figures = start(workdir, config, experiment, net, net)
     return figures | {"scheduler": str(scheduler) if scheduler else None}
+
+
+def _fit_variance(config: ConfigDict, learned: bool, chain: bool) -> None:
+    """Set the variance of a config to that of a model without a scheduler. Raises ValueError if a scheduler differs."""
+    variance = config.prediction.variance
+    if chain and learned != (variance == diffusers_options.LEARNED):
+        raise ValueError(
+            f"out_channels: a model with {'twice' if learned else 'only'} the channels of its input does not fit "
+            f"variance_type={variance!r} of its scheduler. Twice the channels go with {diffusers_options.LEARNED!r}"
+        )
+    if learned:
+        config.prediction.variance = diffusers_options.LEARNED
+        if config.loss.name not in BOUND_LOSSES:  # the head is trained by a bound alone
+            config.loss.name = "hybrid"
+    elif variance in LEARNED:
+        config.prediction.variance = "fixed_large"
 
 
 def from_ddpm_tf1(config: ConfigDict, path: str, workdir: str) -> dict[str, Any]:
@@ -74,9 +109,15 @@ def to_diffusers(config: ConfigDict, params: Any, path: str) -> dict[str, Any]:
     diffusers_folder.check_vacant(path)
     shape = tuple(config.data.shape)
     unet = network(wiring.build(config))
-    described = diffusers_options.describe_unet(unet, shape), diffusers_options.describe_scheduler(config.to_dict())
+    described = diffusers_options.describe_unet(unet, shape)
+    scheduler = diffusers_options.describe_scheduler(config.to_dict())
+    check_finite(params["net"])
     tensors = diffusers.from_flax(params["net"], unet, shape)
-    diffusers_folder.write(path, *described, tensors)
+    if config.network.label_dropout:
+        described["num_class_embeds"] += 1
+    elif unet.num_classes:  # the row of "no label" was never trained
+        tensors[diffusers.LABELS] = tensors[diffusers.LABELS][:-1]
+    diffusers_folder.write(path, described, scheduler, tensors)
     return {"path": path, **sizes(params)}
 
 
@@ -85,6 +126,17 @@ def check_vacant(workdir: str) -> None:
     kept = checkpoints.steps(workdir)
     if kept:
         raise ValueError(f"--workdir={workdir}: has checkpoints, the newest of step {kept[-1]}. Use another directory")
+
+
+def check_finite(net: dict[str, Any]) -> None:
+    """Raise ValueError, naming the first tensors, if weights are not finite."""
+    flat = traverse_util.flatten_dict(net, sep="/")
+    bad = [name for name, value in flat.items() if not np.isfinite(np.asarray(value, np.float32)).all()]
+    if bad:
+        raise ValueError(
+            f"weights: {len(bad)} of {len(flat)} tensors are not finite ({', '.join(bad[:3])}"
+            f"{', ...' if len(bad) > 3 else ''}). Use the weights of an earlier step"
+        )
 
 
 def network(experiment: wiring.Experiment) -> UNet:
@@ -98,6 +150,8 @@ def start(
     workdir: str, config: ConfigDict, experiment: wiring.Experiment, net: dict[str, Any], average: dict[str, Any]
 ) -> dict[str, Any]:
     """Write step 0 of a run with these weights; `average` is the value of every average."""
+    for tree in (net, average):
+        check_finite(tree)
     params, averaged = ({"net": jax.tree.map(jnp.asarray, tree)} for tree in (net, average))
     first = state.create(params, experiment.optimizer, (), experiment.times.init())
     first = dataclasses.replace(first, ema={str(decay): averaged for decay in config.ema.decays})

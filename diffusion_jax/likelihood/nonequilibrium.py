@@ -10,7 +10,8 @@ and the cross-entropy of the model, -E log p(x_s | x_t), is the lower bound plus
 """
 
 import math
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,15 +33,10 @@ class BoundaryTerms(NamedTuple):
     """Conditional entropies around every step, fields [B,N]."""
 
 
-class BoundaryFunction(Protocol):
-    """Boundary terms of K, per example."""
-
-    def __call__(self, x0: Array, /) -> BoundaryTerms:
-        """Return the boundary terms for x0 [B,*D]."""
-
-
-def make_boundary_terms(process: Process, schedule: Schedule, coefficients: StepCoefficients) -> BoundaryFunction:
-    """Make the function that computes the boundary terms of K, without random draws.
+def make_boundary_terms(
+    process: Process, schedule: Schedule, coefficients: StepCoefficients
+) -> Callable[[Array], BoundaryTerms]:
+    """Make the function x0 [B,*D] -> boundary terms of K, without random draws.
 
     coefficients: of the steps of a chain, fields [N].
     """

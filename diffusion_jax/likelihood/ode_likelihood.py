@@ -10,7 +10,7 @@ Reference: Chen et al. 2018; Grathwohl et al. 2019 (FFJORD); Song et al. 2021, s
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,18 +25,11 @@ PRODUCTS = 16
 """Jacobian products computed at once."""
 
 
-class TerminalLogDensity(Protocol):
-    """Log density of x_1."""
-
-    def __call__(self, level: Level, x_1: Array, /) -> Array:
-        """Return the log density in nats [B] of x_1 [B,*D] at the level of t = 1 (scalar fields)."""
-
-
-class DrawProbes(Protocol):
-    """Probes for the trace of the Jacobian."""
-
-    def __call__(self, keys: Array, shape: tuple[int, ...], number: int, dtype: Any, /) -> Array:
-        """Return probes [P,B,*shape], those of each example drawn from its own key in `keys` [B]."""
+TerminalLogDensity = Callable[[Level, Array], Array]
+"""Log density in nats [B] of x_1 [B,*D] at the level of t = 1 (scalar fields)."""
+DrawProbes = Callable[[Array, tuple[int, ...], int, Any], Array]
+"""Probes for the trace of the Jacobian: (keys [B], shape, number P, dtype) -> [P,B,*shape], each example's from its own
+key."""
 
 
 class Density(NamedTuple):
@@ -101,18 +94,10 @@ PROBES: dict[str, DrawProbes] = {
 """Trace estimators by name."""
 
 
-class DensityFunction(Protocol):
-    """Log density under the probability-flow ODE."""
+DensityFunction = Callable[..., Density]
+"""Log density under the probability-flow ODE: (params, keys [B], x [B,*D], label [B] or None) -> `Density`.
 
-    def __call__(self, params: Any, keys: Array, x: Array, label: Array | None = None, /) -> Density:
-        """Return the log density of x.
-
-        Args:
-            params: the parameters of the model.
-            keys: one PRNG key per example [B], for the probes.
-            x: examples at the level of t = min_t, [B,*D].
-            label: class labels int [B], or None.
-        """
+The keys are those of the probes, one per example; x are examples at the level of t = min_t."""
 
 
 def make_density(
@@ -167,20 +152,10 @@ def make_density(
     return density
 
 
-class Dequantise(Protocol):
-    """Dequantisation: from data x0 to x at t = min_t.
+Dequantise = Callable[[Level, Array, Array], tuple[Array, dict[str, Array]]]
+"""Dequantisation: (level of t = min_t, keys [B], x0 [B,*D]) -> (x [B,*D] at min_t, terms in nats [B] by name).
 
-    -log p(x0), or a bound on it, is -log p(x) plus terms.
-    """
-
-    def __call__(self, level: Level, keys: Array, x0: Array, /) -> tuple[Array, dict[str, Array]]:
-        """Return (x[B,*D], terms), terms being the summands in nats [B] by name.
-
-        Args:
-            level: of t = min_t, scalar fields.
-            keys: one PRNG key per example [B].
-            x0: [B,*D] in the model's range.
-        """
+-log p(x0), or a bound on it, is -log p(x) plus the terms."""
 
 
 def no_dequantisation(levels: int, decode: Decoder) -> Dequantise:

@@ -7,8 +7,8 @@ The bound is tighter the more paths; for one path it is the VLB.
 Reference: Burda et al. 2016, eq. 8, with the path as the latent variable.
 """
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,19 +21,8 @@ from diffusion_jax.objective.prediction import Denoiser
 from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process.base import Array, CoefficientsFromParams, Process, ScheduleFromParams, expand, level, normal
 
-
-class PathWeights(Protocol):
-    """Importance weights of whole paths."""
-
-    def __call__(self, params: Any, keys: Array, x0: Array, label: Array | None = None, /) -> Array:
-        """Return -log w in nats [B], of one path per example.
-
-        Args:
-            params: the parameters of the model.
-            keys: one PRNG key per example [B].
-            x0: [B,*D] in the model's range.
-            label: class labels int [B], or None.
-        """
+PathWeights = Callable[..., Array]
+"""-log w in nats [B] of one path per example: (params, keys [B], x0 [B,*D] in the model's range, label [B] or None)."""
 
 
 def make_path_weights(

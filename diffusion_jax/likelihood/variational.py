@@ -6,8 +6,8 @@ is the code length so far, and the *distortion* the error of the receiver's best
 Reference: Ho et al. 2020, section 4.3.
 """
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,17 +30,11 @@ class BoundTerms(NamedTuple):
     """(x0 - predicted x0)² at the start of each step, a mean over dimensions in the model's range, [B,N]."""
 
 
-class BoundTermsFunction(Protocol):
-    """Terms of the variational bound of a batch, one draw of x_t per step."""
+BoundTermsFunction = Callable[[Any, Array, Batch], BoundTerms]
+"""Terms of the variational bound, one draw of x_t per step: (params, key, batch) -> terms.
 
-    def __call__(self, params: Any, key: Array, batch: Batch, /) -> BoundTerms:
-        """Return the terms.
-
-        Args:
-            params: the parameters of the model.
-            key: PRNG key; the noise of an example follows from it and from batch["index"].
-            batch: "x0" float [B,*D] in the model's range, "label" and "index" int [B].
-        """
+The batch has "x0" float [B,*D] in the model's range, "label" and "index" int [B]; the noise of an example follows from
+the key and its index."""
 
 
 def make_terms(

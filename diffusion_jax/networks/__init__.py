@@ -7,6 +7,7 @@ MODULES = {
     "UNet": "unet",
     "NCSNpp": "ncsnpp",
     "NCSN": "ncsn",
+    "NCSNv2": "ncsn",
     "VDMUNet": "vdm",
     "MLP": "mlp",
     "RBF": "rbf",

@@ -66,12 +66,12 @@ def _with_fast_convolutions(
 
 
 def direct(x: Array, kernel: Array, padding: Padding = "SAME") -> Array:
-    """The convolution as XLA has it: [B,H,W,C] -> [B,H,W,D]."""
+    """Convolution by XLA: [B,H,W,C] -> [B,H,W,D]."""
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, **PLAIN)
 
 
 def winograd(x: Array, kernel: Array) -> Array:
-    """`direct`, for an even H, with 6 products in place of 9 for each pixel of the result.
+    """Convolution of `direct` for an even H, with 6 products per pixel in place of 9.
 
     Two rows of the result need four of x and three of the kernel: four products of sums of these in place of six.
     Source: Winograd 1980, F(2, 3), one-dimensional; for networks Lavin and Gray 2016.
@@ -86,12 +86,12 @@ def winograd(x: Array, kernel: Array) -> Array:
 
 
 def repeated(x: Array, kernel: Array) -> Array:
-    """`direct` of `repeat_pixels`: [B,H,W,C] -> [B,2H,2W,D]."""
+    """Convolution of `repeat_pixels`: [B,H,W,C] -> [B,2H,2W,D]."""
     return direct(repeat_pixels(x), kernel)
 
 
 def repeated_in_quarters(x: Array, kernel: Array) -> Array:
-    """`repeated`, with 4 products in place of 9 for each pixel of the result.
+    """Convolution of `repeated`, with 4 products per pixel in place of 9.
 
     A window over doubled pixels sees two rows and two columns of x only. Those of the result's even rows are the row
     before and the row itself, with the kernel's rows k0 and k1 + k2; those of odd rows the row itself and the next,
@@ -119,14 +119,14 @@ _CONVOLVE_REPEATED = jax.checkpoint(
 
 
 def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Padding, **options: Any) -> Array:
-    """`jax.lax.conv_general_dilated`, by `winograd` when lowered for a CPU: with MIN_CHANNELS and an even height."""
+    """Convolve by `winograd` on a CPU, for an even height and MIN_CHANNELS; else by XLA."""
     if _plain(kernel, strides, padding, options) and x.shape[1] % 2 == 0 and min(kernel.shape[2:]) >= MIN_CHANNELS:
         return _CONVOLVE(x, kernel)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
 def convolve_repeated(x: Array, kernel: Array, strides: Sequence[int], padding: Padding, **options: Any) -> Array:
-    """`jax.lax.conv_general_dilated` of `repeat_pixels`, by `repeated_in_quarters` when lowered for a CPU."""
+    """Convolve `repeat_pixels`, by `repeated_in_quarters` on a CPU; else by XLA."""
     if _plain(kernel, strides, padding, options):
         return _CONVOLVE_REPEATED(x, kernel)
     return jax.lax.conv_general_dilated(repeat_pixels(x), kernel, strides, padding, **options)

@@ -6,7 +6,7 @@ import flax.linen as nn
 
 from diffusion_jax.declarations import declare
 from diffusion_jax.networks import layers, unet
-from diffusion_jax.networks.layers import Array, DType
+from diffusion_jax.networks.layers import Array
 
 
 @declare(classifier=True)
@@ -31,7 +31,7 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
-        dtype = self._check(x, time, label, keys)
+        dtype = unet.check("encoder", self, x, time, label, keys)
         accurate = layers.at_least_float32(dtype)
         temb = layers.Conditioning(self.channels, 4 * self.channels, 0, accurate, name="temb")(time, None)
         h = layers.conv(self.channels, dtype, "conv_in")(layers.fourier_features(x, self.fourier))
@@ -42,16 +42,8 @@ class Encoder(nn.Module):
         for i, multiplier in enumerate(self.multipliers):
             attends = x.shape[1] >> i in self.attention
             level = partial(block, channels=self.channels * multiplier), attend if attends else None
-            h = unet.Down(self.blocks, *level, dtype, i < last, name=f"down_{i}")(h, temb, keys)[-1]
+            halve = partial(layers.Downsample, dtype) if i < last else None
+            h = unet.Down(self.blocks, *level, halve, name=f"down_{i}")(h, temb, keys)[-1]
         h = unet.Middle(level[0], attend, name="mid")(h, temb, keys)
         h = nn.silu(layers.group_norm(h.shape[-1], accurate, "norm_out", self.groups)(h))
         return layers.dense(self.out_channels, accurate, "dense_out")(h.mean((1, 2)))
-
-    def _check(self, x: Array, time: Array, label: Array | None, keys: Array | None) -> DType:
-        """Return the compute dtype. Raises ValueError if the options or the shapes do not fit."""
-        options = {"out_channels": self.out_channels, "blocks": self.blocks, "heads": self.heads}
-        dtype = layers.check_options("encoder", self.dtype, dropout=self.dropout, **options)
-        layers.check_groups("encoder", self.channels, self.groups)
-        layers.check_shapes("encoder", x, "BHWC", time, label, keys)
-        layers.check_levels("encoder", x, self.channels, self.multipliers, self.attention, self.heads)
-        return dtype

@@ -19,8 +19,6 @@ Array = jax.Array
 DType = Any
 
 NORM_EPSILON = 1e-6
-DOWN_PADDING = ((0, 1), (0, 1))
-"""Padding (before, after) of rows and columns under a stride of 2: SAME of TensorFlow for an even size."""
 
 Initializer = Callable[..., Array]
 
@@ -62,9 +60,9 @@ def dense(features: int, dtype: DType, name: str, init: Initializer = GLOROT) ->
     return nn.Dense(features, kernel_init=init, dtype=dtype, name=name)
 
 
-def group_norm(channels: int, dtype: DType, name: str, groups: int = 0) -> nn.Module:
+def group_norm(channels: int, dtype: DType, name: str, groups: int = 0, epsilon: float = NORM_EPSILON) -> nn.Module:
     """Return a `GroupNorm` with `groups` groups, or with `usual_groups` for 0."""
-    return GroupNorm(groups or usual_groups(channels), dtype, name=name)
+    return GroupNorm(groups or usual_groups(channels), dtype, epsilon, name=name)
 
 
 class GroupNorm(nn.Module):
@@ -76,6 +74,7 @@ class GroupNorm(nn.Module):
 
     groups: int
     dtype: DType
+    epsilon: float = NORM_EPSILON
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -84,25 +83,26 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
         accurate = at_least_float32(self.dtype)
-        return normalise(x.astype(accurate), scale.astype(accurate), bias.astype(accurate), self.groups).astype(
-            self.dtype
-        )
+        x, scale, bias = (value.astype(accurate) for value in (x, scale, bias))
+        return normalise(x, scale, bias, self.groups, self.epsilon).astype(self.dtype)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def normalise(x: Array, scale: Array, bias: Array, groups: int) -> Array:
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def normalise(x: Array, scale: Array, bias: Array, groups: int, epsilon: float) -> Array:
     """Return the output of `GroupNorm`, with a derivative whose transpose reads x only twice.
 
     Differentiated automatically, each of the five gradients that meet here would be a pass over x.
     """
-    centred, inverse = _standardise(x, groups)
+    centred, inverse = _standardise(x, groups, epsilon)
     return centred * (inverse * scale) + bias
 
 
 @normalise.defjvp
-def _normalise_jvp(groups: int, primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+def _normalise_jvp(
+    groups: int, epsilon: float, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[Array, Array]:
     (x, scale, bias), (dx, dscale, dbias) = primals, tangents
-    centred, inverse = _standardise(x, groups)
+    centred, inverse = _standardise(x, groups, epsilon)
     gain = inverse * scale
     dmean = _group_means(dx, groups)
     dinverse = -(inverse**3) * _group_means(centred * dx, groups)
@@ -110,14 +110,14 @@ def _normalise_jvp(groups: int, primals: tuple[Array, ...], tangents: tuple[Arra
     return centred * gain + bias, gain * dx + centred * in_gain + in_shift
 
 
-def _standardise(x: Array, groups: int) -> tuple[Array, Array]:
+def _standardise(x: Array, groups: int, epsilon: float) -> tuple[Array, Array]:
     """Return (x - mean of its group [B,H,W,C], 1 / deviation of the group [B,1,1,C])."""
     centred = x - _group_means(x, groups)
-    return centred, jax.lax.rsqrt(_group_means(jnp.square(centred), groups) + NORM_EPSILON)
+    return centred, jax.lax.rsqrt(_group_means(jnp.square(centred), groups) + epsilon)
 
 
 def _group_means(x: Array, groups: int) -> Array:
-    """Return the mean [B,1,1,C] of each channel's group, over pixels first, which keeps the channels contiguous."""
+    """Return the mean [B,1,1,C] of each channel's group: over pixels first, to keep the channels contiguous."""
     of_channel = jnp.mean(x, axis=(1, 2), keepdims=True)
     parted = of_channel.reshape(*of_channel.shape[:-1], groups, -1)
     return jnp.broadcast_to(parted.mean(-1, keepdims=True), parted.shape).reshape(of_channel.shape)
@@ -132,18 +132,20 @@ def usual_groups(channels: int) -> int:
     return max((n for n in range(1, 33) if channels % n == 0 and channels >= 4 * n), default=1)
 
 
-def time_embedding(time: Array, dim: int) -> Array:
-    """Sinusoidal embedding of time [B] -> [B, dim]: sin(time f_k), then cos, f_k = 10000^(-k/(half - 1)), k < half.
+def time_embedding(time: Array, dim: int, freq_shift: int = 1, cos_first: bool = False) -> Array:
+    """Sinusoidal embedding of time [B] -> [B, dim]: sin(time f_k), then cos, or with `cos_first` the other way round.
 
-    Here half = dim / 2; `dim` is even and at least 4. Computed in float32, or float64 if `time` is; time is any real
-    number, and frequencies from 1 down to 1e-4 suit a range of hundreds to thousands.
+    f_k = 10000^(-k/(half - freq_shift)), k < half = dim / 2; `dim` is even and at least 4. Computed in float32, or
+    float64 if `time` is; time is any real number, and frequencies from 1 down to 1e-4 suit a range of hundreds to
+    thousands.
     Reference: Vaswani et al. 2017, section 3.5, laid out as in the public code of Ho et al. 2020.
     """
     time = time.astype(at_least_float32(time.dtype))
     half = dim // 2
-    frequencies = jnp.exp(-math.log(10000) / (half - 1) * jnp.arange(half, dtype=time.dtype))
+    frequencies = jnp.exp(-math.log(10000) / (half - freq_shift) * jnp.arange(half, dtype=time.dtype))
     angles = time[:, None] * frequencies
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    waves = [jnp.sin(angles), jnp.cos(angles)]
+    return jnp.concatenate(waves[::-1] if cos_first else waves, axis=-1)
 
 
 def fourier_features(x: Array, exponents: Sequence[int]) -> Array:
@@ -195,10 +197,12 @@ class Conditioning(nn.Module):
     features: int
     num_classes: int
     dtype: DType
+    freq_shift: int = 1
+    cos_first: bool = False
 
     @nn.compact
     def __call__(self, time: Array, label: Array | None) -> Array:
-        h = time_embedding(time.astype(self.dtype), self.dim)
+        h = time_embedding(time.astype(self.dtype), self.dim, self.freq_shift, self.cos_first)
         h = dense(self.features, self.dtype, "dense0")(h)
         h = dense(self.features, self.dtype, "dense1")(nn.silu(h))
         if self.num_classes:
@@ -219,13 +223,14 @@ class ResidualBlock(nn.Module):
     dropout: float
     dtype: DType
     groups: int = 0
+    epsilon: float = NORM_EPSILON
 
     @nn.compact
     def __call__(self, x: Array, temb: Array, keys: Array | None) -> Array:
-        h = nn.silu(group_norm(x.shape[-1], self.dtype, "norm1", self.groups)(x))
+        h = nn.silu(group_norm(x.shape[-1], self.dtype, "norm1", self.groups, self.epsilon)(x))
         h = conv(self.channels, self.dtype, "conv1")(h)
         h += dense(self.channels, self.dtype, "temb_proj")(nn.silu(temb))[:, None, None, :]
-        h = nn.silu(group_norm(self.channels, self.dtype, "norm2", self.groups)(h))
+        h = nn.silu(group_norm(self.channels, self.dtype, "norm2", self.groups, self.epsilon)(h))
         h = Dropout(self.dropout, name="dropout")(h, keys)
         h = conv(self.channels, self.dtype, "conv2", NEAR_ZERO)(h)
         if x.shape[-1] != self.channels:
@@ -236,40 +241,46 @@ class ResidualBlock(nn.Module):
 class SelfAttention(nn.Module):
     """x + dense(softmax(q k^T / sqrt(C / heads)) v), each pixel attending to all of its own image, times sum_scale.
 
-    Heads are consecutive slices of the channels; `qkv_init` is that of q, k and v. x [B,H,W,C] -> [B,H,W,C].
+    Heads are consecutive slices of the channels, `heads` of them, or of `head_channels` each where that is not 0.
+    `qkv_init` is that of q, k and v. x [B,H,W,C] -> [B,H,W,C].
     """
 
     heads: int
     dtype: DType
     groups: int = 0
+    head_channels: int = 0
+    epsilon: float = NORM_EPSILON
     qkv_init: Initializer = GLOROT
     sum_scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        batch, height, width, channels = x.shape
-        h = group_norm(channels, self.dtype, "norm", self.groups)(x)
+        batch, rows, columns, channels = x.shape
+        width = self.head_channels or channels // self.heads
+        h = group_norm(channels, self.dtype, "norm", self.groups, self.epsilon)(x)
         q, k, v = (
-            dense(channels, self.dtype, name, self.qkv_init)(h).reshape(
-                batch, height * width, self.heads, channels // self.heads
-            )
+            dense(channels, self.dtype, name, self.qkv_init)(h).reshape(batch, rows * columns, -1, width)
             for name in ("q", "k", "v")
         )
         accurate = at_least_float32(self.dtype)
         logits = jnp.einsum("bqhc,bkhc->bhqk", q, k, preferred_element_type=accurate)
-        weights = jax.nn.softmax(logits / math.sqrt(channels // self.heads), axis=-1)
+        weights = jax.nn.softmax(logits / math.sqrt(width), axis=-1)
         h = jnp.einsum("bhqk,bkhc->bqhc", weights.astype(self.dtype), v).reshape(x.shape)
         return (x + dense(channels, self.dtype, "proj_out", NEAR_ZERO)(h)) * self.sum_scale
 
 
 class Downsample(nn.Module):
-    """Convolution of stride 2: [B,H,W,C] -> [B,H/2,W/2,C], H and W even."""
+    """Convolution of stride 2: [B,H,W,C] -> [B,H/2,W/2,C], H and W even.
+
+    `padding` rows and columns of zeros stand before x, and one behind. With 0 this is SAME of TensorFlow.
+    """
 
     dtype: DType
+    padding: int = 0
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return conv(x.shape[-1], self.dtype, "conv", stride=2, padding=DOWN_PADDING)(x)
+        return conv(x.shape[-1], self.dtype, "conv", stride=2, padding=((self.padding, 1),) * 2)(x)
 
 
 def repeat_pixels(x: Array) -> Array:
@@ -330,7 +341,13 @@ def check_shapes(network: str, x: Array, axes: str, time: Array, label: Array | 
 
 
 def check_levels(
-    network: str, x: Array, channels: int, multipliers: Sequence[int], attention: Sequence[int], heads: int = 1
+    network: str,
+    x: Array,
+    channels: int,
+    multipliers: Sequence[int],
+    attention: Sequence[int],
+    heads: int = 1,
+    head_channels: int = 0,
 ) -> None:
     """Raise ValueError unless x [B,H,W,C] can be halved between levels, and these have the heights of `attention`."""
     if not multipliers or min(multipliers) < 1:
@@ -344,13 +361,16 @@ def check_levels(
                 f"{network}: {name} {size} cannot be halved {halvings} times; use a size divisible by {2**halvings} "
                 "or fewer multipliers"
             )
+    if head_channels < 0:
+        raise ValueError(f"{network}: head_channels must be 0 or more, got {head_channels}")
     heights = [x.shape[1] >> i for i in range(halvings + 1)]
     for height in attention:
         if height not in heights:
             raise ValueError(f"{network}: attention at height {height} never occurs; the heights are {heights}")
     for i, height in enumerate(heights):
         width = channels * multipliers[i]
-        if (height in attention or i == halvings) and width % heads:
+        if (height in attention or i == halvings) and width % (head_channels or heads):
+            given = f"head_channels={head_channels}" if head_channels else f"heads={heads}"
             raise ValueError(
-                f"{network}: heads={heads} does not divide the {width} channels at height {height}; use a divisor"
+                f"{network}: {given} does not divide the {width} channels at height {height}; use a divisor"
             )

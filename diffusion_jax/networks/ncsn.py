@@ -215,7 +215,7 @@ def conv(features: int, dtype: DType, name: str, dilation: int = 1, bias: bool =
 
 
 def shares(time: Array, levels: int) -> Array:
-    """Return linear weights [B,levels] of the levels next to time [B] in 0 … levels - 1, clipped to that range."""
+    """Return linear weights [B,levels] of the two levels around time [B], clipped to 0 … levels - 1."""
     return jnp.maximum(1 - jnp.abs(jnp.clip(time, 0, levels - 1)[:, None] - jnp.arange(levels)), 0)
 
 

@@ -1,4 +1,4 @@
-"""Shapes of a network's parameters, and whether arrays from elsewhere have them."""
+"""Shapes of a network's parameters, and their comparison with arrays from elsewhere."""
 
 from collections.abc import Mapping
 from typing import Any

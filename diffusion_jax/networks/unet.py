@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -19,10 +20,13 @@ class UNet(nn.Module):
     blocks + 1 on the way up, each of which concatenates one skip connection. H and W are multiples of 2^(levels - 1).
     `attention` lists the heights, such as 16, at which self-attention follows every residual block; the middle block
     always has it. Group norms have `groups` groups, a divisor of `channels`; 0: the number from `layers.usual_groups`.
+    Attention has `heads` heads, or heads of `head_channels` channels where that is not 0.
     `keys` are typed PRNG keys for dropout, one per example; None means no dropout. Parameters are float32, the compute
     dtype is `dtype`; the conditioning and the output head stay in float32 under bfloat16, and so does the result.
     `remat` recomputes each block in the backward pass, to save memory; parameter names and results do not change.
     `fourier` lists the exponents of the Fourier features appended to the channels of x (`layers.fourier_features`).
+    `norm_eps`, `downsample_padding` (0 or 1), `freq_shift` (0 or 1) and `cos_first` are those of the layers; diffusers'
+    own models have 1e-5, 1, 0 and True.
     Raises ValueError during tracing, before compilation, if the options or the shapes do not fit.
     Reference: Ho et al. 2020, appendix B, and its public code.
     """
@@ -39,43 +43,59 @@ class UNet(nn.Module):
     dtype: str = "float32"
     remat: bool = False
     groups: int = 0
+    head_channels: int = 0
+    norm_eps: float = layers.NORM_EPSILON
+    downsample_padding: int = 0
+    freq_shift: int = 1
+    cos_first: bool = False
 
     @nn.compact
     def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
-        dtype = self._check(x, time, label, keys)
+        dtype = check("unet", self, x, time, label, keys)
+        for name in ("downsample_padding", "freq_shift"):
+            if getattr(self, name) not in (0, 1):
+                raise ValueError(f"unet: {name} must be 0 or 1, got {getattr(self, name)}")
+        if not self.norm_eps > 0:
+            raise ValueError(f"unet: norm_eps must be above 0, got {self.norm_eps}")
         accurate = layers.at_least_float32(dtype)
         lift = nn.remat if self.remat else (lambda module: module)
-        attend = partial(lift(layers.SelfAttention), heads=self.heads, dtype=dtype, groups=self.groups)
+        norms = {"dtype": dtype, "groups": self.groups, "epsilon": self.norm_eps}
+        attend = partial(lift(layers.SelfAttention), heads=self.heads, head_channels=self.head_channels, **norms)
         last = len(self.multipliers) - 1
 
         def block(level: int) -> Make:
             channels = self.channels * self.multipliers[level]
-            made = partial(lift(layers.ResidualBlock), channels=channels, dropout=self.dropout, dtype=dtype)
-            return partial(made, groups=self.groups)
+            return partial(lift(layers.ResidualBlock), channels=channels, dropout=self.dropout, **norms)
 
         def attend_at(level: int) -> Make | None:
             return attend if x.shape[1] >> level in self.attention else None
 
-        conditioning = layers.Conditioning(self.channels, 4 * self.channels, self.num_classes, accurate, name="temb")
-        temb = conditioning(time, label)
+        waves = self.freq_shift, self.cos_first
+        temb = layers.Conditioning(self.channels, 4 * self.channels, self.num_classes, accurate, *waves, name="temb")(
+            time, label
+        )
+        halve = partial(layers.Downsample, dtype, self.downsample_padding)
         skips = [layers.conv(self.channels, dtype, "conv_in")(layers.fourier_features(x, self.fourier))]
         for i in range(last + 1):
-            skips += Down(self.blocks, block(i), attend_at(i), dtype, i < last, name=f"down_{i}")(skips[-1], temb, keys)
+            down = Down(self.blocks, block(i), attend_at(i), halve if i < last else None, name=f"down_{i}")
+            skips += down(skips[-1], temb, keys)
         h = Middle(block(last), attend, name="mid")(skips[-1], temb, keys)
         for i in reversed(range(last + 1)):
             taken = [skips.pop() for _ in range(self.blocks + 1)]
             h = Up(block(i), attend_at(i), dtype, i > 0, name=f"up_{i}")(h, taken, temb, keys)
-        h = nn.silu(layers.group_norm(h.shape[-1], accurate, "norm_out", self.groups)(h))
+        h = nn.silu(layers.group_norm(h.shape[-1], accurate, "norm_out", self.groups, self.norm_eps)(h))
         return layers.conv(self.out_channels, accurate, "conv_out", layers.NEAR_ZERO)(h)
 
-    def _check(self, x: Array, time: Array, label: Array | None, keys: Array | None) -> DType:
-        """Return the compute dtype. Raises ValueError if the options or the shapes do not fit."""
-        options = {"out_channels": self.out_channels, "blocks": self.blocks, "heads": self.heads}
-        dtype = layers.check_options("unet", self.dtype, dropout=self.dropout, num_classes=self.num_classes, **options)
-        layers.check_groups("unet", self.channels, self.groups)
-        layers.check_shapes("unet", x, "BHWC", time, label, keys)
-        layers.check_levels("unet", x, self.channels, self.multipliers, self.attention, self.heads)
-        return dtype
+
+def check(name: str, net: Any, x: Array, time: Array, label: Array | None, keys: Array | None) -> DType:
+    """Return the compute dtype of a U-Net or encoder. Raises ValueError if its options or the shapes do not fit."""
+    options = {"out_channels": net.out_channels, "blocks": net.blocks, "heads": net.heads}
+    classes, head_channels = getattr(net, "num_classes", 0), getattr(net, "head_channels", 0)
+    dtype = layers.check_options(name, net.dtype, dropout=net.dropout, num_classes=classes, **options)
+    layers.check_groups(name, net.channels, net.groups)
+    layers.check_shapes(name, x, "BHWC", time, label, keys)
+    layers.check_levels(name, x, net.channels, net.multipliers, net.attention, net.heads, head_channels)
+    return dtype
 
 
 class Down(nn.Module):
@@ -84,8 +104,7 @@ class Down(nn.Module):
     blocks: int
     block: Make
     attend: Make | None
-    dtype: DType
-    halve: bool
+    halve: Make | None
 
     @nn.compact
     def __call__(self, h: Array, temb: Array, keys: Array | None) -> list[Array]:
@@ -96,7 +115,7 @@ class Down(nn.Module):
                 h = self.attend(name=f"attn_{j}")(h)
             outputs.append(h)
         if self.halve:
-            outputs.append(layers.Downsample(self.dtype, name="downsample")(h))
+            outputs.append(self.halve(name="downsample")(h))
         return outputs
 
 

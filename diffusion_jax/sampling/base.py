@@ -6,74 +6,29 @@ Shapes: B samples, *D data dimensions, N steps of a grid.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process.base import Array, Level, Schedule, StepCoefficients
 
+BoundDenoiser = Callable[[Array, Level], Prediction]
+"""Denoiser bound to parameters and labels: (noisy x_t [B,*D], levels [B]) -> prediction."""
+Step = Callable[[BoundDenoiser, Reverse | None, StepCoefficients, Array, Any, Array], tuple[Array, Any]]
+"""Step of a sampler from t to s < t: (denoise, reverse, coefficients, x, carry, keys) -> (x_s [B,*D], carry).
 
-class BoundDenoiser(Protocol):
-    """Denoiser bound to parameters and labels."""
+denoise is the model and reverse its kernel, for methods with `uses_kernel`; coefficients are those of the step, fields
+[B]; x is x_t [B,*D]; carry is the state of a multistep method, None for the others; keys are PRNG keys [B], one per
+sample."""
+InitCarry = Callable[[Array], Any]
+"""Initial carry of a multistep method, for a walk that starts at x [B,*D]."""
+PrepareCoefficients = Callable[[Schedule, StepCoefficients], StepCoefficients]
+"""Coefficients [N] that the steps of a method take, from a schedule and the coefficients of the process."""
+AdaptiveWalk = Callable[[BoundDenoiser, Schedule, StepCoefficients, Array, Any], tuple[Array, Any]]
+"""Walk of a method that chooses its own steps: (denoise, schedule, coefficients, x, carry) -> (x [B,*D], carry).
 
-    def __call__(self, x_t: Array, level: Level, /) -> Prediction:
-        """Return the prediction for noisy x_t [B,*D] at levels [B]."""
-
-
-class Step(Protocol):
-    """Step of a sampler from a level t to a level s < t."""
-
-    def __call__(
-        self,
-        denoise: BoundDenoiser,
-        reverse: Reverse | None,
-        coefficients: StepCoefficients,
-        x: Array,
-        carry: Any,
-        keys: Array,
-        /,
-    ) -> tuple[Array, Any]:
-        """Return (x_s [B,*D], carry for the next step).
-
-        Args:
-            denoise: the model.
-            reverse: the model's reverse kernel, for methods with `uses_kernel`.
-            coefficients: of the step, fields [B].
-            x: x_t [B,*D].
-            carry: state of a multistep method; None for the others.
-            keys: PRNG keys [B], one per sample.
-        """
-
-
-class InitCarry(Protocol):
-    """Initial carry of a multistep method."""
-
-    def __call__(self, x: Array, /) -> Any:
-        """Return the carry of a walk that starts at x [B,*D]."""
-
-
-class PrepareCoefficients(Protocol):
-    """Derivation of a method's own step coefficients."""
-
-    def __call__(self, schedule: Schedule, coefficients: StepCoefficients, /) -> StepCoefficients:
-        """Return the coefficients [N] that the method's steps take, from those of the process."""
-
-
-class AdaptiveWalk(Protocol):
-    """Walk of a method that chooses its own steps."""
-
-    def __call__(
-        self, denoise: BoundDenoiser, schedule: Schedule, coefficients: StepCoefficients, x: Array, carry: Any, /
-    ) -> tuple[Array, Any]:
-        """Return (x [B,*D], carry) at the end of the grid.
-
-        Args:
-            denoise: the model.
-            schedule: the noise schedule.
-            coefficients: of a grid [N], of which only the ends matter.
-            x: [B,*D] at the first level.
-            carry: state, from `init_carry` or an earlier part of the grid.
-        """
+The coefficients are those of a grid [N], of which only the ends matter; x is [B,*D] at the first level; carry is from
+`init_carry` or an earlier part of the grid."""
 
 
 def no_carry(x: Array) -> None:

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process.base import Array, Level, Schedule, StepCoefficients, expand, level, normal, time_of
 from diffusion_jax.sampling.base import BoundDenoiser, SamplerStep
 
@@ -27,16 +26,20 @@ class ChurnCoefficients(NamedTuple):
     """alpha_s (S_s - S_u)."""
 
 
-def edm(churn: float = 0.0, s_min: float = 0.0, s_max: float = 1e9, s_noise: float = 1.0) -> SamplerStep:
+def edm(
+    churn: float = 0.0, s_min: float = 0.0, s_max: float = 1e9, s_noise: float = 1.0, cap: bool = True
+) -> SamplerStep:
     """EDM's sampler: y_u = y + sqrt(S_u² - S_t²) s_noise noise, then Heun on dy = eps dS from u to s.
 
-    Here y = x/alpha, S = sigma/alpha, and S_u = (1 + min(churn/N, sqrt(2) - 1)) S_t in N steps, but never above S at
-    t = 1. Two network calls per step; one at the step that ends without noise.
+    Here y = x/alpha, S = sigma/alpha, and S_u = (1 + min(churn/N, sqrt(2) - 1)) S_t in N steps. Two network calls per
+    step; one at the step that ends without noise.
 
     Args:
         churn: S_churn, amount of noise; 0 for none, which is Heun's method.
         s_min, s_max: range of S_t in which noise is added.
         s_noise: standard deviation of the noise.
+        cap: keep S_u at or below S at t = 1, the largest that the model was trained on. False follows the public code:
+            a level above has the alpha of t = 1.
 
     Raises ValueError for options out of range. Reference: Karras et al. 2022, algorithm 2.
     """
@@ -50,10 +53,14 @@ def edm(churn: float = 0.0, s_min: float = 0.0, s_max: float = 1e9, s_noise: flo
         at, to = coefficients.at, coefficients.to
         ratio = jnp.exp(-at.logsnr / 2)
         more = jnp.where((s_min <= ratio) & (ratio <= s_max), min(churn / len(at.t), 2**0.5 - 1), 0.0)
-        logsnr = jnp.maximum(at.logsnr - 2 * jnp.log1p(more), at.logsnr[0])
+        logsnr = at.logsnr - 2 * jnp.log1p(more)
+        logsnr = jnp.maximum(logsnr, at.logsnr[0]) if cap else logsnr
         up = at
         if churn:
             higher = level(schedule, time_of(schedule, logsnr))
+            if not cap:
+                above = logsnr < at.logsnr[0]
+                higher = higher._replace(log_sigma=jnp.where(above, higher.log_alpha - logsnr / 2, higher.log_sigma))
             up = Level(*(jnp.where(logsnr < at.logsnr, u, t) for u, t in zip(higher, at, strict=True)))
         return ChurnCoefficients(
             at=at,
@@ -66,12 +73,7 @@ def edm(churn: float = 0.0, s_min: float = 0.0, s_max: float = 1e9, s_noise: flo
         )
 
     def step(
-        denoise: BoundDenoiser,
-        reverse: Reverse | None,
-        coefficients: ChurnCoefficients,
-        x: Array,
-        carry: Any,
-        keys: Array,
+        denoise: BoundDenoiser, reverse: Any, coefficients: ChurnCoefficients, x: Array, carry: Any, keys: Array
     ) -> tuple[Array, Any]:
         if churn:
             noise = s_noise * normal(keys, x.shape[1:], x.dtype)

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process import gaussian
 from diffusion_jax.process.base import Array, Draw, StepCoefficients, expand, normal
 from diffusion_jax.sampling.base import BoundDenoiser, SamplerStep
@@ -22,14 +21,8 @@ def ancestral(draw: Draw = gaussian.draw) -> SamplerStep:
     """
 
     def step(
-        denoise: BoundDenoiser,
-        reverse: Reverse | None,
-        coefficients: StepCoefficients,
-        x: Array,
-        carry: Any,
-        keys: Array,
+        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
     ) -> tuple[Array, Any]:
-        assert reverse is not None
         distribution = reverse(coefficients, denoise(x, coefficients.at), x)
         noise = normal(keys, x.shape[1:], x.dtype)
         noisy = jnp.isfinite(expand(coefficients.to.log_sigma, x))
@@ -53,12 +46,7 @@ def ddim(eta: float = 0.0) -> SamplerStep:
         raise ValueError(f"sampler.ddim.eta={eta} must be in [0, 1]; 0 draws no noise, 1 is ancestral sampling")
 
     def step(
-        denoise: BoundDenoiser,
-        reverse: Reverse | None,
-        coefficients: StepCoefficients,
-        x: Array,
-        carry: Any,
-        keys: Array,
+        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
     ) -> tuple[Array, Any]:
         to, prediction = coefficients.to, denoise(x, coefficients.at)
         fresh = -(eta**2) * jnp.expm1(-2 * coefficients.h)  # v² / sigma_s²

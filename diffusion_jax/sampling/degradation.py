@@ -80,7 +80,7 @@ def _random(places: tuple[int, ...], share: float, seed: int) -> np.ndarray:
 
 
 def _box(places: tuple[int, ...], share: float, seed: int) -> np.ndarray:
-    """Mask without a box in the middle, of the proportions of the image and about a share of its pixels."""
+    """Mask without a box in the middle that has about `share` of the pixels."""
     side = share ** (1 / len(places))
     known = np.zeros(places, bool)
     for axis, size in enumerate(places):
@@ -145,16 +145,16 @@ def detail(shape: tuple[int, ...], factor: int = 2) -> Degradation:
 
 
 def averaging(size: int) -> np.ndarray:
-    """Return the orthonormal type-II cosine transform [size,size], whose first row is the mean times sqrt(size).
+    """Return the orthonormal type-II cosine transform [size,size].
 
-    Row k > 0 is sqrt(2/size) cos(pi k (j + 1/2)/size).
+    Row 0 is the mean times sqrt(size), row k > 0 is sqrt(2/size) cos(pi k (j + 1/2)/size).
     """
     k, j = np.mgrid[:size, :size]
     return np.where(k == 0, 1, np.sqrt(2) * np.cos(np.pi * k * (j + 0.5) / size)) / np.sqrt(size)
 
 
 def rotated(predict: Denoiser, degradation: Degradation) -> Denoiser:
-    """Wrap a denoiser to work in the coordinates of a degradation, without the head, which refers to pixels."""
+    """Wrap a denoiser to work in the coordinates of a degradation; the head, of pixels, is dropped."""
 
     def predict_rotated(
         params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process.base import Array, Level, Schedule, StepCoefficients, expand, normal
 from diffusion_jax.sampling.base import BoundDenoiser, InitCarry, SamplerStep, same_coefficients
 
@@ -109,7 +108,7 @@ def earlier(history: History, h: Array) -> list[Array]:
 
 
 def finite(h: Array) -> Array:
-    """Return h, or 1 where it is infinite and the step takes the predicted x0 (or no history) anyway."""
+    """Return h, or 1 where it is infinite, the value of which no step uses."""
     return jnp.where(jnp.isfinite(h), h, 1)
 
 
@@ -120,12 +119,7 @@ def dpmpp_1s() -> SamplerStep:
     """
 
     def step(
-        denoise: BoundDenoiser,
-        reverse: Reverse | None,
-        coefficients: StepCoefficients,
-        x: Array,
-        carry: Any,
-        keys: Array,
+        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
     ) -> tuple[Array, Any]:
         x0 = denoise(x, coefficients.at).x0
         x_s = (
@@ -181,12 +175,7 @@ def dpmpp_2m_sde(eta: float = 1.0, lower_order_final: bool = False) -> SamplerSt
 
 def _two_steps(eta: float, lower_order_final: bool) -> SamplerStep:
     def step(
-        denoise: BoundDenoiser,
-        reverse: Reverse | None,
-        coefficients: StepCoefficients,
-        x: Array,
-        carry: History,
-        keys: Array,
+        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: History, keys: Array
     ) -> tuple[Array, History]:
         x0 = denoise(x, coefficients.at).x0
         half_ratio = jnp.where(usable(carry, coefficients) > 0, finite(coefficients.h) / (2 * carry.h[0]), 0)
@@ -220,12 +209,7 @@ def dpmpp_3m(second_difference: str = "whole", lower_order_final: bool = False) 
         raise ValueError(f"sampler.dpmpp_3m.second_difference={second_difference!r} is not known; use whole or half")
 
     def step(
-        denoise: BoundDenoiser,
-        reverse: Reverse | None,
-        coefficients: StepCoefficients,
-        x: Array,
-        carry: History,
-        keys: Array,
+        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: History, keys: Array
     ) -> tuple[Array, History]:
         x0 = denoise(x, coefficients.at).x0
         places = [jnp.zeros_like(coefficients.h), *earlier(carry, finite(coefficients.h))]
@@ -242,7 +226,7 @@ def dpmpp_3m(second_difference: str = "whole", lower_order_final: bool = False) 
 
 
 def _half_of_the_square(h: Array, places: list[Array], values: list[Array], known: Array) -> Array:
-    """Return half of the term of u² of the parabola p in `integral`, if there are three points."""
+    """Return half of the u² term of `integral` for three points, else 0."""
     slopes = [(values[i + 1] - values[i]) / expand(places[i + 1] - places[i], values[0]) for i in range(2)]
     curvature = (slopes[1] - slopes[0]) / expand(places[2], values[0])
     return jnp.where(known > 1, expand(moments(h, 3)[2], values[0]) * curvature / 2, 0)
@@ -264,12 +248,7 @@ def unipc(order: int = 2) -> SamplerStep:
         raise ValueError(f"sampler.unipc.order={order} is not known; use 1, 2 or 3")
 
     def step(
-        denoise: BoundDenoiser,
-        reverse: Reverse | None,
-        coefficients: StepCoefficients,
-        x: Array,
-        carry: History,
-        keys: Array,
+        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: History, keys: Array
     ) -> tuple[Array, History]:
         x0 = denoise(x, coefficients.at).x0
 

@@ -11,28 +11,24 @@ where the bracket is dz/dphi, the v of Salimans and Ho 2022. One equation serves
 network is, and the prior of z at t = 1 is N(0, I).
 """
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process.base import Array, Level, Schedule, StepCoefficients, expand, time_of
 from diffusion_jax.process.gaussian import GaussianCoefficients
 from diffusion_jax.sampling.base import BoundDenoiser, SamplerStep
 from diffusion_jax.sampling.ode_solver import solve_ode
 
-
-class FlowDerivative(Protocol):
-    """Right-hand side dz/du of the ODE."""
-
-    def __call__(self, z: Array, u: Array, /) -> Array:
-        """Return dz/du [B,*D] at z [B,*D] and u [B]."""
+FlowDerivative = Callable[[Array, Array], Array]
+"""Right-hand side of the ODE: (z [B,*D], u [B]) -> dz/du [B,*D]."""
 
 
 def log_ratio(schedule: Schedule, t: Array) -> Array:
-    """Return u = log(sigma/alpha) at t [*S], clipped to what floating point can tell from no noise or no signal."""
+    """Return u = log(sigma/alpha) at t [*S], clipped to within -log(eps) of 0."""
     log_alpha, log_sigma = schedule(t)
     most = -np.log(jnp.finfo(t.dtype).eps)
     return jnp.clip(log_sigma - log_alpha, -most, most)
@@ -88,10 +84,10 @@ def solve_flow(
 
 
 def dopri5(rtol: float = 1e-5, atol: float = 1e-5, max_calls: int = 1000) -> SamplerStep:
-    """Adaptive Runge-Kutta 5(4) of Dormand and Prince, from t = 1 to the last level with noise, then to x0.
+    """Adaptive Runge-Kutta 5(4) of Dormand and Prince, then a last step to x0.
 
-    The levels of the grid in between do not matter. The carry is (network calls int [B], solved bool [B]); a sample
-    that did not reach the end is NaN.
+    It goes from t = 1 to the last level with noise; the levels of the grid in between do not matter. The carry is
+    (network calls int [B], solved bool [B]). A sample that did not reach the end is NaN.
 
     Args:
         rtol, atol: tolerances per step, on x scaled to variance 1.
@@ -130,12 +126,7 @@ def check(rtol: float, atol: float, max_calls: int, section: str) -> None:
 
 
 def inversion(
-    denoise: BoundDenoiser,
-    reverse: Reverse | None,
-    coefficients: GaussianCoefficients,
-    x: Array,
-    carry: Any,
-    keys: Array,
+    denoise: BoundDenoiser, reverse: Any, coefficients: GaussianCoefficients, x: Array, carry: Any, keys: Array
 ) -> tuple[Array, Any]:
     """Step of DDIM inversion, from s up to t: x_t = alpha_t x0 + sigma_t eps, both predicted at x_s.
 
@@ -147,6 +138,6 @@ def inversion(
 
 
 def upwards(coefficients: GaussianCoefficients) -> GaussianCoefficients:
-    """Return the coefficients [N] of a falling grid in the order of `inversion`, without a step to no noise."""
+    """Return the coefficients [N] of a grid, reversed for `inversion`, without a noiseless step."""
     kept = np.isfinite(np.asarray(coefficients.to.log_sigma))
     return jax.tree.map(lambda field: np.asarray(field)[kept][::-1], coefficients)

@@ -132,13 +132,13 @@ def make(
 
 
 def needs_chain(grid: Callable[..., np.ndarray]) -> bool:
-    """Tell whether a grid is one of a chain only: whether `chain_steps` has no default."""
+    """Return True for a grid of chains alone: `chain_steps` has no default."""
     chain_steps = inspect.signature(grid).parameters.get("chain_steps")
     return chain_steps is not None and chain_steps.default is inspect.Parameter.empty
 
 
 def chosen_levels(levels: tuple[int, ...], chain_steps: int, end: float = 0.0) -> np.ndarray:
-    """Levels k of a chain given in any order, from the last to the first, then that of `end`. Raises ValueError."""
+    """Levels k of a chain, given in any order, sorted; then that of `end`. Raises ValueError."""
     last = _last_level(chain_steps, end)
     wrong = [int(k) for k in levels if not max(last, 1) <= k <= chain_steps]
     above = [k for k in levels if k != last]

@@ -10,7 +10,8 @@ give the same bits as the one model. Predictions are combined before x0 is clipp
 for every parameterisation.
 """
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,20 +24,10 @@ Interval = tuple[float, float]
 ALWAYS = (0.0, 1.0)
 
 
-class Pair(Protocol):
-    """Two denoisers."""
-
-    def __call__(
-        self, params: Any, x_t: Array, level: Level, label: Array | None, keys: Array | None, /
-    ) -> tuple[Prediction, Prediction]:
-        """Return the predictions (strong, weak); arguments as of `Denoiser`."""
-
-
-class LogProbs(Protocol):
-    """Classifier of noisy examples."""
-
-    def __call__(self, params: Any, x_t: Array, level: Level, /) -> Array:
-        """Return log p(label | x_t) [B,classes], in nats, for x_t [B,*D] at levels [B]."""
+Pair = Callable[[Any, Array, Level, Array | None, Array | None], tuple[Prediction, Prediction]]
+"""Two denoisers: (params, x_t, level, label, keys) -> predictions (strong, weak); arguments as of `Denoiser`."""
+LogProbs = Callable[[Any, Array, Level], Array]
+"""Classifier of noisy examples: (params, x_t [B,*D], level [B]) -> log p(label | x_t) in nats [B,classes]."""
 
 
 @declare(takes_label=True)

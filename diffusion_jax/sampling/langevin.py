@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process.base import Array, StepCoefficients, expand, normal
 from diffusion_jax.sampling.base import BoundDenoiser, SamplerStep
 from diffusion_jax.sampling.ddpm import ancestral
@@ -56,12 +55,7 @@ def predictor_corrector(
     assert predictor_step is not None
 
     def step(
-        denoise: BoundDenoiser,
-        reverse: Reverse | None,
-        coefficients: StepCoefficients,
-        x: Array,
-        carry: Any,
-        keys: Array,
+        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
     ) -> tuple[Array, Any]:
         keys_predictor, keys_corrector = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         x, carry = predictor_step(denoise, reverse, coefficients, x, carry, keys_predictor)
@@ -93,12 +87,7 @@ def annealed_langevin(
     _check("annealed_langevin", snr, steps, norms)
 
     def step(
-        denoise: BoundDenoiser,
-        reverse: Reverse | None,
-        coefficients: StepCoefficients,
-        x: Array,
-        carry: Any,
-        keys: Array,
+        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
     ) -> tuple[Array, Any]:
         last = jnp.isneginf(coefficients.to.log_sigma[0])
         here_first = jnp.where(last, 1, jnp.where(at_start & (coefficients.at.t[0] == 1), steps, 0))

@@ -3,7 +3,8 @@
 Every sample has its own time, step and error, so that none depends on its batch; the loop runs until all are done.
 """
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +30,8 @@ ERROR = np.array([71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 5
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 
 
-class Derivative(Protocol):
-    """Right-hand side of the ODE."""
-
-    def __call__(self, x: Any, t: Array, /) -> Any:
-        """Return dx/dt for x, an array [B,*D] or a tree of such, at t [B]; row i depends on row i alone."""
+Derivative = Callable[[Any, Array], Any]
+"""Right-hand side dx/dt for x, an array [B,*D] or a tree of such, at t [B]; row i depends on row i alone."""
 
 
 class _State(NamedTuple):
@@ -108,12 +106,12 @@ def solve_ode(
 
 
 def _advance(x: Any, h: Array, weights: Array, slopes: Any) -> Any:
-    """x + h sum_i weights_i slopes_i, the leaves of slopes being [7,B,*D]."""
+    """Return x + h sum_i weights_i slopes_i for leaves of slopes [7,B,*D]."""
     return jax.tree.map(lambda x, slopes: x + expand(h, x) * (expand(weights, slopes) * slopes).sum(0), x, slopes)
 
 
 def _norm(error: Any, before: Any, after: Any, rtol: float, atol: float) -> Array:
-    """The root mean square of error / (atol + rtol |x|), of the leaf where it is largest: [B]."""
+    """Return the root mean square [B] of error / (atol + rtol |x|), the largest over the leaves."""
 
     def of_leaf(error: Array, before: Array, after: Array) -> Array:
         scaled = error / (atol + rtol * jnp.maximum(jnp.abs(before), jnp.abs(after)))
@@ -123,7 +121,7 @@ def _norm(error: Any, before: Any, after: Any, rtol: float, atol: float) -> Arra
 
 
 def _start(derivative: Derivative, x: Any, t0: Array, span: Array, rtol: float, atol: float) -> tuple[Any, Array]:
-    """The slope at t0 and a first step [B] whose error should be near the tolerance, from a second slope further on."""
+    """Return the slope at t0 and a first step [B] with an error near the tolerance."""
     most, sign, size = jnp.abs(span), jnp.sign(span), _norm(x, x, x, rtol, atol)
 
     def evaluate(ahead: tuple[Any, Array], _: None) -> tuple[tuple[Any, Array], tuple[Any, Array]]:

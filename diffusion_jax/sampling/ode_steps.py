@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process.base import Array, Level, StepCoefficients, expand
 from diffusion_jax.sampling.base import BoundDenoiser, SamplerStep
 
@@ -24,12 +23,7 @@ def ode_euler() -> SamplerStep:
     """
 
     def step(
-        denoise: BoundDenoiser,
-        reverse: Reverse | None,
-        coefficients: StepCoefficients,
-        x: Array,
-        carry: Any,
-        keys: Array,
+        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
     ) -> tuple[Array, Any]:
         prediction = denoise(x, coefficients.at)
         x_s = x + _change(coefficients, coefficients.at, x, prediction.eps)
@@ -45,12 +39,7 @@ def ode_heun() -> SamplerStep:
     """
 
     def step(
-        denoise: BoundDenoiser,
-        reverse: Reverse | None,
-        coefficients: StepCoefficients,
-        x: Array,
-        carry: Any,
-        keys: Array,
+        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
     ) -> tuple[Array, Any]:
         prediction = denoise(x, coefficients.at)
 

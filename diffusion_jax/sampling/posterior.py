@@ -18,7 +18,7 @@ resolution, is a mask in rotated coordinates, see `sampling.degradation`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,11 +43,8 @@ Gaussian = tuple[Array, Array]
 """Independent Gaussian elements: (mean [B,*D], log_var)."""
 
 
-class Rule(Protocol):
-    """Conditioning of a Gaussian at a level on the observation."""
-
-    def __call__(self, level: Level, distribution: Gaussian, observed: Observed, /) -> Gaussian:
-        """Return the distribution of x at a level [B] given the observation, from that without it."""
+Rule = Callable[[Level, Gaussian, Observed], Gaussian]
+"""Distribution of x at a level [B] given the observation: (level, the one without it, observed) -> distribution."""
 
 
 def constant() -> Rule:
@@ -148,9 +145,9 @@ def start(rule: Rule, observed: Observed, at: Level, x: Array) -> Array:
 def resample(
     walk: Callable[..., Array], rows: GaussianCoefficients, x: Array, keys: Array, length: int = 10, repeats: int = 10
 ) -> Array:
-    """Take the N steps of a grid in stretches of `length`, each `repeats` times, with noise added back in between.
+    """Take the N steps of a grid in stretches, each `repeats` times after adding noise back.
 
-    The elements that were not observed so become consistent with those observed. N - N % length steps are repeated, the
+    This makes unobserved elements consistent with those observed. N - N % length steps are repeated, the
     first ones are taken once. `repeats` times the network calls.
 
     Args:

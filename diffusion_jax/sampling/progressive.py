@@ -23,7 +23,7 @@ Walk = Callable[[State, Array, int], State]
 
 
 def parts(rows: Any, number: int) -> list[Any]:
-    """Split step coefficients [N] into at most `number` consecutive parts, of lengths that differ by at most one."""
+    """Split step coefficients [N] into at most `number` consecutive parts of nearly equal length."""
     size = len(rows.at.t)
     cuts = np.linspace(0, size, min(number, size) + 1).round().astype(int)
     return [jax.tree.map(lambda field, a=a, b=b: field[a:b], rows) for a, b in itertools.pairwise(cuts)]

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from diffusion_jax.objective.reverse import Reverse
 from diffusion_jax.process.base import Array, StepCoefficients, expand, normal
 from diffusion_jax.sampling.base import BoundDenoiser, SamplerStep, Step
 
@@ -49,12 +48,7 @@ def _noisy_step(scales: Callable[[StepCoefficients], tuple[Array, Array]]) -> St
     """Return the step with `scales(coefficients) -> (factor of x, G²/sigma_t²)`."""
 
     def step(
-        denoise: BoundDenoiser,
-        reverse: Reverse | None,
-        coefficients: StepCoefficients,
-        x: Array,
-        carry: Any,
-        keys: Array,
+        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
     ) -> tuple[Array, Any]:
         prediction = denoise(x, coefficients.at)
         x_scale, share = scales(coefficients)

@@ -1,5 +1,4 @@
 import functools
-import math
 import pathlib
 import runpy
 
@@ -8,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.interop import diffusers
-from diffusion_jax.networks import layers
+from diffusion_jax.interop import diffusers, diffusers_options
 from diffusion_jax.networks.unet import UNet
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -60,35 +58,40 @@ def test_equals_diffusers(golden):
     np.testing.assert_allclose(y, file["output_float32_time"], rtol=0, atol=5e-5)  # 5e-6 is usual
 
 
-def cos_first(time, dim):
-    return jnp.roll(SINUSOIDS(time, dim), dim // 2, axis=-1)
-
-
-def frequencies_without_shift(time, dim):
-    angles = time[:, None] * jnp.exp(-math.log(10000) / (dim // 2) * jnp.arange(dim // 2, dtype=time.dtype))
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-
-
-SINUSOIDS = layers.time_embedding
-
-
 @pytest.mark.parametrize(
-    ("name", "mistaken"),
-    [
-        ("DOWN_PADDING", ((1, 1), (1, 1))),
-        ("NORM_EPSILON", 1e-5),
-        ("time_embedding", cos_first),
-        ("time_embedding", frequencies_without_shift),
-    ],
-    ids=["padding on both sides", "epsilon 1e-5", "cos first", "freq_shift 0"],
+    "option",
+    [{"downsample_padding": 1}, {"norm_eps": 1e-5}, {"cos_first": True}, {"freq_shift": 0}, {"heads": 256 // 8}],
+    ids=str,
 )
-def test_a_mistaken_layer_would_show(golden, monkeypatch, name, mistaken):
-    monkeypatch.setattr(layers, name, mistaken)
-    assert error(golden) > 1e-5
+def test_a_mistaken_option_would_show(golden, option):
+    assert error(golden, CIFAR.clone(**option)) > 1e-5
 
 
-def test_the_default_heads_of_diffusers_would_show(golden):
-    assert error(golden, CIFAR.clone(heads=256 // 8)) > 1e-5
+@pytest.mark.parametrize("name", ["example", "classes"])
+def test_the_default_options_of_diffusers_give_its_outputs(name, tmp_path, x64):
+    """Of the model of its training example, and of one with classes, a learned variance and heads of 8 channels."""
+    with np.load(GOLDEN / "diffusers_options.npz") as file:
+        golden = {key.removeprefix(f"{name}/"): file[key] for key in file.files if key.startswith(name)}
+    (tmp_path / "config.json").write_text(str(golden["config"]))
+    net, shape = diffusers_options.read_unet(tmp_path)
+    assert net.num_classes == (5 if name == "classes" else 0)
+    net = net.clone(dtype="float64")
+    sizes = {key: value.shape for key, value in diffusers.from_flax(drawn_params(net, shape), net, shape).items()}
+    if net.num_classes:
+        rows, width = sizes[diffusers.LABELS]
+        sizes[diffusers.LABELS] = (rows - 1, width)
+    weights = runpy.run_path(str(GOLDEN / "make_diffusers_unet.py"))["draw"](sizes)
+    params = jax.tree.map(jnp.asarray, diffusers.to_flax(weights, net, shape))
+    label = jnp.asarray(golden["label"]) if net.num_classes else None
+
+    def output(net, label=label):
+        return net.apply({"params": params}, jnp.asarray(golden["x"]), jnp.asarray(golden["time"]), label, None)
+
+    np.testing.assert_allclose(output(net), golden["output"], rtol=0, atol=1e-12)
+    if net.num_classes:  # the absent label adds nothing, and the options matter
+        assert np.abs(output(net, jnp.array([0, 3]))[1] - golden["output"][1]).max() > 1e-3
+        assert not params["temb"]["label"]["embedding"][-1].any()
+        assert np.abs(output(net.clone(head_channels=0)) - golden["output"]).max() > 1e-5
 
 
 def test_time_off_by_one_would_show(golden):

@@ -1,5 +1,6 @@
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -28,6 +29,14 @@ def test_half_precision_is_read_exactly(tmp_path):
     )
 
 
+def test_bfloat16_is_read_exactly(tmp_path):
+    halves = np.float32([1 / 3, -2.5]).astype(jnp.bfloat16)
+    header = json.dumps({"a": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
+    content = len(header).to_bytes(8, "little") + header + halves.tobytes()
+    (tmp_path / diffusers_folder.WEIGHTS).write_bytes(content)
+    np.testing.assert_array_equal(diffusers_folder.read_tensors(tmp_path)["a"], halves.astype(np.float32), strict=True)
+
+
 def test_a_pipeline_and_its_unet_are_the_same(tmp_path):
     folder = saved_models.write(tmp_path / "unet")
     assert diffusers_folder.find(tmp_path) == diffusers_folder.find(folder) == folder
@@ -36,6 +45,11 @@ def test_a_pipeline_and_its_unet_are_the_same(tmp_path):
 
 
 def test_no_weights_is_an_error(tmp_path):
+    shard = "diffusion_pytorch_model-00001-of-00002.safetensors"
+    (tmp_path / shard).touch()
+    with pytest.raises(FileNotFoundError, match=shard):
+        diffusers_folder.read_tensors(tmp_path)
+    (tmp_path / shard).unlink()
     with pytest.raises(FileNotFoundError, match=r"diffusion_pytorch_model\.safet"):
         diffusers_folder.read_tensors(tmp_path)
 

@@ -1,10 +1,11 @@
 import json
+import math
 
 import numpy as np
 import pytest
 import saved_models
 
-from diffusion_jax.interop import diffusers_options
+from diffusion_jax.interop import diffusers_options, fit
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import in_float64
@@ -77,19 +78,18 @@ def test_what_is_written_is_what_diffusers_wrote(name, tmp_path):
         ({"attention_head_dim": ...}, "attention_head_dim"),
         ({"attention_head_dim": 7}, "attention_head_dim"),
         ({"attention_head_dim": "8"}, "attention_head_dim"),
-        ({"attention_head_dim": 8, "down_block_types": ["AttnDownBlock2D"] * 4,
+        ({"attention_head_dim": 256, "down_block_types": ["AttnDownBlock2D"] * 4,
           "up_block_types": ["AttnUpBlock2D"] * 4}, "attention_head_dim"),
         ({"act_fn": "gelu"}, "act_fn"),
-        ({"downsample_padding": 1}, "downsample_padding"),
-        ({"downsample_padding": ...}, "downsample_padding"),
+        ({"downsample_padding": 2}, "downsample_padding"),
         ({"norm_num_groups": 24}, "norm_num_groups"),
         ({"norm_num_groups": None}, "norm_num_groups"),
-        ({"norm_eps": 1e-5}, "norm_eps"),
-        ({"freq_shift": 0}, "freq_shift"),
-        ({"flip_sin_to_cos": True}, "flip_sin_to_cos"),
+        ({"norm_eps": 0}, "norm_eps"),
+        ({"freq_shift": 2}, "freq_shift"),
+        ({"flip_sin_to_cos": "yes"}, "flip_sin_to_cos"),
         ({"time_embedding_type": "fourier"}, "time_embedding_type"),
         ({"time_embedding_dim": 64}, "time_embedding_dim"),
-        ({"num_class_embeds": 10}, "num_class_embeds"),
+        ({"num_class_embeds": 0}, "num_class_embeds"),
         ({"class_embed_type": "timestep"}, "class_embed_type"),
         ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift"),
         ({"attn_norm_num_groups": 8}, "attn_norm_num_groups"),
@@ -110,7 +110,7 @@ def test_what_is_written_is_what_diffusers_wrote(name, tmp_path):
         ({"sample_size": ...}, "sample_size"),
         ({"sample_size": [32, 30]}, "sample_size"),
         ({"sample_size": [32, 32, 32]}, "sample_size"),
-        ({"out_channels": 6}, "out_channels"),
+        ({"out_channels": 4}, "out_channels"),
         ({"layers_per_block": 0}, "layers_per_block"),
         ({"dropout": 1}, "dropout"),
         ({"new_feature": 3}, "new_feature"),
@@ -121,6 +121,35 @@ def test_what_cannot_be_represented_is_refused_by_name(changes, key, tmp_path):
     with pytest.raises(ValueError) as caught:
         diffusers_options.read_unet(folder_of(tmp_path, **changes))
     assert key in str(caught.value) and str(tmp_path / "config.json") in str(caught.value)
+
+
+def test_a_refusal_names_every_obstacle(tmp_path):
+    changes = {"act_fn": "gelu", "sample_size": None, "norm_num_groups": 24, "new_feature": 3, "dropout": "x"}
+    with pytest.raises(ValueError) as caught:
+        diffusers_options.read_unet(folder_of(tmp_path, **changes, attention_head_dim=...))
+    assert all(key in str(caught.value) for key in [*changes, "attention_head_dim"])
+    with pytest.raises(ValueError) as caught:
+        diffusers_options.describe_unet(UNet(3, channels=32, multipliers=(2, 3), heads=2, attention=(8,)), (8, 8, 3))
+    assert all(key in str(caught.value) for key in ("multipliers", "groups", "heads"))
+
+
+def test_the_model_of_the_training_example_is_read_and_written(tmp_path):
+    """With the defaults of UNet2DModel, as the unconditional example of diffusers makes it: 113.67 M parameters."""
+    config = {
+        "sample_size": 64,
+        "layers_per_block": 2,
+        "block_out_channels": [128, 128, 256, 256, 512, 512],
+        "down_block_types": [*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4],
+        "attention_head_dim": 8,
+    }
+    unet, shape = diffusers_options.read_unet(folder_of(tmp_path, config))
+    assert shape == (64, 64, 3) and unet.attention == (4,) and unet.heads == 64 and unet.groups == 0
+    assert sum(math.prod(size) for size in fit.shapes(unet, shape).values()) == 113_673_219
+    written = diffusers_options.describe_unet(unet, shape)
+    assert config.items() <= written.items()
+    defaults = {"downsample_padding": 1, "flip_sin_to_cos": True, "freq_shift": 0, "norm_eps": 1e-5}
+    assert defaults.items() <= written.items() and written["num_class_embeds"] is None
 
 
 @pytest.mark.parametrize("content", ["{", "[1]"])
@@ -136,7 +165,7 @@ def test_a_config_that_is_no_object_is_refused(content, tmp_path):
         ({"multipliers": (2, 2)}, "multipliers"),
         ({"channels": 32}, "groups"),
         ({"heads": 2}, "heads"),
-        ({"num_classes": 2}, r"network\.conditional"),
+        ({"fourier": (7, 8)}, "fourier"),
     ],
 )
 def test_networks_that_diffusers_has_not_are_refused(options, option):
@@ -199,7 +228,7 @@ def test_the_scheduler_of_a_pipeline_is_found(tmp_path):
         ({"beta_schedule": ["linear"]}, "beta_schedule"),
         ({"beta_end": "0.02"}, "beta_end"),
         ({"trained_betas": [0.1]}, "trained_betas"),
-        ({"variance_type": "learned_range"}, "variance_type"),
+        ({"variance_type": "learned"}, "variance_type"),
         ({"variance_type": "fixed_large_log"}, "variance_type"),
         ({"prediction_type": "flow"}, "prediction_type"),
         ({"thresholding": True}, "thresholding"),

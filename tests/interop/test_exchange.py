@@ -134,6 +134,34 @@ def test_an_imported_model_samples_evaluates_and_trains(tmp_path, capsys):
     assert 0 < max(moved) < 0.01  # two steps of Adam from the imported weights
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_model_with_classes_and_a_learned_variance_comes_and_goes(dropout, tmp_path, capsys):
+    """With label dropout its last class means "no label"; without, there is no such row in diffusers."""
+    with np.load(saved_models.GOLDEN / "diffusers_options.npz") as file:
+        described = json.loads(str(file["classes/config"]))
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    unet, shape = diffusers_options.read_unet(tmp_path)
+    tensors = diffusers.from_flax(saved_models.drawn_params(unet, shape), unet, shape)
+    tensors[diffusers.LABELS] = tensors[diffusers.LABELS][:5]
+    chain = json.loads(str(saved_models.golden()["linear/chain"])) | {"variance_type": "learned_range"}
+    diffusers_folder.write(tmp_path / "model", described, chain, tensors)
+    bring(capsys, tmp_path / "model", tmp_path / "run", f"--config.network.label_dropout={dropout}")
+    config, experiment, params = of(tmp_path / "run")
+    classes = 5 - (dropout > 0)
+    assert config.network.conditional and config.data.classes == experiment.network.num_classes == classes
+    assert config.prediction.variance == "learned_range" and config.loss.name == "hybrid"
+    SAME(params["net"]["temb"]["label"]["embedding"][:5], tensors[diffusers.LABELS])
+    assert len(params["net"]["temb"]["label"]["embedding"]) == classes + 1
+    run(capsys, "export", "--to=diffusers", f"--workdir={tmp_path / 'run'}", f"--path={tmp_path / 'out'}")
+    after = safetensors.numpy.load_file(tmp_path / "out" / diffusers_folder.WEIGHTS)
+    assert after.keys() == tensors.keys()
+    for key in tensors:
+        SAME(after[key], tensors[key])
+    for file, theirs in (("config.json", described), ("scheduler_config.json", chain)):
+        ours = json.loads((tmp_path / "out" / file).read_text())
+        assert ours == {key: theirs[key] for key in ours}
+
+
 def test_a_checkpoint_of_tensorflow_is_imported(tmp_path, capsys):
     flags = ["--config=configs/cifar10_ddpm.py:tiny", "--config.network.unet.channels=32"]
     described = configs.load("cifar10_ddpm:tiny")
@@ -169,10 +197,16 @@ def spoil(folder, case):
     elif case == "misshapen":
         tensors["conv_in.bias"] = np.zeros(3, np.float32)
     elif case == "config":
-        saved_models.change(folder / "config.json", downsample_padding=1)
+        saved_models.change(folder / "config.json", act_fn="gelu", time_embedding_type="fourier")
+    elif case == "not finite":
+        tensors["conv_in.bias"][3] = np.nan
+    elif case == "head":
+        (folder / "scheduler_config.json").write_text(
+            '{"_class_name": "DDPMScheduler", "variance_type": "learned_range"}'
+        )
     elif case == "scheduler":
         (folder / "scheduler_config.json").write_text('{"_class_name": "DDIMScheduler"}')
-    if case in ("missing", "extra", "misshapen"):
+    if case in ("missing", "extra", "misshapen", "not finite"):
         safetensors.numpy.save_file(tensors, weights)
 
 
@@ -185,7 +219,10 @@ BAD = [
     ("missing", IMPORT, "conv_norm_out.bias"),
     ("extra", IMPORT, "class_embedding.weight"),
     ("misshapen", IMPORT, "conv_in.bias (3,)"),
-    ("config", IMPORT, "config.json: downsample_padding=1"),
+    ("config", IMPORT, 'config.json: act_fn="gelu"'),
+    ("config", IMPORT, "time_embedding_type"),
+    ("not finite", IMPORT, "conv_in/bias"),
+    ("head", IMPORT, "out_channels"),
     ("scheduler", IMPORT, 'scheduler_config.json: _class_name="DDIMScheduler"'),
     ("", [*IMPORT[:3], "--workdir={run}"], "{run}"),
     ("", [*IMPORT[:3], "--workdir={model}/config.json"], "{model}/config.json"),

@@ -184,6 +184,10 @@ def test_churn_raises_the_noise_and_asks_the_network_there(x64):
     np.testing.assert_allclose(rows.up.sigma, np.where(churned, 1 + gamma, 1) * rows.at.sigma, rtol=1e-10)
     np.testing.assert_allclose(rows.added, np.sqrt(rows.up.sigma**2 - rows.at.sigma**2), rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(in_float64(lambda t: level(schedule, t), rows.up.t).sigma, rows.up.sigma, rtol=1e-10)
+    free = loop.coefficients(PROCESS, schedule, grids.uniform(18, end=0.0), method=churn.edm(churn=2.0, cap=False))
+    np.testing.assert_allclose(free.up.sigma, free.at.sigma * (1 + 2 / 18), rtol=1e-10)  # as the public code
+    np.testing.assert_allclose(free.up.sigma[0], 80 * (1 + 2 / 18), rtol=1e-12)
+    np.testing.assert_allclose(free.added, np.sqrt(free.up.sigma**2 - free.at.sigma**2), rtol=1e-8)
     never_above = loop.coefficients(PROCESS, schedule, grids.uniform(steps, end=0.0), method=churn.edm(churn=80.0))
     assert never_above.up.sigma[0] == never_above.at.sigma[0] and np.all(never_above.up.t <= 1)
 
