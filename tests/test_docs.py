@@ -213,7 +213,7 @@ def test_site_builds(tmp_path):
 
 # Docstrings.
 
-LEFT = 24
+LEFT = 3
 """Docstrings that do not follow the rule yet: to be lowered to 10, never raised."""
 WORD = re.compile(r"(?<![\w.])[A-Za-z][a-z'-]+(?![\w(])")
 QUESTION = re.compile(r"(What|Whether|How|Which|Where|Of|Do)\b")

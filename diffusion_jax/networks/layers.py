@@ -327,7 +327,7 @@ def check_groups(network: str, channels: int, groups: int) -> None:
 
 
 def check_shapes(network: str, x: Array, axes: str, time: Array, label: Array | None, keys: Array | None) -> None:
-    """Check that x has one axis per letter of `axes`, and time, label and keys shape [B].
+    """Check that x has the `axes`, and time, label and keys the shape [B].
 
     axes: such as "BHWC". label and keys may be None. Raises ValueError, naming the argument that does not fit.
     """

@@ -17,9 +17,9 @@ import numpy as np
 
 HERE = pathlib.Path(__file__).parent
 MODELS = {
-    "example": {  # the model of the unconditional training example, with fewer channels
+    "example": {  # the model of the unconditional training example, with fewer channels and layers
         "sample_size": 32,
-        "layers_per_block": 2,
+        "layers_per_block": 1,
         "block_out_channels": (16, 16, 32, 32, 64, 64),
         "down_block_types": (*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4),
