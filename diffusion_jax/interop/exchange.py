@@ -14,7 +14,8 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from diffusion_jax.experiment import wiring
-from diffusion_jax.experiment.choices import BOUND_LOSSES, LEARNED
+from diffusion_jax.experiment.objectives import loss_facts
+from diffusion_jax.experiment.paths import variance_facts
 from diffusion_jax.interop import ddpm_tf1, diffusers, diffusers_folder, diffusers_options, fit
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.training import checkpoints, state
@@ -73,10 +74,12 @@ def _fit_variance(config: ConfigDict, learned: bool, chain: bool) -> None:
         )
     if learned:
         config.prediction.variance = diffusers_options.LEARNED
-        if config.loss.name not in BOUND_LOSSES:  # the head is trained by a bound alone
+        if not loss_facts(config).trains_variance:  # the head is trained by a bound alone
             config.loss.name = "hybrid"
-    elif variance in LEARNED:
+    elif variance_facts(config).head:
         config.prediction.variance = "fixed_large"
+        if loss_facts(config).head:
+            config.loss.name = "simple"
 
 
 def from_ddpm_tf1(config: ConfigDict, path: str, workdir: str) -> dict[str, Any]:
