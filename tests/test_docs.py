@@ -213,8 +213,8 @@ def test_site_builds(tmp_path):
 
 # Docstrings.
 
-LEFT = 3
-"""Docstrings that do not follow the rule yet: to be lowered to 10, never raised."""
+LEFT = 0
+"""Docstrings that do not follow the rule yet: never to be raised."""
 WORD = re.compile(r"(?<![\w.])[A-Za-z][a-z'-]+(?![\w(])")
 QUESTION = re.compile(r"(What|Whether|How|Which|Where|Of|Do)\b")
 

@@ -61,7 +61,7 @@ class Setting(NamedTuple):
 
 @declare(chain=True, trains_variance=True, trains_schedule=True)
 def vlb(*, setting: Setting) -> Terms:
-    """Variational bound of a chain, with the boundary terms of a schedule that is learned or has noise at t = 0."""
+    """Variational bound of a chain, with boundary terms where they are not constant."""
     terms = {"vlb": (1.0, setting.vlb())}
     noisy = noisy_at_0(setting.config)
     if noisy or setting.schedule.fixed is None:

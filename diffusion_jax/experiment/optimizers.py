@@ -109,7 +109,7 @@ def lion(
 def muon(
     learning_rate: Rate, beta: float = 0.95, steps: int = 5, weight_decay: float = 0.0, rms: float = 0.2
 ) -> optax.GradientTransformation:
-    """Muon for arrays of two or more dimensions (matrices [inputs, outputs]), Adam for the others.
+    """Muon for matrices [inputs, outputs] and higher arrays, Adam for the others.
 
     steps: Newton-Schulz iterations. rms: root mean square of an update relative to the learning rate, so that Adam's
     learning rates fit. Reference: Jordan et al. 2024; Liu et al. 2025 (rms).
@@ -156,7 +156,7 @@ def learning_rate(config: ConfigDict) -> Rate:
 
 
 def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """Return the optimiser of config.optimizer.name, after clipping by the global norm of the averaged gradient.
+    """Return the optimiser of config.optimizer.name, after clipping the global norm.
 
     Raises ValueError. (Ho's TensorFlow code clips on each device before the average, so that its result depends on
     their number.)
