@@ -27,6 +27,7 @@ from diffusion_jax.metrics import frechet
 from diffusion_jax.metrics.features import FeatureNetwork
 from diffusion_jax.metrics.svm import svm_confidence
 from diffusion_jax.runs import plots, stored_samples, trained
+from diffusion_jax.sampling.registry import SAMPLERS
 
 log = logging.getLogger(__name__)
 
@@ -157,11 +158,15 @@ def evaluate_cell(
 def make_cell(
     run: trained.Run, sampler: str, steps: int, number: int, seed: int, network: FeatureNetwork | None = None
 ) -> Cell:
-    """Return the cell of a sampler, NAME or NAME:GRID, with a number of steps. network: None for pixels."""
+    """Return the cell of a sampler, NAME or NAME:GRID, with a number of steps. network: None for pixels.
+
+    The label has the options that differ from their defaults.
+    """
     name, _, grid = sampler.partition(":")
     config = run.config.copy_and_resolve_references()
     config.sampler.update(name=name, num_steps=steps, levels=(), times=(), grid=grid or config.sampler.grid)
-    options = choices.options(config.sampler)
+    defaults = choices.signature_options(choices.choose("sampler.name", name, SAMPLERS))
+    options = {key: value for key, value in choices.options(config.sampler).items() if value != defaults.get(key)}
     label = name + "".join(f" {key}={value}" for key, value in options.items())
     chosen = {k: value for k, value in config.sampler.items() if not isinstance(value, ConfigDict) and k != "tile"}
     chosen |= {"options": options, "grid": dict(config.sampler.get(config.sampler.grid, {})), "set": (number, seed)}

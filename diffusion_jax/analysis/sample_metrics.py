@@ -112,8 +112,13 @@ def check(
         raise ValueError(f"--allow={unknown.pop()}: unknown check. Use few, sizes")
     if options.replicates and options.replicates < 2:
         raise ValueError(f"--bootstrap={options.replicates}: must be at least 2, or 0 for no intervals")
-    if options.heldout and (size := sources.source(config, "heldout").size) > number:
-        raise ValueError(f"--heldout: needs at least as many samples as held-out examples, {size} (got {number})")
+    if options.heldout or "nn" in metrics:
+        flag = "--heldout" if options.heldout else "metrics=nn"
+        heldout = sources.heldout_or_none(config, flag)
+        if heldout is None:
+            raise ValueError(f"{flag}: this run has no held-out data. Leave it out")
+        if options.heldout and heldout.size > number:
+            raise ValueError(f"--heldout: needs a sample for each held-out example, {heldout.size} (got {number})")
     warnings = {}
     if min(number, count) < dims:
         warnings["few"] = f"{min(number, count)} examples for {dims} features, so that their covariance is singular"

@@ -76,7 +76,7 @@ def test_other_options_make_other_cells(workdir):
     noisy = frontier.make_cell(run, "ddim", 2, 10, 0)
     run.config.sampler.ddim.eta = 0.0
     still = frontier.make_cell(run, "ddim", 2, 10, 0)
-    assert noisy.label == "ddim eta=1.0" and still.label == "ddim eta=0.0" and noisy.name != still.name
+    assert noisy.label == "ddim eta=1.0" and still.label == "ddim" and noisy.name != still.name
     assert frontier.make_cell(run, "ddim", 2, 11, 0).name != still.name
 
 

@@ -197,7 +197,7 @@ def test_all_metrics_share_the_stored_samples(loaded, stats, monkeypatch):
     assert evaluated(loaded, ["fid"], stats=stats, number=24, seed=100)["fd_digits_24"] > 0
 
 
-def test_a_run_without_heldout_data_is_evaluated_in_the_rest(loaded, monkeypatch, caplog):
+def test_a_run_without_heldout_data_is_evaluated_in_the_rest(loaded, stats, monkeypatch, caplog):
     whole, open_source = sample_metrics.svm_metrics(loaded, 24, seed=100), sources.source
 
     def only_train(config, split):
@@ -207,6 +207,9 @@ def test_a_run_without_heldout_data_is_evaluated_in_the_rest(loaded, monkeypatch
     rest = sample_metrics.svm_metrics(loaded, 24, seed=100)
     assert rest == {name: whole[name] for name in ("num_samples", "network_calls", "frechet_pixels")}
     assert trained.heldout_loss(loaded) == {} and "held-out" in caplog.text
+    for wrong in ({"metrics": ["nn"]}, {"metrics": ["fid"], "heldout": True}):
+        with pytest.raises(ValueError, match=r"nn|--heldout"):
+            evaluated(loaded, **wrong, stats=stats)
     with pytest.raises(NoHeldout):
         sources.source(loaded.config, "heldout")
 
