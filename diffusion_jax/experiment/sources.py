@@ -65,7 +65,7 @@ def source(config: ConfigDict, split: str) -> Source:
             expected, found = data[field], getattr(opened, field)
             if expected != found:
                 raise ValueError(f"data.{field}: {data.name} has {found}, not {expected} as in the config. Correct it")
-    if data.size:
+    if data.size and (split == "train" or str(data.name) != IN_MEMORY):
         _warn_if_changed(data, opened if split == "train" else None)
     return opened
 

@@ -509,3 +509,20 @@ def test_no_device_may_round_what_must_be_exact(what):
     program = str(jax.make_jaxpr(function)(*inputs))
     told = set(re.findall(r"precision=(\S+?),? ", program))
     assert told and all("HIGHEST" in precision for precision in told), told
+
+
+@pytest.mark.parametrize(("schedule", "names"), [("linear", {"vlb"}), ("linear_logsnr", {"vlb", "ends"})])
+def test_the_loss_vlb_is_the_whole_bound(schedule, names):
+    """Terms of no step are in it where the schedule starts with noise, as their sum is then no rounding error."""
+    c = config(loss__name="vlb", schedule__name=schedule, network__name="mlp", data__shape=(5,))
+    c.schedule.linear_logsnr.gamma_min = -2.0
+    experiment = wiring.build(c)
+    batch = {"x0": jnp.zeros((2, 5)), "label": jnp.full(2, -1), "index": jnp.arange(2)}
+    params = wiring.init(c, experiment.network, jax.random.key(0))
+    loss, metrics = experiment.loss(params, batch, jnp.array([0.5, 1.0]), jax.random.split(jax.random.key(1), 2))
+    assert set(metrics) == names
+    np.testing.assert_allclose(loss, sum(metrics.values()), rtol=1e-6)
+    if "ends" in names:
+        path = experiment.schedule(params)
+        nats = experiment.process.prior_kl(path, batch["x0"])
+        assert (metrics["ends"] > nats / (5 * np.log(2))).all()  # and the decoder's bits
