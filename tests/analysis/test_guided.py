@@ -122,7 +122,7 @@ def test_held_out_examples_are_restored(task, runs, capsys):
 BAD = [
     ("sample", "cond", ["--label=8"], "--label=8"),
     ("sample", "plain", ["--label=0"], "--label=0"),
-    ("sample", "plain", ["--guidance.scale=2.0"], "guidance.scale=2.0"),
+    ("sample", "plain", ["--guidance.scale=2.0"], "guidance.scale"),
     ("sample", "plain", ["--guidance.name=classifier_free"], "'classifier_free'"),
     ("sample", "plain", ["--guidance.name=clasifier"], "'clasifier'"),
     ("sample", "plain", ["--guidance.name=classifier"], "--guidance.classifier.workdir"),

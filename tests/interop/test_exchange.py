@@ -244,8 +244,8 @@ BAD = [
     ("", ["export", "--to=diffusers", "--workdir={run}"], "--path"),
     ("", ["export", "--to=diffusers", "--workdir={run}", "--path={model}"], "--path={model}"),
     ("", ["export", "--to=diffusers", "--workdir={new}", "--path={new}"], "{new}"),
-    ("", ["export", "--to=diffusers", "--workdir={run}", "--path={new}", "--ema=0.5"], "ema='0.5'"),
-    ("", ["export", "--to=diffusers", "--workdir={run}", "--path={new}", "--step=3"], "step 3"),
+    ("", ["export", "--to=diffusers", "--workdir={run}", "--path={new}", "--ema=0.5"], "--ema=0.5"),
+    ("", ["export", "--to=diffusers", "--workdir={run}", "--path={new}", "--step=3"], "--step=3"),
 ]  # fmt: skip
 
 

@@ -179,8 +179,8 @@ def diverging(monkeypatch, healthy):
     """toy2d, not finite from step 4 on in those orders of the data for which `healthy(seed)` is false."""
     made = pipeline.batch
 
-    def batch(source, seed, step, *rest):
-        rows = made(source, seed, step, *rest)
+    def batch(source, seed, step, **rest):
+        rows = made(source, seed, step, **rest)
         return rows if step < 3 or healthy(seed) else rows | {"x0": rows["x0"] * np.nan}
 
     monkeypatch.setattr(pipeline, "batch", batch)
