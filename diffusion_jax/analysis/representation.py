@@ -53,7 +53,7 @@ def represent(run: Run, num_examples: int = 2000) -> dict[str, Any]:
             "run trained on labelled data"
         )
     if not run.experiment.process.gaussian:
-        raise ValueError(f"represent: needs process.name='gaussian' (got {config.process.name!r})")
+        raise ValueError(f"represent: needs Gaussian noise (got process.name={config.process.name!r})")
     splits = {name: heldout.first_examples(sources.source(config, name), num_examples) for name in ("train", "heldout")}
     found = {name: features(run, source) for name, source in splits.items()}
     x, label = {}, {}

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 def estimator(run: Run) -> Evaluate:
     """Estimator: `report_bound`, with one network call per step of the chain."""
-    needs_plain_range("vlb", run)
+    needs_plain_range("--likelihood=vlb", run)
     objectives.decoder(run.config)
     paths.chain_coefficients(run.config, run.experiment.process, run.experiment.schedule, run.config.bound.num_steps)
 

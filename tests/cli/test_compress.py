@@ -9,6 +9,7 @@ import pytest
 from diffusion_jax import config as configs
 from diffusion_jax.analysis import compression
 from diffusion_jax.experiment import sources
+from diffusion_jax.process.binomial import BinomialProcess
 from diffusion_jax.runs import trained
 
 COUNT = 70
@@ -87,6 +88,8 @@ def test_a_file_of_another_model_or_machine_is_refused_before_decoding(run, pack
 def test_runs_that_cannot_compress(run, key, value):
     other = run._replace(config=run.config.copy_and_resolve_references())
     configs.put(other.config, key, value)
+    if value == "binomial":
+        other = other._replace(experiment=other.experiment._replace(process=BinomialProcess()))
     with pytest.raises(ValueError, match=key):
         compression.check(other)
 

@@ -11,6 +11,7 @@ from diffusion_jax.data.source import from_arrays
 from diffusion_jax.experiment import sources
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process.base import expand
+from diffusion_jax.process.binomial import BinomialProcess
 from diffusion_jax.runs import trained
 
 
@@ -92,7 +93,9 @@ def test_too_few_images_and_other_shapes(run):
     for odd in (few, wide):
         with pytest.raises(ValueError, match=r"detect|odd"):
             detection.detect(run, odd)
-    binomial = run._replace(config=run.config.copy_and_resolve_references())
+    binomial = run._replace(
+        config=run.config.copy_and_resolve_references(), experiment=run.experiment._replace(process=BinomialProcess())
+    )
     configs.put(binomial.config, "process.name", "binomial")
     with pytest.raises(ValueError, match=r"process\.name"):
         detection.detect(binomial, few)

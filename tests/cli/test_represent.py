@@ -9,6 +9,7 @@ from diffusion_jax.analysis import representation
 from diffusion_jax.experiment import sources
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process.base import expand
+from diffusion_jax.process.binomial import BinomialProcess
 from diffusion_jax.runs import trained
 
 
@@ -87,5 +88,7 @@ def test_runs_that_have_no_such_features(run, key, value):
     section, name = key.split(".")
     other = run._replace(config=run.config.copy_and_resolve_references())
     other.config[section][name] = value
+    if value == "binomial":
+        other = other._replace(experiment=other.experiment._replace(process=BinomialProcess()))
     with pytest.raises(ValueError, match=key.replace(".", r"\.")):
         representation.represent(other)
