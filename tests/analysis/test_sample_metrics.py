@@ -217,7 +217,9 @@ def test_a_run_without_heldout_data_is_evaluated_in_the_rest(loaded, stats, monk
 def test_without_labels_there_is_no_svm(loaded, monkeypatch):
     unlabelled = sources.source(loaded.config, "train")._replace(classes=0)
     monkeypatch.setattr(sources, "source", lambda config, split: unlabelled)
-    assert "svm_confidence" not in sample_metrics.svm_metrics(loaded, 24, seed=100)
+    config = loaded.config.copy_and_resolve_references()
+    config.data.classes = 0
+    assert "svm_confidence" not in sample_metrics.svm_metrics(loaded._replace(config=config), 24, seed=100)
 
 
 def test_without_stats_a_reference_is_measured_once(loaded, workdir):
