@@ -3,8 +3,9 @@
 values = compress(run, source, "images.djx")
 x, label = decompress(run, "images.djx")
 
-A file holds a magic number, the length of a header (4 bytes, little-endian), the header (JSON), and 32-bit words. The
-decoder must compute the outputs of the network bit for bit, so the header names everything they depend on.
+A file holds a magic number, a checksum of the rest, the length of a header (4 bytes, little-endian), the header (JSON),
+and 32-bit words. The decoder must compute the outputs of the network bit for bit, so the header names everything they
+depend on.
 """
 
 import base64
@@ -38,6 +39,8 @@ TILE = 16
 GROUP = 64
 """Examples that are coded together; each group takes its first bits from the code of the groups before."""
 START_SEED = 0
+DIGITS = 16
+"""Hexadecimal digits of a checksum."""
 
 
 def compress(run: Run, source: Source, out: str | os.PathLike[str]) -> dict[str, Any]:
@@ -72,6 +75,8 @@ def compress(run: Run, source: Source, out: str | os.PathLike[str]) -> dict[str,
             )
             report(begin + len(rows))
     seconds = time.perf_counter() - began
+    if stack.least < 0:  # cannot happen with 32 bits per dimension, and would make the file useless
+        raise RuntimeError("compress: the first bits did not suffice. Please report it")
     words = stack.words()[stack.least :]
     header = {
         **_identity(run, chain),
@@ -81,13 +86,11 @@ def compress(run: Run, source: Source, out: str | os.PathLike[str]) -> dict[str,
         "count": len(x),
         "dtype": str(x.dtype),
         "labels": base64.b64encode(zlib.compress(label.tobytes(), 9)).decode(),
-        "start_words": len(start) - stack.least,
-        "words": len(words),
-        "words_sha256": _digest(words.astype("<u4").tobytes()),
         "examples_sha256": _digest(x.tobytes()),
     }
     packed = json.dumps(header, separators=(",", ":")).encode()
-    data = MAGIC + len(packed).to_bytes(4, "little") + packed + words.astype("<u4").tobytes()
+    body = len(packed).to_bytes(4, "little") + packed + words.astype("<u4").tobytes()
+    data = MAGIC + _digest(body).encode() + body
     files.save_bytes(out, data)
     total = len(x) * dims(run)
     return {
@@ -151,21 +154,19 @@ def read_header(file: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read(file: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the header and the words. Raises ValueError."""
     data = pathlib.Path(file).read_bytes()
-    if data[:4] != MAGIC:
-        raise ValueError(f"{file}: is no file of `main compress`")
-    size = int.from_bytes(data[4:8], "little")
-    try:
-        header: dict[str, Any] = json.loads(data[8 : 8 + size])
-        version, number, digest = header["format"], header["words"], header["words_sha256"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{file}: is damaged: its header cannot be read") from None
-    if version != FORMAT:
-        raise ValueError(f"{file}: has format {version}; this version reads format {FORMAT}")
-    body = data[8 + size :]
-    if len(body) != 4 * number or _digest(body) != digest:
-        raise ValueError(f"{file}: is damaged: it holds {len(body)} of {4 * number} bytes, or others (checksum)")
-    return header, np.frombuffer(body, "<u4").astype(np.uint32)
+    start = len(MAGIC) + DIGITS
+    if data[: len(MAGIC)] != MAGIC:
+        raise ValueError(f"{file}: was not written by `main compress`. Choose a file that was")
+    if data[len(MAGIC) : start] != _digest(data[start:]).encode():
+        raise ValueError(f"{file}: is truncated or damaged (checksum). Copy it again")
+    begin = start + 4
+    end = begin + int.from_bytes(data[start:begin], "little")
+    header: dict[str, Any] = json.loads(data[begin:end])
+    if header["format"] != FORMAT:
+        raise ValueError(f"{file}: has format {header['format']}, but this version reads {FORMAT}. Use another version")
+    return header, np.frombuffer(data[end:], "<u4").astype(np.uint32)
 
 
 def check(run: Run) -> None:
@@ -240,7 +241,7 @@ def _identity(run: Run, chain: bits_back.Chain) -> dict[str, Any]:
         model.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
     return {
         "format": FORMAT,
-        "model_sha256": model.hexdigest()[:16],
+        "model_sha256": model.hexdigest()[:DIGITS],
         "shape": list(run.config.data.shape),
         "levels": run.config.data.levels,
         "num_steps": len(chain.scale),
@@ -252,4 +253,4 @@ def _identity(run: Run, chain: bits_back.Chain) -> dict[str, Any]:
 
 
 def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+    return hashlib.sha256(data).hexdigest()[:DIGITS]

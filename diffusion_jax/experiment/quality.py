@@ -51,7 +51,7 @@ def svm_refusal(config: ConfigDict, decode: bool = False) -> str:
     """
     if config.data.classes < 2:
         return f"needs labels of two classes or more (got data.classes={config.data.classes})"
-    if sources.heldout(config) is None:
+    if sources.heldout_or_none(config) is None:
         return "needs held-out data, and these have none"
     train = sources.source(config, "train")
     if train.on_disk and not train.counts and not decode:
@@ -74,7 +74,7 @@ def check_metrics(key: str, config: ConfigDict, names: Sequence[str], network: f
     """Raise ValueError for metrics that data or feature network cannot give. key: that names them, for errors."""
     for name in names:
         facts = facts_of(choose(key, name, registry.METRICS))
-        if facts.heldout and sources.heldout(config) is None:
+        if facts.heldout and sources.heldout_or_none(config) is None:
             raise ValueError(f"{key}={name}: needs held-out data, and these have none. Leave it out")
         if facts.logits and not classifies(network, tuple(config.data.shape), config.data.levels):
             raise ValueError(

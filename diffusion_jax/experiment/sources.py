@@ -93,14 +93,6 @@ def _key(data: ConfigDict) -> str:
     return f"{data.name} {options(data)} {data.size} {data.fingerprint}"
 
 
-def heldout(config: ConfigDict) -> Source | None:
-    """Open the held-out split; None for data that have none."""
-    try:
-        return source(config, "heldout")
-    except NoHeldout:
-        return None
-
-
 def exact_entropies(config: ConfigDict, process: Process, path: Schedule) -> dict[str, float]:
     """Return -H(x_0) and -H(x_1) in bits, x_1 at the first level of the chain; {} for data without known entropies."""
     entropies = facts(config).entropies
@@ -110,12 +102,13 @@ def exact_entropies(config: ConfigDict, process: Process, path: Schedule) -> dic
     return entropies(options(config.data), process, float(alpha), float(sigma))
 
 
-def heldout_or_none(config: ConfigDict, use: str) -> Source | None:
-    """Open the held-out split; None, with a warning that names the use of it, if there is none."""
+def heldout_or_none(config: ConfigDict, use: str = "") -> Source | None:
+    """Open the held-out split; None if there is none, with a warning that names the use of it, if given."""
     try:
         return source(config, "heldout")
     except NoHeldout as error:
-        log.warning("without %s, as there are no held-out data (%s)", use, str(error).partition(". ")[0])
+        if use:
+            log.warning("without %s, as there are no held-out data (%s)", use, str(error).partition(". ")[0])
         return None
 
 

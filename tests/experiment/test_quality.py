@@ -53,7 +53,7 @@ def test_an_svm_of_two_classes_is_accepted_for_images_and_vectors(tmp_path):
 
 def test_data_without_a_heldout_split_have_no_heldout_loss(tmp_path):
     c = config(tmp_path, fraction=0.0)
-    assert sources.heldout(c) is None
+    assert sources.heldout_or_none(c) is None
     assert trained.heldout_loss(types.SimpleNamespace(config=c)) == {}
     configs.put(c, "data.name", sources.IN_MEMORY)
     assert trained.heldout_loss(types.SimpleNamespace(config=c)) == {}
