@@ -203,12 +203,14 @@ def _flat_defaults() -> dict[str, Any]:
 
 def defaults() -> ConfigDict:
     """Return a config with every key at its default: DDPM with L_simple, on the embedded digits."""
-    config = ConfigDict()
-    for section, factories in choices().items():
-        config[section] = ConfigDict({name: ConfigDict() for name in factories})
+    nested: dict[str, Any] = {section: {name: {} for name in factories} for section, factories in choices().items()}
     for key, default in _flat_defaults().items():
-        put(config, key, default)
-    return config
+        *sections, last = key.split(".")
+        node = nested
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = default
+    return ConfigDict(nested)
 
 
 def table() -> list[tuple[str, str, Any, str]]:
@@ -525,13 +527,13 @@ def put(config: ConfigDict, key: str, value: Any) -> None:
     """Set a dotted key, sections made as needed, a change of type allowed."""
     *sections, last = key.split(".")
     node = config
-    with config.unlocked(), config.ignore_type():
-        for section in sections:
-            if section not in node:
+    for section in sections:
+        if section not in node:
+            with node.unlocked():
                 node[section] = ConfigDict()
-            node = node[section]
-        with node.unlocked(), node.ignore_type():
-            node[last] = value
+        node = node[section]
+    with node.unlocked(), node.ignore_type():
+        node[last] = value
 
 
 def _tuples(value: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion_jax.experiment import objectives, paths
+from diffusion_jax.experiment import objectives, optimizers, paths
 from diffusion_jax.experiment.choices import options, refuse
 from diffusion_jax.process.base import Process
 
@@ -127,3 +127,4 @@ def check(config: ConfigDict) -> None:
     for decay in config.ema.decays:
         if not isinstance(decay, float | int) or not 0 <= decay < 1:
             raise ValueError(f"ema.decays: {decay!r} is not a number in [0, 1)")
+    optimizers.optimizer(config)

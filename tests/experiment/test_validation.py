@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
 from diffusion_jax import main
+from diffusion_jax.experiment.optimizers import RATES
 from diffusion_jax.experiment.validation import check
 from diffusion_jax.training import loop
 
@@ -86,6 +87,8 @@ def test_numbers_below_zero_and_none_at_all_are_refused_by_name(key, number):
     config = configs.load("digits")
     config.data.update(shape=(8, 8, 1), levels=17, classes=10)
     *sections, name = key.split(".")
+    if key.count(".") == 2 and sections[0] == "optimizer":  # options count where they are chosen
+        config.optimizer["schedule" if sections[1] in RATES else "name"] = sections[1]
     section = functools.reduce(lambda node, part: node[part], sections, config)
     with section.unlocked(), section.ignore_type():
         section[name] = number
