@@ -428,20 +428,24 @@ class Run:
     def detect(self, odd: Any, *, num_examples: int = 1000, num_steps: int = 10) -> dict[str, Any]:
         """Compare scores of odd examples [N,*D] with those of held-out ones; return AUROC and more by score.
 
+        odd="classes", of a conditional run: each class in turn is normal and the others are odd; means over classes.
         num_examples: held-out examples, and odd ones at most. num_steps: noise levels. See docs/anomaly-detection.md.
         Raises ValueError.
         """
         run = self._changed(None, None, None, {"bound.num_steps": num_steps})
+        if isinstance(odd, str) and odd == detection.CLASSES:
+            return detection.detect_classes(run, num_examples)[0]
         source = _sources(odd, None, run.config.data.levels, "odd")
         return detection.detect(run, source, num_examples)[0]
 
-    def represent(self, *, num_examples: int = 2000, num_steps: int = 5) -> dict[str, Any]:
+    def represent(self, *, num_examples: int = 2000, num_steps: int = 5, seed: int = 0) -> dict[str, Any]:
         """Measure linear probes, clusters and, of a conditional run, a diffusion classifier.
 
-        num_examples: of the training and of the held-out data, at most. num_steps: noise levels. See
-        docs/representations.md for the figures. Raises ValueError.
+        num_examples: of the training and of the held-out data, at most. num_steps: noise levels. seed: of folds,
+        k-means and mixtures. See docs/representations.md for the figures. Raises ValueError.
         """
-        return representation.represent(self._changed(None, None, None, {"bound.num_steps": num_steps}), num_examples)
+        run = self._changed(None, None, None, {"bound.num_steps": num_steps})
+        return representation.represent(run, num_examples, seed)
 
     def features(self, data: Any, *, num_steps: int = 5) -> dict[tuple[str, float], np.ndarray]:
         """Return the features [N,F] of data [N,*D] by block of the network and noise level t."""

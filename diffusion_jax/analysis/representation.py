@@ -30,21 +30,22 @@ DRAWS = 4
 """Draws of the noise that features are averaged over."""
 CLASSIFIER_DRAWS = 8
 """Draws of the noise per level in each round of the diffusion classifier."""
-FOLDS, COMPONENTS, SEED = 3, 32, 0
+FOLDS, COMPONENTS, STARTS = 3, 32, 10
 ROUNDING = 1e-5
 
 Features = dict[tuple[str, float], np.ndarray]
 """Features [N, F] by block and noise level t."""
 
 
-def represent(run: Run, num_examples: int = 2000) -> dict[str, Any]:
+def represent(run: Run, num_examples: int = 2000, seed: int = 0) -> dict[str, Any]:
     """Return the figures of probes, clusters and, of a conditional run, the classifier.
 
     The noise levels are those of config.bound.num_steps. probe_accuracy: of the block and level that are best in
     cross-validation on the training examples, with its standard error; pixels_ and pca_: the same of pixels and of
     their principal components. cluster_nmi, cluster_ari, cluster_accuracy (Hungarian matching): k-means on the block
-    and level with the largest silhouette, chosen without labels; best_cluster_nmi: chosen with them. Raises ValueError
-    for a run without labelled data or a process that is not Gaussian.
+    and level with the largest silhouette, chosen without labels; best_cluster_nmi: chosen with them. mixture_nmi and so
+    on: a Gaussian mixture at the same place. seed: of folds, k-means and mixtures. Raises ValueError for a run without
+    labelled data or a process that is not Gaussian.
     """
     config = run.config
     if config.data.classes < 2:
@@ -60,13 +61,13 @@ def represent(run: Run, num_examples: int = 2000) -> dict[str, Any]:
     for name, source in splits.items():
         stored, label[name] = source.read(np.arange(source.size))
         x[name] = np.asarray(to_model(stored, config.data.levels)).reshape(source.size, -1).astype(np.float64)
-    figures = probes(found["train"], found["heldout"], label)
+    figures = probes(found["train"], found["heldout"], label, seed)
     for name, made in {"pixels": x, "pca": _principal(x)}.items():
         figures |= {f"{name}_probe_{key}": value for key, value in probe(made, label).items()}
-        figures |= {
-            f"{name}_cluster_{key}": value for key, value in cluster(made["heldout"], label["heldout"])[1].items()
-        }
-    figures |= clusters(found["heldout"], label["heldout"])
+        for method in (cluster, mixture):
+            values = method(made["heldout"], label["heldout"], seed)[1]
+            figures |= {f"{name}_{method.__name__}_{key}": value for key, value in values.items()}
+    figures |= clusters(found["heldout"], label["heldout"], seed)
     if config.network.conditional:
         guessed = classify(run, splits["heldout"])
         right = guessed == label["heldout"]
@@ -147,11 +148,11 @@ def _levels(run: Run) -> Any:
 # Probes.
 
 
-def probes(train: Features, test: Features, label: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def probes(train: Features, test: Features, label: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, Any]:
     """Return the figures of linear probes, with the best place by cross-validation."""
     from sklearn.model_selection import KFold, cross_val_score
 
-    folds = KFold(FOLDS, shuffle=True, random_state=SEED)
+    folds = KFold(FOLDS, shuffle=True, random_state=seed)
     validated = {
         place: float(cross_val_score(_linear(), x, label["train"], cv=folds).mean()) for place, x in train.items()
     }
@@ -182,7 +183,7 @@ def _linear() -> Any:
 def _principal(x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     from sklearn.decomposition import PCA
 
-    fitted = PCA(min(COMPONENTS, *x["train"].shape), random_state=SEED).fit(x["train"])
+    fitted = PCA(min(COMPONENTS, *x["train"].shape), random_state=0).fit(x["train"])
     return {name: fitted.transform(value) for name, value in x.items()}
 
 
@@ -193,12 +194,18 @@ def _binomial_error(right: np.ndarray) -> float:
 # Clusters.
 
 
-def clusters(found: Features, label: np.ndarray) -> dict[str, Any]:
-    """Return the figures of k-means at the places with the largest silhouette and NMI."""
-    every = {place: cluster(value, label) for place, value in found.items()}
+def clusters(found: Features, label: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """Return the figures of k-means at the best places.
+
+    cluster_: at the place with the largest silhouette, mixture_: of a mixture there, best_: at the largest NMI.
+    """
+    every = {place: cluster(value, label, seed) for place, value in found.items()}
     chosen = max(every, key=lambda place: every[place][0])
     best = max(every, key=lambda place: every[place][1]["nmi"])
-    return {f"cluster_{key}": value for key, value in every[chosen][1].items()} | {
+    mixed = mixture(found[chosen], label, seed)[1]
+    return {
+        **{f"cluster_{key}": value for key, value in every[chosen][1].items()},
+        **{f"mixture_{key}": value for key, value in mixed.items()},
         "cluster_block": chosen[0],
         "cluster_t": chosen[1],
         "best_cluster_nmi": every[best][1]["nmi"],
@@ -207,24 +214,49 @@ def clusters(found: Features, label: np.ndarray) -> dict[str, Any]:
     }
 
 
-def cluster(x: np.ndarray, label: np.ndarray) -> tuple[float, dict[str, float]]:
+def cluster(x: np.ndarray, label: np.ndarray, seed: int = 0) -> tuple[float, dict[str, float]]:
     """Return the silhouette of k-means on features [N,F], and its agreement with the classes.
 
     The figures are nmi, ari and accuracy, the last one by Hungarian matching of clusters and classes.
     """
-    from scipy.optimize import linear_sum_assignment
     from sklearn.cluster import KMeans
-    from sklearn.metrics import adjusted_rand_score, confusion_matrix, normalized_mutual_info_score, silhouette_score
 
+    scaled = _scaled(x)
+    return _agreement(
+        scaled, KMeans(len(np.unique(label)), n_init=STARTS, random_state=seed).fit_predict(scaled), label
+    )
+
+
+def mixture(x: np.ndarray, label: np.ndarray, seed: int = 0) -> tuple[float, dict[str, float]]:
+    """Return the same as `cluster` of a Gaussian mixture with diagonal covariances, on the principal components."""
+    from sklearn.decomposition import PCA
+    from sklearn.mixture import GaussianMixture
+
+    scaled = _scaled(x)
+    reduced = PCA(min(COMPONENTS, *scaled.shape), whiten=True, random_state=0).fit_transform(scaled)
+    fitted = GaussianMixture(
+        len(np.unique(label)), covariance_type="diag", reg_covar=1e-3, n_init=STARTS, max_iter=500, random_state=seed
+    )
+    return _agreement(scaled, fitted.fit_predict(reduced), label)
+
+
+def _scaled(x: np.ndarray) -> np.ndarray:
+    """Return features [N,F] of zero mean and unit variance, without those that do not vary."""
     std = x.std(0)
     varied = std > ROUNDING * np.abs(x).max()
-    scaled = (x - x.mean(0))[:, varied] / std[varied]
-    classes = len(np.unique(label))
-    found = KMeans(classes, n_init=10, random_state=SEED).fit_predict(scaled)
+    return np.asarray((x - x.mean(0))[:, varied] / std[varied])
+
+
+def _agreement(scaled: np.ndarray, found: np.ndarray, label: np.ndarray) -> tuple[float, dict[str, float]]:
+    """Return the silhouette of clusters, int [N], and their agreement with the classes."""
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics import adjusted_rand_score, confusion_matrix, normalized_mutual_info_score, silhouette_score
+
     names = np.unique(label)
-    table = confusion_matrix(np.searchsorted(names, label), found, labels=np.arange(classes))
+    table = confusion_matrix(np.searchsorted(names, label), found, labels=np.arange(len(names)))
     matched = table[linear_sum_assignment(table, maximize=True)].sum() / len(label)
-    return float(silhouette_score(scaled, found)), {
+    silhouette = silhouette_score(scaled, found) if len(np.unique(found)) > 1 else -1.0
+    return float(silhouette), {
         "nmi": float(normalized_mutual_info_score(label, found)),
         "ari": float(adjusted_rand_score(label, found)),
         "accuracy": float(matched),

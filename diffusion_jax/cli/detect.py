@@ -7,7 +7,8 @@ from diffusion_jax.cli.parser import Flags, Parser, Path
 def add_flags(parser: Parser) -> None:
     """Declare the flags."""
     add_run_flags(parser, "bound", "data")
-    parser.flag("odd", Path, "", "Odd images: .npz, .npy, a folder, a directory of IDX files, or a recipe", needed=True)
+    spec = "Odd images: .npz, .npy, a folder, a directory of IDX files, a recipe, or classes: each against the others"
+    parser.flag("odd", Path, "", spec, needed=True)
     parser.flag("num_examples", int, 1000, "Number of held-out images, half of them to fit scores on, and of odd ones")
     parser.flag("num_steps", int, 10, "Noise levels")
     parser.flag("out", Path, "detection.npz", "File of the scores, with a picture beside it")
@@ -15,6 +16,7 @@ def add_flags(parser: Parser) -> None:
 
 def run(args: Flags) -> Results:
     """Compare scores of held-out images with those of odd images."""
+    from diffusion_jax import files
     from diffusion_jax.analysis import detection, tables
 
     out = output(args.out, ".npz")
@@ -24,15 +26,22 @@ def run(args: Flags) -> Results:
         raise ValueError(f"--num_examples={args.num_examples}: must be at least {2 * detection.FEWEST}")
     args.overrides["bound.num_steps"] = str(args.num_steps)
     loaded = load_run(args)
-    figures = detection.report(loaded, detection.odd_source(loaded, args.odd), out, args.num_examples)
+    by_class = args.odd == detection.CLASSES
+    if by_class:
+        figures, values = detection.detect_classes(loaded, args.num_examples)
+        files.save_npz(out, values)
+        figures = {"scores": str(out), **figures}
+    else:
+        figures = detection.report(loaded, detection.odd_source(loaded, args.odd), out, args.num_examples)
     rows = [
         [
             score,
             f"{value:.3f} ({figures['auroc_low'][score]:.3f} to {figures['auroc_high'][score]:.3f})",
             f"{figures['fpr95'][score]:.3f}",
-            f"{figures['auroc_train'][score]:.3f}",
+            *([] if by_class else [f"{figures['auroc_train'][score]:.3f}"]),
         ]
         for score, value in figures["auroc"].items()
     ]
-    print(tables.markdown(["score", "AUROC (95 % interval)", "FPR at 95 % TPR", "AUROC of training images"], rows))
+    header = ["score", "AUROC (95 % interval)", "FPR at 95 % TPR"]
+    print(tables.markdown(header if by_class else [*header, "AUROC of training images"], rows))
     return {"step": loaded.step, **figures}

@@ -9,6 +9,7 @@ def add_flags(parser: Parser) -> None:
     add_run_flags(parser, "bound", "data")
     parser.flag("num_examples", int, 2000, "Number of training and of held-out examples at most")
     parser.flag("num_steps", int, 5, "Noise levels")
+    parser.flag("seed", int, 0, "Seed of folds, k-means and mixtures")
 
 
 def run(args: Flags) -> Results:
@@ -21,15 +22,16 @@ def run(args: Flags) -> Results:
             raise ValueError(f"--{flag}={getattr(args, flag)}: must be at least {least}")
     args.overrides["bound.num_steps"] = str(args.num_steps)
     loaded = load_run(args)
-    figures = representation.represent(loaded, args.num_examples)
+    figures = representation.represent(loaded, args.num_examples, args.seed)
     trained.save_figures(loaded, figures)
     rows = [
         [
             name,
             f"{figures[f'{prefix}probe_accuracy']:.3f} ± {figures[f'{prefix}probe_accuracy_stderr']:.3f}",
             *(f"{figures[f'{prefix}cluster_{key}']:.3f}" for key in ("nmi", "ari", "accuracy")),
+            f"{figures[f'{prefix}mixture_nmi']:.3f}",
         ]
         for name, prefix in (("network", ""), ("pixels", "pixels_"), ("principal components", "pca_"))
     ]
-    print(tables.markdown(["features", "linear probe", "cluster NMI", "ARI", "accuracy"], rows))
+    print(tables.markdown(["features", "linear probe", "cluster NMI", "ARI", "accuracy", "mixture NMI"], rows))
     return {"step": loaded.step, **figures}

@@ -1,5 +1,7 @@
 """Detection of odd images: the statistics in closed form, the scores against the truth, and the command."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -78,6 +80,29 @@ def test_the_command(command, workdir, run, tmp_path):
         for score, value in done.results["auroc"].items():
             normal, odd = file[f"{score}_normal"], file[f"{score}_odd"]
             assert np.isfinite(odd).all() and detection.auroc(normal, odd) == pytest.approx(value, abs=1e-12)
+
+
+def test_each_class_against_the_others(run):
+    """By a denoiser that is right only with the label of an example: the gain by the label tells the class."""
+    config = run.config.copy_and_resolve_references()
+    configs.put(config, "network.label_dropout", 0.1)
+    held = sources.source(config, "heldout")
+    x, known = (part[:60] for part in held.read(np.arange(held.size)))
+    stored = sources.make_to_model(config)(jnp.asarray(x), jax.random.split(jax.random.key(0), len(x)))
+
+    def predict(params, x_t, level, label=None, keys=None):
+        nearest = jnp.argmin(jnp.square(x_t[:, None] - stored * expand(level.alpha, x_t)[:, None]).sum((2, 3, 4)), 1)
+        right = expand(label == jnp.asarray(known)[nearest], x_t)
+        x0 = jnp.where(right, stored[nearest], 0)
+        return Prediction(x0, (x_t - expand(level.alpha, x_t) * x0) / expand(level.sigma, x_t), None)
+
+    other = run._replace(config=config, experiment=run.experiment._replace(predict=predict))
+    found, values = detection.detect_classes(other, 60)
+    assert found["auroc"]["label_gain"] > 0.99
+    assert np.mean(found["auroc_by_class"]["label_gain"]) == pytest.approx(found["auroc"]["label_gain"])
+    assert values["bits_3"].shape == (60,)
+    with pytest.raises(ValueError, match="label_dropout"):
+        detection.detect_classes(run)
 
 
 @pytest.mark.parametrize("spec", ["none", "toy2d:tiny", "nothing.npy"])

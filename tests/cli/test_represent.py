@@ -48,8 +48,18 @@ def test_clusters_and_probes_of_separate_classes():
     assert silhouette > 0.9 and figures == pytest.approx({"nmi": 1, "ari": 1, "accuracy": 1})
     halves = {"train": x[::2], "heldout": x[1::2]}, {"train": label[::2], "heldout": label[1::2]}
     assert representation.probe(*halves)["accuracy"] == 1
+    assert representation.mixture(x, label)[1] == pytest.approx({"nmi": 1, "ari": 1, "accuracy": 1})
     shuffled = generator.permutation(label)
     assert representation.cluster(x, shuffled)[1]["nmi"] < 0.15
+
+
+def test_a_mixture_finds_classes_that_differ_in_spread_alone():
+    """k-means cannot: both classes have the same mean."""
+    generator = np.random.default_rng(0)
+    label = np.repeat([0, 1], 300)
+    x = generator.standard_normal((600, 8)) * np.where(label, 6, 1)[:, None]
+    assert representation.mixture(x, label)[1]["accuracy"] > 0.97
+    assert representation.cluster(x, label)[1]["accuracy"] < 0.8
 
 
 def test_the_classifier_finds_the_class_whose_prediction_is_right(run):
@@ -77,7 +87,15 @@ def test_the_classifier_finds_the_class_whose_prediction_is_right(run):
 def test_the_command(command, workdir):
     done = command("represent", f"--workdir={workdir}", "--num_examples=60", "--num_steps=1")
     assert done.code == 0, done.err
-    names = {"probe_accuracy", "pixels_probe_accuracy", "cluster_nmi", "pixels_cluster_nmi", "cluster_accuracy"}
+    names = {
+        "mixture_nmi",
+        "pixels_mixture_nmi",
+        "probe_accuracy",
+        "pixels_probe_accuracy",
+        "cluster_nmi",
+        "pixels_cluster_nmi",
+        "cluster_accuracy",
+    }
     assert names | {"probe_block", "probe_t", "cluster_block", "cluster_t"} <= set(done.results)
     assert 0 <= done.results["probe_accuracy"] <= 1
     assert done.results["pixels_probe_accuracy"] > 0.5
