@@ -46,6 +46,7 @@ from diffusion_jax.process.base import Array, Level, Schedule, expand, in_float6
 from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.runs import metric_log, trained
 from diffusion_jax.sampling import grids, loop
+from diffusion_jax.sampling.base import starting
 from diffusion_jax.sampling.registry import SAMPLERS
 from diffusion_jax.training import loop as training
 
@@ -537,7 +538,7 @@ def sample(
     process = GaussianProcess()
     choice = sampler if isinstance(sampler, Choice) else Choice("sampler", sampler, {})
     choices.choose("sampler", choice.name, SAMPLERS)
-    method = choice.make(draw=process.draw)
+    method = starting(choice.make(draw=process.draw), path)
 
     def predict(x: Array, level: Level) -> Prediction:
         inverse = expand(jnp.exp(-level.log_alpha), x)

@@ -42,6 +42,7 @@ SCHEMA: dict[str, Key] = {
     "require_accelerator": Key(False, "Refuse to run on a CPU."),
     "data.name": Key("digits", "Source: digits, toy2d, heartbeat, dead_leaves, arrays, folder, idx, tfds."),
     "data.flip": Key(False, "Mirror training images left to right at random."),
+    "data.coupling": Key("none", "Noise of a training batch: none (independent), optimal_transport (assigned to it)."),
     "data.workers": Key(0, "Processes that read and decode files; 0: threads."),
     "data.shape": Key((), "Shape of an example; filled in from the data when training starts."),
     "data.levels": Key(0, "Grey levels: 256 for photographs, 0 for floats; filled in from the data."),
@@ -60,7 +61,7 @@ SCHEMA: dict[str, Key] = {
     "network.label_dropout": Key(0.0, "Share of labels dropped in training, for classifier-free guidance."),
     "network.conditioning": Key("step", "Time input of the network: step (k - 1), time (999 t), logsnr, log_sigma."),
     "prediction.target": Key(
-        "eps", "Network output: eps, x0, v, score, posterior_mean, edm, dpm2015_paper, dpm2015_code."
+        "eps", "Network output: eps, x0, v, velocity, score, posterior_mean, edm, dpm2015_paper, dpm2015_code."
     ),
     "prediction.input_scaling": Key("none", "none, or unit_variance: the input divided by its standard deviation."),
     "prediction.sigma_data": Key(0.5, "Standard deviation of the data in [-1, 1], for edm and unit_variance."),
@@ -75,7 +76,9 @@ SCHEMA: dict[str, Key] = {
         "K. cross_entropy trains a classifier of noisy examples.",
     ),
     "loss.reduction": Key("mean", "Over the dimensions of a squared error: mean, sum, half_sum."),
-    "times.name": Key("uniform", "Distribution of t: uniform, low_discrepancy, importance, log_normal (of sigma)."),
+    "times.name": Key(
+        "uniform", "Distribution of t: uniform, low_discrepancy, importance, logit_normal, log_normal (of sigma)."
+    ),
     "times.min_t": Key(0.0, "Smallest time in continuous training."),
     "bound.decoder": Key("bins", "Last term of the bound: bins, bins_tanh, softmax; density for floats."),
     "bound.clip_x0": Key(True, "Clip the predicted x0 to [-1, 1] in the bound."),

@@ -139,7 +139,7 @@ def data_alone(config: ConfigDict, source: Source) -> float:
     """Return the images/s of this process's batches, without a device."""
     rows = devices.local_rows(config.batch_size)
     made = pipeline.batches(
-        source, config.seed, 0, config.batch_size, config.data.flip, rows, workers=config.data.workers
+        source, config.seed, 0, config.batch_size, config.data.flip, rows, config.data.workers, sources.coupling(config)
     )
     try:
         next(made)

@@ -19,10 +19,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from diffusion_jax.data.coupling import Coupling
 from diffusion_jax.data.source import Source
 
 FLIPS = 2**32 - 1
-"""Second word of the seed of flips; permutations have the epoch there."""
+COUPLED = 2**32 - 2
+"""Second words of the seeds of flips and of coupled noise; permutations have the epoch there."""
 
 FOREVER = 2**62
 READ_THREADS = 4
@@ -33,14 +35,27 @@ Batch = dict[str, np.ndarray]
 T = TypeVar("T")
 
 
-def batch(source: Source, seed: int, step: int, batch_size: int, flip: bool, rows: slice = ALL) -> Batch:
+def batch(
+    source: Source,
+    seed: int,
+    step: int,
+    batch_size: int,
+    flip: bool,
+    rows: slice = ALL,
+    couple: Coupling | None = None,
+) -> Batch:
     """Return the `rows` of the global batch of a step.
 
     The batch is {"x0": [B,*D], "label": int32 [B], "index": int32 [B]}. Position p = step * batch_size + j of the run
     is example permutation(seed, p // size)[p % size]. flip: mirror each image left to right with probability 1/2. label
-    is -1 for unlabelled examples; index is the place j in the global batch. Raises ValueError.
+    is -1 for unlabelled examples; index is the place j in the global batch. couple: add "noise", float32 [B,*D], in the
+    order that it gives to the noise of the global batch, of which all examples are read. Raises ValueError.
     """
     check(source, seed, step, batch_size, flip)
+    if couple is not None:
+        whole = batch(source, seed, step, batch_size, flip)
+        noise = np.random.default_rng((seed, COUPLED, step)).standard_normal(whole["x0"].shape, np.float32)
+        return {name: of[rows] for name, of in (whole | {"noise": couple(whole["x0"], noise)}).items()}
     index = np.arange(batch_size, dtype=np.int32)[rows]
     epochs, places = np.divmod(step * batch_size + index.astype(np.int64), source.size)
     for epoch in np.unique(epochs):
@@ -84,15 +99,22 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 def batches(
-    source: Source, seed: int, start: int, batch_size: int, flip: bool, rows: slice = ALL, workers: int = 0
+    source: Source,
+    seed: int,
+    start: int,
+    batch_size: int,
+    flip: bool,
+    rows: slice = ALL,
+    workers: int = 0,
+    couple: Coupling | None = None,
 ) -> Iterator[Batch]:
     """Return an endless iterator over the batches of steps start, start + 1, …
 
     workers: processes that decode files ahead; 0: threads. Sources in memory use neither. Closing the iterator ends the
-    workers. Raises ValueError at once.
+    workers. couple: see `batch`. Raises ValueError at once.
     """
     check(source, seed, start, batch_size, flip)
-    make = functools.partial(batch, source, seed, batch_size=batch_size, flip=flip, rows=rows)
+    make = functools.partial(batch, source, seed, batch_size=batch_size, flip=flip, rows=rows, couple=couple)
     return _ahead(make, start, FOREVER, workers) if source.on_disk else map(make, range(start, FOREVER))
 
 

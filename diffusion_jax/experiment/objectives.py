@@ -22,7 +22,7 @@ from diffusion_jax.experiment.paths import (
     variance_facts,
 )
 from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, time_sampling
-from diffusion_jax.process.base import Process, in_float64
+from diffusion_jax.process.base import Array, Process, Schedule, in_float64, level
 from diffusion_jax.process.learned import ModelSchedule
 
 Terms = dict[str, tuple[float, losses.Term]]
@@ -114,6 +114,26 @@ def target_facts(config: ConfigDict) -> Facts:
     return facts_of(choose("prediction.target", config.prediction.target, prediction.TARGETS))
 
 
+def made_target(config: ConfigDict) -> prediction.Target:
+    """Return the target of a config."""
+    name, provided = config.prediction.target, {"num_steps": config.process.num_steps}
+    provided["sigma_data"] = config.prediction.sigma_data
+    made: prediction.Target = make("prediction.target", name, prediction.TARGETS, {}, **provided)
+    return made
+
+
+def determines_x0(config: ConfigDict, target: prediction.Target) -> bool:
+    """Return True if alpha x0 + sigma eps = x_t and the target have a solution at t = 1."""
+    path = initial_schedule(config)
+
+    def determinant(t: Array) -> Array:
+        at = level(path, t)
+        a, b = target(path, at)
+        return at.alpha * b - at.sigma * a
+
+    return bool(np.exp(in_float64(path, np.ones(()))[0]) or in_float64(determinant, np.ones(1))[0])
+
+
 def noisy_at_0(config: ConfigDict) -> bool:
     """Return True if the schedule of a config has noise at t = 0."""
     return bool(np.isfinite(in_float64(initial_schedule(config), np.zeros(()))[1]))
@@ -145,6 +165,17 @@ def loss_terms(
     if path.fixed is not None:
         provided["schedule"] = path.fixed
     made = make("loss.name", config.loss.name, LOSSES, options(config.loss), **provided)
+    if not determines_x0(config, target):
+        start = initial_schedule(config)
+        at_end = None if isinstance(made, dict) else in_float64(lambda t: _weight(made, target, start, t), np.ones(1))
+        refuse(
+            (
+                at_end is None or not np.isfinite(at_end).all(),
+                f"prediction.target={config.prediction.target!r}: x0 cannot be found from it at t = 1, where schedule."
+                f"name={config.schedule.name!r} has no signal left, and loss.name={config.loss.name!r} needs it. Use "
+                "loss.name=simple, or prediction.target=v, velocity or x0",
+            )
+        )
     if isinstance(made, dict):
         return made
     if not process.gaussian:
@@ -153,6 +184,12 @@ def loss_terms(
             f"{_use(lambda facts: facts.trains_variance and not facts.gaussian)}"
         )
     return {"mse": (1.0, losses.weighted_mse(path, target, made, config.loss.reduction))}
+
+
+def _weight(weight: losses.Weight, target: prediction.Target, schedule: Schedule, t: Array) -> Array:
+    """Return the weight of a target's squared error at times t [B]."""
+    at = level(schedule, t)
+    return weight(at, target(schedule, at))
 
 
 def check_loss(config: ConfigDict, process: Process) -> None:

@@ -7,12 +7,13 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.experiment.choices import CHAIN_NEEDED, choose, make, options
 from diffusion_jax.experiment.guidances import uses_label
-from diffusion_jax.experiment.objectives import target_facts
+from diffusion_jax.experiment.objectives import determines_x0, made_target, target_facts
 from diffusion_jax.experiment.paths import check_single_steps, grid_coefficients, initial_schedule, lowest_time
 from diffusion_jax.objective import prediction, reverse
 from diffusion_jax.process.base import Process, in_float64
 from diffusion_jax.process.learned import ModelSchedule
 from diffusion_jax.sampling import grids, loop
+from diffusion_jax.sampling.base import starting
 from diffusion_jax.sampling.registry import SAMPLERS
 
 
@@ -25,6 +26,7 @@ def sampler(
 ) -> loop.Sampler:
     """Return the sampler of config.sampler. Raises ValueError where process, schedule or variance do not suit it."""
     method = make("sampler.name", config.sampler.name, SAMPLERS, options(config.sampler), draw=process.draw)
+    method = starting(method, initial_schedule(config))
     if method.needs_score and not process.gaussian:
         raise ValueError(
             f"sampler.name={config.sampler.name!r} needs the score of a Gaussian process, which process.name="
@@ -41,7 +43,13 @@ def sampler(
     if method.needs_signal and not np.exp(in_float64(initial_schedule(config), np.ones(())))[0]:
         raise ValueError(
             f"sampler.name={config.sampler.name!r}: with schedule.name={config.schedule.name!r} nothing of x0 is left "
-            "at t = 1, where it cannot start; use ancestral, ddim or dpmpp_2m"
+            "at t = 1, where it cannot start. Use ancestral, ddim or dpmpp_2m"
+        )
+    if times[0] == 1 and not determines_x0(config, made_target(config)):
+        raise ValueError(
+            f"prediction.target={config.prediction.target!r}: x0 cannot be found from it at t = 1, where schedule.name="
+            f"{config.schedule.name!r} has no signal left. Start sampler.levels or sampler.times below t = 1 (and set "
+            "report.sampler_steps=0), or use prediction.target=v, velocity, x0 or posterior_mean"
         )
     if method.uses_kernel and len(times) - 1 != chain:
         check_single_steps(config, "sampler.num_steps=0 and report.sampler_steps=0")
@@ -79,14 +87,15 @@ def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
     section, chain = config.sampler, config.process.num_steps
     if not section.min_t < 1:
         raise ValueError(f"sampler.min_t={section.min_t}: must be below 1, where sampling starts")
+    signal = bool(np.exp(in_float64(initial_schedule(config), np.ones(()))[0]))
     if section.times:
-        return grids.chosen_times(section.times, section.min_t)
+        return grids.chosen_times(section.times, section.min_t, below=not signal)
     grid = choose("sampler.grid", section.grid, grids.GRIDS)
     if (section.levels or grids.needs_chain(grid)) and not chain:
         raise ValueError(f"sampler.grid={section.grid!r} and sampler.levels need {CHAIN_NEEDED}")
     if section.levels:
         times = grids.chosen_levels(tuple(section.levels), chain, section.min_t)
-        if times[0] < 1:  # samples start as noise, which is what the last level holds
+        if times[0] < 1 and signal:  # samples start as noise, which is what the last level holds
             first = int(max(section.levels))
             hint = f". For {first} steps use sampler.num_steps={first}" if len(section.levels) == 1 else ""
             raise ValueError(f"sampler.levels: must start at the last level of the chain, {chain} (got {first}){hint}")

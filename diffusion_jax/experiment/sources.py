@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import files, progress
 from diffusion_jax.data import arrays, dead_leaves, embedded, folder, heartbeat, idx, tfds
+from diffusion_jax.data.coupling import COUPLINGS, Coupling
 from diffusion_jax.data.scaling import dequantised, from_model, to_model
 from diffusion_jax.data.source import SPLITS, NoHeldout, Source
 from diffusion_jax.declarations import Facts, facts_of
@@ -216,6 +217,12 @@ def _short(words: list[str], most: int = 10) -> str:
 def _spread(size: int, number: int) -> np.ndarray:
     """Return at most `number` places of `size`, evenly spread."""
     return np.linspace(0, size - 1, min(number, size)).astype(np.int64)
+
+
+def coupling(config: ConfigDict) -> Coupling | None:
+    """Return the coupling of the noise of a batch with its examples; None for independent noise."""
+    made: Coupling | None = choose("data.coupling", config.data.coupling, COUPLINGS)
+    return made
 
 
 def make_to_model(config: ConfigDict) -> Callable[[Array, Array], Array]:

@@ -5,8 +5,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from diffusion_jax.data.coupling import COUPLINGS
 from diffusion_jax.experiment import objectives, optimizers, paths
-from diffusion_jax.experiment.choices import options, refuse
+from diffusion_jax.experiment.choices import choose, options, refuse
 from diffusion_jax.process.base import Process
 
 
@@ -16,11 +17,13 @@ def check_process(config: ConfigDict, process: Process) -> None:
     process_is, schedule_is = (f"{key}.name={config[key].name!r}" for key in ("process", "schedule"))
     target_is, variance_is = (f"prediction.{key}={config.prediction[key]!r}" for key in ("target", "variance"))
     other, levels = not process.gaussian, config.data.levels
+    coupled = choose("data.coupling", config.data.coupling, COUPLINGS) is not None
     refuse(
         (
             process.levels and levels != process.levels,
             f"{process_is}: needs data.levels={process.levels} (got {levels})",
         ),
+        (other and coupled, f"{process_is}: data.coupling={config.data.coupling!r} needs Gaussian noise. Use none"),
         (other and target.gaussian, f"{process_is}: {target_is} needs Gaussian noise. Use x0"),
         (other and variance.gaussian, f"{process_is}: {variance_is} needs Gaussian noise. Use fixed_small"),
         (

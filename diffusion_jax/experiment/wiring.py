@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -19,16 +18,24 @@ from diffusion_jax.declarations import facts_of
 from diffusion_jax.experiment.choices import choose, make, options, refuse
 from diffusion_jax.experiment.guidances import GUIDANCES, by_classifier, check_guide, class_log_probs, other_run
 from diffusion_jax.experiment.networks import classifier_network, conditioning, forward, input_scale, network
-from diffusion_jax.experiment.objectives import LOSSES, loss_facts, loss_terms, target_facts, time_sampler
+from diffusion_jax.experiment.objectives import (
+    LOSSES,
+    determines_x0,
+    loss_facts,
+    loss_terms,
+    made_target,
+    target_facts,
+    time_sampler,
+)
 from diffusion_jax.experiment.optimizers import Rate, learning_rate, optimizer
-from diffusion_jax.experiment.paths import initial_schedule, initial_schedule_params, schedule, variance_facts
+from diffusion_jax.experiment.paths import initial_schedule_params, schedule, variance_facts
 from diffusion_jax.experiment.samplers import sampler
 from diffusion_jax.experiment.sources import make_to_model
 from diffusion_jax.experiment.validation import check, check_process
 from diffusion_jax.networks import adapter
 from diffusion_jax.networks.registry import NETWORKS
 from diffusion_jax.objective import losses, prediction, reverse, time_sampling
-from diffusion_jax.process.base import Array, Process, Schedule, in_float64, level
+from diffusion_jax.process.base import Array, Process
 from diffusion_jax.process.binomial import BinomialProcess
 from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.process.learned import ModelSchedule
@@ -89,18 +96,10 @@ def build(
     out_channels = channels * (2 if with_head else 1)
     net = adapter.adapt(network(config, out_channels), out_channels)
 
-    aim, facts = config.prediction.target, target_facts(config)
-    sigma_data = config.prediction.sigma_data
-    target = make("prediction.target", aim, prediction.TARGETS, {}, num_steps=steps, sigma_data=sigma_data)
-    condition = conditioning(config)
-    if not determines_x0(target, initial_schedule(config)):
-        raise ValueError(
-            f"prediction.target={aim!r}: x0 cannot be found from it at t = 1, where schedule.name="
-            f"{config.schedule.name!r} has no signal left. Use v, x0 or posterior_mean"
-        )
-    output = facts.output(steps) if facts.output else None
+    facts, target, condition = target_facts(config), made_target(config), conditioning(config)
+    output, determined = facts.output(steps) if facts.output else None, determines_x0(config, target)
     predict = prediction.make_denoiser(
-        apply or forward(net), path, target, condition, with_head, input_scale(config), output
+        apply or forward(net), path, target, condition, with_head, input_scale(config), output, determined
     )
     if not process.gaussian:
         predict = prediction.make_bit_denoiser(apply or forward(net), condition)
@@ -124,17 +123,6 @@ def build(
         learning_rate=learning_rate(config),
         sampler=sampler(config, process, path, guided_predict, kernel),
     )
-
-
-def determines_x0(target: prediction.Target, path: Schedule) -> bool:
-    """Return True if alpha x0 + sigma eps = x_t and the target have a solution at t = 1."""
-
-    def determinant(t: Array) -> Array:
-        at = level(path, t)
-        a, b = target(path, at)
-        return at.alpha * b - at.sigma * a
-
-    return bool(np.exp(in_float64(path, np.ones(()))[0]) or in_float64(determinant, np.ones(1))[0])
 
 
 def classifier(config: ConfigDict) -> Experiment:

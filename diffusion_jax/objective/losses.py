@@ -36,7 +36,8 @@ from diffusion_jax.process.sde import drift_and_diffusion
 
 Batch = dict[str, Array]
 """Training batch: "x0" float [B,*D] in the model's range, "label" int [B] (-1 for none), and "index" int [B], the place
-of each example in the global batch, from which its PRNG keys and its time follow."""
+of each example in the global batch, from which its PRNG keys and its time follow. "noise" float [B,*D] takes the place
+of the noise that a loss draws, for examples and noise that are coupled."""
 
 
 class Loss(Protocol):
@@ -279,7 +280,7 @@ def weighted_sum(
     def loss(params: Any, batch: Batch, t: Array, keys: Array, dropout: bool = True) -> tuple[Array, dict[str, Array]]:
         x0 = batch["x0"]
         keys_noise, keys_dropout = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        noise = normal(keys_noise, x0.shape[1:], x0.dtype)
+        noise = batch["noise"] if "noise" in batch else normal(keys_noise, x0.shape[1:], x0.dtype)
         at = level(schedule(params), t)
         x_t = process.corrupt(at, x0, noise)
         prediction = predict(params, x_t, at, batch["label"], keys_dropout if dropout else None)

@@ -105,6 +105,15 @@ def v() -> Target:
 
 
 @declare(gaussian=True)
+def velocity() -> Target:
+    """Target velocity eps - x0 of the straight path: (-1, 1). It determines x0 at every level of every schedule.
+
+    Reference: Liu et al. 2023 (rectified flow), eq. 1; Lipman et al. 2023 (flow matching).
+    """
+    return lambda schedule, level: (-jnp.ones_like(level.t), jnp.ones_like(level.t))
+
+
+@declare(gaussian=True)
 def score() -> Target:
     """Target score of q(x_t | x0), -eps/sigma: (0, -1/sigma). Reference: Song et al. 2021, eq. 7."""
     return lambda schedule, level: (jnp.zeros_like(level.t), -jnp.exp(-level.log_sigma))
@@ -184,6 +193,7 @@ TARGETS: dict[str, Callable[..., Target]] = {
     "eps": eps,
     "x0": x0,
     "v": v,
+    "velocity": velocity,
     "score": score,
     "edm": edm,
     "posterior_mean": posterior_mean,
@@ -221,6 +231,17 @@ def solve_x0_eps(target: tuple[Array, Array], level: Level, x_t: Array, output: 
     x0 = expand(b * scale, x_t) * x_t - expand(sigma * scale, x_t) * output
     eps = expand(alpha * scale, x_t) * output - expand(a * scale, x_t) * x_t
     return x0, eps
+
+
+def solve_where_determined(target: tuple[Array, Array], level: Level, x_t: Array, output: Array) -> tuple[Array, Array]:
+    """Return the pair (x0, eps) as `solve_x0_eps`, but where it has no solution x0 = 0 and eps = output/b.
+
+    There alpha = 0 and the target holds no x0, so that nothing determines x0: no sampler may start there.
+    """
+    a, b = target
+    lost = level.alpha * b - level.sigma * a == 0
+    x0, eps = solve_x0_eps(target, level._replace(log_alpha=jnp.where(lost, 0, level.log_alpha)), x_t, output)
+    return jnp.where(expand(lost, x_t), 0, x0), eps
 
 
 def no_scaling() -> None:
@@ -285,12 +306,15 @@ def make_denoiser(
     with_head: bool = False,
     input_scale: InputScale | None = None,
     output_transform: OutputTransform | None = None,
+    determined: bool = True,
 ) -> Denoiser:
     """Make the denoiser of a network and its parameterisation.
 
     with_head: the network also predicts a variance; its output has 2C channels, first the target, then the head.
     input_scale: None for 1. output_transform: of the output, before it is taken for the target; needs `with_head`.
+    determined: False for a target that does not determine x0 at every level, see `solve_where_determined`.
     """
+    solve = solve_x0_eps if determined else solve_where_determined
 
     def predict(
         params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
@@ -300,7 +324,7 @@ def make_denoiser(
         output, head = jnp.split(output, 2, axis=-1) if with_head else (output, None)
         if output_transform is not None:
             output = output_transform(schedule(params), level, x_t, output, head)
-        x0, eps = solve_x0_eps(target(schedule(params), level), level, x_t, output)
+        x0, eps = solve(target(schedule(params), level), level, x_t, output)
         return Prediction(x0, eps, head)
 
     return predict

@@ -73,6 +73,24 @@ def log_normal(schedule: Schedule, min_t: float = 0.0, mean: float = -1.2, std: 
     return _without_history(sample)
 
 
+@declare(weighs_times=True)
+def logit_normal(num_steps: int = 0, min_t: float = 0.0, mean: float = 0.0, scale: float = 1.0) -> TimeSampler:
+    """Logit-normal times: log(t/(1 - t)) ~ N(mean, scale²).
+
+    The weight is 1: this distribution is part of the loss. Raises ValueError unless scale > 0.
+    Reference: Esser et al. 2024, section 3.1.
+    """
+    if not scale > 0:
+        raise ValueError(f"times.logit_normal.scale={scale}: must be above 0")
+
+    def sample(history: Any, key: Array, index: Array, batch_size: int) -> tuple[Array, Array]:
+        drawn = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i)))(index)
+        t = _to_time(jax.nn.sigmoid(mean + scale * drawn), num_steps, min_t)
+        return t, jnp.ones_like(t)
+
+    return _without_history(sample)
+
+
 def importance(num_steps: int, min_t: float = 0.0, window: int = 10, uniform_share: float = 0.001) -> TimeSampler:
     """Loss-aware importance sampling of the steps k of a chain: p(k) proportional to sqrt(mean of L_k²).
 
@@ -131,5 +149,6 @@ TIME_SAMPLERS: dict[str, Callable[..., TimeSampler]] = {
     "low_discrepancy": low_discrepancy,
     "importance": importance,
     "log_normal": log_normal,
+    "logit_normal": logit_normal,
 }
 """Time samplers by name."""

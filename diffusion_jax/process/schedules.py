@@ -1,7 +1,7 @@
 """Noise schedules: factories of functions t -> (log alpha, log sigma) for t in [0, 1].
 
     chain           num_steps betas, x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) noise, k = 1..T, t = k/T
-    closed forms    vp, subvp, linear_logsnr, ve, edm
+    closed forms    vp, subvp, linear_logsnr, ve, edm, rectified_flow
 
 Between the steps of a chain log alpha is interpolated linearly (a constant rate beta), so that a chain is also a
 schedule in continuous time. `geometric` is a chain of noise levels that keeps the signal, alpha = 1.
@@ -180,6 +180,23 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> 
     return lambda t: (jnp.zeros_like(t), rho * jnp.log(low + t * (high - low)))
 
 
+def rectified_flow(shift: float = 1.0) -> Schedule:
+    """Straight path of rectified flow: alpha = 1 - u, sigma = u with u = shift t / (1 + (shift - 1) t).
+
+    Nothing of x0 is left at t = 1. A shift above 1 moves the times of training and sampling to more noise: sqrt(m/n)
+    gives images of m pixels the levels that suit images of n pixels. Raises ValueError unless shift > 0.
+    Reference: Liu et al. 2023 (rectified flow), eq. 1; for the shift Esser et al. 2024, section 5.3.2.
+    """
+    if not shift > 0:
+        raise ValueError(f"schedule.rectified_flow.shift={shift}: must be above 0. Use 1 for no shift")
+
+    def schedule(t: Array) -> tuple[Array, Array]:
+        log_stretch = jnp.log1p((shift - 1) * t)
+        return jnp.log1p(-t) - log_stretch, jnp.log(shift * t) - log_stretch
+
+    return schedule
+
+
 def geometric(num_steps: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
     """Geometric noise levels with alpha = 1, from sigma_min at k = 1 to sigma_max at k = T.
 
@@ -216,5 +233,6 @@ CONTINUOUS: dict[str, Callable[..., Schedule]] = {
     "linear_logsnr": linear_logsnr,
     "ve": ve,
     "edm": edm,
+    "rectified_flow": rectified_flow,
 }
 """Schedules in closed form by name."""

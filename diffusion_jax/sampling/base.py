@@ -8,9 +8,11 @@ Shapes: B samples, *D data dimensions, N steps of a grid.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.objective.reverse import Reverse
-from diffusion_jax.process.base import Array, Level, Schedule, StepCoefficients
+from diffusion_jax.process.base import Array, Level, Schedule, StepCoefficients, in_float64
 
 BoundDenoiser = Callable[[Array, Level], Prediction]
 """Denoiser bound to parameters and labels: (noisy x_t [B,*D], levels [B]) -> prediction."""
@@ -51,6 +53,8 @@ class SamplerStep(NamedTuple):
     """Whether it needs the predicted noise, which only a Gaussian process has."""
     needs_signal: bool = False
     """Whether it cannot start where alpha = 0."""
+    from_noise: "SamplerStep | None" = None
+    """For a method that needs signal: its form for schedules with alpha = 0 at t = 1, see `starting`."""
     between_levels: bool = False
     """Whether it evaluates the denoiser at levels that are not of the grid."""
     init_carry: InitCarry = no_carry
@@ -66,3 +70,12 @@ class SamplerStep(NamedTuple):
     def adaptive(self) -> bool:
         """True for a method that chooses its own steps."""
         return self.walk is not None
+
+
+def starting(method: SamplerStep, schedule: Schedule) -> SamplerStep:
+    """Return the form of a method that starts at t = 1 of a schedule.
+
+    This is `from_noise` where no signal is left at t = 1, and the method itself elsewhere, or if it has no such form.
+    """
+    has_signal = bool(np.exp(in_float64(schedule, np.ones(()))[0]))
+    return method if has_signal or method.from_noise is None else method.from_noise

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.process.base import Array, Level, Schedule, StepCoefficients, expand, level, normal, time_of
 from diffusion_jax.sampling.base import BoundDenoiser, SamplerStep
+from diffusion_jax.sampling.ode_steps import heun, linear_change
 
 
 class ChurnCoefficients(NamedTuple):
@@ -31,8 +32,9 @@ def edm(
 ) -> SamplerStep:
     """EDM's sampler: y_u = y + sqrt(S_u² - S_t²) s_noise noise, then Heun on dy = eps dS from u to s.
 
-    Here y = x/alpha, S = sigma/alpha, and S_u = (1 + min(churn/N, sqrt(2) - 1)) S_t in N steps. Two network calls per
-    step; one at the step that ends without noise.
+    Here y = x/alpha, S = sigma/alpha, and S_u = (1 + min(churn/N, sqrt(2) - 1)) S_t in N steps. Where no signal is left
+    at t = 1, S is infinite there, and Heun's method is on dx = x0 d alpha + eps d sigma, which is the same ODE. Two
+    network calls per step; one at the step that ends without noise.
 
     Args:
         churn: S_churn, amount of noise; 0 for none, which is Heun's method.
@@ -72,12 +74,21 @@ def edm(
             change=to.sigma - jnp.exp(to.log_alpha - up.logsnr / 2),
         )
 
+    def prepare_from_noise(schedule: Schedule, coefficients: StepCoefficients) -> ChurnCoefficients:
+        found = prepare(schedule, coefficients)
+        same = found.up.logsnr == found.at.logsnr  # both infinite at t = 1
+        return found._replace(grown=jnp.where(same, 1, found.grown), added=jnp.where(same, 0, found.added))
+
+    def add_noise(coefficients: ChurnCoefficients, x: Array, keys: Array) -> Array:
+        if not churn:
+            return x
+        noise = s_noise * normal(keys, x.shape[1:], x.dtype)
+        return expand(coefficients.grown, x) * x + expand(coefficients.added, x) * noise
+
     def step(
         denoise: BoundDenoiser, reverse: Any, coefficients: ChurnCoefficients, x: Array, carry: Any, keys: Array
     ) -> tuple[Array, Any]:
-        if churn:
-            noise = s_noise * normal(keys, x.shape[1:], x.dtype)
-            x = expand(coefficients.grown, x) * x + expand(coefficients.added, x) * noise
+        x = add_noise(coefficients, x, keys)
         prediction = denoise(x, coefficients.up)
         kept, change = expand(coefficients.kept, x) * x, expand(coefficients.change, x)
 
@@ -87,4 +98,13 @@ def edm(
 
         return jax.lax.cond(jnp.isneginf(coefficients.to.log_sigma[0]), lambda: prediction.x0, corrected), carry
 
-    return SamplerStep(step, prepare=prepare, needs_signal=True, between_levels=churn > 0)
+    heun_step = heun(linear_change)
+
+    def step_from_noise(
+        denoise: BoundDenoiser, reverse: Any, coefficients: ChurnCoefficients, x: Array, carry: Any, keys: Array
+    ) -> tuple[Array, Any]:
+        from_up = coefficients._replace(at=coefficients.up)
+        return heun_step(denoise, reverse, from_up, add_noise(coefficients, x, keys), carry, keys)
+
+    from_noise = SamplerStep(step_from_noise, prepare=prepare_from_noise, between_levels=churn > 0)
+    return SamplerStep(step, prepare=prepare, needs_signal=True, between_levels=churn > 0, from_noise=from_noise)

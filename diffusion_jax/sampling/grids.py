@@ -155,11 +155,11 @@ def _last_level(chain_steps: int, end: float) -> int:
     return round(end * chain_steps)
 
 
-def chosen_times(times: Sequence[float], end: float = 0.0) -> np.ndarray:
-    """Times given one by one. Raises ValueError unless they fall from 1 to `end`."""
+def chosen_times(times: Sequence[float], end: float = 0.0, below: bool = False) -> np.ndarray:
+    """Times given one by one. Raises ValueError unless they fall from 1 (with `below` from 1 or less) to `end`."""
     given = np.asarray(times, np.float64)
     wrong = ""
-    if len(given) < 2 or given[0] != 1 or given[-1] != end:
+    if len(given) < 2 or not (given[0] == 1 or (below and given[0] < 1)) or given[-1] != end:
         wrong = "both ends must be among them"
     elif not np.all(np.diff(given) < 0):
         wrong = "each must be smaller than the one before"

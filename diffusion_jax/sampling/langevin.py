@@ -50,21 +50,25 @@ def predictor_corrector(
             f"sampler.predictor_corrector.predictor={predictor!r} is not known; use one of {', '.join(PREDICTORS)}"
         )
     _check("predictor_corrector", snr, steps, norms)
-    method = PREDICTORS[predictor]()
-    predictor_step = method.step
-    assert predictor_step is not None
 
-    def step(
-        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
-    ) -> tuple[Array, Any]:
-        keys_predictor, keys_corrector = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        x, carry = predictor_step(denoise, reverse, coefficients, x, carry, keys_predictor)
-        noiseless = jnp.isneginf(coefficients.to.log_sigma[0])
-        return jax.lax.cond(
-            noiseless, lambda: x, lambda: _langevin(denoise, coefficients, x, keys_corrector, snr, steps, norms)
-        ), carry
+    def corrected(method: SamplerStep) -> SamplerStep:
+        predictor_step = method.step
+        assert predictor_step is not None
 
-    return method._replace(step=step, needs_score=True)
+        def step(
+            denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
+        ) -> tuple[Array, Any]:
+            keys_predictor, keys_corrector = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+            x, carry = predictor_step(denoise, reverse, coefficients, x, carry, keys_predictor)
+            noiseless = jnp.isneginf(coefficients.to.log_sigma[0])
+            return jax.lax.cond(
+                noiseless, lambda: x, lambda: _langevin(denoise, coefficients, x, keys_corrector, snr, steps, norms)
+            ), carry
+
+        from_noise = None if method.from_noise is None else corrected(method.from_noise)
+        return method._replace(step=step, needs_score=True, from_noise=from_noise)
+
+    return corrected(PREDICTORS[predictor]())
 
 
 def annealed_langevin(

@@ -1,19 +1,26 @@
 """Steps of the probability-flow ODE by Euler and Heun. Its solutions have the marginals of the SDE.
 
-    dx = (f x - 1/2 g² score) dt = x d(log alpha) + eps (d sigma - sigma d(log alpha)),
+    dx = (f x - 1/2 g² score) dt = x d(log alpha) + eps (d sigma - sigma d(log alpha)) = x0 d alpha + eps d sigma,
 
-since f dt = d(log alpha), score = -eps/sigma and 1/2 g² dt = sigma (d sigma - sigma d(log alpha)). Written with
-differentials of the schedule the steps need no derivative, and are finite at both ends, where g² is not.
-Reference: Song et al. 2021, eq. 13.
+since f dt = d(log alpha), score = -eps/sigma, 1/2 g² dt = sigma (d sigma - sigma d(log alpha)) and x = alpha x0 +
+sigma eps. Written with differentials of the schedule the steps need no derivative, and are finite at t = 0, where g² is
+not. The first form is used where alpha > 0. Where no signal is left at t = 1, log alpha is infinite there, and the
+second form is used. On the straight path of rectified flow it is x_s = x - (t - s) v with v = eps - x0, as DDIM.
+Reference: Song et al. 2021, eq. 13; Liu et al. 2023 (rectified flow).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process.base import Array, Level, StepCoefficients, expand
-from diffusion_jax.sampling.base import BoundDenoiser, SamplerStep
+from diffusion_jax.sampling.base import BoundDenoiser, SamplerStep, Step
+
+Change = Callable[[StepCoefficients, Level, Array, Prediction], Array]
+"""Change of x over a step, F(x, level): (coefficients, level, x, prediction at x and level) -> [B,*D]."""
 
 
 def ode_euler() -> SamplerStep:
@@ -21,15 +28,7 @@ def ode_euler() -> SamplerStep:
 
     A step that ends without noise takes the predicted x0. One network call per step.
     """
-
-    def step(
-        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
-    ) -> tuple[Array, Any]:
-        prediction = denoise(x, coefficients.at)
-        x_s = x + _change(coefficients, coefficients.at, x, prediction.eps)
-        return jnp.where(jnp.isneginf(expand(coefficients.to.log_sigma, x)), prediction.x0, x_s), carry
-
-    return SamplerStep(step, needs_signal=True)
+    return SamplerStep(euler(log_change), needs_signal=True, from_noise=SamplerStep(euler(linear_change)))
 
 
 def ode_heun() -> SamplerStep:
@@ -37,6 +36,24 @@ def ode_heun() -> SamplerStep:
 
     Two network calls per step; one where s is without noise, which takes the predicted x0.
     """
+    return SamplerStep(heun(log_change), needs_signal=True, from_noise=SamplerStep(heun(linear_change)))
+
+
+def euler(change: Change) -> Step:
+    """Return Euler's step with a form of the right-hand side."""
+
+    def step(
+        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
+    ) -> tuple[Array, Any]:
+        prediction = denoise(x, coefficients.at)
+        x_s = x + change(coefficients, coefficients.at, x, prediction)
+        return jnp.where(jnp.isneginf(expand(coefficients.to.log_sigma, x)), prediction.x0, x_s), carry
+
+    return step
+
+
+def heun(change: Change) -> Step:
+    """Return Heun's step with a form of the right-hand side."""
 
     def step(
         denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
@@ -44,19 +61,25 @@ def ode_heun() -> SamplerStep:
         prediction = denoise(x, coefficients.at)
 
         def corrected() -> Array:
-            first = _change(coefficients, coefficients.at, x, prediction.eps)
-            eps = denoise(x + first, coefficients.to).eps
-            return x + (first + _change(coefficients, coefficients.to, x + first, eps)) / 2
+            first = change(coefficients, coefficients.at, x, prediction)
+            second = change(coefficients, coefficients.to, x + first, denoise(x + first, coefficients.to))
+            return x + (first + second) / 2
 
         return jax.lax.cond(jnp.isneginf(coefficients.to.log_sigma[0]), lambda: prediction.x0, corrected), carry
 
-    return SamplerStep(step, needs_signal=True)
+    return step
 
 
-def _change(coefficients: StepCoefficients, level: Level, x: Array, eps: Array) -> Array:
-    """Return F(x, level) over a step."""
+def log_change(coefficients: StepCoefficients, level: Level, x: Array, prediction: Prediction) -> Array:
+    """Return x d(log alpha) + eps (d sigma - sigma d(log alpha)) over a step."""
     d_sigma = coefficients.at.sigma * jnp.expm1(coefficients.log_sigma_ratio)
     return (
         expand(coefficients.log_alpha_ratio, x) * x
-        + expand(d_sigma - level.sigma * coefficients.log_alpha_ratio, x) * eps
+        + expand(d_sigma - level.sigma * coefficients.log_alpha_ratio, x) * prediction.eps
     )
+
+
+def linear_change(coefficients: StepCoefficients, level: Level, x: Array, prediction: Prediction) -> Array:
+    """Return x0 d alpha + eps d sigma over a step."""
+    at, to = coefficients.at, coefficients.to
+    return expand(to.alpha - at.alpha, x) * prediction.x0 + expand(to.sigma - at.sigma, x) * prediction.eps

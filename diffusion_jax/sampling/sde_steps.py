@@ -15,12 +15,15 @@ import jax.numpy as jnp
 
 from diffusion_jax.process.base import Array, StepCoefficients, expand, normal
 from diffusion_jax.sampling.base import BoundDenoiser, SamplerStep, Step
+from diffusion_jax.sampling.ode_steps import linear_change
 
 
 def euler_maruyama() -> SamplerStep:
     """Euler-Maruyama: x_s = (1 + log(alpha_s/alpha_t)) x - G² eps/sigma_t + G noise, G² = int g² dt.
 
-    One network call per step. Reference: Song et al. 2021, eq. 6 and section 4.1.
+    Where no signal is left at t = 1, int f dt and int g² dt are infinite there. The step then is that of the
+    probability-flow ODE, with the noise of the forward step, G² = sigma_ts²: x_s = x + x0 d alpha + eps d sigma
+    - G²/2 eps/sigma_t + G noise. One network call per step. Reference: Song et al. 2021, eq. 6 and section 4.1.
     """
 
     def scales(coefficients: StepCoefficients) -> tuple[Array, Array]:
@@ -28,7 +31,17 @@ def euler_maruyama() -> SamplerStep:
             2 * coefficients.log_sigma_ratio
         )
 
-    return SamplerStep(_noisy_step(scales), needs_signal=True)
+    def step(
+        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
+    ) -> tuple[Array, Any]:
+        prediction, sigma = denoise(x, coefficients.at), coefficients.at.sigma
+        share = -jnp.expm1(-2 * coefficients.h)
+        noise = expand(sigma * jnp.sqrt(share), x) * normal(keys, x.shape[1:], x.dtype)
+        x_s = x + linear_change(coefficients, coefficients.at, x, prediction)
+        x_s += noise - expand(sigma * share / 2, x) * prediction.eps
+        return jnp.where(jnp.isneginf(expand(coefficients.to.log_sigma, x)), prediction.x0, x_s), carry
+
+    return SamplerStep(_noisy_step(scales), needs_signal=True, from_noise=SamplerStep(step))
 
 
 def reverse_diffusion() -> SamplerStep:

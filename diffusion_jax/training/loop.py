@@ -273,7 +273,9 @@ def training_step(config: ConfigDict, experiment: wiring.Experiment, shapes: Any
 def device_batches(config: ConfigDict, source: Source, first: int, rollbacks: int) -> Generator[Any, None, None]:
     """Yield the batches from step `first` on, on the devices; this process reads its rows."""
     seed, data, rows = config.seed + ORDERS_APART * rollbacks, config.data, devices.local_rows(config.batch_size)
-    made = pipeline.batches(source, seed, first, config.batch_size, data.flip, rows, data.workers)
+    made = pipeline.batches(
+        source, seed, first, config.batch_size, data.flip, rows, data.workers, sources.coupling(config)
+    )
     return pipeline.prefetch(made, devices.put_local_rows)
 
 

@@ -111,10 +111,6 @@ REFUSED = [
     ({"sampler__name": "ddim", "sampler__ddim__eta": 2.0}, "sampler.ddim.eta"),
     (CONTINUOUS | {"sampler__grid": "logsnr"}, "sampler.min_t"),
     (
-        {"schedule__name": "harmonic", "prediction__target": "v", "sampler__name": "ode_heun"},
-        "sampler.name",
-    ),
-    (
         {"prediction__target": "posterior_mean", "sampler__name": "ddim", "sampler__grid": "logsnr"},
         "prediction.target",
     ),
@@ -273,7 +269,7 @@ def test_the_network_checks_shapes_before_anything_compiles(changes, message):
 @pytest.mark.parametrize("name", paths.SCHEDULES)
 def test_every_schedule_builds(name):
     changes = {} if name in schedules.CHAINS else {"network__conditioning": "logsnr"}
-    if name == "harmonic":
+    if name in ("harmonic", "rectified_flow"):
         changes["prediction__target"] = "v"
     if name in learned.LEARNED:
         changes["loss__name"] = "K"
@@ -376,6 +372,22 @@ def test_the_recipes_of_scores_weigh_all_levels_alike_and_visit_them_all(name, c
     t = jnp.array([1, 1, 2, 2, 5, 5, 10, 10]) / c.process.num_steps
     found, _ = loss_at_rest(experiment, {"net": {}}, rows, t, jax.random.split(jax.random.key(1), 8))
     np.testing.assert_allclose(found, 32 * 32 * 3 / 2, rtol=4.5 * (2 / (32 * 32 * 3)) ** 0.5)
+
+
+def test_noise_is_learned_where_no_signal_is_left_and_sampled_from_below():
+    """A chain with alpha(1) = 0, such as "jsd" of Ho's code: |noise - output|² at t = 1; samples start below t = 1."""
+    chain = {"schedule__name": "harmonic", "network__name": "mlp", "data__shape": (5,)}
+    c = config(**chain, sampler__levels=(3, 2, 1))
+    experiment = wiring.build(c, apply=lambda variables, x, *others: 0 * x)
+    rows = {"x0": jnp.full((4, 5), 16, jnp.uint8), "label": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
+    keys = jax.random.split(jax.random.key(1), 4)
+    early, late = (loss_at_rest(experiment, {"net": {}}, rows, jnp.full(4, t), keys)[0] for t in (0.75, 1.0))
+    np.testing.assert_allclose(late, early, rtol=1e-5)  # of the same noise
+    assert np.isfinite(experiment.sampler.sample({"net": {}}, jnp.arange(2, dtype=jnp.uint32))).all()
+    for changes in ({}, {"loss__name": "snr", "sampler__levels": (3, 2, 1)}, {"loss__name": "vlb"}):
+        with pytest.raises(ValueError, match=r"prediction\.target") as caught:
+            wiring.build(config(**chain, **changes))
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -23,6 +23,7 @@ PATHS = {
     "ve": (schedules.ve(), 0.0),
     "edm": (schedules.edm(), 0.0),
     "chain": (schedules.linear(1000), 1e-3),
+    "rectified_flow": (schedules.rectified_flow(), 1e-3),
 }
 
 

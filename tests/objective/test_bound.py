@@ -67,6 +67,17 @@ def test_bound_equals_the_entropy_of_unit_gaussian_data(name, x64):
         assert steps[-1] == pytest.approx(-3.18623165, abs=1e-7)
 
 
+def test_bound_of_a_rectified_flow_tends_to_the_entropy_from_above(x64):
+    """From alpha(1) = 0 down to no noise, on N(0, 1)."""
+    schedule, gaps = schedules.rectified_flow(), []
+    for count in (100, 200):
+        grid = loop.coefficients(PROCESS, schedule, grids.uniform(count))
+        steps = expected_terms(grid, FORWARD["forward"], exact(1.0), 1.0)
+        gaps.append(steps.sum() - 1.4189385332046727)
+    assert 0 < gaps[1] < 0.6 * gaps[0] < 0.1, gaps
+    np.testing.assert_array_equal(PROCESS.prior_kl(schedule, jnp.ones((2, 3))), 0)
+
+
 def closed_form(alpha_bar, data_variance, model_variance):
     """Return (prior, terms) for x0 ~ N(0, v) with the exact denoiser, from the definitions of a chain."""
     alpha_bar = np.append(1.0, alpha_bar)

@@ -67,6 +67,14 @@ def test_loss_of_the_exact_denoiser_is_the_conditional_variance(target, x64):
     np.testing.assert_array_equal(metrics["mse"], per_example)
 
 
+def test_noise_of_a_batch_takes_the_place_of_drawn_noise(x64):
+    noise = jax.random.normal(jax.random.key(2), (3, 2))
+    loss = squared_error(lambda params, x, at, label, keys: prediction.Prediction(0 * x, 0 * x, None), prediction.eps())
+    batch = {"x0": jnp.ones((3, 2)), "label": jnp.full(3, -1), "noise": noise}
+    per_example, _ = loss(None, batch, jnp.full(3, 0.4), jax.random.split(jax.random.key(1), 3))
+    np.testing.assert_allclose(per_example, (noise**2).mean(1), rtol=1e-12)
+
+
 def test_network_gets_keys_only_with_dropout_and_labels_always():
     seen = []
 

@@ -63,10 +63,32 @@ def test_round_trip_in_float32(target, schedule):
     assert np.all(error < 5e-6 * condition * scale)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_velocity_determines_x0_from_pure_noise_on(dtype, x64):
+    error, condition, _ = round_trip(TARGETS["velocity"], schedules.rectified_flow(), dtype)
+    assert condition.max() < 3 and error.max() < 40 * jnp.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("name", ["eps", "score"])
+def test_eps_is_found_where_x0_is_not(name, x64):
+    """At t = 1 of rectified flow x0 is 0, eps is exact, and the gradient by the output is finite."""
+    x0, eps = pair(jnp.float64)
+    at = level(schedules.rectified_flow(), jnp.arange(1, STEPS + 1) / STEPS)
+    x_t = GaussianProcess().corrupt(at, x0, eps)
+    ab = TARGETS[name](None, at)
+    output = prediction.combine_x0_eps(ab, x0, eps)
+    got = prediction.solve_where_determined(ab, at, x_t, output)
+    np.testing.assert_allclose(got[1], eps, atol=1e-12)
+    np.testing.assert_allclose(got[0][:-1], x0[:-1], atol=1e-11)
+    np.testing.assert_array_equal(got[0][-1], 0)
+    again = jax.grad(lambda output: jnp.sum(prediction.solve_where_determined(ab, at, x_t, output)[1]))(output)
+    assert np.isfinite(again).all() and np.all(again != 0)
+
+
 def test_coefficients_are_the_definitions(x64):
     at = Level(jnp.array([0.4]), jnp.log(jnp.array([0.6])), jnp.log(jnp.array([0.8])))
     x0, eps = jnp.array([[2.0]]), jnp.array([[-1.0]])
-    expected = {"eps": -1.0, "x0": 2.0, "v": 0.6 * -1 - 0.8 * 2, "score": 1 / 0.8}
+    expected = {"eps": -1.0, "x0": 2.0, "v": 0.6 * -1 - 0.8 * 2, "score": 1 / 0.8, "velocity": -3.0}
     for name, value in expected.items():
         got = prediction.combine_x0_eps(TARGETS[name](None, at), x0, eps)
         assert float(got[0, 0]) == pytest.approx(value, rel=1e-12)

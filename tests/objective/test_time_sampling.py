@@ -115,3 +115,17 @@ def test_log_normal_is_the_distribution_of_sigma_over_alpha(name):
     np.testing.assert_allclose(share, t[8:16], rtol=1e-5)
     late, _ = time_sampling.log_normal(schedule, min_t=0.9).sample(None, jax.random.key(0), INDEX, 4096)
     assert float(late.min()) == pytest.approx(0.9, rel=1e-5)
+
+
+def test_logit_normal_is_normal_after_the_logit():
+    sampler = time_sampling.logit_normal(mean=0.5, scale=0.8)
+    t, weight = sampler.sample(None, jax.random.key(0), INDEX, 4096)
+    value = np.log(np.asarray(t, np.float64) / (1 - np.asarray(t, np.float64)))
+    assert abs(value.mean() - 0.5) < 5 * 0.8 / 64 and abs(value.std() - 0.8) < 5 * 0.8 / 90
+    np.testing.assert_array_equal(weight, 1)
+    share, _ = sampler.sample(None, jax.random.key(0), jnp.arange(8, 16), 4096)
+    np.testing.assert_allclose(share, t[8:16], rtol=1e-5)
+    k, _ = time_sampling.logit_normal(10).sample(None, jax.random.key(0), INDEX, 4096)
+    np.testing.assert_array_equal(np.unique(np.round(np.asarray(k) * 10)), np.arange(1, 11))
+    with pytest.raises(ValueError, match=r"times\.logit_normal\.scale"):
+        time_sampling.logit_normal(scale=0.0)

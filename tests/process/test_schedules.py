@@ -37,6 +37,20 @@ def test_harmonic_destroys_the_signal_linearly():
     np.testing.assert_allclose(alpha_bar(schedules.harmonic(40), t), 1 - t, atol=1e-15)
 
 
+def test_rectified_flow_is_a_straight_path_at_shifted_times():
+    """With shift s the ratio sigma/alpha is s t/(1 - t), and alpha + sigma = 1 (Esser et al. 2024, section 5.3.2)."""
+    t = np.linspace(0, 1, 11)
+    for shift in (1.0, 3.0, 0.5):
+        found = in_float64(level, schedules.rectified_flow(shift), t)
+        np.testing.assert_allclose(np.exp(found.log_alpha) + np.exp(found.log_sigma), 1, rtol=1e-14)
+        np.testing.assert_allclose(
+            np.exp(found.log_sigma)[:-1] * (1 - t[:-1]), shift * t[:-1] * np.exp(found.log_alpha)[:-1], atol=1e-15
+        )
+    assert np.isneginf(found.log_alpha[-1]) and np.isneginf(found.log_sigma[0])
+    with pytest.raises(ValueError, match=r"schedule\.rectified_flow\.shift"):
+        schedules.rectified_flow(0.0)
+
+
 def test_ends_of_the_sdes():
     one, zero = np.ones(1), np.zeros(1)
     assert alpha_bar(schedules.vp(), one)[0] == pytest.approx(np.exp(-10.05), rel=1e-12)  # 4.31857e-05
@@ -86,7 +100,7 @@ def test_logsnr_falls_and_variance_is_preserved(name):
     logsnr = 2 * (path.log_alpha - path.log_sigma)
     assert np.all(np.diff(logsnr) < 0)
     variance = np.exp(2 * path.log_alpha) + np.exp(2 * path.log_sigma)
-    if name not in ("ve", "edm", "subvp", "geometric"):
+    if name not in ("ve", "edm", "subvp", "geometric", "rectified_flow"):
         np.testing.assert_allclose(variance, 1, rtol=1e-12)
 
 
