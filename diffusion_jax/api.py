@@ -30,6 +30,7 @@ from diffusion_jax import devices
 from diffusion_jax.analysis import (
     compression,
     detection,
+    inverse_problems,
     latents,
     likelihoods,
     representation,
@@ -396,16 +397,33 @@ class Run:
         num_examples: int = 16,
         noise: float = 0.0,
         seed: int = 0,
+        operator: str | Callable[[Array], Array] = "",
+        method: str = "",
+        draws: int = 1,
+        y: Any = None,
+        method_options: Mapping[str, Any] | None = None,
         **task_options: Any,
     ) -> dict[str, Any]:
-        """Degrade and restore held-out data, or the given data: denoise, inpaint, colourise or superres.
+        """Degrade and restore held-out data, or the given data: a task, or any linear operator A of y = A x0 + noise.
 
         Returns arrays `degraded`, `restored`, `original` [N,*D], `mask`, and the figures `rmse`, `rmse_degraded`.
         task_options: of the task, such as mask="left" or factor=2. Raises ValueError.
+
+        operator: identity, mask, blur, superres, grey, "module:function", or A, a function of one example in the range
+        of the model. method: rule (the default of tasks), dps, pigdm or mmps (the default of operators), with
+        method_options such as {"iterations": 5}. draws: for each observation. y: observations [N,*M] in place of data.
+        The arrays and figures are then those of `inverse_problems.solve`.
         """
         run = self._on(data, labels, None)
-        degradation = choices.choose("--task", task, restoring.TASKS)(tuple(run.config.data.shape), **task_options)
         number = num_examples if data is None else len(data)
+        if operator or y is not None or method not in ("", inverse_problems.RULE):
+            name = operator or choices.choose("--task", task, inverse_problems.TASKS)
+            chosen = inverse_problems.make_operator(name, tuple(run.config.data.shape), **task_options)
+            arrays, figures = inverse_problems.solve(
+                run, chosen, method or "mmps", number, seed, noise, draws, rule, y, **(method_options or {})
+            )
+            return {**arrays, **figures}
+        degradation = choices.choose("--task", task, restoring.TASKS)(tuple(run.config.data.shape), **task_options)
         arrays, figures = restoring.restore(run, degradation, rule, number, seed, noise)
         return {**arrays, **figures}
 

@@ -1,4 +1,6 @@
-"""Degrade held-out examples and restore them: denoise, inpaint, colourise, superres."""
+"""Degrade held-out examples and restore them: denoise, inpaint, colourise, superres, or any linear operator."""
+
+import pathlib
 
 from diffusion_jax.cli.common import Results, add_format, add_run_flags, add_seed, load_run, output
 from diffusion_jax.cli.parser import Flags, Parser, Path
@@ -22,18 +24,33 @@ def add_flags(parser: Parser) -> None:
     parser.flag("noise", float, None, "Standard deviation of the noise, in the range -1 to 1 (denoise: 0.5, else 0).")
     parser.flag("repeats", int, 1, "Repetitions of each group of steps (RePaint: 10)")
     parser.flag("length", int, 10, "Steps in a group")
+    parser.flag("method", list, "", "Methods: rule, dps, pigdm, mmps (default: rule; with --operator mmps).")
+    parser.flag(
+        "operator",
+        list,
+        "",
+        "Linear operators A of y = A x0 + noise: identity, mask, blur, superres, grey or module:function "
+        "(default: that of the task). Several operators or methods, separated by commas, give a table",
+    )
+    parser.flag("width", float, 1.0, "Standard deviation of blur in pixels")
+    parser.flag("draws", int, 1, "Draws for each observation (methods other than rule, or with --operator)")
+    parser.flag("iterations", int, 5, "Iterations of the conjugate gradients of mmps")
+    parser.flag("zeta", float, 1.0, "Step size of dps (0: the variance of the noise as it is)")
+    parser.flag("y", Path, "", "File .npy of observations [N,*M], in the range -1 to 1, in place of held-out examples")
 
 
 def run(args: Flags) -> Results:
     """Write degraded, restored and original examples, and the error of the restored ones."""
-    import numpy as np
+    if args.operator or args.y or args.method not in ([], ["rule"]):
+        return solve(args)
 
     from diffusion_jax import files
     from diffusion_jax.analysis import restoring
     from diffusion_jax.experiment import choices
-    from diffusion_jax.runs import pictures
 
     out = output(args.out, ".npz")
+    if args.draws != 1:
+        raise ValueError(f"--draws={args.draws}: needs --operator, or --method=dps, pigdm or mmps. Add one of these")
     make_task = choices.choose("--task", args.task, restoring.TASKS)
     loaded = load_run(args)
     options: dict[str, Results] = {
@@ -46,9 +63,76 @@ def run(args: Flags) -> Results:
         loaded, degraded, args.rule, args.num_samples, args.seed, noise, args.repeats, args.length
     )
     files.save_npz(out, arrays)
-    rows = ("degraded", "restored", "original")
-    shown = np.stack([arrays[name][:PICTURED] for name in rows])
-    title = f"{args.task}, {args.rule}: RMSE {figures['rmse']:.1f} / 255"
-    picture = pictures.table(out, shown, loaded.config.data.levels, rows, title)
     chosen = {"task": args.task, "rule": args.rule, "noise": noise, "num_samples": args.num_samples}
-    return {"restored": str(out), "picture": str(picture), **chosen, **figures, "step": loaded.step, "ema": loaded.ema}
+    title = f"{args.task}, {args.rule}: RMSE {figures['rmse']:.1f} / 255"
+    shown = draw_picture(out, arrays, loaded.config.data.levels, title)
+    return {"restored": str(out), **shown, **chosen, **figures, "step": loaded.step, "ema": loaded.ema}
+
+
+def draw_picture(out: pathlib.Path, arrays: Results, levels: int, title: str) -> Results:
+    """Draw the first examples beside the file; return {"picture": its path}."""
+    import numpy as np
+
+    from diffusion_jax.runs import pictures
+
+    rows = [name for name in ("degraded", "restored", "original") if name in arrays]
+    shown = np.stack([arrays[name][:PICTURED] for name in rows])
+    return {"picture": str(pictures.table(out, shown, levels, rows, title))}
+
+
+def solve(args: Flags) -> Results:
+    """Solve linear inverse problems: one, with its examples and a picture, or a table of several."""
+    import numpy as np
+
+    from diffusion_jax import files
+    from diffusion_jax.analysis import inverse_problems
+    from diffusion_jax.experiment import choices
+    from diffusion_jax.sampling import inverse
+
+    names = args.operator or [choices.choose("--task", args.task, inverse_problems.TASKS)]
+    methods = args.method or ["mmps"]
+    several = len(names) > 1 or len(methods) > 1
+    out = output(args.out, ".npz", ".md") if several else output(args.out, ".npz")
+    if args.repeats != 1:
+        raise ValueError(f"--repeats={args.repeats}: belongs to --method=rule without --operator. Leave it out")
+    y = None
+    if args.y:
+        if several:
+            raise ValueError("--y: belongs to one operator and one method. Name one of each")
+        try:
+            y = np.load(args.y, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--y={args.y}: cannot be read ({error}). Give a .npy file of numbers") from error
+    for method in methods:
+        inverse_problems.make_method(method)
+    of_method = {"iterations": args.iterations, "zeta": args.zeta}
+    of_operator = {"mask": files.expand(args.mask), "share": args.share, "seed": args.seed}
+    of_operator |= {"factor": args.factor, "width": args.width}
+    denoising = names == ["identity"]
+    noise = (0.5 if denoising else 0.0) if args.noise is None else args.noise
+    loaded = load_run(args)
+    operators = {}
+    for name in names:
+        own = inverse_problems.options_of(inverse.OPERATORS.get(name), of_operator)
+        operators[name] = inverse_problems.make_operator(name, tuple(loaded.config.data.shape), **own)
+    shared = {"number": args.num_samples, "seed": args.seed, "noise": noise, "draws": args.draws, "rule": args.rule}
+    told = {
+        "noise": noise,
+        "num_samples": args.num_samples,
+        "draws": args.draws,
+        "step": loaded.step,
+        "ema": loaded.ema,
+    }
+    if several:
+        text, rows = inverse_problems.compare(loaded, operators, methods, of_method, **shared)
+        print(text)
+        files.save_text(out.with_suffix(".md"), text + "\n")
+        return {"table": str(out.with_suffix(".md")), "rows": rows, **told}
+    (name, operator), method = next(iter(operators.items())), methods[0]
+    own = inverse_problems.options_of(inverse.METHODS.get(method), of_method)
+    arrays, figures = inverse_problems.solve(loaded, operator, method, y=y, **shared, **own)
+    files.save_npz(out, arrays)
+    title = f"{name}, {method}" + (f": RMSE {figures['rmse']:.1f} / 255" if "rmse" in figures else "")
+    shown = draw_picture(out, arrays, loaded.config.data.levels, title)
+    told["num_samples"] = len(arrays["restored"])
+    return {"restored": str(out), **shown, "operator": name, "method": method, **figures, **told}

@@ -119,7 +119,67 @@ def test_held_out_examples_are_restored(task, runs, capsys):
         assert 0.1 < np.abs(degraded - original).mean() < 1
 
 
+def solved(capsys, runs, name, *flags):
+    out = runs / "solved.npz"
+    argv = ("restore", f"--workdir={runs / name}", "--num_samples=6", f"--out={out}", "--sampler.num_steps=4", *flags)
+    code, lines, errors = run(capsys, *argv)
+    assert code == 0, errors
+    return json.loads(lines[-1]), lines, out
+
+
+DIFFERENCE = "jax.numpy:diff"
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        (
+            "plain",
+            [f"--operator={DIFFERENCE}", "--noise=0.1", "--draws=3", "--iterations=1", "--sampler.name=dpmpp_2m"],
+        ),
+        ("cond", ["--method=dps", "--task=denoise", "--guidance.name=classifier_free", "--guidance.scale=2"]),
+    ],
+)
+def test_linear_problems_are_solved_by_guidance(name, flags, runs, capsys):
+    result, _, out = solved(capsys, runs, name, *flags)
+    with np.load(out) as file:
+        arrays = dict(file)
+    assert arrays["restored"].shape == arrays["original"].shape == (6, 2)
+    assert result["network_calls"] == result["vjps"] > 0 and result["rmse"] > 0
+    assert pathlib.Path(result["picture"]).exists()
+    if name == "plain":
+        assert 0 <= result["coverage"] <= 1 and arrays["draws"].shape == (6, 3, 2)
+        np.testing.assert_array_equal(arrays["draws"][:, 0], arrays["restored"])
+        np.save(runs / "y.npy", arrays["observed"])
+        again, _, out = solved(capsys, runs, name, *flags, f"--y={runs}/y.npy")
+        assert "rmse" not in again and again["misfit"] == pytest.approx(result["misfit"], rel=1e-5)
+        with np.load(out) as file:
+            np.testing.assert_allclose(file["draws"], arrays["draws"], atol=1e-5)
+
+
+def test_operators_and_methods_make_a_table(runs, capsys):
+    flags = [f"--operator=mask,{DIFFERENCE}", "--method=rule,pigdm", "--noise=0.3", "--sampler.name=ddim"]
+    result, _, _ = solved(capsys, runs, "plain", *flags)
+    rows = [(row["operator"], row["method"], row["sampler"]) for row in result["rows"]]
+    assert rows == [("mask", "rule", "ancestral"), ("mask", "pigdm", "ddim"), (DIFFERENCE, "pigdm", "ddim")]
+    assert len(pathlib.Path(result["table"]).read_text().splitlines()) == 5
+
+
 BAD = [
+    ("restore", "plain", ["--operator=blurr"], "'blurr'"),
+    ("restore", "plain", ["--operator=blur"], "--width"),
+    ("restore", "plain", ["--operator=none:such"], "'none:such'"),
+    ("restore", "plain", ["--operator=jax.numpy:square"], "--operator"),
+    ("restore", "plain", ["--operator=jax.numpy:trace"], "--operator"),
+    ("restore", "plain", [f"--operator={DIFFERENCE}", "--method=rule"], "--method=rule"),
+    ("restore", "plain", ["--method=dsp"], "'dsp'"),
+    ("restore", "plain", ["--method=dps", "--noise=-0.1"], "--noise=-0.1"),
+    ("restore", "plain", ["--method=dps", "--zeta=-1"], "--zeta=-1"),
+    ("restore", "plain", ["--method=mmps", "--iterations=0"], "--iterations=0"),
+    ("restore", "plain", ["--method=mmps", "--draws=0"], "--draws=0"),
+    ("restore", "plain", ["--draws=2"], "--draws=2"),
+    ("restore", "plain", ["--method=mmps", "--y={runs}/none.npy"], "none.npy"),
+    ("restore", "plain", ["--method=mmps", "--y={runs}/mask.npy"], "(3,)"),
     ("sample", "cond", ["--label=8"], "--label=8"),
     ("sample", "plain", ["--label=0"], "--label=0"),
     ("sample", "plain", ["--guidance.scale=2.0"], "guidance.scale"),
