@@ -26,6 +26,35 @@ def expand(path: os.PathLike[str] | str) -> str:
     return text if "://" in text else os.path.expanduser(text)
 
 
+def check_file(path: os.PathLike[str] | str, name: str = "", appended: bool = False) -> None:
+    """Check that a file can be written at `path`, in a folder that is there or can be made. URLs are not checked.
+
+    name: beginning of the error, such as the flag. appended: an existing file is not replaced but continued. Raises
+    ValueError for a folder in the way, PermissionError for one that is read-only.
+    """
+    if "://" in os.fspath(path):
+        return
+    place = expand(path)
+    if os.path.isdir(place):
+        raise ValueError(f"{name}{path}: is a folder, where a file is to be written. Move it away")
+    if appended and os.path.lexists(place) and not os.access(place, os.W_OK):
+        raise PermissionError(f"{name}{path}: cannot be written to. Change its permissions, or move it away")
+    check_folder(os.path.dirname(place) or ".", name)
+
+
+def check_folder(path: os.PathLike[str] | str, name: str = "") -> None:
+    """Check that a folder can be made at `path`, or be written to if there is one. Raises as `check_file` does."""
+    if "://" in os.fspath(path):
+        return
+    place = os.path.abspath(expand(path))
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    if not os.path.isdir(place):
+        raise ValueError(f"{name}{place}: is a file, where a folder is needed. Move it away, or choose another place")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(f"{name}{place}: cannot be written to. Change its permissions, or choose another place")
+
+
 @contextlib.contextmanager
 def replacing(path: os.PathLike | str) -> Iterator[epath.Path]:
     """Yield the temporary name of a file or folder, which replaces `path` at the end; after an error it is removed."""
@@ -42,13 +71,15 @@ def replacing(path: os.PathLike | str) -> Iterator[epath.Path]:
 
 
 def save_bytes(path: os.PathLike | str, data: bytes) -> None:
-    """Write bytes."""
+    """Write bytes. Raises as `check_file` does, as the functions below do."""
+    check_file(path)
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def save_text(path: os.PathLike | str, text: str) -> None:
     """Write a text."""
+    check_file(path)
     with replacing(path) as temporary:
         temporary.write_text(text)
 
@@ -71,6 +102,7 @@ def read_json(path: os.PathLike | str) -> dict[str, Any]:
 
 def save_npz(path: os.PathLike | str, arrays: Mapping[str, Any]) -> None:
     """Write arrays by name into a .npz file."""
+    check_file(path)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **dict(arrays))
 

@@ -51,8 +51,8 @@ def one_device():
 
 
 LONGEST = (
-    "test_configs", "test_notebooks", "test_processes", "test_loop", "test_step", "test_exchange", "test_judged",
-    "test_guided", "test_bad_input", "test_sweeps",
+    "test_configs", "test_notebooks", "test_processes", "test_loop", "test_step", "test_exchange", "test_docs",
+    "test_api", "test_guided", "test_bad_input", "test_sweeps",
 )  # fmt: skip
 """Files that take more than half a minute. They run first, so that at the end no worker waits for the other."""
 

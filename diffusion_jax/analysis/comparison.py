@@ -54,6 +54,8 @@ def compare_sweep(workdir: str) -> tuple[str, dict[str, Any]]:
     """
     directory = pathlib.Path(workdir).expanduser()
     grid = sweeps.stored(directory)
+    for suffix in (".md", ".csv"):
+        files.check_file(directory / f"compare{suffix}")
     rows = read_rows(directory, grid)
     text = sweep_table(grid, rows)
     files.save_text(directory / "compare.md", text + "\n")

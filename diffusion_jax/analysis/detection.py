@@ -64,7 +64,7 @@ def detect(run: Run, odd: Source, num_examples: int = 1000, seed: int = 0) -> tu
     score. Levels: config.bound.num_steps. Raises ValueError.
     """
     needs_gaussian("detect", run)
-    splits = {name: sources.source(run.config, name) for name in ("heldout", "train")}
+    splits = {"heldout": sources.heldout(run.config), "train": sources.source(run.config, "train")}
     held = heldout.first_examples(splits["heldout"], num_examples)
     check_fits(run, odd)
     for name, source in (("held-out split", held), ("odd set", odd)):
@@ -108,7 +108,7 @@ def detect_classes(run: Run, num_examples: int = 1000, seed: int = 0) -> tuple[d
             "--odd=classes: needs a conditional run with label dropout (got network.label_dropout="
             f"{run.config.network.label_dropout}). Use a recipe such as digits_cond"
         )
-    held = heldout.first_examples(sources.source(run.config, "heldout"), num_examples)
+    held = heldout.first_examples(sources.heldout(run.config), num_examples)
     train = sources.source(run.config, "train")
     known, of_train = (source.read(np.arange(source.size))[1] for source in (held, train))
     classes = np.unique(known).tolist()

@@ -88,6 +88,7 @@ def compare_samplers(
         for count in dict.fromkeys(steps)
     ]
     directory = trained.evaluation_directory(run) / "frontier"
+    files.check_folder(directory)
     directory.mkdir(parents=True, exist_ok=True)
     done = {path.stem for path in directory.glob("*.npz") if not draws or "frechet_low" in read_cell(path)}
     missing = [cell for cell in cells if cell.name not in done]

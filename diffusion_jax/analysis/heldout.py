@@ -28,7 +28,7 @@ def first_examples(source: Source, most: int) -> Source:
 
 def heldout_examples(config: ConfigDict) -> Source:
     """Return the held-out examples whose likelihood is evaluated: config.bound.num_examples or eval.max_examples."""
-    return first_examples(sources.source(config, "heldout"), config.bound.num_examples or config.eval.max_examples)
+    return first_examples(sources.heldout(config), config.bound.num_examples or config.eval.max_examples)
 
 
 def map_batches(run: Run, function: OnBatch, heldout: Source) -> Any:

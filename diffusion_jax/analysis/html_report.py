@@ -36,6 +36,8 @@ def write_report(workdir: str, figures: str = "png") -> dict[str, Any]:
     FileNotFoundError if the directory holds no checkpoint.
     """
     directory = epath.Path(workdir).expanduser()
+    for file in (PAGE, *loop.FIGURES, "values.png"):
+        files.check_file(directory / file, f"--workdir={workdir}: ")
     config, step = checkpoints.read_config(workdir), checkpoints.find_step(workdir)
     records = metric_log.read_metrics(workdir) if (directory / metric_log.METRICS).exists() else []
     name, shown = directory.resolve().name, shown_weights(config)

@@ -110,7 +110,7 @@ def solve(
     solver = make_solver(config, run.experiment, operator, made, noise, rule)
 
     if y is None:
-        heldout = sources.source(config, "heldout")
+        heldout = sources.heldout(config)
         if not 1 <= number <= heldout.size:
             raise ValueError(f"--num_samples={number}: must lie in 1 … {heldout.size}, the number of held-out examples")
         stored, label = heldout.read(np.arange(number))

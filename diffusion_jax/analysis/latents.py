@@ -59,7 +59,7 @@ def encode_heldout(run: Run, number: int, out: pathlib.Path, by: str = "ode") ->
     if number < 1:
         raise ValueError(f"--num_samples={number}: must be at least 1")
     levels = run.config.data.levels
-    heldout = first_examples(sources.source(run.config, "heldout"), number)
+    heldout = first_examples(sources.heldout(run.config), number)
     x, label = heldout.read(np.arange(heldout.size))
     latents, calls = encode(run, x, label, by)
     back, calls_back = decode(run, latents, label, by)

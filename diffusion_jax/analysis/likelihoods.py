@@ -13,7 +13,7 @@ from typing import Any
 
 from diffusion_jax.analysis import k_bound, ode_bits, path_bounds, tables, vlb
 from diffusion_jax.analysis.estimators import Estimate, Estimator
-from diffusion_jax.experiment import choices
+from diffusion_jax.experiment import choices, sources
 from diffusion_jax.likelihood.variational import standard_error
 from diffusion_jax.runs.trained import Run
 
@@ -38,8 +38,10 @@ def prepare_likelihoods(run: Run, names: Sequence[str]) -> Callable[[], tuple[di
     """Check everything before any work; return a function that returns values by name, and a table.
 
     The values hold the mean difference of each estimate from the first, example by example. Raises ValueError if an
-    estimator does not suit the run.
+    estimator does not suit the run, or the run has no held-out data.
     """
+    if names:
+        sources.heldout(run.config)
     evaluations = [ESTIMATORS[name](run) for name in names]
 
     def evaluate() -> tuple[dict[str, Any], str]:

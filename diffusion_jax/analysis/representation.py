@@ -55,7 +55,8 @@ def represent(run: Run, num_examples: int = 2000, seed: int = 0) -> dict[str, An
         )
     if not run.experiment.process.gaussian:
         raise ValueError(f"represent: needs Gaussian noise (got process.name={config.process.name!r})")
-    splits = {name: heldout.first_examples(sources.source(config, name), num_examples) for name in ("train", "heldout")}
+    opened = {"train": sources.source(config, "train"), "heldout": sources.heldout(config)}
+    splits = {name: heldout.first_examples(source, num_examples) for name, source in opened.items()}
     found = {name: features(run, source) for name, source in splits.items()}
     x, label = {}, {}
     for name, source in splits.items():

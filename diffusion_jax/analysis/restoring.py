@@ -52,7 +52,7 @@ def restore(
     """
     config = run.config
     restorer = make_restorer(config, run.experiment, degraded, rule, noise, repeats, length)
-    heldout = sources.source(config, "heldout")
+    heldout = sources.heldout(config)
     if not 1 <= number <= heldout.size:
         raise ValueError(f"--num_samples={number}: must lie in 1 … {heldout.size}, the number of held-out examples")
     seeds = trained.seeds_from(seed, number).astype(np.uint32)

@@ -79,6 +79,7 @@ def own_reference(run: trained.Run, network: FeatureNetwork) -> reference.Refere
     versions are those in use; otherwise it is written anew.
     """
     path = epath.Path(run.workdir).expanduser() / "evaluation" / f"stats_{network.name}.npz"
+    files.check_file(path)
     source = sources.source(run.config, "train")
     if path.exists():
         stored = reference.read(path)
@@ -184,8 +185,9 @@ def parzen_metric(run: trained.Run, options: Options) -> Callable[[], dict[str, 
         raise ValueError("metrics=parzen: needs grey levels, but the data are floats. Leave it out")
     seeds = trained.seeds_from(options.seed, options.number or parzen_window.SAMPLES)
 
+    train, heldout = sources.source(run.config, "train"), sources.heldout(run.config)
+
     def compute() -> dict[str, Any]:
-        train, heldout = (sources.source(run.config, split) for split in ("train", "heldout"))
         last = np.arange(max(0, train.size - parzen_window.VALIDATION), train.size)
         arrays = (
             stored_samples.samples(run, seeds),

@@ -242,6 +242,9 @@ def begin(file: str, workdir: str, check_flags: CheckFlags | None = None) -> tup
     directory = pathlib.Path(workdir).expanduser()
     described = load(file)
     runs = grid(described)
+    files.check_file(directory / GRID, f"--workdir={workdir}: ")
+    for run in runs:
+        files.check_file(directory / run.name / RESULT, f"--workdir={workdir}: ")
     check_stored(directory, runs)
     check_on_cpu(described, check_flags)
     directory.mkdir(parents=True, exist_ok=True)

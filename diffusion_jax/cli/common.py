@@ -1,9 +1,9 @@
 """Parts that several commands share: flags of a config, flags of a run, checks of outputs."""
 
-import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
+from diffusion_jax import files
 from diffusion_jax.cli.parser import Flags, Parser, Path
 
 if TYPE_CHECKING:
@@ -110,10 +110,11 @@ def add_seed(parser: Parser) -> None:
 # Outputs.
 
 
-def output(path: str, *suffixes: str, flag: str = "--out") -> pathlib.Path:
+def output(path: str, *suffixes: str, flag: str = "--out", picture: str = "") -> pathlib.Path:
     """Return the path of a file that a command will write.
 
-    Raises ValueError or PermissionError, before any work, for another suffix or a place that cannot be written to.
+    picture: the suffix of a picture or table that is written beside it, if any. Raises ValueError or PermissionError,
+    before any work, for another suffix or a place that cannot be written to.
     """
     place = pathlib.Path(path)
     if suffixes and place.suffix not in suffixes:
@@ -122,8 +123,8 @@ def output(path: str, *suffixes: str, flag: str = "--out") -> pathlib.Path:
         raise ValueError(f"{flag}={path}: no folder {place.parent}. Make it, or choose another place")
     if place.is_dir():
         raise ValueError(f"{flag}={path}: is a folder. Name a file in it")
-    if not os.access(place.parent, os.W_OK):
-        raise PermissionError(f"{flag}={path}: {place.parent} cannot be written to. Choose another place")
+    for file in (place, *([place.with_suffix(f".{picture}")] if picture else [])):
+        files.check_file(file, f"{flag}={path}: ")
     return place
 
 

@@ -17,6 +17,7 @@ def run(args: Flags) -> Results:
     """Compress examples, and give the length of the code beside the variational bound."""
     from diffusion_jax.analysis import compression
     from diffusion_jax.analysis.heldout import first_examples
+    from diffusion_jax.data.source import NoHeldout
     from diffusion_jax.experiment import sources
 
     out = output(args.out)
@@ -26,7 +27,10 @@ def run(args: Flags) -> Results:
     if args.num_steps:
         args.overrides["bound.num_steps"] = str(args.num_steps)
     loaded = load_run(args)
-    source = sources.source(loaded.config, args.split)
+    try:
+        source = sources.heldout(loaded.config) if args.split == "heldout" else sources.source(loaded.config, "train")
+    except NoHeldout as error:
+        raise ValueError(f"{error}, or use --split=train") from error
     return {
         "step": loaded.step,
         **compression.compress(loaded, first_examples(source, args.num_examples or source.size), out),

@@ -19,7 +19,7 @@ def run(args: Flags) -> Results:
     from diffusion_jax import files
     from diffusion_jax.analysis import detection, tables
 
-    out = output(args.out, ".npz")
+    out = output(args.out, ".npz", picture="png")
     if args.num_steps < 2:
         raise ValueError(f"--num_steps={args.num_steps}: must be at least 2")
     if args.num_examples < 2 * detection.FEWEST:

@@ -17,6 +17,6 @@ def run(args: Flags) -> Results:
     """Carry held-out examples to t = 1 and back."""
     from diffusion_jax.analysis import latents
 
-    out = output(args.out, ".npz")
+    out = output(args.out, ".npz", picture=args.format)
     loaded = load_run(args)
     return {"step": loaded.step, "ema": loaded.ema, **latents.encode_heldout(loaded, args.num_samples, out, args.by)}

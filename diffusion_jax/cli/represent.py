@@ -22,6 +22,7 @@ def run(args: Flags) -> Results:
             raise ValueError(f"--{flag}={getattr(args, flag)}: must be at least {least}")
     args.overrides["bound.num_steps"] = str(args.num_steps)
     loaded = load_run(args)
+    trained.evaluation_directory(loaded)
     figures = representation.represent(loaded, args.num_examples, args.seed)
     trained.save_figures(loaded, figures)
     rows = [

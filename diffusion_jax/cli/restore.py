@@ -48,7 +48,7 @@ def run(args: Flags) -> Results:
     from diffusion_jax.analysis import restoring
     from diffusion_jax.experiment import choices
 
-    out = output(args.out, ".npz")
+    out = output(args.out, ".npz", picture=args.format)
     if args.draws != 1:
         raise ValueError(f"--draws={args.draws}: needs --operator, or --method=dps, pigdm or mmps. Add one of these")
     make_task = choices.choose("--task", args.task, restoring.TASKS)
@@ -92,7 +92,7 @@ def solve(args: Flags) -> Results:
     names = args.operator or [choices.choose("--task", args.task, inverse_problems.TASKS)]
     methods = args.method or ["mmps"]
     several = len(names) > 1 or len(methods) > 1
-    out = output(args.out, ".npz", ".md") if several else output(args.out, ".npz")
+    out = output(args.out, ".npz", *([".md"] if several else []), picture="md" if several else args.format)
     if args.repeats != 1:
         raise ValueError(f"--repeats={args.repeats}: belongs to --method=rule without --operator. Leave it out")
     y = None

@@ -31,7 +31,7 @@ def run(args: Flags) -> Results:
     from diffusion_jax.data import scaling
     from diffusion_jax.runs import pictures, trained
 
-    out = output(args.out, ".npz")
+    out = output(args.out, ".npz", picture="png")
     if args.pictured < 1:
         raise ValueError(f"--pictured={args.pictured}: must be at least 1")
     loaded = load_run(args)

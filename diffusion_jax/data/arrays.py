@@ -1,6 +1,7 @@
 """Data source: arrays of images or vectors in .npz and .npy files, checked when opened."""
 
 import contextlib
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -45,9 +46,9 @@ def arrays(
     label, classes = _labels(path, label, len(x0), classes)
     if not heldout:
         rows = split_rows(path, len(x0), split, heldout_fraction)
-        return from_arrays(f"{path}/{split}", x0, label, grey, classes, rows)
+        return _while_whole(from_arrays(f"{path}/{split}", x0, label, grey, classes, rows), path, x0)
     if split == "train":
-        return from_arrays(path, x0, label, grey, classes)
+        return _while_whole(from_arrays(path, x0, label, grey, classes), path, x0)
     held, held_label = _read("data.arrays.heldout", heldout, key, label_key)
     held, held_grey = _examples(heldout, held, levels)
     if (held.shape[1:], held_grey) != (x0.shape[1:], grey):
@@ -56,7 +57,29 @@ def arrays(
             f"{x0.shape[1:]} with levels={grey}. Save both with the same shape and type"
         )
     held_label, _ = _labels(heldout, held_label, len(held), classes)
-    return from_arrays(heldout, held, held_label, grey, classes)
+    return _while_whole(from_arrays(heldout, held, held_label, grey, classes), heldout, held)
+
+
+def _while_whole(source: Source, path: str, x0: np.ndarray) -> Source:
+    """Check at each read that a memory-mapped file has its length; beyond its end the system would kill the process.
+
+    A file that was replaced or deleted is still mapped.
+    """
+    if not isinstance(x0, np.memmap):
+        return source
+    opened = os.stat(path)
+
+    def read(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with contextlib.suppress(FileNotFoundError):
+            now = os.stat(path)
+            if os.path.samestat(now, opened) and now.st_size < opened.st_size:
+                raise ValueError(
+                    f"{path}: was cut from {opened.st_size:,} to {now.st_size:,} bytes while it was read. Write the "
+                    "file again; the same command continues a training"
+                )
+        return source.read(places)
+
+    return source._replace(read=read)
 
 
 def _read(option: str, path: str, key: str, label_key: str) -> tuple[np.ndarray, np.ndarray | None]:

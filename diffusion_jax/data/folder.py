@@ -104,9 +104,9 @@ def _part(path: str, names: list[str], split: str, fraction: float) -> list[str]
     places = np.array([place_of(name) for name in names])
     if split == "heldout" and fraction and not (places < fraction).any():
         raise NoHeldout(
-            f"{path}: none of {len(names)} files is held out by heldout_fraction={fraction}. Set "
-            f"data.folder.heldout_fraction={np.ceil(places.min() * 1000 + 1) / 1000:.3f} or more, 0 for none, or "
-            "data.folder.heldout to a path"
+            f"{path}: none of {len(names)} files is held out by heldout_fraction={fraction}",
+            f"Set data.folder.heldout_fraction={np.ceil(places.min() * 1000 + 1) / 1000:.3f} or more, 0 for none, or "
+            "data.folder.heldout to a path",
         )
     part = [name for name, held in zip(names, places < fraction, strict=True) if held == (split == "heldout")]
     return part or empty_split(path, split, f"{fraction:.4g} of {len(names)} files")

@@ -9,6 +9,7 @@ The entry "index", the place of an example in the global batch, identifies its r
 
 import collections
 import concurrent.futures
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -145,19 +146,25 @@ def _part(source: Source, batch_size: int, rows: slice, part: int) -> Batch:
     return {"x0": x0, "label": label, "index": index, "mask": (places < source.size).astype(np.float32)}
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Signals at which a training saves and ends, which its worker processes leave to it."""
+
+
 def _ahead(make: Callable[[int], Batch], start: int, stop: int, workers: int) -> Iterator[Batch]:
     """Iterate over make(start), …, make(stop - 1), computed ahead in worker processes or threads."""
     spawn = multiprocessing.get_context("spawn")  # JAX has threads, which a forked process would lack
     pool: concurrent.futures.Executor
     if workers:
-        pool = concurrent.futures.ProcessPoolExecutor(workers, spawn, _start_worker, (make,))
+        with _blocked():
+            pool = concurrent.futures.ProcessPoolExecutor(workers, spawn, _start_worker, (make,))
         make = _make_in_worker
     else:
         pool = concurrent.futures.ThreadPoolExecutor(READ_THREADS)
     ahead: collections.deque[concurrent.futures.Future[Batch]] = collections.deque()
     try:
         for step in range(start, stop):
-            ahead.append(pool.submit(make, step))
+            with _blocked() if workers else contextlib.nullcontext():
+                ahead.append(pool.submit(make, step))
             if len(ahead) > 2 * (workers or READ_THREADS):
                 yield ahead.popleft().result()
         while ahead:
@@ -174,15 +181,26 @@ def _make_in_worker(step: int) -> Batch:
     return _make(step)
 
 
-def _start_worker(make: Callable[[int], Batch]) -> None:
-    """Take the function of a worker process, ignore Ctrl-C and SIGTERM, and end with the parent.
+@contextlib.contextmanager
+def _blocked() -> Iterator[None]:
+    """Hold SIGNALS back in this thread: a process that it starts must not end by them before it ignores them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    The parent may have to save before it ends.
+
+def _start_worker(make: Callable[[int], Batch]) -> None:
+    """Take the function of a worker process, ignore SIGNALS, and end with the parent.
+
+    A terminal or a cluster sends them to every process of a training, and the parent may have to save before it ends.
     """
     global _make
     _make = make
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -109,15 +109,20 @@ def check_fraction(name: str, fraction: float) -> None:
 
 
 class NoHeldout(ValueError):
-    """A data set without held-out examples."""
+    """A data set without held-out examples: the reason, and advice for a run that is not trained yet."""
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(f"{reason}. {advice}" if advice else reason)
+        self.reason = reason
 
 
 def empty_split(name: str, split: str, held: str) -> NoReturn:
     """Raise ValueError, or NoHeldout, for a split without examples. held: what is held out."""
     if split == "heldout":
         raise NoHeldout(
-            f"{name}: the held-out split is empty. Set heldout_fraction above 0, or heldout to a path; training alone "
-            "needs none with eval.every=0 and eval.quality_every=0"
+            f"{name}: the held-out split is empty",
+            "Set heldout_fraction above 0, or heldout to a path; training alone needs none with eval.every=0 and "
+            "eval.quality_every=0",
         )
     raise ValueError(
         f"{name}: holding out {held} leaves none for training. Set heldout_fraction=0, or heldout to a path"

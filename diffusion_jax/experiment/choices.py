@@ -47,7 +47,7 @@ class Given:
         if not isinstance(self.made, dict):
             return self.made
         if split not in self.made:
-            raise NoHeldout(f"data: this run has no split {split!r}. Pass its data, such as heldout=images")
+            raise NoHeldout(f"data: this run has no split {split!r}", "Pass its data, such as heldout=images")
         return self.made[split]
 
 

@@ -26,6 +26,8 @@ CLIP_SLACK = 1e-3
 """Overshoot of [-1, 1] that float data may have where predictions are clipped."""
 log = logging.getLogger(__name__)
 
+HELDOUT_KEYS = ("data.arrays.heldout", "data.folder.heldout")
+"""Keys of held-out data apart from the training data, which may change after training."""
 _COMPARED: set[str] = set()
 """Data of stored configs that were compared with those on disk."""
 IN_MEMORY = "in_memory"
@@ -57,8 +59,8 @@ def source(config: ConfigDict, split: str) -> Source:
     data = config.data
     if data.name == IN_MEMORY:
         raise NoHeldout(
-            f"data.name={IN_MEMORY!r}: the data of this run were handed over from Python. Hand them over again, "
-            "dj.load(workdir, data=…)"
+            f"data.name={IN_MEMORY!r}: the data of this run were handed over from Python",
+            "Hand them over again, dj.load(workdir, data=…)",
         )
     opened: Source = make("data.name", data.name, SOURCES, options(data), split=split)
     if data.shape:
@@ -103,13 +105,24 @@ def exact_entropies(config: ConfigDict, process: Process, path: Schedule) -> dic
     return entropies(options(config.data), process, float(alpha), float(sigma))
 
 
-def heldout_or_none(config: ConfigDict, use: str = "") -> Source | None:
-    """Open the held-out split; None if there is none, with a warning that names the use of it, if given."""
+def heldout(config: ConfigDict) -> Source:
+    """Open the held-out split of a trained run. Raises NoHeldout, with the flag that names another set, if empty."""
     try:
         return source(config, "heldout")
     except NoHeldout as error:
+        key = f"data.{config.data.name}.heldout"
+        if key not in HELDOUT_KEYS:
+            raise
+        raise NoHeldout(error.reason, f"Name a held-out set: --{key}=PATH") from error
+
+
+def heldout_or_none(config: ConfigDict, use: str = "") -> Source | None:
+    """Open the held-out split; None if there is none, with a warning that names the use of it, if given."""
+    try:
+        return heldout(config)
+    except NoHeldout as error:
         if use:
-            log.warning("without %s, as there are no held-out data (%s)", use, str(error).partition(". ")[0])
+            log.warning("without %s: %s", use, error)
         return None
 
 

@@ -17,6 +17,7 @@ from diffusion_jax.experiment import wiring
 from diffusion_jax.experiment.objectives import loss_facts
 from diffusion_jax.experiment.paths import variance_facts
 from diffusion_jax.interop import ddpm_tf1, diffusers, diffusers_folder, diffusers_options, fit
+from diffusion_jax.networks import parameters
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.training import checkpoints, state
 
@@ -133,13 +134,7 @@ def check_vacant(workdir: str) -> None:
 
 def check_finite(net: dict[str, Any]) -> None:
     """Raise ValueError, naming the first tensors, if weights are not finite."""
-    flat = traverse_util.flatten_dict(net, sep="/")
-    bad = [name for name, value in flat.items() if not np.isfinite(np.asarray(value, np.float32)).all()]
-    if bad:
-        raise ValueError(
-            f"weights: {len(bad)} of {len(flat)} tensors are not finite ({', '.join(bad[:3])}"
-            f"{', ...' if len(bad) > 3 else ''}). Use the weights of an earlier step"
-        )
+    parameters.check_finite("weights", traverse_util.flatten_dict(net, sep="/"), "Use the weights of an earlier step")
 
 
 def network(experiment: wiring.Experiment) -> UNet:

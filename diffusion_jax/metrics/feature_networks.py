@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from diffusion_jax import files
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.metrics import feature_weights, inception_weights
 from diffusion_jax.metrics.digit_features import DigitFeatures
@@ -111,8 +112,9 @@ def import_inception(path: str, out: os.PathLike | str = "") -> dict[str, Any]:
 
     Returns the path of the file, the hash of the weights, and their numbers.
     """
-    params = inception_weights.read(path, inception_shapes())
     out = pathlib.Path(out or IMPORTED).expanduser()
+    files.check_file(out, "--out=")
+    params = inception_weights.read(path, inception_shapes())
     feature_weights.write(out, params)
     flat = {"/".join(at): value for at, value in traverse_util.flatten_dict(params).items()}
     sizes = {"tensors": len(flat), "parameters": sum(value.size for value in flat.values())}

@@ -11,7 +11,7 @@ import numpy as np
 from flax import traverse_util
 
 from diffusion_jax import files
-from diffusion_jax.networks.parameters import check_shapes
+from diffusion_jax.networks.parameters import check_finite, check_shapes
 
 DIGITS = pathlib.Path(__file__).parent / "digit_features.npz"
 """The weights of `DigitFeatures`, trained by launch/digit_features.py."""
@@ -36,6 +36,7 @@ def read(path: os.PathLike | str, shapes: Mapping[tuple[str, ...], tuple[int, ..
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{path}: no .npz file of weights, or a damaged one. Import or copy it again") from error
     check_shapes(f"{path}: the weights", flat, {"/".join(at): shape for at, shape in shapes.items()})
+    check_finite(f"{path}: the weights", flat, "Import or copy it again")
     return traverse_util.unflatten_dict({tuple(name.split("/")): value for name, value in flat.items()}), digest(flat)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from diffusion_jax.metrics.inception import CLASSES, FEATURES
-from diffusion_jax.networks.parameters import check_shapes
+from diffusion_jax.networks.parameters import check_finite, check_shapes
 
 EPSILON = 1e-3
 """The epsilon of every batch norm."""
@@ -66,8 +66,13 @@ def read(path: os.PathLike | str, shapes: Mapping[tuple[str, ...], tuple[int, ..
         tensors = _of_graph(path)
     else:
         raise ValueError(f"--path={path}: must end in .safetensors or .pb (pickles such as .pth are not read)")
+    for name, tensor in tensors.items():
+        if np.issubdtype(tensor.dtype, np.integer) or tensor.dtype == bool:
+            raise ValueError(f"{path}: {name} has dtype {tensor.dtype}. Convert the weights to floats")
+    check_finite(f"{path}: the weights", tensors, "Download the file again")
     flat = folded(path, tensors)
     check_shapes(f"{path}: the weights", flat, {"/".join(at): shape for at, shape in shapes.items()})
+    check_finite(f"{path}: the folded weights", flat, "Download the file again")
     return traverse_util.unflatten_dict({tuple(name.split("/")): value for name, value in flat.items()})
 
 
@@ -86,7 +91,10 @@ def folded(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> dict[str, n
                 f"{path}: {missing[0] if missing else name} is missing or misshapen. Download the file again"
             )
         gain, bias, mean, var = (tensors[part].astype(np.float64) for part in norm)
-        scale = gain / np.sqrt(var + EPSILON)
+        if gain.ndim != 1 or not gain.shape == bias.shape == mean.shape == var.shape == tensors[name].shape[:1]:
+            raise ValueError(f"{path}: the batch norm of {unit} has another shape. Download the file again")
+        with np.errstate(invalid="ignore"):  # a negative variance, which `check_finite` finds
+            scale = gain / np.sqrt(var + EPSILON)
         kernel = tensors[name].transpose(2, 3, 1, 0) * scale
         at = f"{unit.replace('.', '/')}/conv"
         flat |= {f"{at}/kernel": kernel.astype(np.float32), f"{at}/bias": (bias - mean * scale).astype(np.float32)}
@@ -128,7 +136,7 @@ def _of_graph(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Return the constants of a frozen graph by the names and in the layouts of PyTorch."""
     try:
         constants = dict(_constants(path.read_bytes()))
-    except (IndexError, ValueError, UnicodeDecodeError) as error:
+    except (LookupError, TypeError, ValueError) as error:  # bytes that are no protocol buffer, or another one
         raise ValueError(f"{path}: no frozen graph ({error}). Download it again") from error
     tensors = {}
     norm = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
@@ -146,10 +154,12 @@ def _of_graph(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _constants(graph: bytes) -> Iterator[tuple[str, np.ndarray]]:
     """Yield name and value of every float32 constant of a GraphDef, by the fields of TensorFlow's graph.proto."""
     for number, node in _fields(graph):
-        if number != 1:
+        if number != 1 or not isinstance(node, bytes):
             continue
         name, operation, value = "", "", None
         for field, content in _fields(node):
+            if not isinstance(content, bytes):
+                continue
             if field == 1:
                 name = content.decode()
             elif field == 2:

@@ -37,3 +37,11 @@ def check_shapes(what: str, arrays: Mapping[str, np.ndarray], expected: Mapping[
     ]
     if faults:
         raise ValueError(f"{what} do not fit the network: {'; '.join(faults)}. Check the network's options")
+
+
+def check_finite(what: str, arrays: Mapping[str, Any], advice: str) -> None:
+    """Raise ValueError, with the names of the first three, if arrays are not finite; `what` as in `check_shapes`."""
+    bad = [name for name, value in arrays.items() if not np.isfinite(np.asarray(value, np.float32)).all()]
+    if bad:
+        names = f"{', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}"
+        raise ValueError(f"{what}: {len(bad)} of {len(arrays)} tensors are not finite ({names}). {advice}")

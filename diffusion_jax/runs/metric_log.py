@@ -55,7 +55,7 @@ def open_reporter(
     directory = epath.Path(workdir).expanduser()
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / METRICS
-    incomplete = path.exists() and not ("\n" + path.read_text()).endswith("\n")
+    incomplete = path.exists() and not ("\n" + path.read_bytes().decode(errors="replace")).endswith("\n")
     file = path.open("a")
     if incomplete:
         file.write("\n")
@@ -156,7 +156,7 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
         )
     by_step: dict[int, dict[str, Any]] = {}
     last_step = -1
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().decode(errors="replace").splitlines():
         try:
             record = json.loads(line)
         except ValueError:

@@ -61,7 +61,7 @@ def recording(workdir: epath.PathLike, step: int) -> Iterator[Session]:
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
     """Return the lines of a run's record, oldest first; empty where there is none. An incomplete line is skipped."""
     path = epath.Path(workdir).expanduser() / RECORD
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
     found = []
     for line in lines:
         with contextlib.suppress(ValueError):

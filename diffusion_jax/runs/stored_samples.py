@@ -80,6 +80,7 @@ def directory_of(run: trained.Run) -> epath.Path:
     text = json.dumps(depends_on, sort_keys=True, default=list)
     name = f"samples-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     directory = trained.evaluation_directory(run, shared=True) / name
+    files.check_folder(directory)
     directory.mkdir(exist_ok=True)
     if devices.is_first():
         files.save_json(directory / "sampler.json", depends_on)

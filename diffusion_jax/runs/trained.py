@@ -22,6 +22,9 @@ from diffusion_jax.training import checkpoints, loop, state
 
 log = logging.getLogger(__name__)
 
+RESULTS = (".json", ".npz", ".csv", ".md", ".png", ".pdf", ".svg")
+"""Suffixes of the files of an evaluation."""
+
 
 class Run(NamedTuple):
     """Config and weights of a checkpoint, with the functions built from them."""
@@ -164,17 +167,22 @@ def evaluation_directory(run: Run, shared: bool = False) -> epath.Path:
     """Return the directory of the results of a checkpoint, workdir/evaluation/<step>-<ema>; make it if necessary.
 
     Of several processes only the first writes there, the others into a temporary directory; shared: the directory
-    itself in every process, to read from. Raises PermissionError if it cannot be made: call it before long work.
+    itself in every process, to read from. Raises ValueError or PermissionError if it cannot be made or written to, or
+    if a folder has the name of a file in it: call it before long work.
     """
     if not shared and not devices.is_first():
         return epath.Path(_discarded().name)
     directory = epath.Path(run.workdir).expanduser() / "evaluation" / f"{run.step}-{run.ema}"
+    files.check_folder(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PermissionError(
             f"{directory}: cannot be made ({error.strerror}). Copy the run directory to evaluate it"
         ) from error
+    for path in directory.iterdir():
+        if path.suffix in RESULTS:
+            files.check_file(path)
     return directory
 
 

@@ -139,11 +139,11 @@ def with_order(schedule: Schedule, coefficients: StepCoefficients) -> OrderedCoe
     )
 
 
-def usable(carry: History, coefficients: StepCoefficients) -> Array:
-    """Return the number of earlier predictions that a step may use."""
+def usable(carry: History, coefficients: StepCoefficients, back: int = 0) -> Array:
+    """Return the number of earlier predictions that a step may use, or could have used `back` steps ago."""
     if isinstance(coefficients, OrderedCoefficients):
-        return jnp.minimum(carry.known, coefficients.order[0] - 1)
-    return carry.known
+        return jnp.minimum(carry.known - back, coefficients.order[0] + back - 1)
+    return carry.known - back
 
 
 def dpmpp_2m(lower_order_final: bool = False) -> SamplerStep:
@@ -232,7 +232,7 @@ def _half_of_the_square(h: Array, places: list[Array], values: list[Array], know
     return jnp.where(known > 1, expand(moments(h, 3)[2], values[0]) * curvature / 2, 0)
 
 
-def unipc(order: int = 2) -> SamplerStep:
+def unipc(order: int = 2, lower_order_final: bool = False) -> SamplerStep:
     """UniPC: a multistep predictor, and a corrector that needs no further network call.
 
     The prediction at t first corrects the step that led to t, as one more point u = 1 of its polynomial; then the
@@ -241,6 +241,7 @@ def unipc(order: int = 2) -> SamplerStep:
 
     Args:
         order: number p of predictions in the polynomial, 1, 2 or 3; the order of convergence is p + 1.
+        lower_order_final: step i of N has at most N + 1 - i predictions in its polynomial, and so has its correction.
 
     Raises ValueError for another order. Reference: Zhao et al. 2023, section 3 and appendix.
     """
@@ -254,14 +255,17 @@ def unipc(order: int = 2) -> SamplerStep:
 
         last, before = finite(carry.h[0]), History(carry.x0[1:], carry.h[1:], carry.known - 1)
         zero, past = jnp.zeros_like(last), earlier(before, last)
-        predicted = integral(last, [zero, *past], list(carry.x0), carry.known)
-        corrected = integral(last, [zero, zero + 1, *past], [carry.x0[0], x0, *carry.x0[1:]], carry.known + 1)
+        points = usable(carry, coefficients, back=1) + 1
+        predicted = integral(last, [zero, *past], list(carry.x0), points)
+        corrected = integral(last, [zero, zero + 1, *past], [carry.x0[0], x0, *carry.x0[1:]], points + 1)
         correction = expand(coefficients.at.alpha, x) * (corrected - predicted)
         x = x + jnp.where((carry.known > 0) & jnp.isfinite(expand(carry.h[0], x)), correction, 0)
 
         places = [zero, *earlier(carry, finite(coefficients.h))][:order]
-        integrated = integral(coefficients.h, places, [x0, *carry.x0][:order], carry.known + 1)
+        integrated = integral(coefficients.h, places, [x0, *carry.x0][:order], usable(carry, coefficients) + 1)
         x_s = expand(jnp.exp(coefficients.log_sigma_ratio), x) * x + expand(coefficients.to.alpha, x) * integrated
         return at_the_end(coefficients, x0, x_s), push(carry, x0, coefficients.h)
 
-    return SamplerStep(step, init_carry=empty_history(order))
+    return SamplerStep(
+        step, init_carry=empty_history(order), prepare=with_order if lower_order_final else same_coefficients
+    )

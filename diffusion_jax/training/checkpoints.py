@@ -30,6 +30,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.future import ChainedFuture
 
 from diffusion_jax import config as configs
+from diffusion_jax import files
 from diffusion_jax.runs import record
 from diffusion_jax.training import checksums
 
@@ -300,9 +301,8 @@ def _directory(workdir: epath.PathLike) -> epath.Path:
 
 def _check_writable(directory: epath.Path) -> None:
     workdir = directory.parent
-    for path in (directory, workdir, *workdir.parents):
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"--workdir={workdir}: {path} is a file. Choose another --workdir")
+    files.check_folder(directory, f"--workdir={workdir}: ")
+    files.check_file(workdir / LOCK, f"--workdir={workdir}: ", appended=True)
     probe = directory / f"probe-{uuid.uuid4().hex}"
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
-from diffusion_jax import devices, progress
+from diffusion_jax import devices, files, progress
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import drawing, optimizers, quality, sources, wiring
@@ -29,6 +29,8 @@ ORDERS_APART = 1_000_003
 
 LAGGING = 0.01
 """Share of initial weights in an average above which its losses and samples come with a warning."""
+FIGURES = ("curves.png", "loss_by_time.png")
+"""Files of `draw_losses`."""
 RAW_LOSS = "heldout_loss_raw"
 """Metric: the held-out loss of the raw weights, where `heldout_loss` is that of an average."""
 
@@ -79,6 +81,7 @@ def no_space(error: OSError | ValueError) -> bool:
 
 def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.ExitStack) -> dict[str, Any]:
     # Checks.
+    check_places(workdir, config.report.tensorboard)
     train_source, heldout = sources.source(config, "train"), None
     config = optimizers.fill_in(sources.resolve(config, train_source))
     experiment = wiring.build(config)
@@ -247,6 +250,17 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     return {"workdir": workdir, "step": config.train_steps, **results}
 
 
+def check_places(workdir: str, tensorboard: bool) -> None:
+    """Check that a run can write its files. Raises ValueError or PermissionError, naming what is in the way."""
+    name, directory = f"--workdir={workdir}: ", epath.Path(workdir).expanduser()
+    for folder in ("checkpoints", "images", *(["tensorboard"] if tensorboard else [])):
+        files.check_folder(directory / folder, name)
+    for file in (metric_log.METRICS, record.RECORD):
+        files.check_file(directory / file, name, appended=True)
+    for file in FIGURES:
+        files.check_file(directory / file, name)
+
+
 def initial_state(config: ConfigDict, experiment: wiring.Experiment, key: jax.Array, shapes: Any) -> state.TrainState:
     """Return the state before the first step, placed on its devices."""
     make = jax.jit(
@@ -311,9 +325,9 @@ def summary(window: list[dict[str, Any]]) -> dict[str, float]:
 def draw_losses(workdir: str, name: str) -> None:
     """Draw the losses into workdir/curves.png, and by time into loss_by_time.png; name: of the weights behind them."""
     path, records = epath.Path(workdir).expanduser().resolve(), metric_log.read_metrics(workdir)
-    plots.losses(path / "curves.png", records, path.name, state.describe_weights(name))
+    plots.losses(path / FIGURES[0], records, path.name, state.describe_weights(name))
     if any("heldout_loss_bin_0" in record for record in records):
-        plots.loss_by_time(path / "loss_by_time.png", records, path.name)
+        plots.loss_by_time(path / FIGURES[1], records, path.name)
 
 
 def if_finite(n: int, function: Callable[..., Any], *arguments: Any) -> Any:

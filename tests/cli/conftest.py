@@ -6,8 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import saved_models
 
+from diffusion_jax import config as configs
 from diffusion_jax import main
+from diffusion_jax.experiment import sources, wiring
+from diffusion_jax.interop import exchange
 
 
 class Done(NamedTuple):
@@ -42,6 +46,24 @@ def workdir(tmp_path_factory):
     flags += ["--config.report.samples_every=0"]
     assert main.run(["main", "train", "--config=digits:tiny", f"--workdir={path}", *flags]) == 0
     return path
+
+
+@pytest.fixture(scope="session")
+def untrained():
+    """`untrained(path, **data)`: a run of digits:tiny at step 0, with these values in config.data; not compiled."""
+    return make_untrained
+
+
+def make_untrained(path, **data):
+    config = configs.load("digits:tiny")
+    config.data.update(data)
+    config.ema.decays = (0.9,)
+    config.eval.update(every=0, svm=False, num_samples=0)
+    config = sources.resolve(config, sources.source(config, "train"))
+    experiment = wiring.build(config)
+    net = saved_models.drawn_params(experiment.network, tuple(config.data.shape))
+    exchange.start(str(path), config, experiment, net, net)
+    return config
 
 
 @pytest.fixture

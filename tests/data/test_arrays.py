@@ -222,6 +222,21 @@ def test_mismatched_heldout_files_raise(save):
         arrays("heldout", path, label_key="y", heldout=save("more.npz", {"x": IMAGES, "y": LABELS + 3}))
 
 
+def test_a_mapped_file_that_is_cut_short_is_named_and_a_deleted_one_read_on(save):
+    path = save("x.npy", IMAGES)
+    for split in ("train", "heldout"):
+        opened = arrays(split, path)
+        with open(path, "r+b") as file:
+            file.truncate(200)
+        with pytest.raises(ValueError, match=re.escape(path)):
+            opened.read(np.arange(1))
+        pathlib.Path(path).unlink()
+        save("x.npy", IMAGES)
+    opened = arrays("train", path, heldout_fraction=0)
+    pathlib.Path(path).unlink()
+    np.testing.assert_array_equal(opened.read(np.arange(len(IMAGES)))[0], IMAGES)
+
+
 @settings(DRAWN, max_examples=100)
 @given(damage=ANYWHERE)
 @pytest.mark.parametrize("suffix", ["npy", "npz"])

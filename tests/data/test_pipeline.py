@@ -119,22 +119,35 @@ def test_file_damaged_after_opening_raises_with_its_name(disk, tmp_path, workers
 
 
 WORKERS = """
-import sys
+import os, signal, sys, time
 from diffusion_jax.data import folder, pipeline
+
+def disturb(times):  # as a terminal or a cluster does, which signal the whole group
+    for _ in range(times):
+        for number in pipeline.SIGNALS:
+            os.killpg(0, number)
+        time.sleep(0.02)
+
 if __name__ == "__main__":
+    for number in pipeline.SIGNALS:
+        signal.signal(number, lambda *_: None)
     files = folder.folder("train", sys.argv[1], size=(4, 6), labels=True, heldout_fraction=0)
     ahead = pipeline.prefetch(pipeline.batches(files, 0, 0, 8, False, workers=2), lambda batch: batch)
+    disturb(20)  # while they start
     for _ in range(5):
         next(ahead)
+        disturb(1)
     ahead.close()
+    disturb(1)
 """
 
 
-def test_workers_leave_nothing_behind(disk, tmp_path):
+def test_workers_survive_signals_to_their_group_and_leave_nothing_behind(disk, tmp_path):
     """Batches that were made ahead are not read, and no warning names them."""
     script = tmp_path / "run.py"
     script.write_text(WORKERS)
-    run = subprocess.run([sys.executable, script, disk.name.removesuffix("/train")], capture_output=True, text=True)
+    words = [sys.executable, script, disk.name.removesuffix("/train")]
+    run = subprocess.run(words, capture_output=True, text=True, start_new_session=True)
     assert run.returncode == 0 and not run.stderr
 
 

@@ -106,6 +106,11 @@ def test_files_that_do_not_hold_the_public_network_are_refused(tensors, tmp_path
     save_file({"Conv2d_1a_3x3.conv.weight": np.zeros((1, 1, 1, 1), np.float32)}, tmp_path / "few.safetensors")
     with pytest.raises(ValueError, match=r"Conv2d_1a_3x3\.bn\.weight"):
         inception_weights.read(tmp_path / "few.safetensors", shapes)
+    for part, value in (("conv.weight", np.nan), ("bn.running_mean", np.inf), ("bn.running_var", -1)):
+        spoilt = tensors | {f"Conv2d_1a_3x3.{part}": np.full_like(tensors[f"Conv2d_1a_3x3.{part}"], value)}
+        save_file(spoilt, tmp_path / "spoilt.safetensors")
+        with pytest.raises(ValueError, match=r"spoilt\.safetensors.*Conv2d_1a_3x3"):
+            inception_weights.read(tmp_path / "spoilt.safetensors", shapes)
     with pytest.raises(ValueError, match="features=inception"):
         feature_networks.inception((2,), 0)
     feature_weights.write(tmp_path / "digits.npz", {"conv0": {"kernel": np.zeros(3)}})

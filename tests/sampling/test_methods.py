@@ -130,6 +130,38 @@ def test_the_last_steps_of_dpm_solver_have_lower_orders_if_asked(order, final, x
     np.testing.assert_allclose(found, numpy_walk(x, rows, step), rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("final", [False, True])
+@pytest.mark.parametrize("order", [2, 3])
+def test_the_last_steps_of_unipc_have_lower_orders_if_asked(order, final, x64):
+    """Orders 1, 2, …, 2, 1, as diffusers' UniPCMultistepScheduler has them, each correction that of its step."""
+    found, rows, x = chain_walk(exponential.unipc(order, final), steps=6, end=1 / 40)
+    number = len(rows.h)
+    orders_asked = [min(order, i + 1, number - i if final else order) for i in range(number)]
+    assert not final or orders_asked == {2: [1, 2, 2, 2, 2, 1], 3: [1, 2, 3, 3, 2, 1]}[order]
+    past = []  # lambda at each step, and the prediction there, the newest first
+    u, weight = np.polynomial.legendre.leggauss(20)
+    u, weight = (u + 1) / 2, weight / 2
+
+    def integrated(i, points):
+        """The integral over step i of the polynomial through (lambda, x0) of `points`, by quadrature."""
+        start, h = sum(rows.h[:i]), rows.h[i]
+        at, total = start + u * h, 0
+        for j, (place, value) in enumerate(points):
+            basis = np.prod([(at - other) / (place - other) for k, (other, _) in enumerate(points) if k != j], axis=0)
+            total = total + np.sum(weight * h * np.exp(-(1 - u) * h) * basis) * value
+        return np.exp(rows.to.log_alpha[i]) * total
+
+    def step(x, x0, eps, i):
+        here = (sum(rows.h[:i]), x0)
+        if i:
+            used = past[: orders_asked[i - 1]]
+            x = x + integrated(i - 1, [here, *used]) - integrated(i - 1, used)
+        past.insert(0, here)
+        return np.exp(rows.log_sigma_ratio[i]) * x + integrated(i, past[: orders_asked[i]])
+
+    np.testing.assert_allclose(found, numpy_walk(x, rows, step), rtol=0, atol=1e-11)
+
+
 def test_two_and_three_points_are_the_methods_of_the_papers(x64):
     """One step with a known past against the published formulas; with one point all are the same step."""
     row = jax.tree.map(lambda field: jnp.asarray(field[:1]), orders.rows("VP", 80, "ddim"))

@@ -14,6 +14,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffusion_jax import devices, main
 from diffusion_jax.runs import metric_log, record
@@ -122,41 +123,44 @@ def test_samples_of_two_processes_are_those_of_one_in_every_byte(one_process, tm
             np.testing.assert_array_equal(one[name], two[name])
 
 
-def test_signals_save_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
-    """SIGTERM, then SIGINT to a process that resumes, then the rest; equal to a run that was not disturbed."""
-    flags = [*FLAGS, "--config.train_steps=400", "--config.eval.every=0", "--config.checkpoint.every=400"]
-    before = 0
-    for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
-        process = subprocess.Popen(
-            command("train", *flags, f"--workdir={tmp_path / 'ended'}"),
-            cwd=ROOT,
-            env=environment(4),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        until = time.monotonic() + 120
-        while (
-            not (tmp_path / "ended" / "metrics.jsonl").exists() or max(losses(tmp_path / "ended"), default=0) <= before
-        ):
-            assert process.poll() is None and time.monotonic() < until, process.communicate()
-            time.sleep(0.05)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == code, err
-        step = checkpoints.steps(tmp_path / "ended")[-1]
-        assert before < step < 400 and json.loads(out)["preempted"] and str(step) in err
-        before = step
-    lines = record.read(tmp_path / "ended")
-    assert [line["event"] for line in lines] == ["start", "end"] * 2 and lines[2]["step"] == lines[1]["step"]
-    assert {line["outcome"] for line in lines[1::2]} == {"Preempted"}
+def test_a_signal_to_the_group_of_a_training_saves_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
+    """Ctrl-C of a terminal, which its worker processes get as well; then the rest, in this process."""
+    (tmp_path / "images").mkdir()
+    for i in range(12):
+        Image.new("L", (8, 8), 20 * i).save(tmp_path / "images" / f"{i}.png")
+    flags = ["--config=digits:tiny", "--config.data.name=folder", f"--config.data.folder.path={tmp_path / 'images'}"]
+    flags += ["--config.data.folder.size=8", "--config.data.folder.channels=1", "--config.data.workers=2"]
+    flags += ["--config.data.folder.heldout_fraction=0.0", "--config.eval.svm=False", "--config.eval.every=0"]
+    flags += ["--config.report.every=1", "--config.report.samples_every=0"]
+    flags += ["--config.report.tensorboard=False", "--config.checkpoint.every=100000"]
+    workdir = tmp_path / "run"
+    process = subprocess.Popen(
+        command("train", *flags, "--config.train_steps=100000", f"--workdir={workdir}"),
+        cwd=ROOT,
+        env=environment(4),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    until = time.monotonic() + 120
+    while not (workdir / "metrics.jsonl").exists() or not losses(workdir):
+        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and json.loads(out)["preempted"], err
+    assert "Traceback" not in err and "leaked" not in err
+    with pytest.raises(ProcessLookupError):  # no worker is left
+        os.killpg(process.pid, 0)
+    (step,) = checkpoints.steps(workdir)
+    lines = record.read(workdir)
+    assert [line["event"] for line in lines] == ["start", "end"] and lines[1]["outcome"] == "Preempted"
 
     monkeypatch.chdir(ROOT)
-    for workdir in (tmp_path / "ended", tmp_path / "whole"):
-        assert main.run(["main", "train", *flags, f"--workdir={workdir}"]) == 0
-    ended, whole = (jax.tree.leaves(checkpoints.restore_weights(tmp_path / name)) for name in ("ended", "whole"))
-    for a, b in zip(ended, whole, strict=True):
-        np.testing.assert_array_equal(a, b)
+    more = ["--config.data.workers=0", f"--config.train_steps={step + 1}"]
+    assert main.run(["main", "train", *flags, *more, f"--workdir={workdir}"]) == 0
+    assert checkpoints.steps(workdir)[-1] == step + 1
 
 
 BUSY = """
@@ -180,10 +184,10 @@ def test_a_second_interrupt_ends_compiled_code_at_once():
             process.kill()
 
 
-def test_ten_kills_leave_no_trace():
-    """`python -m tests.kills` with more of them."""
+def test_kills_leave_no_trace():
+    """A few of them; `python -m tests.kills` has more."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kills", "--kills=10", "--every=5"],
+        [sys.executable, "-m", "tests.kills", "--kills=4", "--every=5"],
         cwd=ROOT,
         env=environment(1),
         capture_output=True,
@@ -191,7 +195,7 @@ def test_ten_kills_leave_no_trace():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["equal"] and found["failed_starts"] == 0 and found["kills"] >= 5
+    assert found["equal"] and found["failed_starts"] == 0 and found["kills"] >= 2
 
 
 @pytest.fixture
