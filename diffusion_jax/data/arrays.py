@@ -41,31 +41,31 @@ def arrays(
         raise ValueError(f"data.arrays.levels={levels}: must be 2 … 256, or 0 for floats")
     if heldout and pathlib.Path(heldout).resolve() == pathlib.Path(path).resolve():
         raise ValueError(f"data.arrays.heldout={heldout}: is the training file. Use another file, or none")
-    x0, label = _read("data.arrays.path", path, key, label_key)
-    x0, grey = _examples(path, x0, levels)
+    stored, label = _read("data.arrays.path", path, key, label_key)
+    x0, grey = _examples(path, stored, levels)
     label, classes = _labels(path, label, len(x0), classes)
     if not heldout:
         rows = split_rows(path, len(x0), split, heldout_fraction)
-        return _while_whole(from_arrays(f"{path}/{split}", x0, label, grey, classes, rows), path, x0)
+        return _while_whole(from_arrays(f"{path}/{split}", x0, label, grey, classes, rows), path, stored, x0)
     if split == "train":
-        return _while_whole(from_arrays(path, x0, label, grey, classes), path, x0)
-    held, held_label = _read("data.arrays.heldout", heldout, key, label_key)
-    held, held_grey = _examples(heldout, held, levels)
+        return _while_whole(from_arrays(path, x0, label, grey, classes), path, stored, x0)
+    stored, held_label = _read("data.arrays.heldout", heldout, key, label_key)
+    held, held_grey = _examples(heldout, stored, levels)
     if (held.shape[1:], held_grey) != (x0.shape[1:], grey):
         raise ValueError(
             f"{heldout}: examples of shape {held.shape[1:]} with levels={held_grey}, but {path} has "
             f"{x0.shape[1:]} with levels={grey}. Save both with the same shape and type"
         )
     held_label, _ = _labels(heldout, held_label, len(held), classes)
-    return _while_whole(from_arrays(heldout, held, held_label, grey, classes), heldout, held)
+    return _while_whole(from_arrays(heldout, held, held_label, grey, classes), heldout, stored, held)
 
 
-def _while_whole(source: Source, path: str, x0: np.ndarray) -> Source:
+def _while_whole(source: Source, path: str, stored: np.ndarray, x0: np.ndarray) -> Source:
     """Check at each read that a memory-mapped file has its length; beyond its end the system would kill the process.
 
-    A file that was replaced or deleted is still mapped.
+    A file that was replaced or deleted is still mapped. stored: the array of the file; x0: examples, perhaps a copy.
     """
-    if not isinstance(x0, np.memmap):
+    if not (isinstance(stored, np.memmap) and np.may_share_memory(stored, x0)):
         return source
     opened = os.stat(path)
 

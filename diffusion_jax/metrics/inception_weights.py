@@ -71,8 +71,8 @@ def read(path: os.PathLike | str, shapes: Mapping[tuple[str, ...], tuple[int, ..
             raise ValueError(f"{path}: {name} has dtype {tensor.dtype}. Convert the weights to floats")
     check_finite(f"{path}: the weights", tensors, "Download the file again")
     flat = folded(path, tensors)
-    check_shapes(f"{path}: the weights", flat, {"/".join(at): shape for at, shape in shapes.items()})
     check_finite(f"{path}: the folded weights", flat, "Download the file again")
+    check_shapes(f"{path}: the weights", flat, {"/".join(at): shape for at, shape in shapes.items()})
     return traverse_util.unflatten_dict({tuple(name.split("/")): value for name, value in flat.items()})
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion_jax import config as configs
 from diffusion_jax.data.source import NoHeldout
 from diffusion_jax.experiment import sources
 from diffusion_jax.runs import trained
@@ -53,24 +54,28 @@ def test_evaluation_leaves_out_what_needs_heldout_data_and_says_what_gives_it(pl
     assert any("--data.arrays.heldout=" in line for line in done.err)
 
 
-def test_data_that_have_moved_are_found_by_a_flag(tmp_path, untrained, command):
+def test_data_that_have_moved_are_found_by_a_flag(place, tmp_path, command, monkeypatch):
     """The number of examples is checked once the data are open, and before anything compiles."""
-    np.savez(tmp_path / "before.npz", x=np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8))
-    untrained(tmp_path / "run", name="arrays", arrays={"path": str(tmp_path / "before.npz")})
-    (tmp_path / "before.npz").rename(tmp_path / "after.npz")
-    words = ["restore", f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'x.npz'}", "--num_samples=99"]
-    assert str(tmp_path / "before.npz") in command(*words).err[-1]
-    found = command(*words, f"--data.arrays.path={tmp_path / 'after.npz'}")
+    monkeypatch.setattr(sources, "_COMPARED", set())
+    (place / "train.npz").rename(tmp_path / "moved.npz")
+    words = ["restore", f"--workdir={place / 'run'}", f"--out={tmp_path / 'x.npz'}", "--num_samples=99"]
+    words += [f"--data.arrays.heldout={place / 'heldout.npz'}"]
+    try:
+        assert str(place / "train.npz") in command(*words).err[-1]
+        found = command(*words, f"--data.arrays.path={tmp_path / 'moved.npz'}")
+    finally:
+        (tmp_path / "moved.npz").rename(place / "train.npz")
     assert found.code == 2 and "--num_samples=99" in found.err[-1] and not any("changed" in line for line in found.err)
 
 
-def test_folders_have_the_same_advice(tmp_path, untrained):
+def test_folders_have_the_same_advice(tmp_path):
     for part in ("train", "other"):
         (tmp_path / part).mkdir()
         for i in range(3):
             Image.new("L", (8, 8), 40 * i).save(tmp_path / part / f"{i}.png")
     options = {"path": str(tmp_path / "train"), "size": (8, 8), "channels": 1, "heldout_fraction": 0.0}
-    config = untrained(tmp_path / "run", name="folder", folder=options)
+    config = configs.load("digits:tiny")
+    config.data.update(name="folder", folder=options)
     with pytest.raises(NoHeldout, match=r"--data\.folder\.heldout="):
         sources.heldout(config)
     config.data.folder.heldout = str(tmp_path / "other")

@@ -106,13 +106,34 @@ def test_files_that_do_not_hold_the_public_network_are_refused(tensors, tmp_path
     save_file({"Conv2d_1a_3x3.conv.weight": np.zeros((1, 1, 1, 1), np.float32)}, tmp_path / "few.safetensors")
     with pytest.raises(ValueError, match=r"Conv2d_1a_3x3\.bn\.weight"):
         inception_weights.read(tmp_path / "few.safetensors", shapes)
-    for part, value in (("conv.weight", np.nan), ("bn.running_mean", np.inf), ("bn.running_var", -1)):
-        spoilt = tensors | {f"Conv2d_1a_3x3.{part}": np.full_like(tensors[f"Conv2d_1a_3x3.{part}"], value)}
-        save_file(spoilt, tmp_path / "spoilt.safetensors")
-        with pytest.raises(ValueError, match=r"spoilt\.safetensors.*Conv2d_1a_3x3"):
-            inception_weights.read(tmp_path / "spoilt.safetensors", shapes)
     with pytest.raises(ValueError, match="features=inception"):
         feature_networks.inception((2,), 0)
     feature_weights.write(tmp_path / "digits.npz", {"conv0": {"kernel": np.zeros(3)}})
     with pytest.raises(ValueError, match=r"digits\.npz"):
         feature_networks.inception((32, 32, 3), 256, str(tmp_path / "digits.npz"))
+
+
+def test_weights_that_are_no_finite_floats_are_refused(tensors, tmp_path):
+    unit = {name: value for name, value in tensors.items() if name.startswith("Conv2d_1a")}
+    kernel = unit["Conv2d_1a_3x3.conv.weight"]
+    for name, value in (
+        ("conv.weight", np.full_like(kernel, np.nan)),
+        ("conv.weight", np.round(kernel).astype(np.int8)),
+        ("bn.running_mean", np.full(len(kernel), np.inf, np.float16)),
+        ("bn.running_var", np.full(len(kernel), -1, np.float32)),
+        ("bn.weight", np.ones((1, 1), np.float32)),
+    ):
+        save_file(unit | {f"Conv2d_1a_3x3.{name}": value}, tmp_path / "spoilt.safetensors")
+        with pytest.raises(ValueError, match=r"spoilt\.safetensors.*Conv2d_1a_3x3"):
+            inception_weights.read(tmp_path / "spoilt.safetensors", {})
+
+
+@pytest.mark.parametrize("suffix", ["pb", "safetensors"])
+def test_other_files_by_that_name_are_refused(suffix, tmp_path):
+    path, rng = tmp_path / f"x.{suffix}", np.random.default_rng(0)
+    tags = np.array([10, 18, 42, 1, 2, 3, 8, 0, 5, 16, 48], np.uint8)  # of protocol buffers, and small lengths
+    drawn = [rng.choice(tags, 40).tobytes() for _ in range(100)] + [rng.bytes(n) for n in range(1, 60)]
+    for content in (b"", b"<!DOCTYPE html><html>404</html>", b'{"error": 404}', b"PK\x03\x04" + bytes(40), *drawn):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"x\.{suffix}"):
+            inception_weights.read(path, {("fc", "kernel"): (2, 2)})
