@@ -311,6 +311,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
         "ncsn": {"channels": 8, "multipliers": (1,), "dilations": (1,)},
         "ncsnv2": {"channels": 8, "multipliers": (1,), "dilations": (1,)},
         "vdm": {"channels": 8, "blocks": 1},
+        "dit": {"channels": 8, "depth": 1, "heads": 2},
         "mlp": {"width": 16, "depth": 1},
         "multiscale": {"conv_layers": 1, "features": 8, "scales": 2, "dense_width": 8, "upper_features": 8, "bumps": 2},
     }

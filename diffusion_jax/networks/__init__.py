@@ -9,6 +9,7 @@ MODULES = {
     "NCSN": "ncsn",
     "NCSNv2": "ncsn",
     "VDMUNet": "vdm",
+    "DiT": "dit",
     "MLP": "mlp",
     "RBF": "rbf",
     "SequenceMLP": "sequence_mlp",

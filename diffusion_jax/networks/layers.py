@@ -190,7 +190,8 @@ class Conditioning(nn.Module):
 
     With num_classes > 0 there are num_classes + 1 rows, the last meaning "no label": it serves a label of None and
     negative labels. A label >= num_classes gives NaN. With num_classes = 0 the label is ignored. The non-linearity
-    that follows is applied in each block. Reference: Ho et al. 2020, appendix B; labels as in Nichol and Dhariwal 2021.
+    that follows is applied in each block. `initializer` is that of kernels and rows, None for Glorot-uniform
+    kernels and standard normal rows. Reference: Ho et al. 2020, appendix B; labels as in Nichol and Dhariwal 2021.
     """
 
     dim: int
@@ -199,16 +200,17 @@ class Conditioning(nn.Module):
     dtype: DType
     freq_shift: int = 1
     cos_first: bool = False
+    initializer: Initializer | None = None
 
     @nn.compact
     def __call__(self, time: Array, label: Array | None) -> Array:
         h = time_embedding(time.astype(self.dtype), self.dim, self.freq_shift, self.cos_first)
-        h = dense(self.features, self.dtype, "dense0")(h)
-        h = dense(self.features, self.dtype, "dense1")(nn.silu(h))
+        h = dense(self.features, self.dtype, "dense0", self.initializer or GLOROT)(h)
+        h = dense(self.features, self.dtype, "dense1", self.initializer or GLOROT)(nn.silu(h))
         if self.num_classes:
             label = jnp.full(time.shape, -1) if label is None else label
             row = jnp.where(label < 0, self.num_classes, label + (label >= self.num_classes))
-            init = nn.initializers.normal(1.0)
+            init = self.initializer or nn.initializers.normal(1.0)
             h += nn.Embed(self.num_classes + 1, self.features, embedding_init=init, dtype=self.dtype, name="label")(row)
         return h
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
+from diffusion_jax.networks.dit import DiT
 from diffusion_jax.networks.encoder import Encoder
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.multiscale import MultiScale
@@ -20,6 +21,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "ncsn": NCSN,
     "ncsnv2": NCSNv2,
     "vdm": VDMUNet,
+    "dit": DiT,
     "mlp": MLP,
     "rbf": RBF,
     "sequence_mlp": SequenceMLP,
