@@ -73,7 +73,7 @@ SCHEMA: dict[str, Key] = {
     "loss.name": Key(
         "simple",
         "Weighted squared errors: simple, snr, truncated_snr, min_snr, p2, edm, likelihood. Bounds: vlb, hybrid, vdm, "
-        "K. cross_entropy trains a classifier of noisy examples.",
+        "K. mean_flow: mean velocities, for few steps. cross_entropy trains a classifier of noisy examples.",
     ),
     "loss.reduction": Key("mean", "Over the dimensions of a squared error: mean, sum, half_sum."),
     "times.name": Key(

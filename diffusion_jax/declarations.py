@@ -30,6 +30,8 @@ class Facts:
     """Loss: trains a learned schedule."""
     classifier: bool = False
     """Loss: trains a classifier. Network: returns logits [B,classes], and so cannot be a denoiser."""
+    mean_velocity: bool = False
+    """Loss: trains the mean velocity between two times, on the straight path with the target velocity."""
     head: bool = False
     """Variance: is learned, the second output of the network. Loss: needs such a variance."""
     single_steps: bool = False

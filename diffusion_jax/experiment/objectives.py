@@ -21,7 +21,7 @@ from diffusion_jax.experiment.paths import (
     schedule,
     variance_facts,
 )
-from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, time_sampling
+from diffusion_jax.objective import bound, decoders, losses, mean_flow, prediction, reverse, time_sampling
 from diffusion_jax.process.base import Array, Process, Schedule, in_float64, level
 from diffusion_jax.process.learned import ModelSchedule
 
@@ -99,6 +99,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "hybrid": hybrid,
     "vdm": vdm,
     "K": K,
+    "mean_flow": mean_flow.mean_flow,
     "cross_entropy": losses.cross_entropy,
 }
 """Losses by name: factories of weights, of terms, and of the loss of a classifier."""
@@ -153,6 +154,34 @@ def time_sampler(config: ConfigDict) -> time_sampling.TimeSampler:
     made: time_sampling.TimeSampler = make(
         "times.name", name, time_sampling.TIME_SAMPLERS, options(config.times), **provided
     )
+    return made
+
+
+def made_loss(
+    config: ConfigDict,
+    process: Process,
+    path: ModelSchedule,
+    target: prediction.Target,
+    kernel: reverse.Reverse,
+    predict: prediction.Denoiser,
+) -> losses.Loss:
+    """Return the loss of a denoiser. Raises ValueError where loss and model do not fit."""
+    if not loss_facts(config).mean_velocity:
+        terms = loss_terms(config, process, path, target, kernel)
+        return losses.weighted_sum(predict, process, path, terms)
+    check_loss(config, process)
+    start, times = initial_schedule(config), np.linspace(0, 1, 65)
+    found, (a, b) = in_float64(lambda t: (level(start, t), target(start, level(start, t))), times)
+    straight = np.allclose(np.exp(found.log_alpha) + np.exp(found.log_sigma), 1) and np.all(a == -1) and np.all(b == 1)
+    refuse(
+        (
+            not straight or config.process.num_steps,
+            f"loss.name={config.loss.name!r}: needs the straight path in continuous time. Use process.num_steps=0, "
+            "schedule.name=rectified_flow and prediction.target=velocity",
+        )
+    )
+    provided = {"predict": predict, "process": process, "schedule": path}
+    made: losses.Loss = make("loss.name", config.loss.name, LOSSES, options(config.loss), **provided)
     return made
 
 

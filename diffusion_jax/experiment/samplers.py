@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.experiment.choices import CHAIN_NEEDED, choose, make, options
 from diffusion_jax.experiment.guidances import uses_label
-from diffusion_jax.experiment.objectives import determines_x0, made_target, target_facts
+from diffusion_jax.experiment.objectives import determines_x0, loss_facts, made_target, target_facts
 from diffusion_jax.experiment.paths import check_single_steps, grid_coefficients, initial_schedule, lowest_time
 from diffusion_jax.objective import prediction, reverse
 from diffusion_jax.process.base import Process, in_float64
@@ -40,10 +40,15 @@ def sampler(
             f"prediction.target={config.prediction.target!r} is defined at the levels of the chain alone; use "
             "sampler.name=ancestral, or another one without churn, and sampler.grid=uniform or sampler.levels"
         )
-    if method.needs_signal and not np.exp(in_float64(initial_schedule(config), np.ones(())))[0]:
+    if method.needs_signal and not has_signal(config):
         raise ValueError(
             f"sampler.name={config.sampler.name!r}: with schedule.name={config.schedule.name!r} nothing of x0 is left "
             "at t = 1, where it cannot start. Use ancestral, ddim or dpmpp_2m"
+        )
+    if method.mean_velocity and not loss_facts(config).mean_velocity:
+        raise ValueError(
+            f"sampler.name={config.sampler.name!r}: needs the mean velocity between two times, which loss.name="
+            f"{config.loss.name!r} does not train. Use ode_heun, or train with loss.name=mean_flow"
         )
     if times[0] == 1 and not determines_x0(config, made_target(config)):
         raise ValueError(
@@ -63,6 +68,11 @@ def sampler(
         shape=tuple(config.data.shape),
         num_classes=config.data.classes if uses_label(config) else 0,
     )
+
+
+def has_signal(config: ConfigDict) -> bool:
+    """Return True if the schedule of a config leaves signal at t = 1."""
+    return bool(np.exp(in_float64(initial_schedule(config), np.ones(()))[0]))
 
 
 def clipped(config: ConfigDict, predict: prediction.Denoiser) -> prediction.Denoiser:
@@ -87,15 +97,14 @@ def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
     section, chain = config.sampler, config.process.num_steps
     if not section.min_t < 1:
         raise ValueError(f"sampler.min_t={section.min_t}: must be below 1, where sampling starts")
-    signal = bool(np.exp(in_float64(initial_schedule(config), np.ones(()))[0]))
     if section.times:
-        return grids.chosen_times(section.times, section.min_t, below=not signal)
+        return grids.chosen_times(section.times, section.min_t, below=not has_signal(config))
     grid = choose("sampler.grid", section.grid, grids.GRIDS)
     if (section.levels or grids.needs_chain(grid)) and not chain:
         raise ValueError(f"sampler.grid={section.grid!r} and sampler.levels need {CHAIN_NEEDED}")
     if section.levels:
         times = grids.chosen_levels(tuple(section.levels), chain, section.min_t)
-        if times[0] < 1 and signal:  # samples start as noise, which is what the last level holds
+        if times[0] < 1 and has_signal(config):  # samples start as noise, which is what the last level holds
             first = int(max(section.levels))
             hint = f". For {first} steps use sampler.num_steps={first}" if len(section.levels) == 1 else ""
             raise ValueError(f"sampler.levels: must start at the last level of the chain, {chain} (got {first}){hint}")

@@ -22,7 +22,7 @@ from diffusion_jax.experiment.objectives import (
     LOSSES,
     determines_x0,
     loss_facts,
-    loss_terms,
+    made_loss,
     made_target,
     target_facts,
     time_sampler,
@@ -34,7 +34,7 @@ from diffusion_jax.experiment.sources import make_to_model
 from diffusion_jax.experiment.validation import check, check_process
 from diffusion_jax.networks import adapter
 from diffusion_jax.networks.registry import NETWORKS
-from diffusion_jax.objective import losses, prediction, reverse, time_sampling
+from diffusion_jax.objective import losses, mean_flow, prediction, reverse, time_sampling
 from diffusion_jax.process.base import Array, Process
 from diffusion_jax.process.binomial import BinomialProcess
 from diffusion_jax.process.gaussian import GaussianProcess
@@ -97,6 +97,8 @@ def build(
     net = adapter.adapt(network(config, out_channels), out_channels)
 
     facts, target, condition = target_facts(config), made_target(config), conditioning(config)
+    if loss_facts(config).mean_velocity:
+        net, condition = mean_flow.IntervalNetwork(net), mean_flow.interval_conditioning(condition)
     output, determined = facts.output(steps) if facts.output else None, determines_x0(config, target)
     predict = prediction.make_denoiser(
         apply or forward(net), path, target, condition, with_head, input_scale(config), output, determined
@@ -106,9 +108,7 @@ def build(
     predict = prediction.drop_labels(predict, config.network.label_dropout)
     guided_predict = guided(config, predict, guide, apply)
 
-    terms = loss_terms(config, process, path, target, kernel)
-    loss = losses.weighted_sum(predict, process, path, terms)
-
+    loss = made_loss(config, process, path, target, kernel, predict)
     return Experiment(
         network=net,
         schedule=path,

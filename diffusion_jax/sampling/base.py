@@ -57,6 +57,8 @@ class SamplerStep(NamedTuple):
     """For a method that needs signal: its form for schedules with alpha = 0 at t = 1, see `starting`."""
     between_levels: bool = False
     """Whether it evaluates the denoiser at levels that are not of the grid."""
+    mean_velocity: bool = False
+    """Whether it needs a model of the mean velocity between two times."""
     init_carry: InitCarry = no_carry
     prepare: PrepareCoefficients = same_coefficients
     walk: AdaptiveWalk | None = None
@@ -77,5 +79,6 @@ def starting(method: SamplerStep, schedule: Schedule) -> SamplerStep:
 
     This is `from_noise` where no signal is left at t = 1, and the method itself elsewhere, or if it has no such form.
     """
-    has_signal = bool(np.exp(in_float64(schedule, np.ones(()))[0]))
-    return method if has_signal or method.from_noise is None else method.from_noise
+    if method.from_noise is None or np.exp(in_float64(schedule, np.ones(()))[0]):
+        return method
+    return method.from_noise

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffusion_jax.objective.mean_flow import Interval
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process.base import Array, Level, StepCoefficients, expand
 from diffusion_jax.sampling.base import BoundDenoiser, SamplerStep, Step
@@ -37,6 +38,24 @@ def ode_heun() -> SamplerStep:
     Two network calls per step; one where s is without noise, which takes the predicted x0.
     """
     return SamplerStep(heun(log_change), needs_signal=True, from_noise=SamplerStep(heun(linear_change)))
+
+
+def mean_flow() -> SamplerStep:
+    """Mean velocity: x_s = x - (sigma_t - sigma_s) u(x, s, t), exact in one step for the exact mean velocity.
+
+    For models trained with loss.name=mean_flow. One network call per step.
+    Reference: Geng et al. 2025 (MeanFlow), algorithm 2.
+    """
+
+    def step(
+        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
+    ) -> tuple[Array, Any]:
+        at = coefficients.at
+        down_to: Any = Interval(at.t, at.log_alpha, at.log_sigma, jnp.maximum(coefficients.to.t, 0))
+        prediction = denoise(x, down_to)
+        return x + linear_change(coefficients, at, x, prediction), carry
+
+    return SamplerStep(step, mean_velocity=True)
 
 
 def euler(change: Change) -> Step:

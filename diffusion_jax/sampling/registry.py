@@ -14,6 +14,7 @@ SAMPLERS: dict[str, Callable[..., SamplerStep]] = {
     "annealed_langevin": langevin.annealed_langevin,
     "ode_euler": ode_steps.ode_euler,
     "ode_heun": ode_steps.ode_heun,
+    "mean_flow": ode_steps.mean_flow,
     "edm": churn.edm,
     "dpmpp_1s": exponential.dpmpp_1s,
     "dpmpp_2m": exponential.dpmpp_2m,

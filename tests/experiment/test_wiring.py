@@ -91,6 +91,9 @@ REFUSED = [
         "sampler.num_steps",
     ),
     ({"sampler__levels": (0, 3)}, "sampler.levels"),
+    ({"sampler__name": "mean_flow"}, "sampler.name"),
+    ({"loss__name": "mean_flow"}, "loss.name"),
+    ({"data__coupling": "sinkhorn"}, "data.coupling"),
     ({"sampler__levels": ("a",)}, "sampler.levels"),
     ({"sampler__levels": (2,)}, "sampler.num_steps=2"),
     ({"sampler__levels": (2, 1)}, "sampler.levels"),
@@ -225,6 +228,8 @@ def test_a_process_without_a_score_has_ancestral_sampling_only():
             wiring.build(config(**BITS, sampler__name=name, **predictor))
 
 
+MEAN_FLOW = {"process__num_steps": 0, "schedule__name": "rectified_flow", "prediction__target": "velocity"}
+MEAN_FLOW |= {"loss__name": "mean_flow", "network__conditioning": "time", "sampler__num_steps": 4}
 CALLS = {"ode_heun": 2, "edm": 2, "predictor_corrector": 2, "annealed_langevin": 2}
 """Calls of a step that ends with noise, in the tiny variant; the last one takes 1."""
 
@@ -232,7 +237,8 @@ CALLS = {"ode_heun": 2, "edm": 2, "predictor_corrector": 2, "annealed_langevin":
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "dopri5"])
 def test_every_sampler_builds_and_its_calls_are_counted(name):
     """One U-Net call a step, or as many as the method has, and never two at the last step; VE has one more, to x0."""
-    c = config(network__name="mlp", data__shape=(5,), sampler__name=name)
+    changes = MEAN_FLOW if name == "mean_flow" else {}
+    c = config(network__name="mlp", data__shape=(5,), sampler__name=name, **changes)
     params = wiring.init(c, wiring.build(c).network, jax.random.key(0))
     assert wiring.count_calls(c, params) == 3 * CALLS.get(name, 1) + 1
     if name in ("edm", "unipc"):
