@@ -35,15 +35,15 @@ GPU = {
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe for two CPU cores; variant "gpu" for one GPU, "tiny" for tests."""
     c = config.defaults()
-    c.train_steps = 15_000
-    c.batch_size = 64
+    c.train_steps = 3000
+    c.batch_size = 32
     c.data.update(name="idx", shape=(28, 28, 1), levels=256, classes=10)
     c.data.idx.update(path="data/fashion-mnist", classes=10)
     c.network.unet.update(channels=16, multipliers=(1, 2, 4), blocks=1, attention=(7,), dropout=0.0)
     c.times.name = "low_discrepancy"
-    c.optimizer.update(learning_rate=2e-3, warmup_steps=200)
+    c.optimizer.update(learning_rate=2e-3, warmup_steps=200, schedule="cosine")
     c.ema.update(decays=(0.998,), ramp=0.1)
-    c.checkpoint.every = 250
+    c.checkpoint.every = 500
     c.report.update(samples_every=0, sampler_steps=100)
-    c.eval.update(every=250, max_examples=1000)
+    c.eval.update(every=500, max_examples=1000)
     return config.variant(c, variant, gpu=GPU)

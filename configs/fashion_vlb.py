@@ -17,6 +17,8 @@ from diffusion_jax import config
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe for two CPU cores; variant "gpu" for one GPU, "tiny" for tests."""
     c = config.load(f"fashion_ddpm:{variant}")
+    if not variant:
+        c.train_steps = 5000
     c.schedule.name = "linear_logsnr"
     c.schedule.linear_logsnr.update(gamma_min=-13.3, gamma_max=5.0)
     c.network.unet.fourier = (6, 7)

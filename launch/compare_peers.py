@@ -32,10 +32,11 @@ from diffusion_jax.cli import environment
 
 Options = dict[str, Any]
 HERE = pathlib.Path(__file__).parent
-CIFAR, LSUN, DIGITS = "cifar10_ddpm", "lsun_church256", "digits"
+CIFAR, LSUN, DIGITS, FASHION = "cifar10_ddpm", "lsun_church256", "digits", "fashion_ddpm"
 CASES: dict[str, dict[str, Options]] = {
     "cpu": {
         "train": {"work": "train", "recipe": CIFAR, "batches": [8], "dtype": "float32", "times": 2},
+        "train28": {"work": "train", "recipe": FASHION, "batches": [32], "dtype": "float32", "times": 10},
         "call": {"work": "call", "recipe": CIFAR, "batches": [8], "dtype": "float32", "times": 5},
         "call_digits": {"work": "call", "recipe": DIGITS, "batches": [64], "dtype": "float32", "times": 100},
         "sample": {"work": "sample", "recipe": DIGITS, "batches": [64], "dtype": "float32", "times": 1, "whole": True},
