@@ -176,7 +176,9 @@ def _joined(parts: Any, starts: np.ndarray, places: np.ndarray) -> tuple[np.ndar
 
 
 def measure(run: Run, source: Source) -> dict[str, np.ndarray]:
-    """Return what the scores are made of, for every example of a source and its label, arrays [N, …].
+    """Return what the scores are made of, arrays [N, …].
+
+    Of every example of a source, with its label.
 
     bits, size: bits/dim of the model and of a PNG. reconstruction [N, STARTS], denoising [N, L], score_norms [N, L],
     path [N, 6]: statistics of eps at the L noisy levels of the chain. pixels [N, D].

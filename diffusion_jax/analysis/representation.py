@@ -229,7 +229,10 @@ def cluster(x: np.ndarray, label: np.ndarray, seed: int = 0) -> tuple[float, dic
 
 
 def mixture(x: np.ndarray, label: np.ndarray, seed: int = 0) -> tuple[float, dict[str, float]]:
-    """Return the same as `cluster` of a Gaussian mixture with diagonal covariances, on the principal components."""
+    """Return the figures of `cluster` of a Gaussian mixture.
+
+    It has diagonal covariances, on the whitened principal components.
+    """
     from sklearn.decomposition import PCA
     from sklearn.mixture import GaussianMixture
 
