@@ -88,12 +88,16 @@ def _read(option: str, path: str, key: str, label_key: str) -> tuple[np.ndarray,
         raise ValueError(f"{option}: is empty. Set it to a .npz or .npy file")
     file = pathlib.Path(path)
     if file.is_dir():
-        raise ValueError(f"{path}: is a folder, not a .npz or .npy file. For a folder of images use data.name=folder")
+        raise ValueError(
+            f"{option}={path}: is a folder, not a .npz or .npy file. For a folder of images use data.name=folder"
+        )
     if not file.exists():
         raise FileNotFoundError(f"{path}: no such file. Set {option} to a .npz or .npy file")
     suffix = file.suffix.lower()
     if suffix not in (".npy", ".npz"):
-        raise ValueError(f"{path}: the name must end in .npz or .npy. Save it with np.savez(path, images=…, labels=…)")
+        raise ValueError(
+            f"{option}={path}: the name must end in .npz or .npy. Save it with np.savez(path, images=…, labels=…)"
+        )
     with open(file, "rb") as stream:
         if (stream.read(len(ZIP)) == ZIP) != (suffix == ".npz") and file.stat().st_size:
             raise ValueError(

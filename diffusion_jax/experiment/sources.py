@@ -84,7 +84,10 @@ def _warn_if_changed(data: ConfigDict, train: Source | None) -> None:
     except (OSError, ValueError) as error:
         log.warning("the training data cannot be compared with those of the run: %s", error)
         return
-    if train.size != data.size or data.fingerprint not in ("", fingerprint(train)):
+    given = options(data)
+    if not _is_of_run(data, train) and given.get("heldout"):  # a file for held-out data that the run did not have
+        train = make("data.name", data.name, SOURCES, {**given, "heldout": ""}, split="train")
+    if not _is_of_run(data, train):
         log.warning(
             "%s: the training data have changed since the run was trained (%s examples now, %s then%s). Figures are of "
             "other data, and held-out examples may be among those trained on",
@@ -134,6 +137,10 @@ def resolve(config: ConfigDict, train: Source) -> ConfigDict:
         config.data.update(class_names=train.class_names, fingerprint=fingerprint(train))
     _COMPARED.add(_key(config.data))
     return config
+
+
+def _is_of_run(data: ConfigDict, train: Source) -> bool:
+    return train.size == data.size and data.fingerprint in ("", fingerprint(train))
 
 
 def fingerprint(source: Source, examples: int = 16) -> str:
