@@ -113,6 +113,11 @@ def detect_classes(run: Run, num_examples: int = 1000, seed: int = 0) -> tuple[d
     known, of_train = (source.read(np.arange(source.size))[1] for source in (held, train))
     classes = np.unique(known).tolist()
     fits = [_taken(train, np.flatnonzero(of_train == label)[:num_examples]) for label in classes]
+    if (fewest := min(source.size for source in fits)) < FEWEST:
+        raise ValueError(
+            f"--odd=classes: a class has {fewest} training images to fit scores on; at least {FEWEST} are needed. Use "
+            "more training data, or a larger --num_examples"
+        )
     pairs = [(held, -1), *zip(fits, classes, strict=True), *((held, label) for label in classes)]
     without, *measured = measure_each(run, pairs)
     by_name: dict[str, np.ndarray] = {}
@@ -176,12 +181,10 @@ def _joined(parts: Any, starts: np.ndarray, places: np.ndarray) -> tuple[np.ndar
 
 
 def measure(run: Run, source: Source) -> dict[str, np.ndarray]:
-    """Return what the scores are made of, arrays [N, …].
+    """Return what the scores are made of, arrays [N, …], for the examples of a source.
 
-    Of every example of a source, with its label.
-
-    bits, size: bits/dim of the model and of a PNG. reconstruction [N, STARTS], denoising [N, L], score_norms [N, L],
-    path [N, 6]: statistics of eps at the L noisy levels of the chain. pixels [N, D].
+    The model is given the source's labels. bits, size: bits/dim of the model and of a PNG. reconstruction [N, STARTS],
+    denoising [N, L], score_norms [N, L], path [N, 6]: statistics of eps at the L noisy levels of the chain. pixels [N, D].
     """
     terms, _ = vlb.bound_terms(run, source)
     nats = np.asarray(terms.prior, np.float64) + np.asarray(terms.steps, np.float64).sum(1)
