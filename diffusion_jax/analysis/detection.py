@@ -181,10 +181,11 @@ def _joined(parts: Any, starts: np.ndarray, places: np.ndarray) -> tuple[np.ndar
 
 
 def measure(run: Run, source: Source) -> dict[str, np.ndarray]:
-    """Return what the scores are made of, arrays [N, …], for the examples of a source.
+    """Return what the scores are made of, arrays [N, …].
 
     The model is given the source's labels. bits, size: bits/dim of the model and of a PNG. reconstruction [N, STARTS],
-    denoising [N, L], score_norms [N, L], path [N, 6]: statistics of eps at the L noisy levels of the chain. pixels [N, D].
+    denoising [N, L], score_norms [N, L], path [N, 6]: statistics of eps at the L noisy levels of the chain. pixels
+    [N, D].
     """
     terms, _ = vlb.bound_terms(run, source)
     nats = np.asarray(terms.prior, np.float64) + np.asarray(terms.steps, np.float64).sum(1)
