@@ -27,7 +27,9 @@ def expand(path: os.PathLike[str] | str) -> str:
 
 
 def check_file(path: os.PathLike[str] | str, name: str = "", appended: bool = False) -> None:
-    """Check that a file can be written at `path`, in a folder that is there or can be made. URLs are not checked.
+    """Check that a file can be written at `path`.
+
+    Its folder is there or can be made. URLs are not checked.
 
     name: beginning of the error, such as the flag. appended: an existing file is not replaced but continued. Raises
     ValueError for a folder in the way, PermissionError for one that is read-only.
@@ -43,7 +45,9 @@ def check_file(path: os.PathLike[str] | str, name: str = "", appended: bool = Fa
 
 
 def check_folder(path: os.PathLike[str] | str, name: str = "") -> None:
-    """Check that a folder can be made at `path`, or be written to if there is one. Raises as `check_file` does."""
+    """Check that a folder can be made or written to at `path`.
+
+    Raises as `check_file` does."""
     if "://" in os.fspath(path):
         return
     place = os.path.abspath(expand(path))

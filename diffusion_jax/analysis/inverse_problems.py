@@ -192,7 +192,7 @@ def make_solver(
 
 
 def misfit(operator: Operator, x: np.ndarray, y: np.ndarray, noise: float) -> float:
-    """Return the root mean square of y - A x, in units of the noise where there is any."""
+    """Return the root mean square of y - A x, divided by the noise if any."""
     found = np.asarray(jax.vmap(operator.apply)(jnp.asarray(x.reshape(-1, *x.shape[2:]))))
     return _rms(np.repeat(y, x.shape[1], axis=0) - found) / (noise or 1)
 

@@ -58,7 +58,9 @@ def read_tensors(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def check_vacant(path: str | os.PathLike[str]) -> None:
-    """Raise ValueError unless `path` is free or an empty folder, PermissionError if it cannot be written to."""
+    """Raise ValueError unless `path` is free or an empty folder.
+
+    PermissionError if it cannot be written to."""
     path = pathlib.Path(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ValueError(f"--path={path}: exists and is not an empty folder. Use another path, or remove it")

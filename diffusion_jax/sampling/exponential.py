@@ -140,7 +140,7 @@ def with_order(schedule: Schedule, coefficients: StepCoefficients) -> OrderedCoe
 
 
 def usable(carry: History, coefficients: StepCoefficients, back: int = 0) -> Array:
-    """Return the number of earlier predictions that a step may use, or could have used `back` steps ago."""
+    """Return the number of earlier predictions for the step `back` steps ago."""
     if isinstance(coefficients, OrderedCoefficients):
         return jnp.minimum(carry.known - back, coefficients.order[0] + back - 1)
     return carry.known - back
