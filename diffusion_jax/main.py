@@ -100,6 +100,8 @@ def main() -> int:
     if command and getattr(command, "DEVICES", True):
         environment.use_huge_pages()
     environment.prepare_process()
+    if "--debug" not in sys.argv:
+        environment.silence_threads()  # they may fail after the command, until the process ends
     if getattr(command, "COMPILE_CACHE", True):
         environment.keep_compiled()
     try:

@@ -89,14 +89,19 @@ def logging_to_stderr() -> Iterator[None]:
         log.propagate = propagate
 
 
+def silence_threads() -> None:
+    """Print no traceback of background threads: an error in a thread of Orbax is raised in the main thread as well."""
+    threading.excepthook = lambda args: None
+    logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL + 1)
+
+
 @contextlib.contextmanager
 def quiet_threads(quiet: bool) -> Iterator[None]:
-    """Print no traceback of background threads: an error in a thread of Orbax is raised in the main thread as well."""
+    """Silence background threads meanwhile, if `quiet`."""
     hook, futures = threading.excepthook, logging.getLogger("concurrent.futures")
     level = futures.level
     if quiet:
-        threading.excepthook = lambda args: None
-        futures.setLevel(logging.CRITICAL + 1)
+        silence_threads()
     try:
         yield
     finally:
