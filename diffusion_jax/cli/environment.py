@@ -14,6 +14,9 @@ from diffusion_jax.cli.parser import Flags, Parser
 log = logging.getLogger("diffusion_jax")
 """The parent of all loggers of this package."""
 
+THREAD_LOGGERS = ("concurrent.futures", "absl", "asyncio")
+"""Loggers by which Orbax and its executors report an error of a thread."""
+
 COMPILED = pathlib.Path("~/.cache/diffusion_jax/compiled")
 """Compiled programs of earlier commands, unless JAX_COMPILATION_CACHE_DIR names another folder."""
 
@@ -92,21 +95,23 @@ def logging_to_stderr() -> Iterator[None]:
 def silence_threads() -> None:
     """Print no traceback of background threads: an error in a thread of Orbax is raised in the main thread as well."""
     threading.excepthook = lambda args: None
-    logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL + 1)
+    for name in THREAD_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 @contextlib.contextmanager
 def quiet_threads(quiet: bool) -> Iterator[None]:
     """Silence background threads meanwhile, if `quiet`."""
-    hook, futures = threading.excepthook, logging.getLogger("concurrent.futures")
-    level = futures.level
+    hook, loggers = threading.excepthook, [logging.getLogger(name) for name in THREAD_LOGGERS]
+    levels = [logger.level for logger in loggers]
     if quiet:
         silence_threads()
     try:
         yield
     finally:
         threading.excepthook = hook
-        futures.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def prepare_process() -> None:
