@@ -16,7 +16,7 @@ Reference: Geng et al. 2025 (MeanFlow), eq. 6 and algorithm 1.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,36 +28,12 @@ from diffusion_jax.objective.prediction import Conditioning, Denoiser
 from diffusion_jax.process.base import Array, Level, Process, ScheduleFromParams, expand, level, normal
 
 
-class Interval(NamedTuple):
-    """Noise level of t, and the time s < t down to which a velocity is averaged. Fields are [B]."""
-
-    t: Array
-    log_alpha: Array
-    log_sigma: Array
-    s: Array
-
-    @property
-    def alpha(self) -> Array:
-        """Scale of the signal."""
-        return jnp.exp(self.log_alpha)
-
-    @property
-    def sigma(self) -> Array:
-        """Scale (standard deviation) of the noise."""
-        return jnp.exp(self.log_sigma)
-
-    @property
-    def logsnr(self) -> Array:
-        """log(alpha² / sigma²)."""
-        return 2 * (self.log_alpha - self.log_sigma)
-
-
 def interval_conditioning(conditioning: Conditioning) -> Conditioning:
     """Return the conditioning [B,2] on the level of t, and on t - s; 0 for a level without s."""
 
-    def both(level: Level | Interval) -> Array:
-        gap = level.t - level.s if isinstance(level, Interval) else jnp.zeros_like(level.t)
-        return jnp.stack([conditioning(level), gap], -1)  # type: ignore[arg-type]
+    def both(level: Level) -> Array:
+        gap = jnp.zeros_like(level.t) if level.until is None else level.t - level.until
+        return jnp.stack([conditioning(level), gap], -1)
 
     return both
 
@@ -115,7 +91,7 @@ def mean_flow(
     |u - target|² / (|u - target|² + offset)^power, with sums over the dimensions, and no gradient of the denominator.
 
     Args:
-        predict, process, schedule: of the model; the denoiser takes an `Interval` for its level.
+        predict, process, schedule: of the model; the level that its denoiser takes has `until`.
         share: of examples with s < t; the others have s = t, on which u is the velocity.
         mean, scale: of the second time of these examples, with log(t/(1 - t)) ~ N(mean, scale²); the later one is t.
         power: 0 for the plain squared error.
@@ -141,8 +117,9 @@ def mean_flow(
         t, s = (jnp.clip(jnp.where(apart, ends(t, other), t), inner, 1 - inner) for ends in (jnp.maximum, jnp.minimum))
 
         def u(x: Array, t: Array) -> Array:
-            at: Any = Interval(*level(path, t), s)
-            prediction = predict(params, x, at, batch["label"], keys_dropout if dropout else None)
+            prediction = predict(
+                params, x, level(path, t)._replace(until=s), batch["label"], keys_dropout if dropout else None
+            )
             return prediction.eps - prediction.x0
 
         at = level(path, t)

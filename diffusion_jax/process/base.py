@@ -47,6 +47,8 @@ class Level(NamedTuple):
     t: Array
     log_alpha: Array
     log_sigma: Array
+    until: Array | None = None
+    """For a mean velocity, the time s < t down to which it is averaged."""
 
     @property
     def alpha(self) -> Array:

@@ -63,7 +63,7 @@ def edm(
             if not cap:
                 above = logsnr < at.logsnr[0]
                 higher = higher._replace(log_sigma=jnp.where(above, higher.log_alpha - logsnr / 2, higher.log_sigma))
-            up = Level(*(jnp.where(logsnr < at.logsnr, u, t) for u, t in zip(higher, at, strict=True)))
+            up = jax.tree.map(lambda u, t: jnp.where(logsnr < at.logsnr, u, t), higher, at)
         return ChurnCoefficients(
             at=at,
             to=to,

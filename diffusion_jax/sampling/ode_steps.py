@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.objective.mean_flow import Interval
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process.base import Array, Level, StepCoefficients, expand
 from diffusion_jax.sampling.base import BoundDenoiser, SamplerStep, Step
@@ -51,8 +50,7 @@ def mean_flow() -> SamplerStep:
         denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
     ) -> tuple[Array, Any]:
         at = coefficients.at
-        down_to: Any = Interval(at.t, at.log_alpha, at.log_sigma, jnp.maximum(coefficients.to.t, 0))
-        prediction = denoise(x, down_to)
+        prediction = denoise(x, at._replace(until=jnp.maximum(coefficients.to.t, 0)))
         return x + linear_change(coefficients, at, x, prediction), carry
 
     return SamplerStep(step, mean_velocity=True)

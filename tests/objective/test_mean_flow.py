@@ -40,7 +40,7 @@ def velocity(path, x, t, std=STD):
 
 def exact(path, std=STD):
     def predict(params, x, at, label=None, keys=None):
-        u = mean_velocity(path, x, at.t, getattr(at, "s", at.t), std)
+        u = mean_velocity(path, x, at.t, at.t if at.until is None else at.until, std)
         return Prediction(x - expand(at.sigma, x) * u, x + expand(at.alpha, x) * u, None)
 
     return predict
@@ -100,6 +100,6 @@ def test_network_takes_the_length_of_the_interval_as_a_channel():
     condition = mean_flow.interval_conditioning(lambda level: 10 * level.t)
     np.testing.assert_allclose(net.apply({}, x, condition(at))[:, 3], 0)
     np.testing.assert_allclose(
-        net.apply({}, x, condition(mean_flow.Interval(*at, jnp.array([0.1, 0.2]))))[:, 3], [2, 4.8], rtol=1e-6
+        net.apply({}, x, condition(at._replace(until=jnp.array([0.1, 0.2]))))[:, 3], [2, 4.8], rtol=1e-6
     )
     np.testing.assert_array_equal(net.apply({}, x, at.t), net.apply({}, x, condition(at) / 10))
