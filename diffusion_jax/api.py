@@ -258,7 +258,8 @@ def load(
 
     Arguments:
         step: "newest", "best" (lowest held-out loss) or a number.
-        ema: decay of the average to use, "none" for the raw weights; "": the first one of the config.
+        ema: decay of the average to use, "posthoc:SIGMA_REL", or "none" for the raw weights; "": the first one of the
+            config.
         network, schedule: the objects the run was trained with, where they cannot be imported by name.
         data, labels, heldout, heldout_labels: the arrays of a run that was trained on arrays, to evaluate it.
 

@@ -98,7 +98,9 @@ SCHEMA: dict[str, Key] = {
     "optimizer.warmup_steps": Key(5000, "Steps of linear warm-up from 0."),
     "optimizer.schedule": Key("constant", "Learning rate after the warm-up: constant, linear, cosine, inverse_sqrt."),
     "optimizer.grad_clip": Key(1.0, "Largest global norm of the averaged gradient; 0: no clipping."),
-    "ema.decays": Key((0.9999,), "Decays of the averages of the parameters; the first one is the default of --ema."),
+    "ema.decays": Key(
+        (0.9999,), "Averages of the parameters, of which --ema is the first: decays, or power:SIGMA_REL (post-hoc)."
+    ),
     "ema.ramp": Key(0.05, "Half-life of an average at most ramp times the updates so far; 0: no ramp."),
     "sampler.name": Key("ancestral", "Sampler, see docs/config-keys.md for all."),
     "sampler.num_steps": Key(0, "Sampling steps; 0: all steps of the chain."),

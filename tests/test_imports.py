@@ -7,7 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
-    ("files", "progress", "option_meanings", "declarations"),
+    ("files", "progress", "option_meanings", "declarations", "averages"),
     ("devices", "process", "networks", "data", "runs.pictures"),
     ("objective", "metrics", "runs.plots", "runs.metric_log", "runs.record"),
     ("sampling",),

@@ -56,7 +56,10 @@ def add_run_flags(parser: Parser, *sections: str) -> None:
     add_workdir(parser)
     parser.flag("step", str, "newest", "Checkpoint: newest, best (lowest held-out loss) or a step.")
     parser.flag(
-        "ema", str, "", "Weights: the decay of an average, or none for the raw weights (default: first average)."
+        "ema",
+        str,
+        "",
+        "Weights: the decay of an average, posthoc:SIGMA_REL, or none for the raw weights (default: first average).",
     )
     add_verify(parser)
     for section in sections:

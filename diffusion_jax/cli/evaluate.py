@@ -31,6 +31,7 @@ def add_flags(parser: Parser) -> None:
     add_format(parser)
     add_seed(parser)
     parser.flag("scales", str, "", "Guidance scales to compare, such as 0,1,2,4")
+    parser.flag("lengths", str, "", "Lengths sigma_rel of post-hoc averages to compare, such as 0.05,0.1,0.15")
     add_feature_flags(parser, "inception")
     parser.flag("stats", Path, "", "Reference statistics written by stats (default: those of the training data).")
     parser.flag(
@@ -58,24 +59,27 @@ def add_feature_flags(parser: Parser, default: str, meaning: str = "") -> None:
 
 def run(args: Flags) -> Results:
     """Compute every figure that is asked for; all are stored in WORKDIR/evaluation as well."""
-    from diffusion_jax.analysis import likelihoods, sample_metrics, scales
+    from diffusion_jax.analysis import lengths, likelihoods, sample_metrics, scales
     from diffusion_jax.runs import trained
 
     check_flags(args)
     names = likelihoods.parse_names(args.likelihood)
+    sigmas = lengths.parse(args.lengths)
     loaded = load_run(args)
     guidance_scales = scales.parse(args.scales, loaded.config)
     compute_likelihoods = likelihoods.prepare_likelihoods(loaded, names)
     number = loaded.config.eval.num_samples if args.num_samples < 0 else args.num_samples
     trained.evaluation_directory(loaded)
-    compute_metrics: Callable[[], Results] = dict
-    if args.metrics:
+
+    def metrics_of(loaded: trained.Run) -> Callable[[], Results]:
+        if not args.metrics:
+            return dict
         options = sample_metrics.Options(
             max(0, args.num_samples), args.seed, tuple(args.allow), args.bootstrap, args.heldout
         )
-        compute_metrics = sample_metrics.prepare_metrics(
-            loaded, args.metrics, args.features, args.inception, args.stats, options
-        )
+        return sample_metrics.prepare_metrics(loaded, args.metrics, args.features, args.inception, args.stats, options)
+
+    compute_metrics = metrics_of(loaded)
 
     def in_bits(loaded: trained.Run) -> Results:
         figures, table = compute_likelihoods()
@@ -87,6 +91,14 @@ def run(args: Flags) -> Results:
         sections = {"verify": args.verify, **sections_of(args)}
         return {"guidance": scales.compare_scales(loaded, guidance_scales, sections, number, args.seed)}
 
+    def over_lengths(loaded: trained.Run) -> Results:
+        def measure(one: trained.Run) -> Results:
+            losses = trained.heldout_loss(one)
+            return {name: losses[name] for name in losses if name == "heldout_loss"} | metrics_of(one)()
+
+        sections = {"verify": args.verify, **sections_of(args)}
+        return {"averages": lengths.compare_lengths(loaded, sigmas, sections, measure)}
+
     parts: list[Callable[[trained.Run], Results]] = [trained.heldout_loss]
     if names:
         parts.append(in_bits)
@@ -97,6 +109,8 @@ def run(args: Flags) -> Results:
     if number:
         parts.append(lambda loaded: sample_metrics.pattern_counts(loaded, number, args.seed))
     parts.append(lambda _: compute_metrics())
+    if sigmas:
+        parts.append(over_lengths)
     figures: Results = {"step": loaded.step, "ema": loaded.ema}
     for part in parts:
         figures |= part(loaded)

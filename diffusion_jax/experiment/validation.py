@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from diffusion_jax import averages
 from diffusion_jax.data.coupling import COUPLINGS
 from diffusion_jax.experiment import objectives, optimizers, paths
 from diffusion_jax.experiment.choices import choose, options, refuse
@@ -128,6 +129,8 @@ def check(config: ConfigDict) -> None:
             "heldout_loss"
         )
     for decay in config.ema.decays:
-        if not isinstance(decay, float | int) or not 0 <= decay < 1:
-            raise ValueError(f"ema.decays: {decay!r} is not a number in [0, 1)")
+        if str(decay).startswith(averages.KEPT):
+            averages.sigma_of(decay, averages.KEPT, "ema.decays")
+        elif not isinstance(decay, float | int) or not 0 <= decay < 1:
+            raise ValueError(f"ema.decays: {decay!r} is not a number in [0, 1). Use one, or {averages.KEPT}0.1")
     optimizers.optimizer(config)

@@ -213,8 +213,9 @@ def series(
     path: epath.PathLike,
     points: Mapping[str, Sequence[tuple[float, ...]]],
     evaluated: Mapping[str, Sequence[tuple[float, ...]]],
+    xlabel: str = "training step",
 ) -> None:
-    """Draw small plots against the training step, one for each name.
+    """Draw small plots against the training step, or what `xlabel` says, one for each name.
 
     points: (step, value), as lines. evaluated: (step, value, low, high) of an evaluation, as points with their 95 %
     intervals; NaN without.
@@ -235,9 +236,10 @@ def series(
         axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-3, 6))
         axes.yaxis.get_offset_text().set_fontsize(7)
         axes.set_xlim(0, last)
-        whole_ticks(axes, 4)
+        if xlabel == "training step":
+            whole_ticks(axes, 4)
         if i >= len(names) - columns:
-            axes.set_xlabel("training step", fontsize=8)
+            axes.set_xlabel(xlabel, fontsize=8)
     for axes in panels[len(names) :]:
         axes.axis("off")
     save_figure(figure, path)

@@ -29,8 +29,8 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.future import ChainedFuture
 
+from diffusion_jax import averages, files
 from diffusion_jax import config as configs
-from diffusion_jax import files
 from diffusion_jax.runs import record
 from diffusion_jax.training import checksums
 
@@ -230,21 +230,51 @@ def restore(run: Run, abstract_state: Any, step: int | str = "newest", verify: b
 def restore_weights(run: Run, step: int | str = "newest", ema: str | None = None, verify: bool = True) -> Any:
     """Return only parameters, as a tree of NumPy arrays.
 
-    ema: the decay of an average as written in the config, such as "0.9999"; None: the parameters themselves. Raises as
+    ema: an average as written in the config, such as "0.9999"; "posthoc:0.1": the power-function average of that
+    length, from the averages "power:…" of all checkpoints up to this step; None: the parameters themselves. Raises as
     `restore` does, and ValueError for an unknown average.
     """
     directory = _checked(run, step, "state", verify)
+    if ema is not None and ema.startswith(averages.ASKED):
+        return _reconstructed(directory, ema, verify)
     stored = _stored(directory)
     if ema is not None and ema not in stored["ema"]:
         there = ", ".join(sorted(stored["ema"])) or "none"
         raise ValueError(f"--ema={ema}: no such average in {directory}. Use none (the raw weights) or one of: {there}")
-    part = {"params": stored["params"]} if ema is None else {"ema": {ema: stored["ema"][ema]}}
-    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), part)
-    to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-    arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=to_numpy, partial_restore=True)
-    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
-        restored = reader.restore(directory / "state", args=arguments)
-    return restored["params"] if ema is None else restored["ema"][ema]
+    if ema is None:
+        return _part(directory, {"params": stored["params"]})["params"]
+    return _part(directory, {"ema": {ema: stored["ema"][ema]}})["ema"][ema]
+
+
+def _reconstructed(directory: epath.Path, ema: str, verify: bool) -> Any:
+    """Return the average "posthoc:SIGMA_REL" at a checkpoint, from it and the earlier ones on disk.
+
+    Raises ValueError for a bad name, or without two averages "power:…".
+    """
+    sigma_rel, workdir = averages.sigma_of(ema), directory.parent.parent
+    kept: list[tuple[epath.Path, str, int]] = []
+    for k in [k for k in steps(workdir) if 0 < k <= int(directory.name)]:
+        place = _verified(directory.parent / str(k), "state", verify)
+        stored = _stored(place)
+        updates = k - int(_part(place, {"skipped": stored["skipped"]})["skipped"][0])
+        kept += [(place, name, updates) for name in stored["ema"] if name.startswith(averages.KEPT) and updates]
+    if len({name for _, name, _ in kept}) < 2:
+        raise ValueError(
+            f"--ema={ema}: {workdir} keeps no two averages of this kind. Train with "
+            f"ema.decays=(0.9999,'{averages.KEPT}0.05','{averages.KEPT}0.1') and checkpoint.keep_every"
+        )
+    if (number := len({place for place, _, _ in kept})) < averages.ENOUGH:
+        log.warning(
+            "--ema=%s: made from %d checkpoints; %d or more are needed for an error below 1 %% (checkpoint.keep_every)",
+            ema, number, averages.ENOUGH,
+        )  # fmt: skip
+    snapshots = [(averages.sigma_of(name, averages.KEPT), updates) for _, name, updates in kept]
+    total: Any = None
+    for (place, name, _), factor in zip(kept, averages.coefficients(snapshots, sigma_rel, kept[-1][2]), strict=True):
+        average = _part(place, {"ema": {name: _stored(place)["ema"][name]}})["ema"][name]
+        scaled = jax.tree.map(lambda leaf, factor=factor: factor * leaf.astype(np.float64), average)
+        total = scaled if total is None else jax.tree.map(np.add, total, scaled)
+    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), total, average)
 
 
 def read_config(run: Run, step: int | str = "newest", verify: bool = True) -> dict[str, Any]:
@@ -318,6 +348,15 @@ def _stored(directory: epath.Path) -> Any:
     """Return the shapes and dtypes of a stored state, as nested dicts and lists."""
     with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
         return reader.metadata(directory / "state").tree
+
+
+def _part(directory: epath.Path, part: Any) -> Any:
+    """Return a part of a stored state as NumPy arrays; part: its shapes and dtypes, of `_stored`."""
+    wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), part)
+    to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+    arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=to_numpy, partial_restore=True)
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as reader:
+        return reader.restore(directory / "state", args=arguments)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -341,7 +341,7 @@ def if_finite(n: int, function: Callable[..., Any], *arguments: Any) -> Any:
 
 def lag(config: ConfigDict, name: str, updates: int) -> str:
     """Return a warning while an average holds more than LAGGING of the initial weights, else ""."""
-    if name == state.RAW or updates < 2:  # after one update the average is a copy
+    if name == state.RAW or ":" in name or updates < 2:  # after one update an average is a copy
         return ""
     share = step.initial_share(float(name), updates, config.ema.ramp)
     if share <= LAGGING:

@@ -23,7 +23,7 @@ class TrainState:
     params: Any
     """{"net": …, and "schedule": … if it is learned}."""
     ema: dict[str, Any]
-    """Exponential moving averages of params, by decay as written in the config, e.g. "0.9999"."""
+    """Moving averages of params, by name as written in the config: a decay, e.g. "0.9999", or "power:0.1"."""
     opt_state: Any
     history: Any
     """State of an adaptive time sampler, or None."""

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from diffusion_jax import averages
 from diffusion_jax.objective.losses import Batch, Loss
 from diffusion_jax.objective.time_sampling import TimeSampler, low_discrepancy
 from diffusion_jax.process.base import Array
@@ -89,7 +90,7 @@ def make_train_step(
             params = optax.apply_updates(state.params, updates)
             done = state.step - state.skipped[0]
             ema = {
-                name: optax.incremental_update(params, average, 1 - ema_decay(float(name), done, ema_ramp))
+                name: optax.incremental_update(params, average, step_size(name, done, ema_ramp))
                 for name, average in state.ema.items()
             }
             return params, ema, opt_state, history
@@ -122,6 +123,13 @@ def ema_decay(decay: float, updates: Array, ramp: float = 0.0) -> Array:
     if ramp > 0:
         later = jnp.minimum(later, 0.5 ** (1 / (ramp * jnp.maximum(updates, 1))))
     return jnp.where(updates == 0, 0.0, later)
+
+
+def step_size(name: str, updates: Array, ramp: float = 0.0) -> Array:
+    """Return the share of the new parameters in the average of a name: a decay, or "power:SIGMA_REL"."""
+    if name.startswith(averages.KEPT):
+        return averages.step_size(name, updates)
+    return 1 - ema_decay(float(name), updates, ramp)
 
 
 def initial_share(decay: float, updates: int, ramp: float = 0.0) -> float:
