@@ -1,8 +1,9 @@
-"""Post-hoc averages: power-function averages of the parameters kept in training, and any length from them afterwards.
+"""Averages of the parameters: exponential ones, and power-function ones that give any length after training.
 
 The power-function average of exponent gamma after t updates is, with the parameters p_i after update i,
 
-    a_t = a_(t-1) + (1 - (1 - 1/t)^(gamma + 1)) (p_t - a_(t-1)) = sum_i (i^(gamma+1) - (i-1)^(gamma+1)) / t^(gamma+1) p_i
+    a_t = a_(t-1) + (1 - (1 - 1/t)^(gamma + 1)) (p_t - a_(t-1))
+        = sum_i (i^(gamma+1) - (i-1)^(gamma+1)) / t^(gamma+1) p_i
 
 so that the weight of p at time tau is w(tau) = (gamma + 1) tau^gamma / t^(gamma+1). Its length is sigma_rel, the
 standard deviation of tau relative to t. Two such averages are kept; the average of another length is the combination of
@@ -41,13 +42,34 @@ def exponent(sigma_rel: float) -> float:
     return float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max())
 
 
-def step_size(name: str, updates: jax.Array) -> jax.Array:
-    """Return the share of the new parameters in the average of this name (KEPT and sigma_rel), after `updates` updates.
+def ema_decay(decay: float, updates: jax.Array, ramp: float = 0.0) -> jax.Array:
+    """Return the decay of an average after `updates` updates: 0 at first (a copy), then `decay`.
 
-    It is 1 - (1 - 1/t)^(gamma + 1) with t = updates + 1, at first 1 (a copy).
+    With ramp > 0 the half-life is at most ramp · updates, so that a young average forgets the initial parameters.
+    Reference: Karras et al. 2022, appendix F.6 (ramp = 0.05).
     """
+    later = jnp.asarray(decay, jnp.float32)
+    if ramp > 0:
+        later = jnp.minimum(later, 0.5 ** (1 / (ramp * jnp.maximum(updates, 1))))
+    return jnp.where(updates == 0, 0.0, later)
+
+
+def step_size(name: str, updates: jax.Array, ramp: float = 0.0) -> jax.Array:
+    """Return the share of the new parameters in the average of a name, after `updates` updates; at first 1 (a copy).
+
+    name: a decay, for 1 - `ema_decay`; or "power:SIGMA_REL", for 1 - (1 - 1/t)^(gamma + 1) with t = updates + 1.
+    """
+    if not name.startswith(KEPT):
+        return 1 - ema_decay(float(name), updates, ramp)
     t = jnp.asarray(updates + 1, jnp.result_type(float))
     return -jnp.expm1((exponent(float(name.removeprefix(KEPT))) + 1) * jnp.log1p(-1 / t))
+
+
+def initial_share(decay: float, updates: int, ramp: float = 0.0) -> float:
+    """Return the share of initial weights in an average, the product of its decays."""
+    if not ramp:
+        return float(decay) ** max(0, updates - 1)
+    return float(np.prod(np.minimum(decay, 0.5 ** (1 / (ramp * np.arange(1, updates))))))
 
 
 def product(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> np.ndarray:

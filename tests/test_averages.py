@@ -1,4 +1,4 @@
-"""Power-function averages: their weights over time, and lengths reconstructed from snapshots of two of them."""
+"""Averages: decays and their ramp, power functions, and lengths reconstructed from snapshots of two of them."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax import averages
-from diffusion_jax.training import checkpoints, state, step
+from diffusion_jax.training import checkpoints, state
 
 KEPT = ("power:0.05", "power:0.1")
 
@@ -16,10 +16,29 @@ def tracked(name, path):
 
     def update(average, inputs):
         n, now = inputs
-        average = average + step.step_size(name, n) * (now - average)
+        average = average + averages.step_size(name, n) * (now - average)
         return average, average
 
     return np.asarray(jax.lax.scan(update, jnp.zeros(path.shape[1]), (jnp.arange(len(path)), path))[1])
+
+
+@pytest.mark.parametrize("ramp", [0.0, 0.05, 1.0])
+def test_share_of_initial_weights_is_the_product_of_the_decays(ramp):
+    """The first decay is 0: the average starts as a copy of the weights after the first update."""
+    with jax.enable_x64(True):
+        decays = [float(averages.ema_decay(0.9, jnp.array(n), ramp)) for n in range(1, 40)]
+    for updates in (1, 2, 40):
+        np.testing.assert_allclose(
+            averages.initial_share(0.9, updates, ramp), np.prod(decays[: updates - 1]), rtol=1e-5
+        )
+    assert averages.initial_share(0.9999, 1500, 0.05) < 1e-30 < 0.8 < averages.initial_share(0.9999, 1500)
+
+
+def test_ramp_bounds_the_half_life_of_a_young_average():
+    assert float(averages.ema_decay(0.9999, jnp.array(0), 0.05)) == 0
+    assert float(averages.ema_decay(0.9999, jnp.array(100), 0.05)) == pytest.approx(0.5 ** (1 / 5), rel=1e-6)
+    assert float(averages.ema_decay(0.9999, jnp.array(10**6), 0.05)) == pytest.approx(0.9999, rel=1e-6)
+    assert float(averages.ema_decay(0.9999, jnp.array(1), 0.0)) == pytest.approx(0.9999, rel=1e-6)
 
 
 @pytest.mark.parametrize("sigma_rel", [0.02, 0.05, 0.1, 0.2])

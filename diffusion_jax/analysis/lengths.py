@@ -13,8 +13,8 @@ log = logging.getLogger(__name__)
 
 
 def parse(lengths: str) -> list[float]:
-    """Return the numbers in "0.05,0.1" as lengths sigma_rel. Raises ValueError."""
-    return [averages.sigma_of(f"{averages.ASKED}{text}", flag="--lengths") for text in lengths.split(",") if text]
+    """Return the numbers in "0.05,0.1" as lengths sigma_rel, in order. Raises ValueError."""
+    return sorted(averages.sigma_of(f"{averages.ASKED}{text}", flag="--lengths") for text in lengths.split(",") if text)
 
 
 def compare_lengths(
@@ -39,6 +39,8 @@ def compare_lengths(
     table = tables.comma_separated(names, ([row.get(name, math.nan) for name in names] for row in rows))
     files.save_text(directory / "lengths.csv", table)
     drawn = [name for name in names[1:] if not name.endswith(("_low", "_high", "_std"))]
-    points = {name: [(row["sigma_rel"], row[name]) for row in rows] for name in drawn}
-    plots.series(directory / "lengths.png", points, {}, "length of the average, sigma_rel")
+    lines = {name: [(row["sigma_rel"], row[name]) for row in rows] for name in drawn}
+    ends = {name: [[row.get(name + end, math.nan) for end in ("_low", "_high")] for row in rows] for name in drawn}
+    marks = {name: [(*at, *end) for at, end in zip(lines[name], ends[name], strict=True)] for name in drawn}
+    plots.series(directory / "lengths.png", lines, marks, "length of the average, sigma_rel")
     return rows

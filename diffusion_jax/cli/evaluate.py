@@ -31,7 +31,7 @@ def add_flags(parser: Parser) -> None:
     add_format(parser)
     add_seed(parser)
     parser.flag("scales", str, "", "Guidance scales to compare, such as 0,1,2,4")
-    parser.flag("lengths", str, "", "Lengths sigma_rel of post-hoc averages to compare, such as 0.05,0.1,0.15")
+    parser.flag("lengths", str, "", "Lengths sigma_rel of post-hoc averages to compare, such as 0.05,0.1,0.2")
     add_feature_flags(parser, "inception")
     parser.flag("stats", Path, "", "Reference statistics written by stats (default: those of the training data).")
     parser.flag(
@@ -129,11 +129,12 @@ def check_flags(args: Flags) -> None:
 def check_words(words: Sequence[str], config: Any) -> None:
     """Raise ValueError if the flags cannot evaluate a run of this config, before it is trained."""
     from diffusion_jax import config as configs
-    from diffusion_jax.analysis import likelihoods
+    from diffusion_jax.analysis import lengths, likelihoods
 
     parser = Parser("evaluate", "")
     add_flags(parser)
     args = parser.read(["--workdir=later", *words])
     check_flags(args)
     likelihoods.parse_names(args.likelihood)
+    lengths.parse(args.lengths)
     configs.override_all(config.copy_and_resolve_references(), args.overrides, prefix="")

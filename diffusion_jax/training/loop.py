@@ -13,8 +13,8 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from diffusion_jax import averages, devices, files, progress
 from diffusion_jax import config as configs
-from diffusion_jax import devices, files, progress
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import drawing, optimizers, quality, sources, wiring
@@ -343,7 +343,7 @@ def lag(config: ConfigDict, name: str, updates: int) -> str:
     """Return a warning while an average holds more than LAGGING of the initial weights, else ""."""
     if name == state.RAW or ":" in name or updates < 2:  # after one update an average is a copy
         return ""
-    share = step.initial_share(float(name), updates, config.ema.ramp)
+    share = averages.initial_share(float(name), updates, config.ema.ramp)
     if share <= LAGGING:
         return ""
     return (

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from diffusion_jax import averages
@@ -39,9 +38,9 @@ def make_train_step(
     """Build `train_step(state, batch, key, axis=None) -> (state, metrics)`.
 
     batch_size: examples of the global batch. to_model: turns x0 at rest into floats in the model's range.
-    accumulate_steps: parts in which a device works through its share.
-    ema_ramp: see `ema_decay`. An update whose loss or gradient is not finite leaves parameters, averages and optimiser
-    as they were, and is counted. Metrics are float32 scalars: loss, those of the loss, grad_norm, skipped.
+    accumulate_steps: parts in which a device works through its share. ema_ramp: see `averages.ema_decay`.
+    An update whose loss or gradient is not finite leaves parameters, averages and optimiser as they were, and is
+    counted. Metrics are float32 scalars: loss, those of the loss, grad_norm, skipped.
     """
 
     def gradients(params: Any, batch: Batch, t: Array, weight: Array, keys: Array) -> tuple[Any, Array]:
@@ -90,7 +89,7 @@ def make_train_step(
             params = optax.apply_updates(state.params, updates)
             done = state.step - state.skipped[0]
             ema = {
-                name: optax.incremental_update(params, average, step_size(name, done, ema_ramp))
+                name: optax.incremental_update(params, average, averages.step_size(name, done, ema_ramp))
                 for name, average in state.ema.items()
             }
             return params, ema, opt_state, history
@@ -111,32 +110,6 @@ def in_order(index: Array, values: Any, axis: str | None) -> Any:
     if axis is not None:
         index, values = jax.lax.all_gather((index, values), axis, tiled=True)
     return jax.tree.map(lambda value: value[jnp.argsort(index)], values)
-
-
-def ema_decay(decay: float, updates: Array, ramp: float = 0.0) -> Array:
-    """Return the decay of an average after `updates` updates: 0 at first (a copy), then `decay`.
-
-    With ramp > 0 the half-life is at most ramp · updates, so that a young average forgets the initial parameters.
-    Reference: Karras et al. 2022, appendix F.6 (ramp = 0.05).
-    """
-    later = jnp.asarray(decay, jnp.float32)
-    if ramp > 0:
-        later = jnp.minimum(later, 0.5 ** (1 / (ramp * jnp.maximum(updates, 1))))
-    return jnp.where(updates == 0, 0.0, later)
-
-
-def step_size(name: str, updates: Array, ramp: float = 0.0) -> Array:
-    """Return the share of the new parameters in the average of a name: a decay, or "power:SIGMA_REL"."""
-    if name.startswith(averages.KEPT):
-        return averages.step_size(name, updates)
-    return 1 - ema_decay(float(name), updates, ramp)
-
-
-def initial_share(decay: float, updates: int, ramp: float = 0.0) -> float:
-    """Return the share of initial weights in an average, the product of its decays."""
-    if not ramp:
-        return float(decay) ** max(0, updates - 1)
-    return float(np.prod(np.minimum(decay, 0.5 ** (1 / (ramp * np.arange(1, updates))))))
 
 
 def make_eval_step(

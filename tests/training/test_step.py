@@ -161,16 +161,6 @@ def tiny_run(factors, optimizer, decays=(0.9,), ramp=0.0):
     return states, metrics
 
 
-@pytest.mark.parametrize("ramp", [0.0, 0.05, 1.0])
-def test_share_of_initial_weights_is_the_product_of_the_decays(ramp):
-    """The first decay is 0: the average starts as a copy of the weights after the first update."""
-    with jax.enable_x64(True):
-        decays = [float(step.ema_decay(0.9, jnp.array(n), ramp)) for n in range(1, 40)]
-    for updates in (1, 2, 40):
-        np.testing.assert_allclose(step.initial_share(0.9, updates, ramp), np.prod(decays[: updates - 1]), rtol=1e-5)
-    assert step.initial_share(0.9999, 1500, 0.05) < 1e-30 < 0.8 < step.initial_share(0.9999, 1500)
-
-
 def test_first_average_is_a_copy_and_then_decays():
     states, _ = tiny_run([1.0, 1.0, 1.0], optax.sgd(0.1), (0.9, 0.5))
     w = [float(s.params["net"]["w"]) for s in states]
@@ -181,13 +171,6 @@ def test_first_average_is_a_copy_and_then_decays():
         for n in (2, 3):
             expected = decay * expected + (1 - decay) * w[n]
             assert float(states[n].ema[str(decay)]["net"]["w"]) == pytest.approx(expected, rel=1e-6)
-
-
-def test_ramp_bounds_the_half_life_of_a_young_average():
-    assert float(step.ema_decay(0.9999, jnp.array(0), 0.05)) == 0
-    assert float(step.ema_decay(0.9999, jnp.array(100), 0.05)) == pytest.approx(0.5 ** (1 / 5), rel=1e-6)
-    assert float(step.ema_decay(0.9999, jnp.array(10**6), 0.05)) == pytest.approx(0.9999, rel=1e-6)
-    assert float(step.ema_decay(0.9999, jnp.array(1), 0.0)) == pytest.approx(0.9999, rel=1e-6)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
