@@ -255,11 +255,7 @@ def begin(file: str, workdir: str, check_flags: CheckFlags | None = None) -> tup
 
 
 def environment(directory: pathlib.Path) -> dict[str, str]:
-    """Return the environment of the child processes: ours, and a cache of compiled programs that all runs share.
-
-    JAX_NUM_CPU_DEVICES is not set: two devices on two cores are faster, but on a busy machine the all-reduce of XLA's
-    CPU backend can time out and abort.
-    """
+    """Return the environment of the child processes: ours, and a cache of compiled programs that all runs share."""
     shared = {
         "JAX_COMPILATION_CACHE_DIR": str((directory / ".cache").resolve()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
