@@ -55,9 +55,10 @@ def ema_decay(decay: float, updates: jax.Array, ramp: float = 0.0) -> jax.Array:
 
 
 def step_size(name: str, updates: jax.Array, ramp: float = 0.0) -> jax.Array:
-    """Return the share of the new parameters in the average of a name, after `updates` updates; at first 1 (a copy).
+    """Return the share of the new parameters in the average of a name.
 
-    name: a decay, for 1 - `ema_decay`; or "power:SIGMA_REL", for 1 - (1 - 1/t)^(gamma + 1) with t = updates + 1.
+    updates: number before this one; at 0 the share is 1 (a copy). name: a decay, for 1 - `ema_decay`; or
+    "power:SIGMA_REL", for 1 - (1 - 1/t)^(gamma + 1) with t = updates + 1.
     """
     if not name.startswith(KEPT):
         return 1 - ema_decay(float(name), updates, ramp)

@@ -130,7 +130,7 @@ def test_values_of_flags_are_accepted(page, tmp_path, monkeypatch):
                 name, _, _ = value.partition(":")
                 exists = (ROOT / name).is_file() or (ROOT / "configs" / f"{name}.py").is_file()
                 assert exists or name in ("my_recipe.py",), word
-            elif flag.startswith("--config.") or flag.lstrip("-").partition(".")[0] in SECTIONS:
+            elif flag.startswith("--config.") or ("." in flag and flag.lstrip("-").partition(".")[0] in SECTIONS):
                 own[flag.removeprefix("--").removeprefix("config.")] = value
         config.override_all(c, own)
 

@@ -215,10 +215,10 @@ def series(
     evaluated: Mapping[str, Sequence[tuple[float, ...]]],
     xlabel: str = "training step",
 ) -> None:
-    """Draw small plots against the training step, or what `xlabel` says, one for each name.
+    """Draw small plots against the training step, one for each name.
 
     points: (step, value), as lines. evaluated: (step, value, low, high) of an evaluation, as points with their 95 %
-    intervals; NaN without.
+    intervals; NaN without. xlabel: name of another quantity in place of the step.
     """
     names = list(dict.fromkeys([*points, *evaluated]))
     last = 1.05 * max(place[0] for places in (*points.values(), *evaluated.values()) for place in places)
