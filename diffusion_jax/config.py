@@ -73,7 +73,8 @@ SCHEMA: dict[str, Key] = {
     "loss.name": Key(
         "simple",
         "Weighted squared errors: simple, snr, truncated_snr, min_snr, p2, edm, likelihood. Bounds: vlb, hybrid, vdm, "
-        "K. mean_flow: mean velocities, for few steps. cross_entropy trains a classifier of noisy examples.",
+        "K. mean_flow: mean velocities, for few steps. cross_entropy trains a classifier of noisy examples, elbo an "
+        "autoencoder, gan a generator.",
     ),
     "loss.reduction": Key("mean", "Over the dimensions of a squared error: mean, sum, half_sum."),
     "times.name": Key(
@@ -310,6 +311,8 @@ def shrink(config: ConfigDict) -> ConfigDict:
         "unet": {"channels": 8, "multipliers": (1,), "blocks": 1, "attention": ()},
         "ncsnpp": {"channels": 8, "multipliers": (1,), "blocks": 1, "attention": ()},
         "encoder": {"channels": 8, "multipliers": (1,), "blocks": 1, "attention": ()},
+        "vae": {"channels": 8, "multipliers": (1, 1), "blocks": 1, "attention": ()},
+        "gan": {"channels": 8, "multipliers": (1, 1), "blocks": 1, "attention": ()},
         "ncsn": {"channels": 8, "multipliers": (1,), "dilations": (1,)},
         "ncsnv2": {"channels": 8, "multipliers": (1,), "dilations": (1,)},
         "vdm": {"channels": 8, "blocks": 1},

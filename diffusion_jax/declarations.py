@@ -30,6 +30,10 @@ class Facts:
     """Loss: trains a learned schedule."""
     classifier: bool = False
     """Loss: trains a classifier. Network: returns logits [B,classes], and so cannot be a denoiser."""
+    autoencoder: bool = False
+    """Loss: trains an encoder and a decoder. Network: has `encode` and `decode`, and so cannot be a denoiser."""
+    adversarial: bool = False
+    """Loss: trains a generator against a discriminator. Network: has `generate` and `discriminate`."""
     mean_velocity: bool = False
     """Loss: trains the mean velocity between two times, on the straight path with the target velocity."""
     head: bool = False
@@ -62,6 +66,11 @@ class Facts:
     """Data set: figures counted in samples [N,*D], where every possible example is known."""
     entropies: Callable[[Mapping[str, Any], Any, float, float], dict[str, float]] | None = None
     """Data set: exact negative entropies in bits from (options, process, alpha, sigma of the first level)."""
+
+    @property
+    def direct(self) -> bool:
+        """True for a model that draws samples in one network call, without noise levels."""
+        return self.autoencoder or self.adversarial
 
 
 def declare(**facts: Any) -> Callable[[Choice], Choice]:

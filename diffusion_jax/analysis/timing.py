@@ -175,12 +175,15 @@ def sampling(config: ConfigDict, experiment: wiring.Experiment, params: Any, rep
         return experiment.sampler.walk(params, x, experiment.sampler.init_carry(x), keys, some, label=label)[0]
 
     call, inputs = network_call(config, experiment)
+    if experiment.sampler.method.direct:
+        call, inputs = devices.map_over_devices(experiment.sampler.sample, replicated=1), (seeds,)
     jax.block_until_ready(call(params, *inputs))
     (of_call,), _ = in_turn(
         [lambda times: [jax.block_until_ready(call(params, *inputs)) for _ in range(times)]], repeats
     )
     figures = summary("network_call", of_call) | {"network_call_images": number}
-    if experiment.sampler.method.adaptive:  # its steps are adaptive, so that a part of them says nothing
+    method = experiment.sampler.method
+    if method.adaptive or method.direct:  # adaptive steps: a part of them says nothing; direct: no more calls
         return figures
     calls = wiring.count_calls(config, params)
     whole = jax.tree.leaves(jax.eval_shape(experiment.sampler.coefficients, params))[0].shape[0]

@@ -27,12 +27,17 @@ from diffusion_jax.runs.trained import Run
 
 log = logging.getLogger(__name__)
 
+ACTIVE = 0.01
+"""KL in nats above which a latent counts as used."""
+
 
 def estimator(run: Run) -> Evaluate:
     """Estimator: `report_bound`, with one network call per step of the chain."""
     needs_plain_range("--likelihood=vlb", run)
     objectives.decoder(run.config)
-    paths.chain_coefficients(run.config, run.experiment.process, run.experiment.schedule, run.config.bound.num_steps)
+    if run.experiment.terms is None:
+        process, path = run.experiment.process, run.experiment.schedule
+        paths.chain_coefficients(run.config, process, path, run.config.bound.num_steps)
 
     def evaluate() -> Results:
         values, nats = report_bound(run)
@@ -59,6 +64,8 @@ def bound_terms(run: Run, examples: Source) -> tuple[variational.BoundTerms, np.
     """Return the terms of the bound per example, and the times of the steps [N]."""
     config, experiment = run.config, run.experiment
     options = config.bound
+    if experiment.terms is not None:
+        return one_step(run, examples), np.ones(1)
     rows = paths.chain_coefficients(config, experiment.process, experiment.schedule, options.num_steps)(None)
     predict = clip_x0(experiment.predict) if samplers.clips_x0(config, options) else experiment.predict
     step_term = objectives.vlb_term(config, experiment.process, experiment.reverse)
@@ -70,6 +77,38 @@ def bound_terms(run: Run, examples: Source) -> tuple[variational.BoundTerms, np.
         return terms_of(params, key, batch | {"x0": into(batch["x0"], keys)})
 
     return heldout.map_batches(run, on_batch, examples), np.asarray(rows.at.t)
+
+
+def one_step(run: Run, examples: Source) -> variational.BoundTerms:
+    """Return the terms of the bound of an autoencoder: a chain of one step, whose KL is `prior`."""
+    terms_of = run.experiment.terms
+    assert terms_of is not None
+
+    def on_batch(params: Any, key: Array, batch: dict[str, Array]) -> variational.BoundTerms:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
+        found = terms_of(params, run.experiment.to_model(batch["x0"], keys), keys)
+        kl = found.kl.reshape(len(keys), -1).sum(1)
+        return variational.BoundTerms(kl, found.nll[:, None], found.mse[:, None])
+
+    return heldout.map_batches(run, on_batch, examples)
+
+
+def latent_kl(run: Run) -> dict[str, float]:
+    """Return the KL of each latent channel in nats; and the number of latents above ACTIVE."""
+    terms_of = run.experiment.terms
+    if terms_of is None:
+        return {}
+
+    def on_batch(params: Any, key: Array, batch: dict[str, Array]) -> Array:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
+        return terms_of(params, run.experiment.to_model(batch["x0"], keys), keys).kl
+
+    kl = heldout.map_batches(run, on_batch, heldout.heldout_examples(run.config)).astype(np.float64).mean(0)
+    channels = kl.reshape(-1, kl.shape[-1]).sum(0)
+    return {f"kl_nats_channel_{i}": float(nats) for i, nats in enumerate(channels)} | {
+        "latents": kl.size,
+        "active_latents": int((kl > ACTIVE).sum()),
+    }
 
 
 def report_bound(run: Run) -> tuple[dict[str, Any], np.ndarray]:
@@ -86,7 +125,8 @@ def report_bound(run: Run) -> tuple[dict[str, Any], np.ndarray]:
     plots.bound_terms(directory / "vlb.png", curves, title)
     plots.rate_distortion(directory / "rate_distortion.png", curves, title)
     log.info("the terms of the bound: %s", directory)
-    options = {"decoder": run.config.bound.decoder, "bound_clip_x0": samplers.clips_x0(run.config, run.config.bound)}
+    clips = run.experiment.terms is None and samplers.clips_x0(run.config, run.config.bound)
+    options = {"decoder": run.config.bound.decoder, "bound_clip_x0": clips, **latent_kl(run)}
     values = {**values, "bound_steps": len(curves["t"]), "bound_examples": len(terms_nats), **options}
     return values, terms_nats.astype(np.float64).sum(1)
 

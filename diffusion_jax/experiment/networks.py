@@ -24,6 +24,7 @@ def network(config: ConfigDict, out_channels: int) -> Any:
         raise ValueError(f"network.name={section.name!r} takes no labels: set network.conditional=False")
     classes = config.data.classes if section.conditional else 0
     provided = {"out_channels": out_channels, "num_classes": classes, "remat": config.remat}
+    provided["data_shape"] = tuple(config.data.shape)
     return make(
         "network.name", section.name, NETWORKS, options(section), num_steps=config.process.num_steps, **provided
     )

@@ -21,7 +21,7 @@ from diffusion_jax.experiment.paths import (
     schedule,
     variance_facts,
 )
-from diffusion_jax.objective import bound, decoders, losses, mean_flow, prediction, reverse, time_sampling
+from diffusion_jax.objective import bound, decoders, elbo, gan, losses, mean_flow, prediction, reverse, time_sampling
 from diffusion_jax.process.base import Array, Process, Schedule, in_float64, level
 from diffusion_jax.process.learned import ModelSchedule
 
@@ -46,17 +46,8 @@ class Setting(NamedTuple):
         return losses.vlb(step_term, rows, self.config.process.num_steps, stop_mean)
 
     def decoder(self) -> decoders.Decoder:
-        """Return the decoder of the bound. Raises ValueError where it does not suit the data."""
-        data, made = self.config.data, decoder(self.config)
-        real = facts_of(choose("bound.decoder", self.config.bound.decoder, decoders.DECODERS)).real
-        refuse(
-            (
-                not real and (data.mean, data.std, data.dequantise) != (0, 1, False),
-                f"bound.decoder={self.config.bound.decoder!r}: is for [-1, 1], but data.mean, std or dequantise "
-                "leave it. Use bound.decoder=density, or loss.name=K",
-            )
-        )
-        return made
+        """Return `data_decoder` of the config."""
+        return data_decoder(self.config)
 
 
 @declare(chain=True, trains_variance=True, trains_schedule=True)
@@ -101,8 +92,10 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "K": K,
     "mean_flow": mean_flow.mean_flow,
     "cross_entropy": losses.cross_entropy,
+    "elbo": elbo.elbo,
+    "gan": gan.gan,
 }
-"""Losses by name: factories of weights, of terms, and of the loss of a classifier."""
+"""Losses by name: factories of weights, of terms, and of the losses of models that are no denoisers."""
 
 
 def loss_facts(config: ConfigDict) -> Facts:
@@ -274,6 +267,20 @@ def _use(fits: Callable[[Facts], bool]) -> str:
 def decoder(config: ConfigDict) -> decoders.Decoder:
     """Return the decoder of the bound. Raises ValueError where it does not suit the data."""
     made: decoders.Decoder = choose("bound.decoder", config.bound.decoder, decoders.DECODERS)(config.data.levels)
+    return made
+
+
+def data_decoder(config: ConfigDict) -> decoders.Decoder:
+    """Return the decoder of the bound. Raises ValueError where it does not suit the data or their range."""
+    data, made = config.data, decoder(config)
+    real = facts_of(choose("bound.decoder", config.bound.decoder, decoders.DECODERS)).real
+    refuse(
+        (
+            not real and (data.mean, data.std, data.dequantise) != (0, 1, False),
+            f"bound.decoder={config.bound.decoder!r}: is for [-1, 1], but data.mean, std or dequantise "
+            "leave it. Use bound.decoder=density, or loss.name=K",
+        )
+    )
     return made
 
 

@@ -27,6 +27,11 @@ def sampler(
     """Return the sampler of config.sampler. Raises ValueError where process, schedule or variance do not suit it."""
     method = make("sampler.name", config.sampler.name, SAMPLERS, options(config.sampler), draw=process.draw)
     method = starting(method, initial_schedule(config))
+    if method.direct:
+        raise ValueError(
+            f"sampler.name={config.sampler.name!r}: is for models without noise levels, but loss.name="
+            f"{config.loss.name!r} trains a denoiser. Use ancestral, ddim or dpmpp_2m"
+        )
     if method.needs_score and not process.gaussian:
         raise ValueError(
             f"sampler.name={config.sampler.name!r} needs the score of a Gaussian process, which process.name="

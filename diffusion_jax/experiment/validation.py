@@ -76,7 +76,8 @@ def check(config: ConfigDict) -> None:
         "checkpoint.keep_every": 0, "report.every": 1, "report.samples_every": 0, "report.num_samples": 1,
         "report.sampler_steps": 0, "eval.every": 0, "eval.max_examples": 1, "eval.passes": 1,
         "eval.num_samples": 0, "data.workers": 0, "times.importance.window": 1,
-        "loss.min_snr.gamma": 0, "loss.p2.k": 0, "loss.hybrid.factor": 0,
+        "loss.min_snr.gamma": 0, "loss.p2.k": 0, "loss.hybrid.factor": 0, "loss.elbo.beta": 0,
+        "loss.gan.r1": 0,
         "network.label_dropout": 0, "guard.most_skipped": 1, "guard.rollbacks": 0, "eval.quality_every": 0,
         "eval.quality_samples": 2,
     }  # fmt: skip

@@ -15,6 +15,7 @@ import optax
 from ml_collections import ConfigDict
 
 from diffusion_jax.declarations import facts_of
+from diffusion_jax.experiment import generators
 from diffusion_jax.experiment.choices import choose, make, options, refuse
 from diffusion_jax.experiment.guidances import GUIDANCES, by_classifier, check_guide, class_log_probs, other_run
 from diffusion_jax.experiment.networks import classifier_network, conditioning, forward, input_scale, network
@@ -34,7 +35,7 @@ from diffusion_jax.experiment.sources import make_to_model
 from diffusion_jax.experiment.validation import check, check_process
 from diffusion_jax.networks import adapter
 from diffusion_jax.networks.registry import NETWORKS
-from diffusion_jax.objective import losses, mean_flow, prediction, reverse, time_sampling
+from diffusion_jax.objective import elbo, losses, mean_flow, prediction, reverse, time_sampling
 from diffusion_jax.process.base import Array, Process
 from diffusion_jax.process.binomial import BinomialProcess
 from diffusion_jax.process.gaussian import GaussianProcess
@@ -64,6 +65,8 @@ class Experiment(NamedTuple):
     optimizer: optax.GradientTransformation
     learning_rate: Rate
     sampler: loop.Sampler
+    terms: elbo.MakeTerms | None = None
+    """Terms of the bound of an autoencoder."""
 
 
 def build(
@@ -81,6 +84,8 @@ def build(
     check(config)
     if loss_facts(config).classifier:
         return classifier(config)
+    if loss_facts(config).direct:
+        return direct(config)
     steps = config.process.num_steps
     process = make("process.name", config.process.name, PROCESSES, options(config.process))
     path = schedule(config, params)
@@ -88,9 +93,13 @@ def build(
     kernel = choose("prediction.variance", config.prediction.variance, reverse.VARIANCES)(process)
 
     *_, channels = config.data.shape
-    if facts_of(choose("network.name", config.network.name, NETWORKS)).classifier:
+    of_network = facts_of(choose("network.name", config.network.name, NETWORKS))
+    if of_network.classifier or of_network.direct:
+        kind, instead = "a classifier", "cross_entropy"
+        if of_network.direct:
+            kind, instead = ("an autoencoder", "elbo") if of_network.autoencoder else ("a generator", "gan")
         raise ValueError(
-            f"network.name={config.network.name!r}: is a classifier. Use loss.name=cross_entropy, or another network"
+            f"network.name={config.network.name!r}: is {kind}. Use loss.name={instead}, or another network"
         )
     with_head = variance_facts(config).head
     out_channels = channels * (2 if with_head else 1)
@@ -174,6 +183,26 @@ def classifier(config: ConfigDict) -> Experiment:
     )
 
 
+def direct(config: ConfigDict) -> Experiment:
+    """Return the Experiment of an autoencoder or a GAN, which draws samples in one network call."""
+    made = generators.generator(config)
+    return Experiment(
+        network=made.network,
+        schedule=made.absent,
+        process=made.absent,
+        predict=made.absent,
+        guided=made.absent,
+        reverse=made.absent,
+        times=time_sampling.uniform(1),
+        to_model=make_to_model(config),
+        loss=made.loss,
+        optimizer=optimizer(config),
+        learning_rate=learning_rate(config),
+        sampler=made.sampler,
+        terms=made.terms,
+    )
+
+
 def guided(
     config: ConfigDict, predict: prediction.Denoiser, guide: ConfigDict | None, apply: Callable[..., Any] | None = None
 ) -> prediction.Denoiser:
@@ -219,6 +248,8 @@ def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None
     Where the calls depend on the answers (dopri5), the network gives them, and it is the mean over seeds 0 to 7.
     """
     built = build(config, guide=guide)
+    if built.sampler.method.direct:
+        return 1
     adaptive, network = built.sampler.method.adaptive, built.network
     calls = 0
 

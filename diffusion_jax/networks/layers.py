@@ -218,7 +218,7 @@ class Conditioning(nn.Module):
 class ResidualBlock(nn.Module):
     """x + conv(dropout(silu(norm(conv(silu(norm(x))) + dense(silu(temb)))))), with `channels` outputs.
 
-    Where the channels change, x passes a 1x1 convolution. x [B,H,W,C], temb [B,E] -> [B,H,W,channels].
+    Where the channels change, x passes a 1x1 convolution. x [B,H,W,C], temb [B,E] or None -> [B,H,W,channels].
     """
 
     channels: int
@@ -228,10 +228,11 @@ class ResidualBlock(nn.Module):
     epsilon: float = NORM_EPSILON
 
     @nn.compact
-    def __call__(self, x: Array, temb: Array, keys: Array | None) -> Array:
+    def __call__(self, x: Array, temb: Array | None, keys: Array | None) -> Array:
         h = nn.silu(group_norm(x.shape[-1], self.dtype, "norm1", self.groups, self.epsilon)(x))
         h = conv(self.channels, self.dtype, "conv1")(h)
-        h += dense(self.channels, self.dtype, "temb_proj")(nn.silu(temb))[:, None, None, :]
+        if temb is not None:
+            h += dense(self.channels, self.dtype, "temb_proj")(nn.silu(temb))[:, None, None, :]
         h = nn.silu(group_norm(self.channels, self.dtype, "norm2", self.groups, self.epsilon)(h))
         h = Dropout(self.dropout, name="dropout")(h, keys)
         h = conv(self.channels, self.dtype, "conv2", NEAR_ZERO)(h)

@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
+from diffusion_jax.networks.autoencoder import VAE
 from diffusion_jax.networks.dit import DiT
 from diffusion_jax.networks.encoder import Encoder
+from diffusion_jax.networks.gan import GAN
 from diffusion_jax.networks.mlp import MLP
 from diffusion_jax.networks.multiscale import MultiScale
 from diffusion_jax.networks.ncsn import NCSN, NCSNv2
@@ -27,7 +29,10 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "sequence_mlp": SequenceMLP,
     "multiscale": MultiScale,
     "encoder": Encoder,
+    "vae": VAE,
+    "gan": GAN,
 }
 """Network factories. A network has a field `num_classes` if it takes labels, `remat` if it can recompute its blocks in
-the backward pass, and `num_steps` if it has parameters for each step of the chain; these and `out_channels` come from
-the rest of the config. Its other fields are options with their defaults."""
+the backward pass, `num_steps` if it has parameters for each step of the chain, and `data_shape` if it must know the
+shape of an example; these and `out_channels` come from the rest of the config. Its other fields are options with their
+defaults."""

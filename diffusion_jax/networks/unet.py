@@ -107,7 +107,7 @@ class Down(nn.Module):
     halve: Make | None
 
     @nn.compact
-    def __call__(self, h: Array, temb: Array, keys: Array | None) -> list[Array]:
+    def __call__(self, h: Array, temb: Array | None, keys: Array | None) -> list[Array]:
         outputs = []
         for j in range(self.blocks):
             h = self.block(name=f"block_{j}")(h, temb, keys)
@@ -126,7 +126,7 @@ class Middle(nn.Module):
     attend: Make
 
     @nn.compact
-    def __call__(self, h: Array, temb: Array, keys: Array | None) -> Array:
+    def __call__(self, h: Array, temb: Array | None, keys: Array | None) -> Array:
         h = self.block(name="block_1")(h, temb, keys)
         h = self.attend(name="attn_1")(h)
         return self.block(name="block_2")(h, temb, keys)

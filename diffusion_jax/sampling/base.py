@@ -59,6 +59,8 @@ class SamplerStep(NamedTuple):
     """Whether it evaluates the denoiser at levels that are not of the grid."""
     mean_velocity: bool = False
     """Whether it needs a model of the mean velocity between two times."""
+    direct: bool = False
+    """Whether it needs a model without noise levels."""
     init_carry: InitCarry = no_carry
     prepare: PrepareCoefficients = same_coefficients
     walk: AdaptiveWalk | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from diffusion_jax.sampling import churn, ddpm, exponential, flow, langevin, ode_steps, sde_steps
+from diffusion_jax.sampling import churn, ddpm, direct, exponential, flow, langevin, ode_steps, sde_steps
 from diffusion_jax.sampling.base import SamplerStep
 
 SAMPLERS: dict[str, Callable[..., SamplerStep]] = {
@@ -22,6 +22,7 @@ SAMPLERS: dict[str, Callable[..., SamplerStep]] = {
     "dpmpp_2m_sde": exponential.dpmpp_2m_sde,
     "unipc": exponential.unipc,
     "dopri5": flow.dopri5,
+    "direct": direct.direct,
 }
 """Factories of sampler steps. Their arguments are the options of the sampler; `draw`, the `draw` of the process, comes
 from the rest of the config."""

@@ -373,9 +373,8 @@ def heldout_loss(
     """
     size = min(heldout.size, config.eval.max_examples)
     examples = heldout._replace(size=size)
-    measure = step.make_eval_step(
-        experiment.loss, config.process.num_steps, config.batch_size, config.times.min_t, experiment.to_model
-    )
+    steps = 1 if experiment.sampler.method.direct else config.process.num_steps
+    measure = step.make_eval_step(experiment.loss, steps, config.batch_size, config.times.min_t, experiment.to_model)
     eval_step = devices.map_over_devices(lambda *args: measure(*args, axis=devices.AXIS), replicated=2, reduced=True)
 
     def evaluate(params: Any) -> dict[str, float]:
