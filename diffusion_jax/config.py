@@ -42,6 +42,7 @@ SCHEMA: dict[str, Key] = {
     "require_accelerator": Key(False, "Refuse to run on a CPU."),
     "data.name": Key("digits", "Source: digits, toy2d, heartbeat, dead_leaves, arrays, folder, idx, tfds."),
     "data.flip": Key(False, "Mirror training images left to right at random."),
+    "data.augment": Key(0.0, "Probability of each transform of training images, flips to shifts; 0: none."),
     "data.coupling": Key("none", "Noise of a training batch: none (independent), optimal_transport (assigned to it)."),
     "data.workers": Key(0, "Processes that read and decode files; 0: threads."),
     "data.shape": Key((), "Shape of an example; filled in from the data when training starts."),

@@ -32,8 +32,8 @@ PARAMETERS = {
     "cifar10_subvp_ddpmpp": 61_804_419,
     "cifar10_ve_ncsnpp": 62_758_787,
     "cifar10_ve_ncsnpp:deep": 107_586_947,
-    "cifar10_edm": 55_733_891 - 9 * 128,  # no label of the augmentation
-    "cifar10_edm:ve_cond": 56_400_643 - 9 * 256,
+    "cifar10_edm": 55_733_891,
+    "cifar10_edm:ve_cond": 56_400_643,
     "cifar10_vdm": 30_578_181,
     "cifar10_ncsn": 30_117_635,
     "cifar10_ncsnv2": 29_694_083,

@@ -6,9 +6,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffusion_jax import averages
+from diffusion_jax.data import augmentation
 from diffusion_jax.data.coupling import COUPLINGS
 from diffusion_jax.experiment import objectives, optimizers, paths
 from diffusion_jax.experiment.choices import choose, options, refuse
+from diffusion_jax.networks.registry import NETWORKS
 from diffusion_jax.process.base import Process
 
 
@@ -25,6 +27,7 @@ def check_process(config: ConfigDict, process: Process) -> None:
             f"{process_is}: needs data.levels={process.levels} (got {levels})",
         ),
         (other and coupled, f"{process_is}: data.coupling={config.data.coupling!r} needs Gaussian noise. Use none"),
+        (other and config.data.augment, f"{process_is}: data.augment needs Gaussian noise. Use 0"),
         (other and target.gaussian, f"{process_is}: {target_is} needs Gaussian noise. Use x0"),
         (other and variance.gaussian, f"{process_is}: {variance_is} needs Gaussian noise. Use fixed_small"),
         (
@@ -65,9 +68,33 @@ def check_data(config: ConfigDict) -> None:
     )
 
 
+def check_augmentation(config: ConfigDict) -> None:
+    """Raise ValueError where the augmentation does not suit data, network or loss."""
+    asked, network = f"data.augment={config.data.augment}", config.network.name
+    takes = options(config.network).get("augment_dims", 0) if network in NETWORKS else 0
+    refuse(
+        (
+            len(config.data.shape) != 3 or min(config.data.shape[:2]) < 2,
+            f"{asked}: is for images [H,W,C] (got data.shape={tuple(config.data.shape)}). Use 0",
+        ),
+        (
+            takes != augmentation.LABEL_DIMS,
+            f"{asked}: needs a network with a label of {augmentation.LABEL_DIMS} numbers (got network.name={network!r} "
+            f"with {takes}). Use network.name=ncsnpp with network.ncsnpp.augment_dims={augmentation.LABEL_DIMS}",
+        ),
+        (config.data.flip, f"{asked}: flips images itself, and labels the flips. Set data.flip=False"),
+        (
+            objectives.loss_facts(config).mean_velocity,
+            f"{asked}: loss.name={config.loss.name!r} takes no label of the augmentation. Use another loss, or 0",
+        ),
+    )
+
+
 def check(config: ConfigDict) -> None:
     """Raise ValueError for values outside of their range."""
     check_data(config)
+    if config.data.augment:
+        check_augmentation(config)
     at_least = {
         "train_steps": 1, "batch_size": 1, "accumulate_steps": 1, "process.num_steps": 0, "optimizer.learning_rate": 0,
         "optimizer.warmup_steps": 0, "optimizer.grad_clip": 0, "ema.ramp": 0, "sampler.num_steps": 0,
@@ -83,6 +110,7 @@ def check(config: ConfigDict) -> None:
     }  # fmt: skip
     below = {
         "times.min_t": 1,
+        "data.augment": 1,
         "sampler.dynamic_threshold": 1,
         "times.importance.uniform_share": 1,
     }

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from diffusion_jax.data import augmentation
 from diffusion_jax.declarations import facts_of
 from diffusion_jax.experiment import generators
 from diffusion_jax.experiment.choices import choose, make, options, refuse
@@ -118,6 +119,8 @@ def build(
     guided_predict = guided(config, predict, guide, apply)
 
     loss = made_loss(config, process, path, target, kernel, predict)
+    if config.data.augment:
+        loss = losses.augmented(loss, functools.partial(augmentation.augment, probability=config.data.augment))
     return Experiment(
         network=net,
         schedule=path,

@@ -37,7 +37,8 @@ from diffusion_jax.process.sde import drift_and_diffusion
 Batch = dict[str, Array]
 """Training batch: "x0" float [B,*D] in the model's range, "label" int [B] (-1 for none), and "index" int [B], the place
 of each example in the global batch, from which its PRNG keys and its time follow. "noise" float [B,*D] takes the place
-of the noise that a loss draws, for examples and noise that are coupled."""
+of the noise that a loss draws, for examples and noise that are coupled. "augment" float [B,A] is the label of the
+augmentation of x0, see `augmented`."""
 
 
 class Loss(Protocol):
@@ -283,13 +284,31 @@ def weighted_sum(
         noise = batch["noise"] if "noise" in batch else normal(keys_noise, x0.shape[1:], x0.dtype)
         at = level(schedule(params), t)
         x_t = process.corrupt(at, x0, noise)
-        prediction = predict(params, x_t, at, batch["label"], keys_dropout if dropout else None)
+        augment = (batch["augment"],) if "augment" in batch else ()
+        prediction = predict(params, x_t, at, batch["label"], keys_dropout if dropout else None, *augment)
         noisy = NoisyBatch(at, x0, noise, x_t, prediction)
         metrics = {name: term(params, noisy) for name, (_, term) in terms.items()}
         total = sum((factor * metrics[name] for name, (factor, _) in terms.items()), jnp.zeros_like(t))
         return total, metrics
 
     return loss
+
+
+def augmented(loss: Loss, augment: Callable[[Array, Array], tuple[Array, Array]]) -> Loss:
+    """Wrap a loss with augmentation: in training, with dropout, of its examples after `augment`.
+
+    augment: x0 [B,*D] and keys [B] -> x0 [B,*D] and labels [B,A], on which the network is conditioned.
+    """
+
+    def wrapped(
+        params: Any, batch: Batch, t: Array, keys: Array, dropout: bool = True
+    ) -> tuple[Array, dict[str, Array]]:
+        if dropout:
+            x0, label = augment(batch["x0"], keys)
+            batch = batch | {"x0": x0, "augment": label}
+        return loss(params, batch, t, keys, dropout)
+
+    return wrapped
 
 
 @declare(classifier=True)

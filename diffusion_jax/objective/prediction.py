@@ -43,7 +43,8 @@ class Denoiser(Protocol):
         """Return the prediction for x_t [B,*D] at levels [B].
 
         params: of the model, a dict; the network's are params["net"]. label: int [B], -1 for none; or None. keys: PRNG
-        keys [B] for dropout and label dropout in training; None switches both off.
+        keys [B] for dropout and label dropout in training; None switches both off. Training on augmented examples adds
+        an argument, the label of the augmentation [B,A].
         """
 
 
@@ -317,10 +318,10 @@ def make_denoiser(
     solve = solve_x0_eps if determined else solve_where_determined
 
     def predict(
-        params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
+        params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None, *augment: Array
     ) -> Prediction:
         scaled = x_t if input_scale is None else expand(input_scale(level), x_t) * x_t
-        output = apply({"params": params["net"]}, scaled, conditioning(level), label, keys)
+        output = apply({"params": params["net"]}, scaled, conditioning(level), label, keys, *augment)
         output, head = jnp.split(output, 2, axis=-1) if with_head else (output, None)
         if output_transform is not None:
             output = output_transform(schedule(params), level, x_t, output, head)
@@ -363,12 +364,12 @@ def drop_labels(predict: Denoiser, rate: float) -> Denoiser:
     stream = zlib.crc32(b"label dropout")  # keeps it apart from the dropout masks of layers, which use the same keys
 
     def dropping(
-        params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None
+        params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None, *augment: Array
     ) -> Prediction:
         if label is not None and keys is not None:
             dropped = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, stream), rate))(keys)
             label = jnp.where(dropped, -1, label)
-        return predict(params, x_t, level, label, keys)
+        return predict(params, x_t, level, label, keys, *augment)
 
     return dropping if rate else predict
 

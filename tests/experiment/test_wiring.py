@@ -36,6 +36,7 @@ def loss_at_rest(experiment, params, rows, t, keys):
 
 
 CONTINUOUS = {"process__num_steps": 0, "schedule__name": "vp", "network__conditioning": "time", "sampler__num_steps": 5}
+AUGMENTED = {"network__name": "ncsnpp", "network__ncsnpp__augment_dims": 9}
 REFUSED = [
     ({"schedule__name": "liner"}, "schedule.name"),
     ({"network__name": "resnet"}, "network.name"),
@@ -94,6 +95,12 @@ REFUSED = [
     ({"sampler__name": "mean_flow"}, "sampler.name"),
     ({"loss__name": "mean_flow"}, "loss.name"),
     ({"data__coupling": "sinkhorn"}, "data.coupling"),
+    ({"data__augment": 0.1}, "augment_dims"),
+    ({"data__augment": 1.0, **AUGMENTED}, "data.augment"),
+    ({"data__augment": 0.1, **AUGMENTED, "network__ncsnpp__augment_dims": 6}, "augment_dims"),
+    ({"data__augment": 0.1, **AUGMENTED, "data__flip": True}, "data.flip"),
+    ({"data__augment": 0.1, **AUGMENTED, "data__shape": (5,)}, "data.shape"),
+    ({"data__augment": 0.1, **AUGMENTED, "loss__name": "mean_flow"}, "loss.name"),
     ({"sampler__levels": ("a",)}, "sampler.levels"),
     ({"sampler__levels": (2,)}, "sampler.num_steps=2"),
     ({"sampler__levels": (2, 1)}, "sampler.levels"),

@@ -47,6 +47,25 @@ def test_simple_is_one_on_the_target_itself():
     np.testing.assert_array_equal(losses.simple()(AT, (AT.t, AT.t)), 1)
 
 
+def test_augmented_loss_is_that_of_augmented_examples_in_training_alone():
+    """The denoiser adds the sum of the augmentation's label to its x0."""
+
+    def predict(params, x, at, label, keys, *augment):
+        x0 = x + sum(label.sum(1, keepdims=True) for label in augment)
+        return prediction.Prediction(x0, jnp.zeros_like(x), None)
+
+    def lifted(predict, amount):
+        return lambda *args: predict(*args)._replace(x0=args[1] + amount)
+
+    plain, more = (squared_error(lifted(predict, amount), prediction.x0()) for amount in (0.0, 6.0))
+    loss = losses.augmented(squared_error(predict, prediction.x0()), lambda x0, keys: (x0 + 1, jnp.full((5, 2), 3.0)))
+    batch, keys = {"x0": jnp.ones((5, 3)), "label": jnp.zeros(5, jnp.int32)}, jax.random.split(jax.random.key(0), 5)
+    in_training, _ = loss(None, batch, AT.t, keys)
+    np.testing.assert_array_equal(in_training, more(None, batch | {"x0": batch["x0"] + 1}, AT.t, keys)[0])
+    in_evaluation, _ = loss(None, batch, AT.t, keys, dropout=False)
+    np.testing.assert_array_equal(in_evaluation, plain(None, batch, AT.t, keys)[0])
+
+
 @pytest.mark.parametrize("target", ["eps", "x0", "v"])
 def test_loss_of_the_exact_denoiser_is_the_conditional_variance(target, x64):
     """For x0 ~ N(0, v): Var[x0 | x_t] = v sigma²/(alpha² v + sigma²), times the factor to the target's error."""

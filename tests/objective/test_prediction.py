@@ -219,3 +219,15 @@ def test_labels_are_dropped_in_training_alone_and_by_the_key_of_each_example():
     np.testing.assert_array_equal(np.where(dropped, -1, label), labels[0])
     np.testing.assert_array_equal(labels[1][::-1], labels[0])
     np.testing.assert_array_equal(labels[2], label)
+
+
+def test_label_of_the_augmentation_reaches_the_network():
+    def apply(variables, x, conditioning, label, keys, *augment):
+        return sum((label.sum(1, keepdims=True) for label in augment), jnp.zeros_like(x))
+
+    schedule = schedules.vp()
+    made = prediction.make_denoiser(apply, lambda params: schedule, prediction.x0(), prediction.time_conditioning())
+    predict, at = prediction.drop_labels(made, 0.5), level(schedule, jnp.full(2, 0.5))
+    inputs = {"net": None}, jnp.ones((2, 3)), at, jnp.zeros(2, jnp.int32), jax.random.split(jax.random.key(0), 2)
+    label = jnp.array([[1.0, 2], [3, 4]])
+    np.testing.assert_allclose(predict(*inputs, label).x0 - predict(*inputs).x0, [[3] * 3, [7] * 3], rtol=1e-5)
