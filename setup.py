@@ -59,6 +59,7 @@ setuptools.setup(
         "cuda13": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
         "tf": TENSORFLOW,
+        "wandb": ["wandb>=0.22"],
         "codec": CODEC,
         "notebooks": NOTEBOOKS,
         "dev": [*DEV, *TENSORFLOW],

@@ -140,6 +140,7 @@ SCHEMA: dict[str, Key] = {
     "report.num_samples": Key(64, "Samples of a picture."),
     "report.sampler_steps": Key(0, "Sampling steps of pictures; 0: sampler.num_steps."),
     "report.tensorboard": Key(True, "Write TensorBoard files where TensorFlow is installed."),
+    "report.wandb": Key("", "Project of Weights & Biases to write to as well; empty: none."),
     "eval.every": Key(10_000, "Steps between held-out losses; 0: never."),
     "eval.max_examples": Key(10_000, "Held-out examples of an evaluation at most."),
     "eval.passes": Key(1, "Passes over the held-out set, each with other times and noise."),

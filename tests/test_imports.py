@@ -8,7 +8,7 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
     ("files", "progress", "option_meanings", "declarations", "averages"),
-    ("devices", "process", "networks", "data", "runs.pictures"),
+    ("devices", "process", "networks", "data", "runs.pictures", "runs.weights_and_biases"),
     ("objective", "metrics", "runs.plots", "runs.metric_log", "runs.record"),
     ("sampling",),
     ("likelihood",),

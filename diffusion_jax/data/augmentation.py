@@ -1,4 +1,4 @@
-"""Geometric augmentation of training images, with the label from which the network learns what was done.
+"""Geometric augmentation of training images, with a label for the network.
 
 An image is mirrored by coin flips, and then resampled at the places A⁻¹ y of its pixels y, measured from its centre
 in pixels to the right and downwards, where

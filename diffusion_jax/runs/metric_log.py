@@ -1,8 +1,9 @@
-"""The log of a run: metrics, pictures and, if it is installed, TensorBoard.
+"""The log of a run: metrics, pictures and, if installed, TensorBoard and Weights & Biases.
 
     workdir/metrics.jsonl    one JSON object a line: {"step": …, "time": seconds since 1970, name: value, …}
             images/          PNG files, <name>_<step>_<weights>.png, with weights such as EMA_0.998 or raw_weights
             tensorboard/     the same for TensorBoard
+            wandb/           the same for Weights & Biases, if asked for
             curves.png       the losses against the step
 
 Everything is flushed as it is written, and a resumed run appends.
@@ -23,7 +24,7 @@ from clu import parameter_overview
 from etils import epath
 
 from diffusion_jax import files
-from diffusion_jax.runs import pictures
+from diffusion_jax.runs import pictures, weights_and_biases
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +44,13 @@ class Reporter(NamedTuple):
 
 
 def open_reporter(
-    workdir: epath.PathLike, tensorboard: bool = True, config: Mapping[str, Any] | None = None
+    workdir: epath.PathLike, tensorboard: bool = True, config: Mapping[str, Any] | None = None, wandb: str = ""
 ) -> Reporter:
     """Open the log of a run directory, to append to it; make the directory if necessary.
 
     tensorboard: also write for TensorBoard, if TensorFlow is installed; otherwise one log line says how to install it.
-    config: flat, written for TensorBoard as a text and as hparams.
+    config: flat, written for TensorBoard as a text and as hparams. wandb: project of Weights & Biases to write to as
+    well; empty for none.
     """
     if jax.process_index() != 0:
         return Reporter(lambda step, values: None, lambda step, name, samples, levels, weights: None, lambda: None)
@@ -60,6 +62,7 @@ def open_reporter(
     if incomplete:
         file.write("\n")
     board = _tensorboard(directory / "tensorboard") if tensorboard else None
+    cloud = weights_and_biases.open_writer(directory, wandb, config or {}) if wandb else None
 
     if board and config:
         board.write_texts(0, {"config": "\n".join(f"    {key} = {value!r}" for key, value in config.items())})
@@ -74,18 +77,25 @@ def open_reporter(
         if board:
             board.write_scalars(int(step), numbers)
             board.flush()
+        if cloud:
+            cloud.scalars(int(step), numbers)
 
     def images(step: int, name: str, samples: np.ndarray, levels: int, weights: str) -> None:
         pixels = pictures.picture(samples, levels)
         pictures.write_png(directory / "images" / f"{name}_{step:08d}_{weights.replace(' ', '_')}.png", pixels)
+        shown = pixels.reshape(*pixels.shape[:2], -1)
         if board:
-            board.write_images(int(step), {f"{name}/{weights}": pixels.reshape(1, *pixels.shape[:2], -1)})
+            board.write_images(int(step), {f"{name}/{weights}": shown[None]})
             board.flush()
+        if cloud:
+            cloud.image(int(step), f"{name}/{weights}", shown)
 
     def close() -> None:
         file.close()
         if board:
             board.close()
+        if cloud:
+            cloud.close()
 
     return Reporter(scalars, images, close)
 

@@ -19,7 +19,7 @@ from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import drawing, optimizers, quality, sources, wiring
 from diffusion_jax.metrics import monitor
-from diffusion_jax.runs import metric_log, plots, record
+from diffusion_jax.runs import metric_log, plots, record, weights_and_biases
 from diffusion_jax.training import checkpoints, state, step
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,8 @@ def no_space(error: OSError | ValueError) -> bool:
 
 def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.ExitStack) -> dict[str, Any]:
     # Checks.
-    check_places(workdir, config.report.tensorboard)
+    check_places(workdir, config.report)
+    weights_and_biases.check(config.report.wandb)
     train_source, heldout = sources.source(config, "train"), None
     config = optimizers.fill_in(sources.resolve(config, train_source))
     experiment = wiring.build(config)
@@ -131,7 +132,8 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     batches = device_batches(config, train_source, n, rollbacks)
     stack.callback(lambda: batches.close())
     session = stack.enter_context(record.recording(workdir, n))
-    reporter = metric_log.open_reporter(workdir, config.report.tensorboard, configs.in_use(configs.plain(config)))
+    in_use, report_to = configs.in_use(configs.plain(config)), config.report
+    reporter = metric_log.open_reporter(workdir, report_to.tensorboard, in_use, report_to.wandb)
     stack.callback(reporter.close)
     report = stack.enter_context(progress.track("step", config.train_steps, n, seconds=0))
     stored = configs.plain(config)
@@ -250,10 +252,11 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     return {"workdir": workdir, "step": config.train_steps, **results}
 
 
-def check_places(workdir: str, tensorboard: bool) -> None:
+def check_places(workdir: str, report: ConfigDict) -> None:
     """Check that a run can write its files. Raises ValueError or PermissionError, naming what is in the way."""
     name, directory = f"--workdir={workdir}: ", epath.Path(workdir).expanduser()
-    for folder in ("checkpoints", "images", *(["tensorboard"] if tensorboard else [])):
+    logs = [name for name in ("tensorboard", weights_and_biases.FOLDER) if report[name]]
+    for folder in ("checkpoints", "images", *logs):
         files.check_folder(directory / folder, name)
     for file in (metric_log.METRICS, record.RECORD):
         files.check_file(directory / file, name, appended=True)
