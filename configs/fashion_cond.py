@@ -2,7 +2,8 @@
 
 Run:    python -m diffusion_jax.main train --config=configs/fashion_cond.py --workdir=runs/fashion_cond
         python -m diffusion_jax.main sample --workdir=runs/fashion_cond --label=5 --guidance.scale=2
-Expect: held-out loss 0.0412; Fréchet distance of 2,000 samples of 15 calls 0.843 in the features of grey28 (measured)
+Expect: held-out loss 0.0412; in the features of grey28 the Fréchet distance of 2,000 samples of 15 calls is 0.843, and
+        with guidance.scale=2 the requested class is found in 90.3 % of 400 samples (measured)
 Time:   3,000 steps; 33 minutes on two CPU cores beside other work (measured)
 
 Data and variant :gpu as for configs/fashion_ddpm.py.
