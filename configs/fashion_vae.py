@@ -11,9 +11,12 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import config
 
+LATENT = {"network.vae.flat": False, "network.vae.latent_channels": 4, "loss.elbo.beta": 0.1}
+"""A variant for configs/fashion_latent.py: latents of 7 x 7 x 4, of a higher rate."""
+
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The recipe for two CPU cores; variant "tiny" is for tests."""
+    """The recipe for two CPU cores; variant "latent" for latent diffusion, "tiny" for tests."""
     c = config.defaults()
     c.train_steps = 3000
     c.batch_size = 32
@@ -29,4 +32,4 @@ def get_config(variant: str = "") -> ConfigDict:
     c.checkpoint.every = 500
     c.report.samples_every = 0
     c.eval.update(every=500, max_examples=1000)
-    return config.variant(c, variant)
+    return config.variant(c, variant, latent=LATENT)

@@ -71,6 +71,10 @@ SCHEMA: dict[str, Key] = {
         "Variance of the reverse kernel: fixed_small, fixed_large; with a bound as loss also learned_diagonal, "
         "learned_range, dpm2015_paper, dpm2015_code.",
     ),
+    "latent.workdir": Key("", "Run directory of an autoencoder (loss.name=elbo), in whose latents to train."),
+    "latent.step": Key("newest", "Its checkpoint: newest, best or a number."),
+    "latent.ema": Key("", "Its average: a decay, none, or empty for the first."),
+    "latent.autoencoder": Key("", "File of the autoencoder in the run directory; filled in when training starts."),
     "loss.name": Key(
         "simple",
         "Weighted squared errors: simple, snr, truncated_snr, min_snr, p2, edm, likelihood. Bounds: vlb, hybrid, vdm, "
@@ -329,6 +333,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
     config.data.folder.size = (8, 8)
     config.data.tfds.update(size=(8, 8), resize="center_crop")
     config.data.shape = (8, 8, config.data.shape[-1]) if config.data.shape else ()
+    config.latent.workdir = ""
     config.process.num_steps = 0 if continuous else 4
     config.sampler.annealed_langevin.steps = 2
     config.sampler.update(num_steps=4 if continuous else 0, times=(), tile=4)

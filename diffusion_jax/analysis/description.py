@@ -13,7 +13,7 @@ from diffusion_jax import devices
 from diffusion_jax.experiment import paths, sources, wiring
 from diffusion_jax.process.base import in_float64, level
 from diffusion_jax.runs import metric_log
-from diffusion_jax.training import state, step
+from diffusion_jax.training import autoencoders, state, step
 
 
 def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, Any]]:
@@ -24,6 +24,7 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
     """
     if not config.data.shape:
         config = sources.resolve(config, sources.source(config, "train"))
+    config = autoencoders.attach(config)
     experiment = wiring.build(config)
     devices.check(config.batch_size, config.accumulate_steps, config.parallel)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, jax.random.key(0)))

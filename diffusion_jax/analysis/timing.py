@@ -18,11 +18,11 @@ from diffusion_jax import devices
 from diffusion_jax.analysis.description import compiled_bytes, describe
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source, from_arrays
-from diffusion_jax.experiment import guidances, objectives, quality, sources, wiring
+from diffusion_jax.experiment import guidances, latents, objectives, quality, sources, wiring
 from diffusion_jax.metrics.features import FeatureNetwork
 from diffusion_jax.process.base import level
 from diffusion_jax.runs import record
-from diffusion_jax.training import loop, state
+from diffusion_jax.training import autoencoders, loop, state
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def benchmark(
         raise ValueError(f"--repeats={repeats}: must be at least 2")
     source, real = data(config)
     network = feature_network(features, source, weights) if features else None
-    config = sources.resolve(config, source)
+    config = autoencoders.attach(sources.resolve(config, source))
     experiment = wiring.build(config)
     devices.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
     pipeline.check(source, config.seed, 0, config.batch_size, config.data.flip)
@@ -61,7 +61,8 @@ def benchmark(
     figures |= flops(config, figures)
     if not objectives.loss_facts(config).classifier:
         log.info("sampling: compiling")
-        figures |= sampling(config, experiment, params, repeats)
+        inner = latents.inside(config, latents.opened(config))
+        figures |= sampling(inner, experiment if inner is config else wiring.build(inner), params, repeats)
     if network:
         log.info("features: compiling")
         figures |= extraction(network, source, repeats)

@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import devices
-from diffusion_jax.experiment import sources, wiring
+from diffusion_jax.experiment import latents, sources, wiring
 from diffusion_jax.sampling.loop import Sampler
 
 
@@ -18,9 +18,8 @@ def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Cal
     depends on the number of samples or devices. Raises FloatingPointError for samples that are not finite; complete:
     also where an adaptive sampler did not reach its tolerance in the allowed network calls.
     """
-    sample = devices.TiledMap(sampler.sample, config.sampler.tile, name="samples")
-    if sampler.method.adaptive:
-        sample = devices.TiledMap(sampler.sample_and_status, config.sampler.tile, name="samples")
+    walk = sampler.sample_and_status if sampler.method.adaptive else sampler.sample
+    sample = devices.TiledMap(latents.decoded(config, walk), config.sampler.tile, name="samples")
 
     def draw(params: Any, seeds: np.ndarray, label: np.ndarray | None = None) -> np.ndarray:
         each = (seeds.astype(np.uint32),) if label is None else (seeds.astype(np.uint32), label.astype(np.int32))

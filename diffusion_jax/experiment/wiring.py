@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.data import augmentation
 from diffusion_jax.declarations import facts_of
-from diffusion_jax.experiment import generators
+from diffusion_jax.experiment import generators, latents
 from diffusion_jax.experiment.choices import choose, make, options, refuse
 from diffusion_jax.experiment.guidances import GUIDANCES, by_classifier, check_guide, class_log_probs, other_run
 from diffusion_jax.experiment.networks import classifier_network, conditioning, forward, input_scale, network
@@ -83,6 +83,8 @@ def build(
     names; its parameters are params["classifier"] or params["guide"].
     """
     check(config)
+    if (autoencoder := latents.opened(config)) is not None:
+        return latent(config, autoencoder, params, apply, guide)
     if loss_facts(config).classifier:
         return classifier(config)
     if loss_facts(config).direct:
@@ -186,6 +188,25 @@ def classifier(config: ConfigDict) -> Experiment:
     )
 
 
+def latent(
+    config: ConfigDict,
+    autoencoder: latents.Autoencoder,
+    params: Any = None,
+    apply: Callable[..., Any] | None = None,
+    guide: ConfigDict | None = None,
+) -> Experiment:
+    """Return the Experiment of a model of latents, whose samples `latents.decoded` decodes. Arguments as of `build`."""
+    latents.check(config, autoencoder)
+    inner = latents.inside(config, autoencoder)
+    made = build(inner, params, apply, guide if guide is None else latents.inside(guide, autoencoder))
+    absent = generators.NoDenoiser(
+        f"latent.workdir={config.latent.workdir}: this run is a model of latents, whose noise and likelihood are not "
+        "those of the data. Use sample, or evaluate with --metrics"
+    )
+    parts = dict.fromkeys(("process", "schedule", "predict", "guided", "reverse"), absent)
+    return made._replace(to_model=latents.encoder(config, autoencoder), terms=None, **parts)
+
+
 def direct(config: ConfigDict) -> Experiment:
     """Return the Experiment of an autoencoder or a GAN, which draws samples in one network call."""
     made = generators.generator(config)
@@ -280,6 +301,7 @@ def init(config: ConfigDict, network: nn.Module, key: Array) -> dict[str, Any]:
 
     The network checks the shape of the data here: ValueError.
     """
+    config = latents.inside(config, latents.opened(config))
     x = jnp.zeros((1, *config.data.shape))
     label = jnp.zeros(1, jnp.int32)
     net = jax.jit(network.init)(key, x, jnp.zeros(1), label, None)["params"]

@@ -112,6 +112,8 @@ def to_diffusers(config: ConfigDict, params: Any, path: str) -> dict[str, Any]:
     """Write parameters as a folder that diffusers loads. Raises ValueError or OSError before that."""
     diffusers_folder.check_vacant(path)
     shape = tuple(config.data.shape)
+    if config.latent.workdir:
+        raise ValueError("latent.workdir: a model of latents cannot be exported, as its autoencoder has no counterpart")
     unet = network(wiring.build(config))
     described = diffusers_options.describe_unet(unet, shape)
     scheduler = diffusers_options.describe_scheduler(config.to_dict())

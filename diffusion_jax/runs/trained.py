@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from diffusion_jax import config as configs
 from diffusion_jax import devices, files
 from diffusion_jax.experiment import drawing, guidances, sources, wiring
-from diffusion_jax.training import checkpoints, loop, state
+from diffusion_jax.training import autoencoders, checkpoints, loop, state
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ def load(
     for name, values in sections.items():
         with config[name].unlocked():  # a choice of yours brings its options along
             config[name].update(values)
+    config = autoencoders.attach(config, workdir, verify=verify)
     ema = ema or state.first_average(config)
     guide, of_guide = load_guide(workdir, config, verify)
     weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema, verify)

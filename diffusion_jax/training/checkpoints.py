@@ -282,7 +282,7 @@ def read_config(run: Run, step: int | str = "newest", verify: bool = True) -> di
 
     Raises as `find_step` does, and ValueError for a damaged checkpoint.
     """
-    return _tuples(_json(_checked(run, step, "config", verify) / "config")["config"])
+    return tuples(_json(_checked(run, step, "config", verify) / "config")["config"])
 
 
 def read_versions(run: Run, step: int | str = "newest", verify: bool = True) -> dict[str, str]:
@@ -404,7 +404,8 @@ def _verified(directory: epath.Path, item: str, verify: bool) -> epath.Path:
     return directory
 
 
-def _tuples(value: Any) -> Any:
+def tuples(value: Any) -> Any:
+    """Return a tree with tuples for lists."""
     if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+        return {key: tuples(item) for key, item in value.items()}
+    return tuple(tuples(item) for item in value) if isinstance(value, list | tuple) else value

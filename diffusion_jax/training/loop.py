@@ -20,7 +20,7 @@ from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import drawing, optimizers, quality, sources, wiring
 from diffusion_jax.metrics import monitor
 from diffusion_jax.runs import metric_log, plots, record, weights_and_biases
-from diffusion_jax.training import checkpoints, state, step
+from diffusion_jax.training import autoencoders, checkpoints, state, step
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,8 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     weights_and_biases.check(config.report.wandb)
     train_source, heldout = sources.source(config, "train"), None
     config = optimizers.fill_in(sources.resolve(config, train_source))
+    kept = checkpoints.steps(workdir)
+    config = autoencoders.attach(config, workdir if kept else "", train_source, verify)
     experiment = wiring.build(config)
     quality.check_evaluation(config)
     devices.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
@@ -97,7 +99,6 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
         judge = quality.make_monitor(config, drawing.quick_samples(config))
     key_init, key_train, key_eval = keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
-    kept = checkpoints.steps(workdir)
     if kept:
         checkpoints.check_resume(checkpoints.read_config(workdir, verify=verify), config)
         if kept[-1] >= config.train_steps:
@@ -108,6 +109,8 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
         sources.check_workdir(config, workdir)
     if devices.is_first():
         stack.enter_context(checkpoints.lock(workdir))
+    if config.latent.workdir and not kept and devices.is_first():
+        autoencoders.write(epath.Path(workdir).expanduser() / autoencoders.FILE, config)
     manager = checkpoints.open_manager(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
     notice = stack.enter_context(devices.preemption())
     stack.callback(manager.close)
