@@ -199,11 +199,11 @@ def latent(
     latents.check(config, autoencoder)
     inner = latents.inside(config, autoencoder)
     made = build(inner, params, apply, guide if guide is None else latents.inside(guide, autoencoder))
-    absent = generators.NoDenoiser(
+    absent: Any = generators.NoDenoiser(
         f"latent.workdir={config.latent.workdir}: this run is a model of latents, whose noise and likelihood are not "
         "those of the data. Use sample, or evaluate with --metrics"
     )
-    parts = dict.fromkeys(("process", "schedule", "predict", "guided", "reverse"), absent)
+    parts: dict[str, Any] = dict.fromkeys(("process", "schedule", "predict", "guided", "reverse"), absent)
     return made._replace(to_model=latents.encoder(config, autoencoder), terms=None, **parts)
 
 
