@@ -114,6 +114,8 @@ def latent_kl(run: Run) -> dict[str, float]:
 def report_bound(run: Run) -> tuple[dict[str, Any], np.ndarray]:
     """Compute the bound and write vlb.npz, vlb.png and rate_distortion.png beside the other results.
 
+    An autoencoder has one step, and no pictures.
+
     vlb.npz: the curves by name; `terms_nats` [examples, 1 + N], L_T first, and `mse` [examples, N]. Returns values by
     name, and the bound of every example in nats [examples].
     """
@@ -122,8 +124,9 @@ def report_bound(run: Run) -> tuple[dict[str, Any], np.ndarray]:
     terms_nats = np.concatenate([terms.prior[:, None], terms.steps], axis=1)
     files.save_npz(directory / "vlb.npz", {"terms_nats": terms_nats, "mse": terms.mse, **curves})
     title = f"{epath.Path(run.workdir).name}: {values['bits_per_dim']:.3f} bits/dim"
-    plots.bound_terms(directory / "vlb.png", curves, title)
-    plots.rate_distortion(directory / "rate_distortion.png", curves, title)
+    if run.experiment.terms is None:  # one step is no curve
+        plots.bound_terms(directory / "vlb.png", curves, title)
+        plots.rate_distortion(directory / "rate_distortion.png", curves, title)
     log.info("the terms of the bound: %s", directory)
     clips = run.experiment.terms is None and samplers.clips_x0(run.config, run.config.bound)
     options = {"decoder": run.config.bound.decoder, "bound_clip_x0": clips, **latent_kl(run)}

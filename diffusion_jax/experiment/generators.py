@@ -109,7 +109,7 @@ def autoencoder(config: ConfigDict) -> dict[str, Any]:
         "net": net,
         "encode": encode,
         "generate": lambda *inputs: decode(*inputs)[0],
-        "terms": elbo.make_terms(encode, decode, data_decoder(config)),
+        "terms": elbo.make_terms(encode, decode, data_decoder(config), clip=config.data.levels > 0),
         "latent_shape": tuple(net.latent_shape),
     }
 

@@ -79,3 +79,15 @@ def test_kl_is_per_latent_and_reconstruction_has_the_shape_of_a_row(name):
     made = elbo.make_terms(lambda p, x, k: (x[:, :2], x[:, :2]), lambda p, z, k: (z[:, :1], z[:, 1:]), decode)
     found = made(None, jnp.zeros((3, 2)), keys(3))
     assert found.kl.shape == (3, 2) and found.nll.shape == found.log_ratio.shape == found.mse.shape == (3,)
+
+
+def test_squared_error_is_that_of_clipped_means():
+    def mse(clip):
+        inner = elbo.make_terms(lambda p, x, k: (0 * x, 0 * x), lambda p, z, k: (0 * z + 5, 0 * z), DECODE, clip)
+        return inner(None, jnp.full((3, 2), 0.5), keys(3)).mse
+
+    np.testing.assert_allclose(mse(True), 0.25)
+    np.testing.assert_allclose(mse(False), 4.5**2)
+
+
+DECODE = decoders.bins(17)
