@@ -1,8 +1,8 @@
 """Rectified flow on the embedded digits: Liu et al. 2023, with the times of Esser et al. 2024.
 
 Run:    python -m diffusion_jax.main train --config=configs/digits_flow.py --workdir=runs/digits_flow
-Expect: not measured
-Time:   not measured
+Expect: held-out loss 0.461; Fréchet distance of 1,500 samples of 15 calls 0.194 in the digit features (measured)
+Time:   260 s on two CPU cores, with other work (measured)
 
 Eight steps of Heun's method take 15 network calls.
 """

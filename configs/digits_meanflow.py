@@ -15,7 +15,11 @@ from diffusion_jax import config
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe; variant "tiny" is for tests."""
     c = config.load("digits_flow")
+    c.train_steps = 4000
+    c.network.conditioning = "slow_time"
     c.loss.name = "mean_flow"
+    c.loss.mean_flow.update(share=0.5, power=0.0)
+    c.optimizer.grad_clip = 50.0
     c.times.logit_normal.mean = -0.4
     c.sampler.update(name="mean_flow", num_steps=1, clip_x0=False)
     c.report.sampler_steps = 1

@@ -277,6 +277,11 @@ def time_conditioning(scale: float = 999.0) -> Conditioning:
     return lambda level: scale * level.t
 
 
+def slow_time_conditioning() -> Conditioning:
+    """Condition on 8 t, for losses that differentiate the network in t, as sinusoids of 999 t have steep slopes."""
+    return time_conditioning(8.0)
+
+
 def logsnr_conditioning() -> Conditioning:
     """Condition on log(alpha²/sigma²). Reference: Kingma et al. 2021."""
     return lambda level: level.logsnr
@@ -290,6 +295,7 @@ def log_sigma_conditioning() -> Conditioning:
 CONDITIONINGS: dict[str, Callable[..., Conditioning]] = {
     "step": step_conditioning,
     "time": time_conditioning,
+    "slow_time": slow_time_conditioning,
     "logsnr": logsnr_conditioning,
     "log_sigma": log_sigma_conditioning,
 }
