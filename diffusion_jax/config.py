@@ -60,7 +60,9 @@ SCHEMA: dict[str, Key] = {
     "network.name": Key("unet", "Network, see docs/config-keys.md for all."),
     "network.conditional": Key(False, "Condition the network on the class label."),
     "network.label_dropout": Key(0.0, "Share of labels dropped in training, for classifier-free guidance."),
-    "network.conditioning": Key("step", "Time input of the network: step (k - 1), time (999 t), slow_time (8 t), logsnr, log_sigma."),
+    "network.conditioning": Key(
+        "step", "Time input of the network: step (k - 1), time (999 t), slow_time (8 t), logsnr, log_sigma."
+    ),
     "prediction.target": Key(
         "eps", "Network output: eps, x0, v, velocity, score, posterior_mean, edm, dpm2015_paper, dpm2015_code."
     ),
