@@ -1,7 +1,7 @@
 """Diffusion transformer (Peebles and Xie 2023) on the embedded digits, at the size of configs/digits.py.
 
 Run:    python -m diffusion_jax.main train --config=configs/digits_dit.py --workdir=runs/digits_dit
-Expect: not measured
+Expect: held-out loss 0.0963 (measured; the U-Net of configs/digits.py has 0.0825)
 Time:   not measured
 
 0.63 M parameters beside 0.65 M of the U-Net, and by the compiler's count 1.46 GFLOP per step beside 2.14, hence half as
