@@ -9,7 +9,7 @@ Reference: Xiang et al. 2023 (DDAE, features of denoisers), Li et al. 2023 (diff
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from diffusion_jax import devices
+from diffusion_jax import devices, progress
 from diffusion_jax.analysis import heldout
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
@@ -155,7 +155,8 @@ def probes(train: Features, test: Features, label: Mapping[str, np.ndarray], see
 
     folds = KFold(FOLDS, shuffle=True, random_state=seed)
     validated = {
-        place: float(cross_val_score(_linear(), x, label["train"], cv=folds).mean()) for place, x in train.items()
+        place: float(cross_val_score(_linear(), x, label["train"], cv=folds).mean())
+        for place, x in _each("probes", train)
     }
     best = max(validated, key=lambda place: validated[place])
     values = probe({"train": train[best], "heldout": test[best]}, label)
@@ -165,6 +166,14 @@ def probes(train: Features, test: Features, label: Mapping[str, np.ndarray], see
         "probe_t": best[1],
         "probe_cross_validated": grid,
     }
+
+
+def _each(name: str, found: Features) -> Iterator[tuple[tuple[str, float], np.ndarray]]:
+    """Yield the features of each place, and show progress."""
+    with progress.track(name, len(found)) as report:
+        for n, place in enumerate(found, 1):
+            yield place, found[place]
+            report(n)
 
 
 def probe(x: Mapping[str, np.ndarray], label: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -200,7 +209,7 @@ def clusters(found: Features, label: np.ndarray, seed: int = 0) -> dict[str, Any
 
     cluster_: at the place with the largest silhouette, mixture_: of a mixture there, best_: at the largest NMI.
     """
-    every = {place: cluster(value, label, seed) for place, value in found.items()}
+    every = {place: cluster(value, label, seed) for place, value in _each("clusters", found)}
     chosen = max(every, key=lambda place: every[place][0])
     best = max(every, key=lambda place: every[place][1]["nmi"])
     mixed = mixture(found[chosen], label, seed)[1]
