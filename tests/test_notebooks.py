@@ -90,6 +90,7 @@ NEEDS = {
     "02_ddpm_analysis": a_run_and_a_sweep,
     "03_sohl_dickstein_2015": runs_of_2015,
     "04_score_view": a_frontier_and_scales,
+    "05_real_images": lambda tmp_path: {"RUNS": a_run_and_a_sweep(tmp_path)["RUN"]},
 }
 SAID = {
     "04_score_view": (
@@ -97,7 +98,8 @@ SAID = {
         "bare: no frontier to read",
         "w = 2: agreement 99.0%, diversity 0.60, Fréchet distance of pixels 60, 100 calls",
         "bare: no guidance to read",
-    )
+    ),
+    "05_real_images": ("tiny: no frontier to read", "bits/dim; most for class"),
 }
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
