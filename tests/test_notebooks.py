@@ -90,7 +90,6 @@ NEEDS = {
     "02_ddpm_analysis": a_run_and_a_sweep,
     "03_sohl_dickstein_2015": runs_of_2015,
     "04_score_view": a_frontier_and_scales,
-    "05_real_images": lambda tmp_path: {"RUNS": a_run_and_a_sweep(tmp_path)["RUN"]},
 }
 SAID = {
     "04_score_view": (
@@ -125,7 +124,8 @@ def executed(path, tmp_path, needs):
 @pytest.fixture(scope="module")
 def read(tmp_path_factory, one_device):
     """The environment of a notebook by its name."""
-    return {name: make(tmp_path_factory.mktemp(name)) for name, make in NEEDS.items()}
+    made = {name: make(tmp_path_factory.mktemp(name)) for name, make in NEEDS.items()}
+    return made | {"05_real_images": {"RUNS": made["02_ddpm_analysis"]["RUN"]}}
 
 
 @every_notebook
