@@ -46,7 +46,7 @@ def test_level_at_inverts_the_schedule(index):
     np.testing.assert_allclose(at.t, t, rtol=1e-4, atol=3e-7)
     u = np.asarray(flow.log_ratio(schedule, t))
     np.testing.assert_allclose(at.log_sigma - at.log_alpha, u, rtol=1e-6, atol=1e-6)
-    for found, exact in zip(at[1:], level(schedule, t)[1:], strict=True):
+    for found, exact in zip(at[1:3], level(schedule, t)[1:3], strict=True):
         np.testing.assert_allclose(found, exact, rtol=2e-6, atol=2e-5)
 
 
