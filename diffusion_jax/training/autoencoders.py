@@ -49,7 +49,8 @@ def of_run(config: ConfigDict, verify: bool = True) -> latents.Autoencoder:
         ema = ema or state.first_average(theirs)
         weights = checkpoints.restore_weights(where, step, None if ema == state.RAW else ema, verify)
     except (OSError, ValueError) as error:
-        raise type(error)(f"latent.workdir={where}: {error}") from error
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"latent.workdir={where}: {error}") from error
     if not facts.autoencoder:
         raise ValueError(
             f"latent.workdir={where}: holds no autoencoder (got loss.name={theirs.loss.name!r}). Name a run with "
