@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import shutil
+import sys
 import tempfile
 
 os.environ["XLA_FLAGS"] = " ".join(
@@ -48,6 +49,17 @@ def one_device():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "device_count", lambda: 1)
         yield
+
+
+@pytest.fixture(autouse=True)
+def forget_modules(tmp_path_factory):
+    """Forget what a test imported from a temporary folder: another test may write a module of the same name."""
+    before = set(sys.modules)
+    yield
+    folder = str(tmp_path_factory.getbasetemp())
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(folder):
+            del sys.modules[name]
 
 
 LONGEST = (

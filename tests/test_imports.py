@@ -1,9 +1,12 @@
 """The rooms of the package import one way, so that a newcomer knows where a thing can and cannot be."""
 
 import ast
+import importlib
 import pathlib
 import subprocess
 import sys
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = [
@@ -66,3 +69,10 @@ def test_no_device_words_outside_their_rooms():
             continue
         found = [word for word in words if word in path.read_text()]
         assert not found, f"{path}: {found}"
+
+
+@pytest.mark.parametrize("value", [1, 2])
+def test_a_module_of_one_test_is_not_seen_by_the_next(value, tmp_path, monkeypatch):
+    (tmp_path / "written_by_a_test.py").write_text(f"value = {value}")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.import_module("written_by_a_test").value == value
