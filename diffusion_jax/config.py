@@ -54,7 +54,7 @@ SCHEMA: dict[str, Key] = {
     "data.mean": Key(0.0, "The model sees (x - mean) / std of data in [-1, 1]."),
     "data.std": Key(1.0, "See data.mean."),
     "data.dequantise": Key(False, "Add uniform noise of one grey level, so that the data have a density."),
-    "process.name": Key("gaussian", "Forward process: gaussian, binomial (data of two levels)."),
+    "process.name": Key("gaussian", "Forward process: gaussian, binomial (two levels), categorical (any number)."),
     "process.num_steps": Key(1000, "Steps T of the chain, at times k/T; 0: continuous time."),
     "schedule.name": Key("linear", "Noise schedule, see docs/config-keys.md for all."),
     "network.name": Key("unet", "Network, see docs/config-keys.md for all."),
@@ -80,8 +80,8 @@ SCHEMA: dict[str, Key] = {
     "loss.name": Key(
         "simple",
         "Weighted squared errors: simple, snr, truncated_snr, min_snr, p2, edm, likelihood. Bounds: vlb, hybrid, vdm, "
-        "K. mean_flow: mean velocities, for few steps. cross_entropy trains a classifier of noisy examples, elbo an "
-        "autoencoder, gan a generator.",
+        "K, masked (masked diffusion). mean_flow: mean velocities, for few steps. cross_entropy trains a classifier of "
+        "noisy examples, elbo an autoencoder, gan a generator.",
     ),
     "loss.reduction": Key("mean", "Over the dimensions of a squared error: mean, sum, half_sum."),
     "times.name": Key(

@@ -23,7 +23,7 @@ class Facts:
     chain: bool = False
     """Loss: needs a chain. Target: is defined at the levels of a chain alone."""
     continuous: bool = False
-    """Loss: needs continuous time, with all t in [0, 1] drawn alike, and noise at t = 0."""
+    """Loss: needs continuous time, with all t in [0, 1] drawn alike."""
     trains_variance: bool = False
     """Loss: trains a learned variance."""
     trains_schedule: bool = False

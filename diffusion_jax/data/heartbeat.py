@@ -27,10 +27,10 @@ def count(samples: np.ndarray) -> dict[str, float]:
 
 
 def negative_entropies(options: Mapping[str, Any], process: Any, alpha: float, sigma: float) -> dict[str, float]:
-    """Return `entropies.heartbeat` for a process of bits; {} for others."""
+    """Return `entropies.heartbeat` for the binomial process; {} for others."""
     from diffusion_jax.data import entropies
 
-    return {} if process.gaussian else entropies.heartbeat(process.rate, alpha)
+    return {} if not hasattr(process, "rate") else entropies.heartbeat(process.rate, alpha)
 
 
 @declare(counts=count, entropies=negative_entropies)

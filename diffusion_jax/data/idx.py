@@ -18,17 +18,24 @@ DTYPES = {8: "uint8", 9: "int8", 11: "int16", 12: "int32", 13: "float32", 14: "f
 AGAIN = "Copy the file again"
 
 
-def idx(split: str, path: str = "", classes: int = 0) -> Source:
+def idx(split: str, path: str = "", classes: int = 0, levels: int = 256) -> Source:
     """Return the training split (train-…) or the held-out split (t10k-…) of IDX files.
 
     The files are train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte,
     or the same with .gz; without both files of labels the set is unlabelled. Images are uint8 [N,H,W], or [N,H,W,C] in
     files of idx4.
 
-    classes: labels are 0 … classes - 1; 0: counted in the training labels. Raises FileNotFoundError, PermissionError,
-    or ValueError with the name of the file.
+    Args:
+        split: "train" or "heldout".
+        path: the directory.
+        classes: labels are 0 … classes - 1; 0: counted in the training labels.
+        levels: fewer than 256 reduce the grey levels to so many of equal width; 2 makes binary images.
+
+    Raises FileNotFoundError, PermissionError, or ValueError with the name of the file.
     """
     check_split(split)
+    if not 2 <= levels <= 256:
+        raise ValueError(f"data.idx.levels={levels}: must lie between 2 and 256")
     directory = _directory(expand(path))
     images = {part: _find(directory, part, "images") for part in PARTS.values()}
     labels = {part: _find(directory, part, "labels") for part in PARTS.values()}
@@ -43,10 +50,12 @@ def idx(split: str, path: str = "", classes: int = 0) -> Source:
     file, label_file = images[PARTS[split]], labels[PARTS[split]]
     assert file is not None
     x0 = _images(file)
+    if levels < 256:
+        x0 = (x0.astype(np.uint16) * levels // 256).astype(np.uint8)
     if label_file is None:
         if classes:
             raise ValueError(f"data.idx.classes={classes}: needs labels, but {directory} has no files of labels")
-        return from_arrays(str(file), x0, None, 256, 0)
+        return from_arrays(str(file), x0, None, levels, 0)
     label = _read(label_file, 1)
     if len(label) != len(x0):
         raise ValueError(f"{label_file}: {len(label)} labels for {len(x0)} images of {file.name}. {AGAIN}s of one set")
@@ -56,7 +65,7 @@ def idx(split: str, path: str = "", classes: int = 0) -> Source:
         classes = int((label if split == "train" else _read(train, 1)).max(initial=0)) + 1
     if label.max() >= classes:
         raise ValueError(f"{label_file}: labels must be 0 … {classes - 1} (got {label.max()}). {AGAIN}")
-    return from_arrays(str(file), x0, label, 256, classes)
+    return from_arrays(str(file), x0, label, levels, classes)
 
 
 def _directory(path: str) -> pathlib.Path:

@@ -21,8 +21,20 @@ from diffusion_jax.experiment.paths import (
     schedule,
     variance_facts,
 )
-from diffusion_jax.objective import bound, decoders, elbo, gan, losses, mean_flow, prediction, reverse, time_sampling
+from diffusion_jax.objective import (
+    bound,
+    categorical,
+    decoders,
+    elbo,
+    gan,
+    losses,
+    mean_flow,
+    prediction,
+    reverse,
+    time_sampling,
+)
 from diffusion_jax.process.base import Array, Process, Schedule, in_float64, level
+from diffusion_jax.process.categorical import CategoricalProcess
 from diffusion_jax.process.learned import ModelSchedule
 
 Terms = dict[str, tuple[float, losses.Term]]
@@ -80,8 +92,27 @@ def K(*, setting: Setting) -> Terms:
 @declare(continuous=True, trains_schedule=True, gaussian=True)
 def vdm(*, setting: Setting) -> Terms:
     """Variational bound in continuous time. Reference: Kingma et al. 2021."""
+    refuse(
+        (
+            not noisy_at_0(setting.config),
+            "loss.name='vdm': needs noise at t = 0, where schedule.name="
+            f"{setting.config.schedule.name!r} has none. Use linear_logsnr, ve or edm",
+        )
+    )
     terms = losses.vdm(setting.process, setting.schedule, setting.decoder())
     return {name: (1.0, term) for name, term in terms.items()}
+
+
+@declare(continuous=True)
+def masked(*, setting: Setting) -> Terms:
+    """Variational bound of masked diffusion in continuous time. Reference: Shi et al. 2024 (MD4), section 3."""
+    process, name = setting.process, setting.config.process.name
+    if not (isinstance(process, CategoricalProcess) and process.masks):
+        raise ValueError(
+            f"loss.name='masked': needs values that are masked (got process.name={name!r}). Use process.name="
+            "categorical with process.categorical.noise=absorbing"
+        )
+    return {"masked": (1.0, categorical.masked_bound(process, setting.schedule))}
 
 
 LOSSES: dict[str, Callable[..., Any]] = {
@@ -90,6 +121,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "hybrid": hybrid,
     "vdm": vdm,
     "K": K,
+    "masked": masked,
     "mean_flow": mean_flow.mean_flow,
     "cross_entropy": losses.cross_entropy,
     "elbo": elbo.elbo,
@@ -240,7 +272,7 @@ def check_loss(config: ConfigDict, process: Process) -> None:
         ),
         (
             facts.gaussian and not process.gaussian,
-            f"{loss}: needs Gaussian noise (got process.name={config.process.name!r}). Use loss.name=K or vlb",
+            f"{loss}: needs Gaussian noise (got process.name={config.process.name!r}). Use loss.name=vlb or K",
         ),
         (
             facts.continuous and steps,
@@ -250,11 +282,6 @@ def check_loss(config: ConfigDict, process: Process) -> None:
             facts.continuous and (times.min_t or weighs),
             f"{loss}: needs all t in [0, 1] alike (got times.name={times.name!r}, times.min_t={times.min_t}). Use "
             "times.name=low_discrepancy and times.min_t=0",
-        ),
-        (
-            facts.continuous and not noisy_at_0(config),
-            f"{loss}: needs noise at t = 0, where schedule.name={config.schedule.name!r} has none. Use linear_logsnr, "
-            "ve or edm",
         ),
     )
 

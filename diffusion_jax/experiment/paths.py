@@ -68,6 +68,11 @@ def preserves_variance(config: ConfigDict) -> bool:
     return bool(np.allclose(np.exp(2 * found.log_alpha) + np.exp(2 * found.log_sigma), 1, rtol=0, atol=1e-4))
 
 
+def has_signal(config: ConfigDict) -> bool:
+    """Return True if the schedule of a config leaves signal at t = 1."""
+    return bool(np.exp(in_float64(initial_schedule(config), np.ones(()))[0]))
+
+
 def initial_schedule(config: ConfigDict) -> Schedule:
     """Return the schedule before training."""
     return schedule(config, {"schedule": initial_schedule_params(config, jax.random.key(config.seed))})(None)

@@ -8,9 +8,15 @@ from ml_collections import ConfigDict
 from diffusion_jax.experiment.choices import CHAIN_NEEDED, choose, make, options
 from diffusion_jax.experiment.guidances import uses_label
 from diffusion_jax.experiment.objectives import determines_x0, loss_facts, made_target, target_facts
-from diffusion_jax.experiment.paths import check_single_steps, grid_coefficients, initial_schedule, lowest_time
+from diffusion_jax.experiment.paths import (
+    check_single_steps,
+    grid_coefficients,
+    has_signal,
+    initial_schedule,
+    lowest_time,
+)
 from diffusion_jax.objective import prediction, reverse
-from diffusion_jax.process.base import Process, in_float64
+from diffusion_jax.process.base import Process
 from diffusion_jax.process.learned import ModelSchedule
 from diffusion_jax.sampling import grids, loop
 from diffusion_jax.sampling.base import starting
@@ -25,7 +31,14 @@ def sampler(
     kernel: reverse.Reverse,
 ) -> loop.Sampler:
     """Return the sampler of config.sampler. Raises ValueError where process, schedule or variance do not suit it."""
-    method = make("sampler.name", config.sampler.name, SAMPLERS, options(config.sampler), draw=process.draw)
+    method = make(
+        "sampler.name",
+        config.sampler.name,
+        SAMPLERS,
+        options(config.sampler),
+        draw=process.draw,
+        draws_x0=process.draws_x0,
+    )
     method = starting(method, initial_schedule(config))
     if method.direct:
         raise ValueError(
@@ -73,11 +86,6 @@ def sampler(
         shape=tuple(config.data.shape),
         num_classes=config.data.classes if uses_label(config) else 0,
     )
-
-
-def has_signal(config: ConfigDict) -> bool:
-    """Return True if the schedule of a config leaves signal at t = 1."""
-    return bool(np.exp(in_float64(initial_schedule(config), np.ones(()))[0]))
 
 
 def clipped(config: ConfigDict, predict: prediction.Denoiser) -> prediction.Denoiser:

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from diffusion_jax import averages
 from diffusion_jax.data import augmentation
 from diffusion_jax.data.coupling import COUPLINGS
-from diffusion_jax.experiment import objectives, optimizers, paths
+from diffusion_jax.experiment import guidances, objectives, optimizers, paths
 from diffusion_jax.experiment.choices import choose, options, refuse
 from diffusion_jax.networks.registry import NETWORKS
 from diffusion_jax.process.base import Process
@@ -28,12 +28,21 @@ def check_process(config: ConfigDict, process: Process) -> None:
         ),
         (other and coupled, f"{process_is}: data.coupling={config.data.coupling!r} needs Gaussian noise. Use none"),
         (other and config.data.augment, f"{process_is}: data.augment needs Gaussian noise. Use 0"),
+        (
+            other and choose("guidance.name", config.guidance.name, guidances.GUIDANCES) is not guidances.no_guidance,
+            f"{process_is}: guidance.name={config.guidance.name!r} needs Gaussian noise. Use none",
+        ),
         (other and target.gaussian, f"{process_is}: {target_is} needs Gaussian noise. Use x0"),
         (other and variance.gaussian, f"{process_is}: {variance_is} needs Gaussian noise. Use fixed_small"),
         (
             other and (paths.is_learned(config) or not paths.preserves_variance(config)),
             f"{process_is}: needs a fixed, variance-preserving schedule (got {schedule_is}), since no gradient goes "
-            "through a drawn bit. Use schedule.name=harmonic",
+            "through a drawn bit. Use schedule.name=harmonic, or polynomial in continuous time",
+        ),
+        (
+            getattr(process, "masks", False) and paths.has_signal(config),
+            f"{process_is}: with a mask for noise, nothing of x0 may be left at t = 1 (got {schedule_is}). Use "
+            "schedule.name=harmonic, or polynomial in continuous time",
         ),
         (
             target.family and target.family != variance.family,

@@ -36,15 +36,20 @@ from diffusion_jax.experiment.sources import make_to_model
 from diffusion_jax.experiment.validation import check, check_process
 from diffusion_jax.networks import adapter
 from diffusion_jax.networks.registry import NETWORKS
-from diffusion_jax.objective import elbo, losses, mean_flow, prediction, reverse, time_sampling
+from diffusion_jax.objective import categorical, elbo, losses, mean_flow, prediction, reverse, time_sampling
 from diffusion_jax.process.base import Array, Process
 from diffusion_jax.process.binomial import BinomialProcess
+from diffusion_jax.process.categorical import CategoricalProcess
 from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.process.learned import ModelSchedule
 from diffusion_jax.sampling import loop
 from diffusion_jax.sampling.base import SamplerStep
 
-PROCESSES: dict[str, Callable[..., Process]] = {"gaussian": GaussianProcess, "binomial": BinomialProcess}
+PROCESSES: dict[str, Callable[..., Process]] = {
+    "gaussian": GaussianProcess,
+    "binomial": BinomialProcess,
+    "categorical": CategoricalProcess,
+}
 
 
 class Experiment(NamedTuple):
@@ -90,7 +95,7 @@ def build(
     if loss_facts(config).direct:
         return direct(config)
     steps = config.process.num_steps
-    process = make("process.name", config.process.name, PROCESSES, options(config.process))
+    process = make_process(config)
     path = schedule(config, params)
     check_process(config, process)
     kernel = choose("prediction.variance", config.prediction.variance, reverse.VARIANCES)(process)
@@ -105,7 +110,7 @@ def build(
             f"network.name={config.network.name!r}: is {kind}. Use loss.name={instead}, or another network"
         )
     with_head = variance_facts(config).head
-    out_channels = channels * (2 if with_head else 1)
+    out_channels = channels * outputs_per_channel(config, process)
     net = adapter.adapt(network(config, out_channels), out_channels)
 
     facts, target, condition = target_facts(config), made_target(config), conditioning(config)
@@ -115,7 +120,10 @@ def build(
     predict = prediction.make_denoiser(
         apply or forward(net), path, target, condition, with_head, input_scale(config), output, determined
     )
-    if not process.gaussian:
+    if isinstance(process, CategoricalProcess):
+        net = categorical.StatesNetwork(net, process)
+        predict = categorical.make_categorical_denoiser(apply or forward(net), process, condition)
+    elif not process.gaussian:
         predict = prediction.make_bit_denoiser(apply or forward(net), condition)
     predict = prediction.drop_labels(predict, config.network.label_dropout)
     guided_predict = guided(config, predict, guide, apply)
@@ -139,6 +147,20 @@ def build(
     )
 
 
+def make_process(config: ConfigDict) -> Process:
+    """Return the forward process of a config."""
+    provided = {"num_levels": config.data.levels}
+    made: Process = make("process.name", config.process.name, PROCESSES, options(config.process), **provided)
+    return made
+
+
+def outputs_per_channel(config: ConfigDict, process: Process) -> int:
+    """Return how many output channels the network has for each channel of the data."""
+    if isinstance(process, CategoricalProcess):
+        return process.num_levels
+    return 2 if variance_facts(config).head else 1
+
+
 def classifier(config: ConfigDict) -> Experiment:
     """Return the Experiment of a classifier of noisy examples, to train and to guide by."""
     loss = f"loss.name={config.loss.name!r}"
@@ -147,7 +169,7 @@ def classifier(config: ConfigDict) -> Experiment:
         (not config.data.classes, f"{loss}: a classifier needs labels, but the data have no classes"),
         (config.report.samples_every, f"{loss}: a classifier makes no samples. Set report.samples_every=0"),
     )
-    process = make("process.name", config.process.name, PROCESSES, options(config.process))
+    process = make_process(config)
     path, net = schedule(config), classifier_network(config)
     inputs = jnp.zeros((1, *config.data.shape)), jnp.zeros(1)
     logits = jax.eval_shape(net.apply, jax.eval_shape(net.init, jax.random.key(0), *inputs), *inputs)
@@ -285,8 +307,8 @@ def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None
         jax.debug.callback(tick, len(x))
         if adaptive:
             return forward(network)(variables, x, *others)
-        twice = variance_facts(config).head
-        return jnp.zeros((*x.shape[:-1], x.shape[-1] * (2 if twice else 1)), x.dtype)
+        outputs = outputs_per_channel(config, built.process)
+        return jnp.zeros((*x.shape[:-1], x.shape[-1] * outputs), x.dtype)
 
     sample = jax.jit(build(config, params, answer, guide).sampler.sample)
     seeds = jnp.arange(8 if adaptive else 1, dtype=jnp.uint32)

@@ -25,8 +25,16 @@ class Reverse(Protocol):
 
 
 def fixed_small(process: Process) -> Reverse:
-    """Reverse kernel with the posterior variance (beta-tilde). Reference: Ho et al. 2020, section 3.2."""
-    return lambda coefficients, prediction, x_t: process.posterior(coefficients, prediction.x0, x_t)
+    """Reverse kernel with the posterior variance (beta-tilde); of levels the mixture of their posteriors.
+
+    Reference: Ho et al. 2020, section 3.2.
+    """
+
+    def reverse(coefficients: StepCoefficients, prediction: Prediction, x_t: Array) -> Distribution:
+        belief = prediction.x0 if prediction.probabilities is None else prediction.probabilities
+        return process.posterior(coefficients, belief, x_t)
+
+    return reverse
 
 
 @declare(gaussian=True)

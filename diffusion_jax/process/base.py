@@ -67,9 +67,9 @@ class Level(NamedTuple):
 
 
 StepCoefficients = Any
-"""Coefficients of a step t -> s of a time grid: `GaussianCoefficients`, `BinomialCoefficients`, or a NamedTuple that a
-sampler derives from them. All have the levels `at` (of t) and `to` (of s). Fields are scalar or [B] for a single step
-and [N] for a time grid, the step from t = 1 first."""
+"""Coefficients of a step t -> s of a time grid: `GaussianCoefficients`, `BinomialCoefficients`,
+`CategoricalCoefficients`, or a NamedTuple that a sampler derives from them. All have the levels `at` (of t) and `to`
+(of s). Fields are scalar or [B] for a single step and [N] for a time grid, the step from t = 1 first."""
 
 
 CoefficientsFromParams = Callable[[Any], StepCoefficients]
@@ -78,7 +78,8 @@ CoefficientsFromParams = Callable[[Any], StepCoefficients]
 
 Distribution = tuple[Array, Any]
 """Parameters of a distribution that factorises over the data dimensions: (mean, log_var) of Gaussians, with mean
-[B,*D] and log_var broadcastable to it; (probability of +1 [B,*D], None) of bits."""
+[B,*D] and log_var broadcastable to it; (probability of +1 [B,*D], None) of bits; (probabilities of the S states
+[B,*D,S], None) of levels."""
 
 
 Draw = Callable[[Distribution, Array], Array]
@@ -103,12 +104,16 @@ class Entropies(NamedTuple):
 class Process(Protocol):
     """Forward process q, and the distribution p(x_1) at its end.
 
-    Implemented by `gaussian.GaussianProcess` and `binomial.BinomialProcess`.
+    Implemented by `gaussian.GaussianProcess`, `binomial.BinomialProcess` and `categorical.CategoricalProcess`.
     """
 
     @property
     def gaussian(self) -> bool:
-        """True for Gaussian noise, which a denoiser predicts too; False for bits, of which it predicts x0."""
+        """True for Gaussian noise, which a denoiser predicts too; False for bits and levels, where it predicts x0."""
+
+    @property
+    def draws_x0(self) -> bool:
+        """True if the last step of sampling draws x0; False if it takes the mean, or of bits the likelier value."""
 
     @property
     def levels(self) -> int:

@@ -44,6 +44,7 @@ class BinomialProcess:
     """
 
     gaussian: ClassVar[bool] = False
+    draws_x0: ClassVar[bool] = False
     levels: ClassVar[int] = 2
     rate: float = 0.5
     """Probability of +1 in pure noise, in (0, 1)."""

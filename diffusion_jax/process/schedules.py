@@ -1,7 +1,7 @@
 """Noise schedules: factories of functions t -> (log alpha, log sigma) for t in [0, 1].
 
     chain           num_steps betas, x_k = sqrt(1 - beta_k) x_{k-1} + sqrt(beta_k) noise, k = 1..T, t = k/T
-    closed forms    vp, subvp, linear_logsnr, ve, edm, rectified_flow
+    closed forms    vp, subvp, linear_logsnr, ve, edm, rectified_flow, polynomial
 
 Between the steps of a chain log alpha is interpolated linearly (a constant rate beta), so that a chain is also a
 schedule in continuous time. `geometric` is a chain of noise levels that keeps the signal, alpha = 1.
@@ -197,6 +197,17 @@ def rectified_flow(shift: float = 1.0) -> Schedule:
     return schedule
 
 
+def polynomial(power: float = 1.0) -> Schedule:
+    """Polynomial masking schedule: alpha² = 1 - t^power, sigma² = t^power, the share of the values that noise replaces.
+
+    Nothing of x0 is left at t = 1. Raises ValueError unless power > 0.
+    Reference: Shi et al. 2024 (MD4), table of masking schedules.
+    """
+    if not power > 0:
+        raise ValueError(f"schedule.polynomial.power={power}: must be above 0. Use 1 for a linear schedule")
+    return lambda t: (0.5 * jnp.log1p(-(t**power)), 0.5 * power * jnp.log(t))
+
+
 def geometric(num_steps: int, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Schedule:
     """Geometric noise levels with alpha = 1, from sigma_min at k = 1 to sigma_max at k = T.
 
@@ -234,5 +245,6 @@ CONTINUOUS: dict[str, Callable[..., Schedule]] = {
     "ve": ve,
     "edm": edm,
     "rectified_flow": rectified_flow,
+    "polynomial": polynomial,
 }
 """Schedules in closed form by name."""

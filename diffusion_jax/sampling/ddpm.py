@@ -9,13 +9,15 @@ from diffusion_jax.process.base import Array, Draw, StepCoefficients, expand, no
 from diffusion_jax.sampling.base import BoundDenoiser, SamplerStep
 
 
-def ancestral(draw: Draw = gaussian.draw) -> SamplerStep:
+def ancestral(draw: Draw = gaussian.draw, draws_x0: bool = False) -> SamplerStep:
     """Ancestral sampling: x_s drawn from the model's reverse kernel, x_s = mean + sqrt(var) noise.
 
-    The step that ends without noise takes the mean; of bits the likelier value. One network call per step.
+    The step that ends without noise takes the mean; of bits the likelier value; of levels a draw. One network call per
+    step.
 
     Args:
         draw: the `draw` of the process.
+        draws_x0: whether the step that ends without noise draws, too.
 
     Reference: Ho et al. 2020, algorithm 2.
     """
@@ -26,7 +28,7 @@ def ancestral(draw: Draw = gaussian.draw) -> SamplerStep:
         distribution = reverse(coefficients, denoise(x, coefficients.at), x)
         noise = normal(keys, x.shape[1:], x.dtype)
         noisy = jnp.isfinite(expand(coefficients.to.log_sigma, x))
-        return draw(distribution, jnp.where(noisy, noise, 0)), carry
+        return draw(distribution, noise if draws_x0 else jnp.where(noisy, noise, 0)), carry
 
     return SamplerStep(step, uses_kernel=True, needs_score=False)
 

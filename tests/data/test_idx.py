@@ -51,6 +51,18 @@ def test_splits_are_the_files(tmp_path, end):
         np.testing.assert_array_equal(label, LABELS[:count])
 
 
+def test_fewer_levels_have_equal_width(tmp_path):
+    images = np.array([0, 63, 64, 127, 128, 191, 192, 255], np.uint8).reshape(1, 2, 4).repeat(6, 0)
+    path = fill(tmp_path, images=images)
+    for levels, expected in ((2, [0, 0, 0, 0, 1, 1, 1, 1]), (4, [0, 0, 1, 1, 2, 2, 3, 3])):
+        for split in ("train", "heldout"):
+            source = idx(split, path, levels=levels)
+            assert source.levels == levels and (everything(source)[0].reshape(-1, 8) == expected).all()
+    for levels in (1, 257):
+        with pytest.raises(ValueError, match=r"idx\.levels"):
+            idx("train", path, levels=levels)
+
+
 @settings(DRAWN, max_examples=30)
 @given(shape=st.lists(st.integers(1, 4), min_size=3, max_size=4), end=st.sampled_from(["", ".gz"]), data=st.data())
 def test_any_array_is_read_as_it_is(tmp_path_factory, shape, end, data):

@@ -11,6 +11,7 @@ from diffusion_jax import config as configs
 from diffusion_jax.declarations import facts_of
 from diffusion_jax.experiment import paths, quality, samplers, wiring
 from diffusion_jax.objective.prediction import TARGETS
+from diffusion_jax.process import base as process_base
 from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import Level
 from diffusion_jax.sampling import degradation
@@ -368,6 +369,54 @@ REFUSED_OF_2015 = [
     ),
     ({"sampler__grid": "to_first", "process__num_steps": 1}, "to_first"),
 ]
+
+
+LEVELS = {"process__name": "categorical", "schedule__name": "harmonic", "loss__name": "vlb"}
+LEVELS |= {"prediction__target": "x0", "prediction__variance": "fixed_small"}
+MASKED = LEVELS | {"process__num_steps": 0, "schedule__name": "polynomial", "loss__name": "masked"}
+MASKED |= {"process__categorical__noise": "absorbing", "network__conditioning": "time", "sampler__num_steps": 4}
+REFUSED_OF_LEVELS = [
+    (LEVELS | {"data__levels": 0}, "process.name"),
+    (LEVELS | {"process__categorical__noise": "gaussian"}, "process.categorical.noise"),
+    (LEVELS | {"process__categorical__noise": "absorbing", "schedule__name": "cosine"}, "process.name"),
+    (LEVELS | {"prediction__target": "v"}, "prediction.target"),
+    (LEVELS | {"loss__name": "simple"}, "loss.name"),
+    (LEVELS | {"sampler__name": "ddim"}, "sampler.name"),
+    (
+        LEVELS
+        | {"guidance__name": "classifier_free", "network__conditional": True, "network__label_dropout": 0.1}
+        | {"data__classes": 10},
+        "guidance.name",
+    ),
+    (MASKED | {"process__categorical__noise": "uniform"}, "loss.name"),
+    (MASKED | {"process__num_steps": 4, "schedule__name": "harmonic"}, "loss.name"),
+    (MASKED | {"times__min_t": 0.1}, "loss.name"),
+    (MASKED | {"schedule__polynomial__power": 0.0}, "schedule.polynomial.power"),
+    ({"loss__name": "masked"}, "loss.name"),
+]
+
+
+@pytest.mark.parametrize(("changes", "key"), REFUSED_OF_LEVELS)
+def test_what_levels_do_not_allow_is_refused_in_one_line(changes, key):
+    test_refused_in_one_line_that_names_the_key(changes, key)
+
+
+@pytest.mark.parametrize("choices", [LEVELS, MASKED], ids=["uniform", "absorbing"])
+@pytest.mark.parametrize("shape", [(5,), (4, 4, 2)])
+def test_models_of_levels_have_a_loss_and_samples_of_their_levels(choices, shape):
+    network = {"network__name": "mlp"} if len(shape) == 1 else {"network__unet__channels": 8}
+    c = config(**choices, **network, data__levels=3, data__shape=shape, network__unet__multipliers=(1,))
+    experiment = wiring.build(c)
+    params = wiring.init(c, experiment.network, jax.random.key(0))
+    rows = {"x0": jnp.full((4, *shape), 2, jnp.uint8), "label": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
+    loss, _ = loss_at_rest(experiment, params, rows, jnp.arange(1, 5) / 4, jax.random.split(jax.random.key(1), 4))
+    assert loss.shape == (4,) and np.isfinite(loss).all()
+    assert wiring.count_calls(c, params) == 4
+    samples = experiment.sampler.sample(params, jnp.arange(3, dtype=jnp.uint32))
+    assert samples.shape == (3, *shape) and set(np.unique(samples)) <= {-1.0, 0.0, 1.0}
+    prediction = experiment.predict(params, samples, process_base.level(experiment.schedule(params), jnp.full(3, 0.5)))
+    assert prediction.probabilities.shape == (3, *shape, 3)
+    np.testing.assert_allclose(prediction.probabilities.sum(-1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("changes", "key"), REFUSED_OF_2015)
