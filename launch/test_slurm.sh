@@ -73,6 +73,7 @@ MpiDefault=none
 SlurmdParameters=config_overrides
 FirstJobId=$((1000 + RANDOM))
 KillWait=60
+MinJobAge=100000
 StateSaveLocation=$work/state
 SlurmdSpoolDir=$work/%n
 SlurmctldPidFile=$work/slurmctld.pid
@@ -103,8 +104,8 @@ start() {
 }
 idle() { [ "$(sinfo -h -o '%D %t' 2>/dev/null)" = "2 idle" ]; }
 works() {
-    start && await 60 "a cluster of two nodes" idle &&
-        [ "$(timeout 60 srun --nodes=2 printenv SLURM_PROCID | sort | paste -sd,)" = 0,1 ]
+    start && await 300 "a cluster of two nodes" idle &&
+        [ "$(timeout 300 srun --nodes=2 printenv SLURM_PROCID | sort | paste -sd,)" = 0,1 ]
 }
 if ! works >"$work/start.log" 2>&1; then
     tail -n 20 "$work"/*.log >&2
@@ -140,24 +141,24 @@ begin=$SECONDS
 limited=$(stand_in limited --time=2 --signal=TERM@100)
 cancelled=$(stand_in cancelled)
 job=$(submit undisturbed)
-await 100 "the start of a stand-in" listening cancelled
+await 900 "the start of a stand-in" listening cancelled
 scancel "$cancelled"
-await 200 "the return of a job at its time limit" is "$limited" Restarts 1
+await 900 "the return of a job at its time limit" is "$limited" Restarts 1
 scancel "$limited"
-await 400 "the end of the undisturbed job" ended "$job"
+await 1800 "the end of the undisturbed job" ended "$job"
 must "$job" COMPLETED
 echo "test_slurm: an undisturbed job on two nodes, $((SECONDS - begin)) s; one at its time limit came back"
 
 job=$(submit disturbed)
-await 300 "step 60" trained disturbed 60
+await 900 "step 60" trained disturbed 60
 echo "test_slurm: scancel --signal=TERM"
 scancel --signal=TERM "$job"
-await 200 "the first return to the queue" is "$job" Restarts 1
-await 300 "step 140" trained disturbed 140
+await 900 "the first return to the queue" is "$job" Restarts 1
+await 900 "step 140" trained disturbed 140
 echo "test_slurm: scontrol requeue"
 scontrol requeue "$job"
-await 200 "the second return to the queue" is "$job" Restarts 2
-await 400 "the end of the disturbed job" ended "$job"
+await 900 "the second return to the queue" is "$job" Restarts 2
+await 1800 "the end of the disturbed job" ended "$job"
 must "$job" COMPLETED
 must "$cancelled" CANCELLED # it has not come back
 grep -E '[0-9] SIGTERM|resuming|goes back|step: 240 of' "$work/disturbed.log"

@@ -10,6 +10,8 @@ from diffusion_jax.experiment import drawing, sources
 from diffusion_jax.runs import trained
 from diffusion_jax.training import checkpoints
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 QUIET = ["--config.report.tensorboard=False", "--config.report.samples_every=0", "--config.eval.svm=False"]
 VAE = ["--config.loss.name=elbo", "--config.network.name=linear_models:LinearVAE", "--config.sampler.name=direct"]
 
