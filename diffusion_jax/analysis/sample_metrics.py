@@ -16,8 +16,10 @@ import numpy as np
 from etils import epath
 
 from diffusion_jax import files
+from diffusion_jax.analysis.heldout import map_batches
+from diffusion_jax.data.scaling import from_model
 from diffusion_jax.declarations import facts_of
-from diffusion_jax.experiment import choices, quality, sources
+from diffusion_jax.experiment import choices, generators, quality, sources
 from diffusion_jax.metrics import bootstrap, neighbours, parzen_window, reference, registry
 from diffusion_jax.metrics.features import FeatureNetwork, Features, extract
 from diffusion_jax.metrics.frechet import frechet_pixels
@@ -45,7 +47,7 @@ class Options(NamedTuple):
     replicates: int = 100
     """Replicates of the bootstrap; 0: no intervals."""
     heldout: bool = False
-    """Also evaluate the held-out data, and as many samples."""
+    """Also evaluate the held-out data, as many samples, and an autoencoder's reconstructions of them."""
 
 
 def prepare_metrics(
@@ -159,6 +161,8 @@ def evaluate_samples(
         entries[registry.full_name(name, network.name, number)] = entry
     if options.heldout and heldout:
         entries |= heldout_entries(functions, real, samples, heldout, network.name)
+        if run.experiment.terms is not None:
+            entries |= reconstruction_entries(run, functions, real, network)
     if registry.memorisation_statistic in functions and ref.provenance["split"] == "train":
         draw_neighbours(run, network, ref, samples, first)
 
@@ -271,6 +275,31 @@ def heldout_entries(
         entry = {"value": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
         entries[registry.full_name(name, features, count)] = entry
     return entries
+
+
+def reconstruction_entries(
+    run: trained.Run, functions: Sequence[registry.Metric], real: registry.RealFeatures, network: FeatureNetwork
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of an autoencoder's reconstructions of the held-out data, from the mean of q(z | x0).
+
+    No model of its latents makes better samples.
+    """
+    config, parts, examples = run.config, generators.autoencoder(run.config), sources.heldout(run.config)
+
+    def reconstruct(params: Any, key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
+        mean, _ = parts["encode"](params, run.experiment.to_model(batch["x0"], keys))
+        data = config.data
+        return from_model(parts["generate"](params, mean), data.levels, data.mean, data.std)
+
+    made = extract(
+        network, config.data.levels, [map_batches(run, reconstruct, examples)], examples.size, "reconstructions"
+    )
+    functions = [function for function in functions if not facts_of(function).heldout]
+    return {
+        registry.full_name(f"reconstruction_{name}", network.name, examples.size): {"value": statistic(registry.ALL)}
+        for name, statistic in _statistics(functions, real._replace(heldout=None), made).items()
+    }
 
 
 def draw_neighbours(

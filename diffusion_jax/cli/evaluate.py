@@ -46,7 +46,8 @@ def add_flags(parser: Parser) -> None:
         "heldout",
         bool,
         False,
-        "Also compute the metrics for the held-out split, as the reference a perfect model would reach",
+        "Also compute the metrics for the held-out split, as the reference a perfect model would reach, and for its "
+        "reconstructions by an autoencoder",
     )
 
 

@@ -108,7 +108,7 @@ def autoencoder(config: ConfigDict) -> dict[str, Any]:
     return {
         "net": net,
         "encode": encode,
-        "generate": lambda *inputs: decode(*inputs)[0],
+        "generate": lambda params, z, keys=None: decode(params, z, keys)[0],
         "terms": elbo.make_terms(encode, decode, data_decoder(config), clip=config.data.levels > 0),
         "latent_shape": tuple(net.latent_shape),
     }

@@ -102,12 +102,12 @@ METRICS: dict[str, Metric] = {
 def full_name(statistic: str, features: str, count: int) -> str:
     """Return a statistic's name with features and number of samples: fid_50k for Inception, else fd_digits_2000.
 
-    The prefix heldout_ of a statistic is kept: heldout_fid_256.
+    A prefix of a statistic is kept: heldout_fid_256, reconstruction_fid_256.
     """
     stem = statistic.replace("fd", "fid").replace("kd", "kid") if features == "inception" else f"{statistic}_{features}"
     return f"{stem}_{f'{count // 1000}k' if count >= 10_000 and count % 1000 == 0 else count}"
 
 
 def is_full_name(name: str) -> bool:
-    """Return True for the `full_name` of a statistic, also with the prefix heldout_."""
-    return bool(re.fullmatch(rf"(heldout_)?({'|'.join(STATISTICS)})_(\w+_)?\d+k?", name))
+    """Return True for the `full_name` of a statistic, also with the prefix heldout_ or reconstruction_."""
+    return bool(re.fullmatch(rf"(heldout_|reconstruction_)?({'|'.join(STATISTICS)})_(\w+_)?\d+k?", name))

@@ -9,7 +9,8 @@ from linear_models import gaussian
 
 from diffusion_jax import config as configs
 from diffusion_jax import main
-from diffusion_jax.experiment import drawing, wiring
+from diffusion_jax.experiment import drawing, sources, wiring
+from diffusion_jax.metrics.frechet import frechet_pixels
 from diffusion_jax.runs import trained
 from diffusion_jax.training import checkpoints
 
@@ -57,9 +58,21 @@ def test_bounds_of_a_run_are_those_of_its_gaussian(runs, capsys):
     assert found["latents"] == 2
 
 
-def heldout(run):
-    from diffusion_jax.experiment import sources
+def test_reconstructions_of_the_heldout_data_are_measured(runs, capsys):
+    words = ["--metrics=fid", "--features=pixels", "--heldout", "--num_samples=300", "--allow=sizes", "--bootstrap=0"]
+    assert main.run(["main", "evaluate", f"--workdir={runs / 'vae'}", *words]) == 0
+    found = last_line(capsys)
+    run = trained.load(str(runs / "vae"))
+    net = jax.tree.map(np.float64, jax.device_get(run.params["net"]))
+    train, held = (sources.source(run.config, split) for split in ("train", "heldout"))
+    real, x = (source.read(np.arange(source.size))[0].reshape(source.size, -1) for source in (train, held))
+    z = (x / 8 - 1) @ net["encoder"]["kernel"] + net["encoder"]["bias"]
+    out = np.round((np.clip(z @ net["decoder"]["kernel"] + net["decoder"]["bias"], -1, 1) + 1) * 8)
+    assert found["reconstruction_fd_pixels_297"] == pytest.approx(frechet_pixels(real, out), rel=0.01)
+    assert found["heldout_fd_pixels_297"] < found["reconstruction_fd_pixels_297"]
 
+
+def heldout(run):
     return sources.heldout(run.config).read(np.arange(8))[0]
 
 

@@ -81,8 +81,10 @@ def shards(workdir):
 @pytest.mark.parametrize("count", [256, 50_000])
 def test_figures_of_heldout_data_have_the_names_of_those_of_samples(features, statistic, count):
     name = registry.full_name(statistic, features, count)
-    assert registry.full_name(f"heldout_{statistic}", features, count) == f"heldout_{name}"
-    assert registry.is_full_name(name) and registry.is_full_name(f"heldout_{name}")
+    assert registry.is_full_name(name)
+    for prefix in ("heldout", "reconstruction"):
+        assert registry.full_name(f"{prefix}_{statistic}", features, count) == f"{prefix}_{name}"
+        assert registry.is_full_name(f"{prefix}_{name}")
     assert not registry.is_full_name(f"{name}_low") and not registry.is_full_name(f"{name}_std")
 
 
