@@ -95,16 +95,20 @@ class Namespace:
             setattr(self, name, self._function(name, factory))
 
     def _function(self, name: str, factory: Any) -> Callable[..., Choice]:
+        given = set(choices.PROVIDED) - {"num_steps"}  # the experiment gives these
+        taken = inspect.signature(factory)
+        taken = taken.replace(parameters=[p for key, p in taken.parameters.items() if key not in given])
+
         def choice(*values: Any, **options: Any) -> Choice:
             try:
-                bound = inspect.signature(factory).bind_partial(*values, **options)
+                bound = taken.bind_partial(*values, **options)
             except TypeError as error:
-                raise ValueError(f"{self._section}.{name}: {error}; it takes {inspect.signature(factory)}") from error
+                raise ValueError(f"{self._section}.{name}: {error}; it takes {taken}") from error
             return Choice(self._section, name, dict(bound.arguments))
 
         choice.__name__ = choice.__qualname__ = name
         choice.__doc__ = factory.__doc__
-        choice.__signature__ = inspect.signature(factory)  # type: ignore[attr-defined]
+        choice.__signature__ = taken  # type: ignore[attr-defined]
         return choice
 
     def __iter__(self) -> Iterator[str]:

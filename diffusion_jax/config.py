@@ -54,7 +54,7 @@ SCHEMA: dict[str, Key] = {
     "data.mean": Key(0.0, "The model sees (x - mean) / std of data in [-1, 1]."),
     "data.std": Key(1.0, "See data.mean."),
     "data.dequantise": Key(False, "Add uniform noise of one grey level, so that the data have a density."),
-    "process.name": Key("gaussian", "Forward process: gaussian, binomial (two levels), categorical (any number)."),
+    "process.name": Key("gaussian", "Forward process: gaussian, binomial (two levels), categorical (2 to 256)."),
     "process.num_steps": Key(1000, "Steps T of the chain, at times k/T; 0: continuous time."),
     "schedule.name": Key("linear", "Noise schedule, see docs/config-keys.md for all."),
     "network.name": Key("unet", "Network, see docs/config-keys.md for all."),

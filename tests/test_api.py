@@ -161,6 +161,9 @@ def test_losses_and_processes_are_choices():
     config = model(loss=dj.losses.min_snr(gamma=3.0)).config()
     assert config.loss.name == "min_snr" and config.loss.min_snr.gamma == 3.0
     assert model(loss=dj.losses.vlb()).config().loss.name == "vlb"
+    assert dj.processes.categorical("absorbing").options == {"noise": "absorbing"}
+    with pytest.raises(ValueError, match=r"process\.categorical"):
+        dj.processes.categorical(num_levels=3)
 
 
 class Halving(nn.Module):

@@ -339,7 +339,7 @@ def odd_source(run: Run, spec: str | os.PathLike[str]) -> Source:
     if place.suffix in (".npz", ".npy"):
         found = arrays.arrays("train", path=str(place), levels=data.levels, heldout_fraction=0)
     elif place.is_dir() and list(place.glob("*-images-idx*")):
-        found = idx.idx("heldout", path=str(place))
+        found = idx.idx("heldout", path=str(place), levels=data.levels or 256)
     elif place.is_dir():
         found = folder.folder(
             "train", path=str(place), size=tuple(data.shape[:2]), channels=int(data.shape[-1]), heldout_fraction=0

@@ -128,9 +128,10 @@ def report_bound(run: Run) -> tuple[dict[str, Any], np.ndarray]:
         plots.bound_terms(directory / "vlb.png", curves, title)
         plots.rate_distortion(directory / "rate_distortion.png", curves, title)
     log.info("the terms of the bound: %s", directory)
-    clips = run.experiment.terms is None and samplers.clips_x0(run.config, run.config.bound)
-    options = {"decoder": run.config.bound.decoder, "bound_clip_x0": clips, **latent_kl(run)}
-    values = {**values, "bound_steps": len(curves["t"]), "bound_examples": len(terms_nats), **options}
+    values = {**values, "bound_steps": len(curves["t"]), "bound_examples": len(terms_nats), **latent_kl(run)}
+    if run.experiment.terms is not None or run.experiment.process.gaussian:  # other processes end at the data
+        clips = run.experiment.terms is None and samplers.clips_x0(run.config, run.config.bound)
+        values |= {"decoder": run.config.bound.decoder, "bound_clip_x0": clips}
     return values, terms_nats.astype(np.float64).sum(1)
 
 

@@ -20,7 +20,7 @@ CHAIN_NEEDED = "a chain: set process.num_steps to its number of steps, 1000 for 
 
 PROVIDED = (
     *("learning_rate", "warmup_steps", "train_steps"),
-    *("num_steps", "num_classes", "out_channels", "remat", "sigma_data", "min_t", "split", "data_shape"),
+    *("num_steps", "num_levels", "num_classes", "out_channels", "remat", "sigma_data", "min_t", "split", "data_shape"),
     *("schedule", "process", "setting", "draw", "draws_x0", "end", "chain_steps", "parent", "name"),
 )
 """Parameters of factories that are no options: the experiment provides them, or flax does."""

@@ -235,7 +235,11 @@ def loss_terms(
     if not process.gaussian:
         raise ValueError(
             f"loss.name={config.loss.name!r}: is an error of the noise (got process.name={config.process.name!r}). "
-            f"{_use(lambda facts: facts.trains_variance and not facts.gaussian)}"
+            + (
+                "Use loss.name=masked"
+                if getattr(process, "masks", False) and not config.process.num_steps
+                else _use(lambda facts: facts.trains_variance and not facts.gaussian)
+            )
         )
     return {"mse": (1.0, losses.weighted_mse(path, target, made, config.loss.reduction))}
 

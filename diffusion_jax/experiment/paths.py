@@ -96,8 +96,13 @@ def chain_coefficients(
 def K_coefficients(config: ConfigDict, process: Process, path: ModelSchedule) -> Callable[[Any], Any]:
     """Return `coefficients(params)` of the T steps of the chain, with the schedule's own noise at t = 0.
 
-    The bound K leaves the last step out, so that the noise at t = 0 may be any.
+    The bound K leaves the last step out, so that the noise at t = 0 may be any. Raises ValueError for masks.
     """
+    if getattr(process, "masks", False):
+        raise ValueError(
+            "K: compares x_1 with the noise of the process, which values cannot equal where it is a mask "
+            "(process.categorical.noise='absorbing'). Use loss.name=masked or vlb, and --likelihood=vlb"
+        )
     steps = config.process.num_steps
     return grid_coefficients(config, process, path, grids.uniform(steps, steps), denoise=False)
 

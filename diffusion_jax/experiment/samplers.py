@@ -1,12 +1,14 @@
 """Sampler of a config, and its grid."""
 
 import inspect
+from collections.abc import Callable
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax.experiment.choices import CHAIN_NEEDED, choose, make, options
 from diffusion_jax.experiment.guidances import uses_label
+from diffusion_jax.experiment.networks import conditioning
 from diffusion_jax.experiment.objectives import determines_x0, loss_facts, made_target, target_facts
 from diffusion_jax.experiment.paths import (
     check_single_steps,
@@ -16,7 +18,7 @@ from diffusion_jax.experiment.paths import (
     lowest_time,
 )
 from diffusion_jax.objective import prediction, reverse
-from diffusion_jax.process.base import Process
+from diffusion_jax.process.base import Array, Process, in_float64, level
 from diffusion_jax.process.learned import ModelSchedule
 from diffusion_jax.sampling import grids, loop
 from diffusion_jax.sampling.base import starting
@@ -68,6 +70,16 @@ def sampler(
             f"sampler.name={config.sampler.name!r}: needs the mean velocity between two times, which loss.name="
             f"{config.loss.name!r} does not train. Use ode_heun, or train with loss.name=mean_flow"
         )
+    if getattr(process, "masks", False) and not config.sampler.denoise and times[-1] > 0:
+        raise ValueError(
+            f"sampler.denoise=False: masks would be left in the samples, since the grid ends at t = {times[-1]:g}. Use "
+            "True"
+        )
+    if times[0] == 1 and not np.isfinite(in_float64(_conditioned_on(config), np.ones(1))).all():
+        raise ValueError(
+            f"network.conditioning={config.network.conditioning!r}: is infinite at t = 1, where schedule.name="
+            f"{config.schedule.name!r} has no signal left. Use time, or step for a chain"
+        )
     if times[0] == 1 and not determines_x0(config, made_target(config)):
         raise ValueError(
             f"prediction.target={config.prediction.target!r}: x0 cannot be found from it at t = 1, where schedule.name="
@@ -86,6 +98,12 @@ def sampler(
         shape=tuple(config.data.shape),
         num_classes=config.data.classes if uses_label(config) else 0,
     )
+
+
+def _conditioned_on(config: ConfigDict) -> Callable[[Array], Array]:
+    """Return the number that the network is conditioned on, as a function of times."""
+    start, condition = initial_schedule(config), conditioning(config)
+    return lambda t: condition(level(start, t))
 
 
 def clipped(config: ConfigDict, predict: prediction.Denoiser) -> prediction.Denoiser:

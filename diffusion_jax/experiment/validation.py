@@ -26,6 +26,14 @@ def check_process(config: ConfigDict, process: Process) -> None:
             process.levels and levels != process.levels,
             f"{process_is}: needs data.levels={process.levels} (got {levels})",
         ),
+        (
+            other and (config.data.mean, config.data.std, config.data.dequantise) != (0, 1, False),
+            f"{process_is}: needs data in [-1, 1]. Leave data.mean, data.std and data.dequantise",
+        ),
+        (
+            other and config.prediction.input_scaling != "none",
+            f"{process_is}: prediction.input_scaling needs Gaussian noise. Use none",
+        ),
         (other and coupled, f"{process_is}: data.coupling={config.data.coupling!r} needs Gaussian noise. Use none"),
         (other and config.data.augment, f"{process_is}: data.augment needs Gaussian noise. Use 0"),
         (

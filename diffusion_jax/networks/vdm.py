@@ -37,8 +37,8 @@ class VDMUNet(nn.Module):
         layers.check_levels("vdm", x, self.channels, (1,), ())
         if self.out_channels != x.shape[-1]:
             raise ValueError(
-                f"vdm: the output is added to x, which has {x.shape[-1]} channels, not {self.out_channels}; use a "
-                "fixed prediction.variance, or network.name=unet"
+                f"vdm: the output is added to x, which has {x.shape[-1]} channels, not {self.out_channels}; use "
+                "network.name=unet, or a fixed prediction.variance of Gaussian noise"
             )
         accurate = layers.at_least_float32(dtype)
         lift = nn.remat if self.remat else (lambda module: module)

@@ -40,7 +40,7 @@ class StatesNetwork:
 
 
 def make_categorical_denoiser(apply: NetworkApply, process: CategoricalProcess, conditioning: Conditioning) -> Denoiser:
-    """Make the denoiser of levels: x0 is their mean, `probabilities` [B,*D,K] holds the softmax of the logits.
+    """Make the denoiser of levels: x0 is their mean, `log_probs` [B,*D,K] the log softmax of the logits.
 
     apply: of a `StatesNetwork`. Where x_t shows x0, since it is not masked, its probability is 1.
     """
@@ -50,8 +50,8 @@ def make_categorical_denoiser(apply: NetworkApply, process: CategoricalProcess, 
     ) -> Prediction:
         output = apply({"params": params["net"]}, x_t, conditioning(level), label, keys)
         logits = output.reshape(*x_t.shape, process.num_levels)
-        probabilities = jnp.exp(process.known(jax.nn.log_softmax(logits), x_t))
-        return Prediction(process.mean(probabilities), None, None, probabilities)
+        log_probs = process.known(jax.nn.log_softmax(logits), x_t)
+        return Prediction(process.mean(jnp.exp(log_probs)), None, None, log_probs)
 
     return predict
 
@@ -67,9 +67,8 @@ def masked_bound(process: CategoricalProcess, schedule: ScheduleFromParams) -> T
         t = jnp.minimum(noisy.level.t, 1 - jnp.finfo(noisy.level.t.dtype).eps)  # gamma may have no logarithm at 1
         path = schedule(params)
         log_kept, rate = jax.jvp(lambda t: 2 * level_of(path, t).log_alpha, (t,), (jnp.ones_like(t),))
-        probabilities = noisy.prediction.probabilities
-        of_x0 = (probabilities * process.one_hot(noisy.x0)[..., : process.num_levels]).sum(-1)
-        nats = -jnp.log(jnp.maximum(of_x0, jnp.finfo(of_x0.dtype).tiny)).reshape(len(t), -1).sum(1)
+        seen = process.one_hot(noisy.x0)[..., : process.num_levels] > 0
+        nats = -jnp.where(seen, noisy.prediction.log_probs, 0).reshape(len(t), -1).sum(1)
         weight = rate * jnp.exp(log_kept) / jnp.expm1(log_kept)
         return bits_per_dim(jnp.where(nats > 0, weight, 0) * nats, noisy.x0.shape[1:])
 

@@ -32,8 +32,8 @@ class Prediction(NamedTuple):
     head: Any
     """The raw second output [B,*D] of a network that also predicts a variance, which a `Reverse` interprets; None
     for other networks."""
-    probabilities: Any = None
-    """Of the K levels of data of levels [B,*D,K], whose mean is x0; None for other processes."""
+    log_probs: Any = None
+    """Log probabilities of the K levels of data of levels [B,*D,K], whose mean is x0; None for other processes."""
 
 
 class Denoiser(Protocol):

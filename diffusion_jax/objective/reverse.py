@@ -31,7 +31,7 @@ def fixed_small(process: Process) -> Reverse:
     """
 
     def reverse(coefficients: StepCoefficients, prediction: Prediction, x_t: Array) -> Distribution:
-        belief = prediction.x0 if prediction.probabilities is None else prediction.probabilities
+        belief = prediction.x0 if prediction.log_probs is None else jnp.exp(prediction.log_probs)
         return process.posterior(coefficients, belief, x_t)
 
     return reverse

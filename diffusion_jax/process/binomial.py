@@ -109,9 +109,10 @@ class BinomialProcess:
     def draw(self, distribution: tuple[Array, None], noise: Array) -> Array:
         """Return +1 where the noise lies below the quantile of the probability of +1, else -1.
 
-        Where the noise is 0 this is the likelier bit.
+        Where the noise is 0 this is the likelier bit; NaN where the probability is.
         """
-        return jnp.where(ndtr(noise) < distribution[0], 1.0, -1.0).astype(noise.dtype)
+        bits = jnp.where(ndtr(noise) < distribution[0], 1.0, -1.0).astype(noise.dtype)
+        return jnp.where(jnp.isnan(distribution[0]), jnp.nan, bits)
 
     def entropies(self, coefficients: BinomialCoefficients, x0: Array) -> Entropies:
         """Return the conditional entropies around a step, of the bits that q makes of x0."""

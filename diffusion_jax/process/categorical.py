@@ -164,12 +164,13 @@ class CategoricalProcess:
     def draw(self, distribution: tuple[Array, None], noise: Array) -> Array:
         """Return the state at the quantile of the noise, never one of probability 0.
 
-        Where the noise is 0 this is the median state.
+        Where the noise is 0 this is the median state; NaN where the probabilities are.
         """
         below = jnp.cumsum(distribution[0], -1)[..., :-1]
         above = jnp.cumsum(distribution[0][..., ::-1], -1)[..., -2::-1]
         passed = (ndtr(-noise)[..., None] < above) | (below <= 0)  # ndtr may round to 1, but not to 0
-        return self.values(passed.sum(-1), noise.dtype)
+        lost = jnp.isnan(distribution[0]).any(-1)
+        return jnp.where(lost, jnp.nan, self.values(passed.sum(-1), noise.dtype))
 
     def entropies(self, coefficients: CategoricalCoefficients, x0: Array) -> Entropies:
         """Return the conditional entropies around a step, of the states that q makes of x0."""

@@ -85,7 +85,8 @@ def interpolation(
 ) -> np.ndarray:
     """Interpolate between x0 of two examples, ends [2,*D]: corrupt both to level t, mix, and sample from there.
 
-    x_t = (1 - share) x_t[0] + share x_t[1], `points` shares from 0 to 1, the same noise for all. Returns [1 + parts,
+    x_t = (1 - share) x_t[0] + share x_t[1], `points` shares from 0 to 1, the same noise for all. Of bits and levels,
+    which have no values between, each dimension is that of either end, with these shares. Returns [1 + parts,
     points, *D]: the mixtures of x0, then those at the start of each part, the lowest level first. Reference: Ho et al.
     2020, figure 8.
     """
@@ -96,7 +97,11 @@ def interpolation(
     share = jnp.linspace(0, 1, points, dtype=ends.dtype).reshape(-1, *[1] * (ends.ndim - 1))
     keys = jnp.broadcast_to(key, (points,))
 
+    ranks = jax.random.uniform(jax.random.fold_in(key_noise, 2), ends.shape[1:], ends.dtype)
+
     def mixed(x: Array) -> Array:
+        if not process.gaussian:
+            return jnp.where(ranks < share, x[1:], x[:1])
         return (1 - share) * x[:1] + share * x[1:]
 
     shown = [np.asarray(mixed(ends))]

@@ -388,6 +388,12 @@ REFUSED_OF_LEVELS = [
         | {"data__classes": 10},
         "guidance.name",
     ),
+    (LEVELS | {"data__std": 0.5, "sampler__clip_x0": False, "bound__clip_x0": False}, "data.std"),
+    (LEVELS | {"prediction__input_scaling": "unit_variance"}, "prediction.input_scaling"),
+    (LEVELS | {"process__categorical__noise": "absorbing", "loss__name": "K"}, "K"),
+    (MASKED | {"loss__name": "simple"}, "masked"),
+    (MASKED | {"network__conditioning": "logsnr"}, "network.conditioning"),
+    (MASKED | {"sampler__denoise": False, "sampler__min_t": 0.1}, "sampler.denoise"),
     (MASKED | {"process__categorical__noise": "uniform"}, "loss.name"),
     (MASKED | {"process__num_steps": 4, "schedule__name": "harmonic"}, "loss.name"),
     (MASKED | {"times__min_t": 0.1}, "loss.name"),
@@ -415,8 +421,8 @@ def test_models_of_levels_have_a_loss_and_samples_of_their_levels(choices, shape
     samples = experiment.sampler.sample(params, jnp.arange(3, dtype=jnp.uint32))
     assert samples.shape == (3, *shape) and set(np.unique(samples)) <= {-1.0, 0.0, 1.0}
     prediction = experiment.predict(params, samples, process_base.level(experiment.schedule(params), jnp.full(3, 0.5)))
-    assert prediction.probabilities.shape == (3, *shape, 3)
-    np.testing.assert_allclose(prediction.probabilities.sum(-1), 1, rtol=1e-5)
+    assert prediction.log_probs.shape == (3, *shape, 3)
+    np.testing.assert_allclose(np.exp(prediction.log_probs).sum(-1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("changes", "key"), REFUSED_OF_2015)

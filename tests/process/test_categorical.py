@@ -130,6 +130,14 @@ def test_draws_have_their_probabilities_and_never_one_of_0(process):
         np.testing.assert_array_equal(process.indices(drawn), np.arange(process.states))
 
 
+@every_noise
+def test_lost_probabilities_give_lost_draws(process):
+    probabilities = jnp.full((2, process.states), 1 / process.states).at[0, 1].set(jnp.nan)
+    np.testing.assert_array_equal(np.isnan(process.draw((probabilities, None), jnp.zeros(2))), [True, False])
+    bits = BinomialProcess(0.5).draw((jnp.array([jnp.nan, 0.5]), None), jnp.zeros(2))
+    np.testing.assert_array_equal(np.isnan(bits), [True, False])
+
+
 def test_what_is_not_masked_is_known():
     process = PROCESSES[1]
     log_probs = jnp.log(jnp.full((1, 2, LEVELS), 1 / LEVELS))

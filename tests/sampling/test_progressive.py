@@ -6,8 +6,10 @@ import oracles
 import pytest
 
 from diffusion_jax.objective import reverse
+from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level
+from diffusion_jax.process.categorical import CategoricalProcess
 from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import ddpm, grids, loop, progressive
 
@@ -71,3 +73,28 @@ def test_interpolation_goes_from_one_example_to_the_other(sampler):
     np.testing.assert_allclose(shown[0], np.linspace(*DATA.means, 5), atol=1e-6)
     lowest = shown[1]  # little noise: the ends are nearly reached
     assert np.abs(lowest[0] - ends[0]).max() < 0.7 and np.abs(lowest[-1] - ends[1]).max() < 0.7
+
+
+def test_levels_are_interpolated_by_taking_each_from_either_end():
+    process, chain = CategoricalProcess(5, "absorbing"), schedules.harmonic(4)
+    coefficients = loop.coefficients(process, chain, grids.uniform(4, 4))
+
+    def denoise(params, x, level, label=None, keys=None):
+        uniform = jnp.full((*x.shape, 5), -np.log(5))
+        return Prediction(jnp.zeros_like(x), None, None, process.known(uniform, x))
+
+    sampler = loop.Sampler(
+        process=process,
+        schedule=lambda params: chain,
+        denoiser=denoise,
+        reverse=reverse.fixed_small(process),
+        method=ddpm.ancestral(process.draw, draws_x0=True),
+        coefficients=lambda params: coefficients,
+        shape=(400,),
+    )
+    ends = jnp.stack([jnp.full(400, -1.0), jnp.full(400, 1.0)])
+    shown = progressive.interpolation(sampler, process, None, ends, seed=0, points=5)
+    shares = (shown[0] == 1).mean(1)
+    assert set(np.unique(shown[0])) == {-1.0, 1.0} and shares[0] == 0 and shares[-1] == 1
+    np.testing.assert_allclose(shares, np.linspace(0, 1, 5), atol=4 * 0.5 / 400**0.5)
+    assert set(np.unique(shown)) <= {-1.0, -0.5, 0.0, 0.5, 1.0}  # no mask is left
