@@ -23,7 +23,7 @@ from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import paths, sources
 from diffusion_jax.objective.prediction import Denoiser
-from diffusion_jax.process.base import Array, normal
+from diffusion_jax.process.base import Array, Level, in_float64, level, normal
 from diffusion_jax.runs.trained import Run
 
 DRAWS = 4
@@ -40,7 +40,7 @@ Features = dict[tuple[str, float], np.ndarray]
 def represent(run: Run, num_examples: int = 2000, seed: int = 0) -> dict[str, Any]:
     """Return the figures of probes, clusters and, of a conditional run, the classifier.
 
-    The noise levels are those of config.bound.num_steps. probe_accuracy: of the block and level that are best in
+    The noise levels are those of `feature_levels`. probe_accuracy: of the block and level that are best in
     cross-validation on the training examples, with its standard error; pixels_ and pca_: the same of pixels and of
     their principal components. cluster_nmi, cluster_ari, cluster_accuracy (Hungarian matching): k-means on the block
     and level with the largest silhouette, chosen without labels; best_cluster_nmi: chosen with them. mixture_nmi and so
@@ -80,8 +80,8 @@ def represent(run: Run, num_examples: int = 2000, seed: int = 0) -> dict[str, An
 
 
 def features(run: Run, source: Source) -> Features:
-    """Return the features of every example at the noise levels of config.bound, without label."""
-    rows = _levels(run)
+    """Return the features of every example at the noise levels of `feature_levels`, without label."""
+    rows = feature_levels(run)
     process, predict = run.experiment.process, capturing(run.experiment.predict)
     into = sources.make_to_model(run.config)
 
@@ -90,11 +90,11 @@ def features(run: Run, source: Source) -> Features:
         x0, size = into(batch["x0"], keys), len(batch["x0"])
 
         def one(_: None, inputs: tuple[Array, Any]) -> tuple[None, dict[str, Array]]:
-            i, level = inputs
-            level = jax.tree.map(lambda field: jnp.broadcast_to(field, (size,)), level)
+            i, of_one = inputs
+            each = jax.tree.map(lambda field: jnp.broadcast_to(field, (size,)), of_one)
             noise = normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x0.shape[1:], x0.dtype)
-            x_t = process.corrupt(level, x0, noise)
-            outputs = predict(params, x_t, level, jnp.full(size, -1, jnp.int32), None)
+            x_t = process.corrupt(each, x0, noise)
+            outputs = predict(params, x_t, each, jnp.full(size, -1, jnp.int32), None)
             return None, {name: pooled(h) for name, h in outputs.items()}
 
         repeated = jax.tree.map(lambda field: jnp.repeat(jnp.asarray(field, x0.dtype), DRAWS), rows)
@@ -137,6 +137,20 @@ def pooled(h: Array) -> Array:
     halves = jnp.array_split(h, min(2, h.shape[1]), axis=1)
     quarters = [part for half in halves for part in jnp.array_split(half, min(2, h.shape[2]), axis=2)]
     return jnp.concatenate([part.mean((1, 2)) for part in quarters], axis=-1)
+
+
+def feature_levels(run: Run) -> Level:
+    """Return the noise levels of features, t = (k/(L + 1))² for k = 1 … L = config.bound.num_steps, fields [L].
+
+    They are denser near the data, where features tell most. Of a chain each is the nearest level.
+    """
+    chain = run.config.process.num_steps
+    count = run.config.bound.num_steps or chain
+    times = (np.arange(1, count + 1) / (count + 1)) ** 2
+    if chain:
+        times = np.unique(np.maximum(np.round(times * chain), 1)) / chain
+    found: Level = in_float64(level, run.experiment.schedule(None), times)
+    return found
 
 
 def _levels(run: Run) -> Any:
@@ -293,10 +307,10 @@ def classify(run: Run, source: Source) -> np.ndarray:
         x0, size = into(x0, keys), len(x0)
 
         def one(total: Array, inputs: tuple[Array, Any]) -> tuple[Array, None]:
-            i, level = inputs
-            level = jax.tree.map(lambda field: jnp.broadcast_to(field, (size,)), level)
+            i, of_one = inputs
+            each = jax.tree.map(lambda field: jnp.broadcast_to(field, (size,)), of_one)
             noise = normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x0.shape[1:], x0.dtype)
-            found = predict(params, process.corrupt(level, x0, noise), level, label, None)
+            found = predict(params, process.corrupt(each, x0, noise), each, label, None)
             return total + jnp.square(found.eps - noise).reshape(size, -1).mean(1), None
 
         repeated = jax.tree.map(lambda field: jnp.repeat(jnp.asarray(field, x0.dtype), CLASSIFIER_DRAWS), rows)

@@ -21,7 +21,7 @@ def run(workdir):
 def test_features_are_the_outputs_of_the_blocks(run):
     """The first convolution from its weights, and the last one, which predicts eps."""
     size = 3
-    level = jax.tree.map(lambda field: jnp.full(size, field[0], jnp.float32), representation._levels(run))
+    level = jax.tree.map(lambda field: jnp.full(size, field[0], jnp.float32), representation.feature_levels(run))
     x = jax.random.normal(jax.random.key(0), (size, *run.config.data.shape))
     arguments = run.params, x, level, jnp.full(size, -1), None
     found = representation.capturing(run.experiment.predict)(*arguments)
@@ -31,6 +31,15 @@ def test_features_are_the_outputs_of_the_blocks(run):
     layout = jax.lax.conv_dimension_numbers(x.shape, weights["kernel"].shape, ("NHWC", "HWIO", "NHWC"))
     by_hand = jax.lax.conv_general_dilated(x, weights["kernel"], (1, 1), "SAME", dimension_numbers=layout)
     np.testing.assert_allclose(found["conv_in"], by_hand + weights["bias"], rtol=1e-4, atol=1e-5)
+
+
+def test_levels_of_features_are_denser_near_the_data(run):
+    found = representation.feature_levels(run)
+    np.testing.assert_allclose(found.t, [0.25, 0.5])  # (1/3)² and (2/3)², at levels of the chain of 4
+    continuous = run.config.copy_and_resolve_references()
+    continuous.process.num_steps = 0
+    assert found.log_alpha.shape == (2,)
+    np.testing.assert_allclose(representation.feature_levels(run._replace(config=continuous)).t, [1 / 9, 4 / 9])
 
 
 def test_pooling_over_quarters():
