@@ -3,7 +3,7 @@
 Run:    python -m diffusion_jax.main train --config=configs/digits_masked.py --workdir=runs/digits_masked
 Expect: a bound of 1.727 ± 0.013 bits/dim on the 297 held-out digits; Fréchet distance of 1,500 samples of 100 calls
         0.370 in the digit features (measured; docs/results/digits.md)
-Time:   5,000 steps; 23 minutes on two CPU cores beside other work (measured)
+Time:   5,000 steps; 24 minutes on two CPU cores beside other work (measured)
 
 process.categorical.noise=uniform with a chain and loss.name=vlb is the uniform diffusion of Austin et al. 2021 (D3PM).
 """
