@@ -280,9 +280,9 @@ def heldout_entries(
 def reconstruction_entries(
     run: trained.Run, functions: Sequence[registry.Metric], real: registry.RealFeatures, network: FeatureNetwork
 ) -> dict[str, dict[str, float]]:
-    """Return the metrics of an autoencoder's reconstructions of the held-out data, from the mean of q(z | x0).
+    """Return the metrics of an autoencoder's reconstructions of the held-out data.
 
-    No model of its latents makes better samples.
+    They are decoded from the mean of q(z | x0). No model of its latents can be expected to draw better samples.
     """
     config, parts, examples = run.config, generators.autoencoder(run.config), sources.heldout(run.config)
 
