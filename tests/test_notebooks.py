@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax import main
-from diffusion_jax.analysis import scales
+from diffusion_jax.analysis import compression, scales
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -85,6 +85,26 @@ def a_frontier_and_scales(tmp_path):
     return {"FRONTIERS": folders, "GUIDED": folders, "STEPS": "40", "POINTS": "240"}
 
 
+def results_of_uses(tmp_path, run):
+    """Made up results of detect, compress and represent, beside a copy of a run: for 06_uses."""
+    generator = np.random.default_rng(0)
+    kinds = ("normal", "odd", "train")
+    scores = {f"{score}_{kind}": generator.normal(kind == "odd", 1, 40) for score in ("bits", "path") for kind in kinds}
+    np.savez(tmp_path / "detection.npz", **scores)
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    header = json.dumps({"format": compression.FORMAT, "count": 20, "num_steps": 2, "levels": 17}).encode()
+    body = len(header).to_bytes(4, "little") + header + bytes(40)
+    (tmp_path / "run" / "x.djx").write_bytes(compression.MAGIC + compression._digest(body).encode() + body)
+    folder = tmp_path / "run" / "evaluation" / "2-0.9"
+    folder.mkdir(parents=True)
+    figures = {"probe_cross_validated": {"mid t=0.1": 0.9, "mid t=0.5": 0.8}, "probe_block": "mid", "probe_t": 0.1}
+    for prefix in ("", "pixels_", "pca_"):
+        figures |= {f"{prefix}probe_accuracy": 0.9, f"{prefix}probe_accuracy_stderr": 0.1, f"{prefix}cluster_nmi": 0.5}
+    (folder / "figures.json").write_text(json.dumps(figures))
+    names = {"DETECTION": "detection.npz", "COMPRESSED": "run/x.djx", "REPRESENTED": "run"}
+    return {name: str(tmp_path / path) for name, path in names.items()}
+
+
 # name -> function(tmp_path) -> environment variables, for a notebook that reads something: a tiny run, made there
 NEEDS = {
     "02_ddpm_analysis": a_run_and_a_sweep,
@@ -99,6 +119,7 @@ SAID = {
         "bare: no guidance to read",
     ),
     "05_real_images": ("tiny: no frontier to read", "bits/dim; most for class"),
+    "06_uses": ("path            AUROC 0.", "pixels                probe 0.900"),
 }
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -125,7 +146,8 @@ def executed(path, tmp_path, needs):
 def read(tmp_path_factory, one_device):
     """The environment of a notebook by its name."""
     made = {name: make(tmp_path_factory.mktemp(name)) for name, make in NEEDS.items()}
-    return made | {"05_real_images": {"RUNS": made["02_ddpm_analysis"]["RUN"]}}
+    run = made["02_ddpm_analysis"]["RUN"]
+    return made | {"05_real_images": {"RUNS": run}, "06_uses": results_of_uses(tmp_path_factory.mktemp("uses"), run)}
 
 
 @every_notebook
