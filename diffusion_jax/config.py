@@ -15,6 +15,7 @@ import difflib
 import functools
 import importlib.util
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -437,6 +438,7 @@ def parse(flag: str, text: str, like: Any) -> Any:
 def _parse_tuple(text: str, like: tuple[Any, ...]) -> tuple[Any, ...]:
     if like and isinstance(like[0], str) and "'" not in text and '"' not in text:
         return tuple(part.strip() for part in text.strip("()[] ").split(",") if part.strip())
+    text = re.sub(r"(?<![\w'\"])[a-z]\w*:[\w.]+(?!['\"])", r"'\g<0>'", text)  # name:value needs no quotes
     value = ast.literal_eval(text) if text.strip() else ()
     return _tuples(value) if isinstance(value, list | tuple) else (value,)
 

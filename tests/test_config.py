@@ -72,6 +72,8 @@ OVERRIDES = [
     ("ema.decays", "(0.9, 0.99)", (0.9, 0.99)),
     ("ema.decays", "0.9", (0.9,)),
     ("ema.decays", "()", ()),
+    ("ema.decays", "0.998,power:0.05", (0.998, "power:0.05")),
+    ("ema.decays", "(0.998, 'power:0.05', power:0.1)", (0.998, "power:0.05", "power:0.1")),
     ("eval.quality_metrics", "fid,pr", ("fid", "pr")),
     ("eval.quality_metrics", "('fid',)", ("fid",)),
     ("data.arrays.path", "a=b,c.npy", "a=b,c.npy"),
