@@ -75,7 +75,7 @@ def test_header_says_how_to_run_and_what_to_expect(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_tiny_variant_is_tiny(name):
     config = recipe(name, "tiny")
-    if config.data.name in ("heartbeat", "dead_leaves"):
+    if config.data.name in ("digits", "heartbeat", "dead_leaves"):
         config = sources.resolve(config, sources.source(config, "train"))
     if not config.data.shape:
         config.data.update(shape=(2,) if config.network.name == "mlp" else (8, 8, 3), levels=256, classes=10)
