@@ -282,8 +282,8 @@ def test_the_network_checks_shapes_before_anything_compiles(changes, message):
 
 @pytest.mark.parametrize("name", paths.SCHEDULES)
 def test_every_schedule_builds(name):
-    changes = {} if name in schedules.CHAINS else {"network__conditioning": "logsnr"}
-    if name in ("harmonic", "rectified_flow"):
+    changes = {} if name in schedules.CHAINS else {"network__conditioning": "time"}
+    if name in ("harmonic", "rectified_flow", "polynomial"):
         changes["prediction__target"] = "v"
     if name in learned.LEARNED:
         changes["loss__name"] = "K"
