@@ -3,8 +3,9 @@
 Run:    python -m diffusion_jax.main train --config=configs/fashion_latent.py --workdir=runs/fashion_latent
         after the autoencoder:
         python -m diffusion_jax.main train --config=configs/fashion_vae.py:latent --workdir=runs/fashion_autoencoder
-Expect: not measured
-Time:   not measured
+Expect: with 1,000 steps of the autoencoder and 2,500 of this, Fréchet distance of 2,000 samples of 15 calls 1.245 in
+        grey28 features (measured; docs/results/mnist.md)
+Time:   8 and 35 minutes for these steps on two CPU cores beside other work (measured)
 
 Data: data/fashion-mnist with the four IDX files, or Debian's package dataset-fashion-mnist.
 """
