@@ -237,7 +237,7 @@ def loss_terms(
             f"loss.name={config.loss.name!r}: is an error of the noise (got process.name={config.process.name!r}). "
             + (
                 "Use loss.name=masked"
-                if getattr(process, "masks", False) and not config.process.num_steps
+                if process.masks and not config.process.num_steps
                 else _use(lambda facts: facts.trains_variance and not facts.gaussian)
             )
         )

@@ -98,7 +98,7 @@ def K_coefficients(config: ConfigDict, process: Process, path: ModelSchedule) ->
 
     The bound K leaves the last step out, so that the noise at t = 0 may be any. Raises ValueError for masks.
     """
-    if getattr(process, "masks", False):
+    if process.masks:
         raise ValueError(
             "K: compares x_1 with the noise of the process, which values cannot equal where it is a mask "
             "(process.categorical.noise='absorbing'). Use loss.name=masked or vlb, and --likelihood=vlb"

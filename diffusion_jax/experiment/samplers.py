@@ -70,7 +70,7 @@ def sampler(
             f"sampler.name={config.sampler.name!r}: needs the mean velocity between two times, which loss.name="
             f"{config.loss.name!r} does not train. Use ode_heun, or train with loss.name=mean_flow"
         )
-    if getattr(process, "masks", False) and not config.sampler.denoise and times[-1] > 0:
+    if process.masks and not config.sampler.denoise and times[-1] > 0:
         raise ValueError(
             f"sampler.denoise=False: masks would be left in the samples, since the grid ends at t = {times[-1]:g}. Use "
             "True"

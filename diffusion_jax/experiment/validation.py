@@ -48,7 +48,7 @@ def check_process(config: ConfigDict, process: Process) -> None:
             "through a drawn bit. Use schedule.name=harmonic, or polynomial in continuous time",
         ),
         (
-            getattr(process, "masks", False) and paths.has_signal(config),
+            process.masks and paths.has_signal(config),
             f"{process_is}: with a mask for noise, nothing of x0 may be left at t = 1 (got {schedule_is}). Use "
             "schedule.name=harmonic, or polynomial in continuous time",
         ),

@@ -67,9 +67,9 @@ class Level(NamedTuple):
 
 
 StepCoefficients = Any
-"""Coefficients of a step t -> s of a time grid: `GaussianCoefficients`, `BinomialCoefficients`,
-`CategoricalCoefficients`, or a NamedTuple that a sampler derives from them. All have the levels `at` (of t) and `to`
-(of s). Fields are scalar or [B] for a single step and [N] for a time grid, the step from t = 1 first."""
+"""Coefficients of a step t -> s of a time grid: `GaussianCoefficients`, `KeptCoefficients`, or a NamedTuple that a
+sampler derives from them. All have the levels `at` (of t) and `to` (of s). Fields are scalar or [B] for a single step
+and [N] for a time grid, the step from t = 1 first."""
 
 
 CoefficientsFromParams = Callable[[Any], StepCoefficients]
@@ -116,6 +116,10 @@ class Process(Protocol):
         """True if the last step of sampling draws x0; False if it takes the mean, or of bits the likelier value."""
 
     @property
+    def masks(self) -> bool:
+        """True if the noise is a mask, which no value of the data equals."""
+
+    @property
     def levels(self) -> int:
         """Number of grey levels that the data must have; 0: any data."""
 
@@ -155,6 +159,26 @@ def level(schedule: Schedule, t: Array) -> Level:
     """Return the noise level of a schedule at times t [*S]."""
     log_alpha, log_sigma = schedule(t)
     return Level(t, log_alpha, log_sigma)
+
+
+class KeptCoefficients(NamedTuple):
+    """Coefficients of a step t -> s of a process whose noise replaces values.
+
+    Fields are scalar, [B], or [N] for a time grid.
+    """
+
+    at: Level
+    """Level of t, the start of the step."""
+    to: Level
+    """Level of s < t, the end of the step."""
+    log_kept: Array
+    """log(gamma_t / gamma_s), of the share of values that the forward step s -> t keeps; gamma = alpha²."""
+
+
+def kept_coefficients(schedule: Schedule, times: Array) -> KeptCoefficients:
+    """Return the coefficients [N] of a falling time grid [N+1], in the dtype of `times`."""
+    at, to = level(schedule, times[:-1]), level(schedule, times[1:])
+    return KeptCoefficients(at, to, 2 * (at.log_alpha - to.log_alpha))
 
 
 def time_of(schedule: Schedule, logsnr: Array) -> Array:

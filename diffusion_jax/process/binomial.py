@@ -13,38 +13,35 @@ Reference: Sohl-Dickstein et al. 2015, table C.1 and section 2.4.1.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jax.scipy.special import entr, ndtr, xlog1py, xlogy
 
-from diffusion_jax.process.base import Array, Entropies, Level, Schedule, expand, level, normal
-
-
-class BinomialCoefficients(NamedTuple):
-    """Coefficients of a step t -> s of the binomial process.
-
-    Fields are scalar, [B], or [N] for a time grid.
-    """
-
-    at: Level
-    """Level of t, the start of the step."""
-    to: Level
-    """Level of s < t, the end of the step."""
-    log_kept: Array
-    """log(gamma_t / gamma_s), of the share of bits that the forward step s -> t keeps."""
+from diffusion_jax.process.base import (
+    Array,
+    Entropies,
+    KeptCoefficients,
+    Level,
+    Schedule,
+    expand,
+    kept_coefficients,
+    level,
+    normal,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class BinomialProcess:
     """Binomial process towards independent bits, an implementation of `base.Process`.
 
-    Coefficients are `BinomialCoefficients`, distributions (probability of +1, None). Raises ValueError if the rate is
+    Coefficients are `KeptCoefficients`, distributions (probability of +1, None). Raises ValueError if the rate is
     not in (0, 1).
     """
 
     gaussian: ClassVar[bool] = False
     draws_x0: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
     levels: ClassVar[int] = 2
     rate: float = 0.5
     """Probability of +1 in pure noise, in (0, 1)."""
@@ -74,12 +71,11 @@ class BinomialProcess:
         """Return bits of q(x_t | x0), from standard normal noise."""
         return self.draw((self._noised(2 * level.log_alpha, _probability(x0)), None), noise)
 
-    def coefficients(self, schedule: Schedule, times: Array) -> BinomialCoefficients:
+    def coefficients(self, schedule: Schedule, times: Array) -> KeptCoefficients:
         """Return the coefficients [N] of a falling time grid [N+1], in the dtype of `times`."""
-        at, to = level(schedule, times[:-1]), level(schedule, times[1:])
-        return BinomialCoefficients(at, to, 2 * (at.log_alpha - to.log_alpha))
+        return kept_coefficients(schedule, times)
 
-    def posterior(self, coefficients: BinomialCoefficients, x0: Array, x_t: Array) -> tuple[Array, None]:
+    def posterior(self, coefficients: KeptCoefficients, x0: Array, x_t: Array) -> tuple[Array, None]:
         """Return q(x_s = 1 | x_t, x0), proportional to q(x_s | x0) q(x_t | x_s).
 
         x0 may also be a mean of bits, 2 P(x0 = +1) - 1 in [-1, 1]: the result is then the mixture of both posteriors.
@@ -114,7 +110,7 @@ class BinomialProcess:
         bits = jnp.where(ndtr(noise) < distribution[0], 1.0, -1.0).astype(noise.dtype)
         return jnp.where(jnp.isnan(distribution[0]), jnp.nan, bits)
 
-    def entropies(self, coefficients: BinomialCoefficients, x0: Array) -> Entropies:
+    def entropies(self, coefficients: KeptCoefficients, x0: Array) -> Entropies:
         """Return the conditional entropies around a step, of the bits that q makes of x0."""
         before = self._noised(2 * coefficients.to.log_alpha, _probability(x0))
         step = sum(

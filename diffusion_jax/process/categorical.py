@@ -16,36 +16,32 @@ Reference: Austin et al. 2021 (D3PM), section 3; for the mask in continuous time
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import entr, ndtr, xlogy
 
-from diffusion_jax.process.base import Array, Entropies, Level, Schedule, expand, level, normal
+from diffusion_jax.process.base import (
+    Array,
+    Entropies,
+    KeptCoefficients,
+    Level,
+    Schedule,
+    expand,
+    kept_coefficients,
+    level,
+    normal,
+)
 
 UNIFORM, ABSORBING = "uniform", "absorbing"
-
-
-class CategoricalCoefficients(NamedTuple):
-    """Coefficients of a step t -> s of the categorical process.
-
-    Fields are scalar, [B], or [N] for a time grid.
-    """
-
-    at: Level
-    """Level of t, the start of the step."""
-    to: Level
-    """Level of s < t, the end of the step."""
-    log_kept: Array
-    """log(gamma_t / gamma_s), of the share of values that the forward step s -> t keeps."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CategoricalProcess:
     """Categorical process, an implementation of `base.Process`.
 
-    Coefficients are `CategoricalCoefficients`, distributions (probabilities of the states [B,*D,S], None). Values are
+    Coefficients are `KeptCoefficients`, distributions (probabilities of the states [B,*D,S], None). Values are
     floats: level k is 2 k/(K - 1) - 1, the range of the model, and the mask has k = K. Raises ValueError for fewer than
     two levels, and for another noise.
     """
@@ -124,12 +120,11 @@ class CategoricalProcess:
         """Return states of q(x_t | x0), from standard normal noise."""
         return self.draw((self._noised(2 * level.log_alpha, self.one_hot(x0)), None), noise)
 
-    def coefficients(self, schedule: Schedule, times: Array) -> CategoricalCoefficients:
+    def coefficients(self, schedule: Schedule, times: Array) -> KeptCoefficients:
         """Return the coefficients [N] of a falling time grid [N+1], in the dtype of `times`."""
-        at, to = level(schedule, times[:-1]), level(schedule, times[1:])
-        return CategoricalCoefficients(at, to, 2 * (at.log_alpha - to.log_alpha))
+        return kept_coefficients(schedule, times)
 
-    def posterior(self, coefficients: CategoricalCoefficients, x0: Array, x_t: Array) -> tuple[Array, None]:
+    def posterior(self, coefficients: KeptCoefficients, x0: Array, x_t: Array) -> tuple[Array, None]:
         """Return q(x_s | x_t, x0), [B,*D,S].
 
         x0 may also be probabilities of the levels [B,*D,K]: the result is then the mixture of their posteriors. Levels
@@ -172,7 +167,7 @@ class CategoricalProcess:
         lost = jnp.isnan(distribution[0]).any(-1)
         return jnp.where(lost, jnp.nan, self.values(passed.sum(-1), noise.dtype))
 
-    def entropies(self, coefficients: CategoricalCoefficients, x0: Array) -> Entropies:
+    def entropies(self, coefficients: KeptCoefficients, x0: Array) -> Entropies:
         """Return the conditional entropies around a step, of the states that q makes of x0."""
         before = self._noised(2 * coefficients.to.log_alpha, self.one_hot(x0))
         kept = expand(coefficients.log_kept, before[..., None])

@@ -59,6 +59,7 @@ class GaussianProcess:
 
     gaussian: ClassVar[bool] = True
     draws_x0: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
     levels: ClassVar[int] = 0
 
     def prior(self, schedule: Schedule, keys: Array, shape: tuple[int, ...]) -> Array:
