@@ -5,7 +5,8 @@ A sweep file holds `get_sweep(variant="") -> dict`, plain data:
     config    the recipe that all cells start from, e.g. "configs/digits.py"
     seeds     (0, 1, 2)
     flags     {"train_steps": 1000, …}: config keys that all cells share
-    cells     {"name": {"loss.name": "simple", …}, …}: the config keys of each cell
+    cells     {"name": {"loss.name": "simple", …}, …}: the config keys of each cell; "config" and "evaluate" among
+              them replace those of the sweep
     evaluate  ("--num_samples=500", …): flags of `main evaluate`
     note      a sentence printed above the table
 
@@ -42,6 +43,7 @@ from ml_collections import ConfigDict
 from diffusion_jax import __version__, files, progress
 from diffusion_jax import config as configs
 from diffusion_jax.experiment import sources, wiring
+from diffusion_jax.experiment.objectives import loss_facts
 from diffusion_jax.runs import metric_log
 from diffusion_jax.training import checkpoints, loop
 
@@ -108,15 +110,29 @@ def load(file: str) -> dict[str, Any]:
 
 def grid(described: Mapping[str, Any]) -> list[CellRun]:
     """Return the runs of a sweep: every cell at every seed, cell by cell."""
-    evaluate = tuple(described.get("evaluate", ()))
     runs = []
-    for cell, keys in described["cells"].items():
-        overrides = {**described.get("flags", {}), **keys}
-        flags = tuple(f"--config.{key}={value}" for key, value in overrides.items())
+    for cell in described["cells"]:
+        recipe, keys, evaluate = parts_of(described, cell)
+        flags = tuple(f"--config.{key}={value}" for key, value in keys.items())
         for seed in described["seeds"]:
-            train = (f"--config={described['config']}", *flags, f"--config.seed={seed}")
+            train = (f"--config={recipe}", *flags, f"--config.seed={seed}")
             runs.append(CellRun(f"{cell}/seed{seed}", train, evaluate))
     return runs
+
+
+def parts_of(described: Mapping[str, Any], cell: str) -> tuple[str, dict[str, Any], tuple[str, ...]]:
+    """Return (recipe, config keys, flags of `main evaluate`) of a cell."""
+    keys = {**described.get("flags", {}), **described["cells"][cell]}
+    evaluate = keys.pop("evaluate", described.get("evaluate", ()))
+    return keys.pop("config", described["config"]), keys, tuple(evaluate)
+
+
+def config_of(run: CellRun) -> ConfigDict:
+    """Return the config that a run trains."""
+    recipe, *overrides = (word.removeprefix("--config").lstrip(".=") for word in run.train)
+    config = configs.load(recipe)
+    configs.override_all(config, dict(pair.split("=", 1) for pair in overrides))
+    return config
 
 
 def check(described: Mapping[str, Any], check_flags: CheckFlags | None = None, data: bool = True) -> None:
@@ -126,13 +142,13 @@ def check(described: Mapping[str, Any], check_flags: CheckFlags | None = None, d
     that does not hold its data's shape is not built.
     """
     opened: dict[str, Any] = {}
-    for cell, keys in described["cells"].items():
+    for cell in described["cells"]:
+        recipe, keys, evaluate = parts_of(described, cell)
         try:
-            config = configs.load(described["config"])
-            overrides = {**described.get("flags", {}), **keys}
-            configs.override_all(config, {key: str(value) for key, value in overrides.items()})
+            config = configs.load(recipe)
+            configs.override_all(config, {key: str(value) for key, value in keys.items()})
             if check_flags:
-                check_flags(described.get("evaluate", ()), config)
+                check_flags(evaluate, config)
             if data:
                 section = config.data.to_json_best_effort()
                 if section not in opened:
@@ -299,7 +315,7 @@ def _train_and_evaluate(
         result[f"{command}_seconds"] = seconds
         result["figures"] |= {name: value for name, value in outcome.results.items() if _is_figure(value)}
     result["steps"] = result["figures"].pop("step", None)
-    reason = divergence(place, result["figures"])
+    reason = divergence(place, result["figures"], game=loss_facts(config_of(run)).adversarial)
     return result | {"status": DIVERGED if reason else FINISHED, "reason": reason}
 
 
@@ -332,11 +348,12 @@ def execute(argv: list[str], path: pathlib.Path, env: Mapping[str, str]) -> Outc
     return Outcome(done.returncode, {}, errors[-1] if errors else f"exit code {done.returncode}; see {path}")
 
 
-def divergence(workdir: pathlib.Path, figures: Mapping[str, Any]) -> str:
+def divergence(workdir: pathlib.Path, figures: Mapping[str, Any], game: bool = False) -> str:
     """Return the reason why a run that reached its end counts as diverged, or "".
 
     A run has diverged if any figure or training loss is not finite, if a tenth or more of the updates were skipped
-    because they were not finite, or if the last held-out loss lies above the first.
+    because they were not finite, or if the last held-out loss lies above the first. game: of a GAN, whose held-out loss
+    may rise.
     """
     for name, value in figures.items():
         if not math.isfinite(files.number(value)) and not name.endswith("_stderr"):  # one example has no standard error
@@ -352,6 +369,7 @@ def divergence(workdir: pathlib.Path, figures: Mapping[str, Any]) -> str:
     if records and skipped >= 0.1 * records[-1]["step"]:
         return f"{skipped:.0f} of {records[-1]['step']} updates were not finite"
     heldout = [record["heldout_loss"] for record in records if "heldout_loss" in record]
-    if heldout and not heldout[-1] <= heldout[0]:
+    rose = bool(heldout) and not (math.isfinite(heldout[-1]) if game else heldout[-1] <= heldout[0])
+    if rose:
         return f"the held-out loss rose from {heldout[0]:.4g} to {heldout[-1]:.4g}"
     return ""

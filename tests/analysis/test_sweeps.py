@@ -11,6 +11,8 @@ import pytest
 
 from diffusion_jax import __version__, files, main
 from diffusion_jax.analysis import comparison, sweeps
+from diffusion_jax.cli import evaluate
+from diffusion_jax.runs import metric_log
 from diffusion_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -189,7 +191,7 @@ def test_finished_runs_are_skipped_and_failed_ones_tried_again(tmp_path, capsys,
 def test_an_interrupted_training_has_no_seconds(tmp_path, commands):
     """The time of its first part is not known, unless only the evaluation is missing."""
     (tmp_path / "eps/seed0/checkpoints/1").mkdir(parents=True)
-    one = sweeps.CellRun("eps/seed0", (), ())
+    one = sweeps.CellRun("eps/seed0", (f"--config={TOY['config']}",), ())
     assert sweeps.carry_out(one, tmp_path / "eps/seed0", {}, {})["train_seconds"] is None
     commands.answers[("eps/seed0", "train")] = sweeps.Outcome(0, {"step": 2, "loss": 0.5, "finished": True}, "")
     result = sweeps.carry_out(one, tmp_path / "eps/seed0", {}, {"status": "failed", "train_seconds": 7.5})
@@ -200,7 +202,7 @@ def test_an_interrupted_training_has_no_seconds(tmp_path, commands):
 
 
 def test_the_exit_code_of_a_training_decides_whether_it_diverged(tmp_path, commands):
-    one = sweeps.CellRun("eps/seed0", (), ())
+    one = sweeps.CellRun("eps/seed0", (f"--config={TOY['config']}",), ())
     for code, status in ((loop.Diverged.exit_code, sweeps.DIVERGED), (2, sweeps.FAILED), (-9, sweeps.FAILED)):
         commands.answers[("eps/seed0", "train")] = sweeps.Outcome(code, {}, "for some reason")
         assert sweeps.carry_out(one, tmp_path / "eps/seed0", {}, {})["status"] == status
@@ -224,6 +226,30 @@ def test_what_counts_as_diverged(changes, reason, tmp_path):
     (tmp_path / "metrics.jsonl").write_text(lines)
     assert sweeps.divergence(tmp_path, {"heldout_loss": 1.0}) == reason
     assert sweeps.divergence(tmp_path, {"heldout_loss": 1.0, "bits_per_dim": "inf"}) == "bits_per_dim is inf"
+    fine_in_a_game = not reason or reason.endswith("to 1.1")
+    assert sweeps.divergence(tmp_path, {}, game=True) == ("" if fine_in_a_game else reason)
+
+
+def test_a_cell_may_name_its_own_recipe_and_evaluation():
+    described = TOY | {"cells": {"eps": {}, "own": {"config": "digits:tiny", "evaluate": ("--num_samples=1",)}}}
+    eps, own = (run for run in sweeps.grid(described) if run.name.endswith("0"))
+    assert f"--config={TOY['config']}" in eps.train and eps.evaluate == ()
+    assert "--config=digits:tiny" in own.train and own.evaluate == ("--num_samples=1",)
+    assert not any("evaluate" in word for word in own.train)
+    for key, value, named in (("config", "nothing", "nothing"), ("evaluate", ("--num_sample=1",), "num_sample")):
+        broken = described | {"cells": {"own": {key: value}}}
+        with pytest.raises(ValueError, match=named):
+            sweeps.check(broken, evaluate.check_words)
+
+
+def test_the_loss_of_a_gan_may_rise(tmp_path, commands, monkeypatch):
+    records = [{"step": step, "loss": 1.0, "heldout_loss": loss} for step, loss in ((1, 1.0), (2, 3.0))]
+    monkeypatch.setattr(metric_log, "read_metrics", lambda place: records)
+    for recipe, status in (("digits_gan:tiny", "finished"), ("digits_vae:tiny", "diverged")):
+        one, *_ = sweeps.grid(TOY | {"config": recipe, "cells": {"eps": {}}})
+        assert sweeps.config_of(one).eval.every == TOY["flags"]["eval.every"]
+        result = sweeps.carry_out(one, tmp_path / recipe / "eps/seed0", {}, {})
+        assert result["status"] == status, result
 
 
 # The table.
@@ -370,8 +396,8 @@ def test_with_accelerators_the_check_runs_in_a_child_process(monkeypatch):
 
 # The sweeps that ship.
 
-CELLS = {"ddpm_table2": 6, "iddpm_table1": 5, "dpm2015_rates": 4}
-ONE_SIZE = ("dpm2015_rates",)
+CELLS = {"ddpm_table2": 6, "iddpm_table1": 5, "dpm2015_rates": 4, "neighbours": 3}
+ONE_SIZE = ("dpm2015_rates", "neighbours")
 
 
 @pytest.mark.parametrize("name", SWEEPS)
