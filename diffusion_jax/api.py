@@ -462,14 +462,17 @@ class Run:
         source = _sources(odd, None, run.config.data.levels, "odd")
         return detection.detect(run, source, num_examples)[0]
 
-    def represent(self, *, num_examples: int = 2000, num_steps: int = 5, seed: int = 0) -> dict[str, Any]:
+    def represent(
+        self, *, num_examples: int = 2000, num_steps: int = 5, seed: int = 0, num_classified: int = 500
+    ) -> dict[str, Any]:
         """Measure linear probes, clusters and, of a conditional run, a diffusion classifier.
 
         num_examples: of the training and of the held-out data, at most. num_steps: noise levels. seed: of folds,
-        k-means and mixtures. See docs/representations.md for the figures. Raises ValueError.
+        k-means and mixtures. num_classified: held-out examples for the classifier; 0: none. See
+        docs/representations.md for the figures. Raises ValueError.
         """
         run = self._changed(None, None, None, {"bound.num_steps": num_steps})
-        return representation.represent(run, num_examples, seed)
+        return representation.represent(run, num_examples, seed, num_classified)
 
     def features(self, data: Any, *, num_steps: int = 5) -> dict[tuple[str, float], np.ndarray]:
         """Return the features [N,F] of data [N,*D] by block of the network and noise level t."""

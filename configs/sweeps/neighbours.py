@@ -7,9 +7,9 @@ Run:    python -m diffusion_jax.main sweep --sweep=configs/sweeps/neighbours.py 
 Expect: not measured
 Time:   nine runs of some four minutes each on two CPU cores beside other work
 
-A step of the GAN takes 2.1 times as long as one of the autoencoder, and one of the diffusion model 1.6 times (measured):
-the numbers of steps make the times equal. Diffusion draws with 15 network calls, the others with one. Each cell is the
-recipe of that name, shortened to two fifths.
+A step of the GAN takes 2.1 times as long as one of the autoencoder, and one of the diffusion model 1.6 times
+(measured): the numbers of steps make the times equal. Diffusion draws with 15 network calls, the others with one. The
+recipes are digits, digits_vae and digits_gan, shortened to two fifths.
 """
 
 from typing import Any

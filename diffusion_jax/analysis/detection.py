@@ -4,7 +4,7 @@ figures, arrays = detect(run, odd_source(run, "data/mnist"), num_examples=1000)
 
 Scores, larger for odder images. What a score is fitted on are held-out images only.
 
-    bits            variational bound in bits/dim
+    bits            variational bound in the limit of many steps, estimated at a few levels, in bits/dim
     complexity      bits minus the size of the image as a PNG (Serrà et al. 2020)
     typicality      |bits - mean bits of held-out images| (Nalisnick et al. 2019)
     reconstruction  error of images noised to several levels and denoised by DDIM, z-scored (Graham et al. 2023)
@@ -184,25 +184,46 @@ def measure(run: Run, source: Source) -> dict[str, np.ndarray]:
     """Return what the scores are made of, arrays [N, …].
 
     The model is given the source's labels. bits, size: bits/dim of the model and of a PNG. reconstruction [N, STARTS],
-    denoising [N, L], score_norms [N, L], path [N, 6]: statistics of eps at the L noisy levels of the chain. pixels
-    [N, D].
+    denoising [N, L], x0_error [N, L], score_norms [N, L], path [N, 6]: statistics of the prediction at the L noisy
+    levels of the chain. pixels [N, D].
     """
     terms, _ = vlb.bound_terms(run, source)
-    nats = np.asarray(terms.prior, np.float64) + np.asarray(terms.steps, np.float64).sum(1)
     x = source.read(np.arange(source.size))[0]
-    found: dict[str, np.ndarray] = heldout.map_batches(run, _statistics(run), source)
+    measured: dict[str, np.ndarray] = heldout.map_batches(run, _statistics(run), source)
+    found = {name: np.asarray(value, np.float64) for name, value in measured.items()}
+    at = _levels(run).at
+    diffusion = diffusion_nats(np.exp(found["denoising"]), found["x0_error"], 2 * (at.log_alpha - at.log_sigma))
+    ends = (np.asarray(part, np.float64) for part in (terms.prior, terms.steps[:, -1]))  # of the prior and the decoder
     return {
-        **{name: np.asarray(value, np.float64) for name, value in found.items()},
-        "bits": variational.to_bits(nats, dims(run)),
+        **found,
+        "bits": variational.to_bits(sum(ends, dims(run) * diffusion), dims(run)),
         "size": np.array([compressed_bits(image) for image in x]) / dims(run),
         "pixels": np.asarray(to_model(x, run.config.data.levels)).reshape(len(x), -1),
     }
 
 
-def _statistics(run: Run) -> heldout.OnBatch:
-    """Return the function that computes statistics of eps for a batch."""
+def diffusion_nats(eps_error: np.ndarray, x0_error: np.ndarray, log_snr: np.ndarray) -> np.ndarray:
+    """Return the bound between the levels, in the limit of infinitely many steps, in nats per dimension [N].
+
+    1/2 of the integral of the mean squared error of eps over the log signal-to-noise ratio (Kingma et al. 2021), by the
+    trapezoidal rule. The KL terms of so few steps would be larger by a multiple. eps_error, x0_error [N,L], log_snr
+    [L]: most noise first. Where the first level has no signal, the error of x0 there counts up to the second.
+    """
+    log_snr, first = np.asarray(log_snr, np.float64), 0.0
+    if np.isneginf(log_snr[0]):
+        first, eps_error, log_snr = x0_error[:, 0] * np.exp(log_snr[1]) / 2, eps_error[:, 1:], log_snr[1:]
+    return np.asarray(first + np.trapezoid(eps_error, log_snr, axis=1) / 2)
+
+
+def _levels(run: Run) -> Any:
+    """Return the steps between the noise levels of config.bound, most noise first, fields [L]."""
     config, experiment = run.config, run.experiment
-    rows = paths.chain_coefficients(config, experiment.process, experiment.schedule, config.bound.num_steps)(None)
+    return paths.chain_coefficients(config, experiment.process, experiment.schedule, config.bound.num_steps)(None)
+
+
+def _statistics(run: Run) -> heldout.OnBatch:
+    """Return the function that computes statistics of the prediction for a batch."""
+    config, experiment, rows = run.config, run.experiment, _levels(run)
     count = len(rows.at.t)
     starts = np.unique(np.linspace(0, count - 1, STARTS + 1).round().astype(int)[1:])
     into, process, predict = sources.make_to_model(config), experiment.process, experiment.predict
@@ -219,7 +240,7 @@ def _statistics(run: Run) -> heldout.OnBatch:
         def spread(step: Any, copies: int) -> Any:
             return jax.tree.map(lambda field: jnp.broadcast_to(field, (copies,)), step)
 
-        def at_level(restored: Array, inputs: tuple[Array, Any]) -> tuple[Array, tuple[Array, Array]]:
+        def at_level(restored: Array, inputs: tuple[Array, Any]) -> tuple[Array, tuple[Array, Array, Array]]:
             """Errors at a level, and one DDIM step of the reconstructions that have started."""
             i, row = inputs
             step = spread(row, size)
@@ -234,11 +255,12 @@ def _statistics(run: Run) -> heldout.OnBatch:
             eps = found.eps.reshape(copies, *x0.shape)
             stepped = process.corrupt(spread(row.to, len(every)), found.x0, found.eps).reshape(eps.shape)[2:]
             error, norm = (mean_square(value) + tiny for value in (eps[0] - noise, eps[1]))
-            return jnp.where((i >= starts).reshape(begins.shape), stepped, restored), (jnp.log(error), jnp.log(norm))
+            measured = jnp.log(error), jnp.log(norm), mean_square(found.x0[:size] - x0)
+            return jnp.where((i >= starts).reshape(begins.shape), stepped, restored), measured
 
         numbered = jnp.arange(count), steps
         blank = jnp.zeros((len(starts), *x0.shape), x0.dtype)
-        restored, (errors, norms) = jax.lax.scan(at_level, blank, numbered)
+        restored, (errors, norms, x0_errors) = jax.lax.scan(at_level, blank, numbered)
 
         def upwards(carry: tuple[Array, Array], row: Any) -> tuple[tuple[Array, Array], Array]:
             """One step of DDIM inversion."""
@@ -259,6 +281,7 @@ def _statistics(run: Run) -> heldout.OnBatch:
         return {
             "reconstruction": jnp.stack([mean_square(x - x0) for x in restored], axis=1),
             "denoising": errors.T,
+            "x0_error": x0_errors.T,
             "score_norms": norms.T,
             "path": jnp.log(moments.mean(0) + tiny).T,
         }

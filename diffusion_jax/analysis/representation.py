@@ -1,6 +1,6 @@
 """Representations of a trained run: features of the network, linear probes, clusters, and a diffusion classifier.
 
-figures = represent(run, num_examples=2000, num_levels=5)
+figures = represent(run, num_examples=2000)
 
 A feature is the output of a top-level block of the network at a noised example x_t, pooled over the quarters of the
 image and averaged over draws of the noise. Probes are trained on training examples and tested on held-out ones.
@@ -37,15 +37,16 @@ Features = dict[tuple[str, float], np.ndarray]
 """Features [N, F] by block and noise level t."""
 
 
-def represent(run: Run, num_examples: int = 2000, seed: int = 0) -> dict[str, Any]:
+def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified: int = 500) -> dict[str, Any]:
     """Return the figures of probes, clusters and, of a conditional run, the classifier.
 
     The noise levels are those of `feature_levels`. probe_accuracy: of the block and level that are best in
     cross-validation on the training examples, with its standard error; pixels_ and pca_: the same of pixels and of
     their principal components. cluster_nmi, cluster_ari, cluster_accuracy (Hungarian matching): k-means on the block
     and level with the largest silhouette, chosen without labels; best_cluster_nmi: chosen with them. mixture_nmi and so
-    on: a Gaussian mixture at the same place. seed: of folds, k-means and mixtures. Raises ValueError for a run without
-    labelled data or a process that is not Gaussian.
+    on: a Gaussian mixture at the same place. seed: of folds, k-means and mixtures. num_classified: held-out examples
+    for the classifier of a conditional run, which costs some 100 network calls for each example and noise level; 0:
+    none. Raises ValueError for a run without labelled data or a process that is not Gaussian.
     """
     config = run.config
     if config.data.classes < 2:
@@ -69,9 +70,10 @@ def represent(run: Run, num_examples: int = 2000, seed: int = 0) -> dict[str, An
             values = method(made["heldout"], label["heldout"], seed)[1]
             figures |= {f"{name}_{method.__name__}_{key}": value for key, value in values.items()}
     figures |= clusters(found["heldout"], label["heldout"], seed)
-    if config.network.conditional:
-        guessed = classify(run, splits["heldout"])
-        right = guessed == label["heldout"]
+    if config.network.conditional and num_classified:
+        classified = heldout.first_examples(splits["heldout"], num_classified)
+        right = classify(run, classified) == label["heldout"][: classified.size]
+        figures["num_classified"] = classified.size
         figures |= {"classifier_accuracy": float(right.mean()), "classifier_accuracy_stderr": _binomial_error(right)}
     return figures | {f"num_{name}": source.size for name, source in splits.items()}
 

@@ -9,6 +9,7 @@ def add_flags(parser: Parser) -> None:
     add_run_flags(parser, "bound", "data")
     parser.flag("num_examples", int, 2000, "Number of training and of held-out examples at most")
     parser.flag("num_steps", int, 5, "Noise levels")
+    parser.flag("num_classified", int, 500, "Number of held-out examples that a conditional run classifies; 0: none")
     parser.flag("seed", int, 0, "Seed of folds, k-means and mixtures")
 
 
@@ -17,13 +18,13 @@ def run(args: Flags) -> Results:
     from diffusion_jax.analysis import representation, tables
     from diffusion_jax.runs import trained
 
-    for flag, least in (("num_steps", 1), ("num_examples", 20)):
+    for flag, least in (("num_steps", 1), ("num_examples", 20), ("num_classified", 0)):
         if getattr(args, flag) < least:
             raise ValueError(f"--{flag}={getattr(args, flag)}: must be at least {least}")
     args.overrides["bound.num_steps"] = str(args.num_steps)
     loaded = load_run(args)
     trained.evaluation_directory(loaded)
-    figures = representation.represent(loaded, args.num_examples, args.seed)
+    figures = representation.represent(loaded, args.num_examples, args.seed, args.num_classified)
     trained.save_figures(loaded, figures)
     rows = [
         [

@@ -43,7 +43,20 @@ def test_statistics_of_a_denoiser_that_always_predicts_zero(run):
     np.testing.assert_allclose(measured["reconstruction"], square[:, None].repeat(starts, 1), rtol=1e-5)
     np.testing.assert_allclose(measured["score_norms"], np.log(square)[:, None] + ratio, rtol=1e-4)
     np.testing.assert_allclose(measured["denoising"], np.log(square)[:, None] + ratio, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(measured["x0_error"], square[:, None].repeat(len(ratio), 1), rtol=1e-5)
     assert measured["path"].shape == (6, 6)
+
+
+@pytest.mark.parametrize("begin", [-12.0, -np.inf])
+def test_the_bound_of_gaussian_data_from_a_few_levels(begin):
+    """Of N(0, s²) and its denoiser the integral is known, and the x0 error without signal is s²."""
+    variances = np.array([0.3, 2.0])[:, None]
+    for count, limit in ((20, 2e-4), (2000, 3e-5)):
+        log_snr = np.r_[begin, np.linspace(-10, 8, count)]
+        signal = variances * np.exp(log_snr)
+        found = detection.diffusion_nats(signal / (1 + signal), variances / (1 + signal), log_snr)
+        exact = (np.log1p(signal[:, -1]) - np.log1p(signal[:, 0])) / 2
+        np.testing.assert_allclose(found, exact, rtol=limit)
 
 
 def test_auroc_of_two_gaussians():

@@ -93,6 +93,23 @@ def test_the_classifier_finds_the_class_whose_prediction_is_right(run):
         np.testing.assert_array_equal(representation.classify(fake, source), wanted)
 
 
+def test_so_many_examples_are_classified(run, monkeypatch):
+    generator, sizes = np.random.default_rng(0), []
+
+    def classify(run, source):
+        sizes.append(source.size)
+        return source.read(np.arange(source.size))[1]
+
+    features = {("mid", 0.5): generator.normal(size=(60, 4))}
+    monkeypatch.setattr(representation, "features", lambda run, source: features)
+    monkeypatch.setattr(representation, "classify", classify)
+    conditional = run._replace(config=run.config.copy_and_resolve_references())
+    conditional.config.network.conditional = True
+    figures = representation.represent(conditional, 60, num_classified=20)
+    assert sizes == [20] and figures["num_classified"] == 20 and figures["classifier_accuracy"] == 1
+    assert "classifier_accuracy" not in representation.represent(conditional, 60, num_classified=0)
+
+
 def test_the_command(command, workdir):
     done = command("represent", f"--workdir={workdir}", "--num_examples=60", "--num_steps=1")
     assert done.code == 0, done.err
