@@ -16,9 +16,9 @@
 # %% [markdown]
 # # 7. The neighbours: variational autoencoders and GANs
 #
-# GANs are said to draw sharp samples, to train unstably and to leave out parts of the data; variational autoencoders to
-# train well and to draw blurred samples; diffusion models to have the better half of both. Here all three are trained by
-# one code on one data set, with the same time to train. From the root of the repository:
+# GANs are said to draw sharp samples, to train unstably and to leave out parts of the data; variational autoencoders
+# to train well and to draw blurred samples; diffusion models to have the better half of both. Here all three are
+# trained by one code on one data set, with the same time to train. From the root of the repository:
 #
 #     python -m diffusion_jax.main sweep --sweep=configs/sweeps/neighbours.py --workdir=runs/neighbours
 #     python -m diffusion_jax.main train --config=digits_vlb --workdir=runs/digits_vlb
@@ -86,8 +86,8 @@ for axis, cell in zip(axes, rows, strict=True):
 # ## 2. Diffusion as a chain of many autoencoders
 #
 # A chain of T steps is a variational autoencoder with T levels of latents whose encoder is fixed: it adds noise. The
-# bound of *one* trained diffusion model, read with T steps, shows what the levels are for. With a single step all of the
-# image has to be guessed from noise at once.
+# bound of *one* trained diffusion model, computed with T steps, shows what the levels are for. With a single step all
+# of the image has to be guessed from noise at once.
 
 # %%
 counts = [1, 2] if small else [1, 2, 4, 16, 64, 256, 1000]
@@ -107,20 +107,30 @@ for steps, value in zip(counts, bits, strict=True):
 # %% [markdown]
 # ## 3. What is left out: 25 modes
 #
-# The toy set of the GAN literature: a grid of 25 narrow Gaussians in the plane. Three perceptrons of the same size are
-# trained for as many steps. The networks of GAN and autoencoder are written here; a class that declares what it is can be
-# trained like any built-in one.
+# The toy set of the GAN literature: a grid of 25 narrow Gaussians in the plane. Three small perceptrons are trained for
+# as many steps; those that read points see some sines of them too. The networks of GAN and autoencoder are written
+# here: a class that declares what it is can be trained like a built-in one.
 
 
 # %%
 class Perceptron(nn.Module):
     outputs: int
+    sines: bool = False
 
     @nn.compact
     def __call__(self, x):
+        if self.sines:
+            waves = jnp.concatenate([x, 2 * x, 4 * x], axis=-1)
+            x = jnp.concatenate([x, jnp.sin(waves), jnp.cos(waves)], axis=-1)
         for _ in range(3):
             x = nn.silu(nn.Dense(128)(x))
         return nn.Dense(self.outputs)(x)
+
+
+class Denoiser(nn.Module):
+    @nn.compact
+    def __call__(self, x, time):
+        return Perceptron(2, sines=True)(jnp.concatenate([x, time[:, None] / 100], axis=-1))
 
 
 @declare(adversarial=True)
@@ -128,7 +138,7 @@ class GAN(nn.Module):
     latent_shape = (2,)
 
     def setup(self):
-        self.generator, self.discriminator = Perceptron(2), Perceptron(1)
+        self.generator, self.discriminator = Perceptron(2), Perceptron(1, sines=True)
 
     def generate(self, z, keys=None):
         return self.generator(z)
@@ -145,7 +155,7 @@ class VAE(nn.Module):
     latent_shape = (2,)
 
     def setup(self):
-        self.encoder, self.decoder = Perceptron(4), Perceptron(4)
+        self.encoder, self.decoder = Perceptron(4, sines=True), Perceptron(4)
 
     def encode(self, x, keys=None):
         return self.encoder(x)
@@ -157,14 +167,14 @@ class VAE(nn.Module):
         return self.decode(self.encode(x)[..., :2])
 
 
-SPREAD = 0.035
+SPREAD = 0.1
 generator = np.random.default_rng(0)
-modes = np.stack(np.meshgrid(*[np.linspace(-1.4, 1.4, 5)] * 2), -1).reshape(25, 2)
+modes = np.stack(np.meshgrid(*[np.linspace(-4, 4, 5)] * 2), -1).reshape(25, 2)
 points = modes[generator.integers(25, size=20_000)] + SPREAD * generator.standard_normal((20_000, 2))
 direct = {"sampler.name": "direct"}
-adversarial = {"optimizer.adam.b1": 0.0, "optimizer.adam.b2": 0.99, "optimizer.grad_clip": 0.0, "loss.gan.r1": 0.1}
+adversarial = {"optimizer.adam.b1": 0.0, "optimizer.adam.b2": 0.99, "optimizer.grad_clip": 0.0, "loss.gan.r1": 0.01}
 models = {
-    "diffusion": dj.Model(dj.networks.MLP(2), schedule="cosine", num_steps=100),
+    "diffusion": dj.Model(Denoiser(), schedule="cosine", num_steps=100),
     "vae": dj.Model(VAE(), loss="elbo", options=direct),
     "gan": dj.Model(GAN(), loss="gan", options=direct | adversarial),
 }
@@ -172,7 +182,7 @@ options = {"ema.decays": (0.99,), "optimizer.schedule": "cosine"}
 drawn = {"data": points[:2000]}
 for name, model in models.items():
     trained = dj.train(
-        model, points.astype("float32"), train_steps=2 if small else 4000, batch_size=256, options=options
+        model, points.astype("float32"), train_steps=2 if small else 3000, batch_size=256, options=options
     )
     drawn[name] = trained.sample(20 if small else 2000, seed=0)
 
@@ -184,5 +194,5 @@ for axis, (name, x) in zip(axes, drawn.items(), strict=True):
     share = counts_of / max(1, counts_of.sum())
     off = np.abs(share - 1 / 25).sum() / 2
     axis.scatter(*x.T, s=1)
-    axis.set(title=f"{name}: {near.mean():.0%} near a mode", xlim=(-2, 2), ylim=(-2, 2), xticks=[], yticks=[])
+    axis.set(title=f"{name}: {near.mean():.0%} near a mode", xlim=(-5, 5), ylim=(-5, 5), xticks=[], yticks=[])
     print(f"{name:10} near a mode {near.mean():.3f}, modes {(counts_of > 0).sum()} of 25, mass misplaced {off:.3f}")
