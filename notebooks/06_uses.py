@@ -20,8 +20,8 @@
 # is there. Each is one command on a trained run. The notebook reads the results of these commands, from the root of
 # the repository:
 #
-#     python -m diffusion_jax.main detect    --workdir=runs/fashion_cond --odd=data/mnist \
-#         --out=runs/fashion_cond/detection.npz
+#     python -m diffusion_jax.main detect    --workdir=runs/fashion_vlb --odd=data/mnist \
+#         --out=runs/fashion_vlb/detection.npz
 #     python -m diffusion_jax.main compress  --workdir=runs/digits_vlb --num_steps=100 --out=runs/digits_vlb/heldout.djx
 #     python -m diffusion_jax.main represent --workdir=runs/digits_cond
 #
@@ -56,7 +56,7 @@ def place(variable, default):
     return ROOT / os.environ.get(variable, default)
 
 
-detection = place("DETECTION", "runs/fashion_cond/detection.npz")
+detection = place("DETECTION", "runs/fashion_vlb/detection.npz")
 compressed = place("COMPRESSED", "runs/digits_vlb/heldout.djx")
 represented = place("REPRESENTED", "runs/digits_cond")
 

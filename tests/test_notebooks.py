@@ -105,6 +105,26 @@ def results_of_uses(tmp_path, run):
     return {name: str(tmp_path / path) for name, path in names.items()}
 
 
+def a_sweep_of_neighbours(tmp_path, run):
+    """Made up figures of three cells, whose first runs are a copy of a run: for 07_neighbours."""
+    cells = {"diffusion": 0.5, "vae": 1.2, "gan": 0.8}
+    for cell, value in cells.items():
+        for seed in (0, 1):
+            place = tmp_path / "sweep" / cell / f"seed{seed}"
+            if seed:
+                place.mkdir(parents=True)
+            else:
+                shutil.copytree(run, place, ignore=shutil.ignore_patterns("evaluation"))
+            figures = {"fd_digits_1500": value + seed, "precision_digits_1500": 0.5, "recall_digits_1500": 0.5}
+            figures |= {"fd_digits_1500_low": 0.0} | ({"bits_per_dim": 2.0} if cell == "vae" else {})
+            result = {"status": "finished", "reason": "", "figures": figures, "steps": 2, "train_seconds": 3.0}
+            (place / "result.json").write_text(json.dumps(result))
+    runs = {f"{cell}/seed{seed}": {} for cell in cells for seed in (0, 1)}
+    stored = {"sweep": "configs/sweeps/neighbours.py", "version": "0", "note": "", "runs": runs}
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(stored))
+    return {"SWEEP": str(tmp_path / "sweep"), "LIKELIHOOD_RUN": str(run), "SMALL": "1"}
+
+
 # name -> function(tmp_path) -> environment variables, for a notebook that reads something: a tiny run, made there
 NEEDS = {
     "02_ddpm_analysis": a_run_and_a_sweep,
@@ -119,6 +139,7 @@ SAID = {
         "bare: no guidance to read",
     ),
     "05_real_images": ("tiny: no frontier to read", "bits/dim; most for class"),
+    "07_neighbours": ("vae        fd 1.70 ± 0.50", "T =    2: ", "gan        near a mode"),
     "06_uses": ("path            AUROC 0.", "pixels                probe 0.900"),
 }
 
@@ -147,7 +168,11 @@ def read(tmp_path_factory, one_device):
     """The environment of a notebook by its name."""
     made = {name: make(tmp_path_factory.mktemp(name)) for name, make in NEEDS.items()}
     run = made["02_ddpm_analysis"]["RUN"]
-    return made | {"05_real_images": {"RUNS": run}, "06_uses": results_of_uses(tmp_path_factory.mktemp("uses"), run)}
+    return made | {
+        "05_real_images": {"RUNS": run},
+        "06_uses": results_of_uses(tmp_path_factory.mktemp("uses"), run),
+        "07_neighbours": a_sweep_of_neighbours(tmp_path_factory.mktemp("neighbours"), run),
+    }
 
 
 @every_notebook
