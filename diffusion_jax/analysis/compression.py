@@ -2,6 +2,7 @@
 
 values = compress(run, source, "images.djx")
 x, label = decompress(run, "images.djx")
+x, label, curves, restored = progressive(run, "images.djx")
 
 A file holds a magic number, a checksum of the rest, the length of a header (4 bytes, little-endian), the header (JSON),
 and 32-bit words. The decoder must compute the outputs of the network bit for bit, so the header names everything they
@@ -15,7 +16,8 @@ import os
 import pathlib
 import time
 import zlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +28,7 @@ from diffusion_jax.analysis import vlb
 from diffusion_jax.analysis.estimators import dims, needs_gaussian
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
-from diffusion_jax.experiment import objectives, paths, samplers
+from diffusion_jax.experiment import objectives, paths, samplers, sources
 from diffusion_jax.likelihood import bits_back, variational
 from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array, expand, in_float64, level
@@ -51,7 +53,7 @@ def compress(run: Run, source: Source, out: str | os.PathLike[str]) -> dict[str,
     images_per_second, without compilation. Raises ValueError for a run that is no Gaussian chain over grey levels,
     ImportError without the package `constriction`.
     """
-    chain, reverse, probabilities = _model(run)
+    chain, reverse, probabilities, *_ = _model(run)
     bits_back.Stack(np.ones(2, np.uint32))  # tells at once that the package is missing
     x, label = source.read(np.arange(source.size))
     label = np.asarray(label, np.int32)
@@ -113,8 +115,62 @@ def decompress(run: Run, file: str | os.PathLike[str]) -> tuple[np.ndarray, np.n
     run: loaded with the step, average and bound of the file, see `read_header`. Raises ValueError for a damaged file,
     or one that another model, device kind, version of JAX, or program wrote.
     """
+    return _decode(run, file, _model(run))
+
+
+def progressive(
+    run: Run, file: str | os.PathLike[str], count: int = 8
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    """Decode a file, and tell what is known of its examples at `count` levels on the way, most noise first.
+
+    Returns the examples, their labels, curves over the levels, and the predicted x0 [count,N,*D] in the levels of the
+    data. Curves: t; rate_bits_per_dim, the bits read until z_t is known, without those of its own noise, which come
+    back with the example; rmse of the predicted x0, in 255ths of the range. The expectation of the last two is the
+    rate–distortion curve of the bound. Raises as `decompress` does. Reference: Ho et al. 2020, algorithms 3 and 4.
+    """
+    model = _model(run)
+    size = len(model.chain.scale)
+    chosen = np.unique(np.linspace(size, 1, count).round().astype(int))[::-1]
+    groups: list[tuple[int, dict[int, tuple[int, np.ndarray]]]] = []
+
+    def watching(stack: bits_back.Stack) -> bits_back.Watch:
+        states: dict[int, tuple[int, np.ndarray]] = {}
+        groups.append((stack.bits, states))
+
+        def watch(k: int, z: np.ndarray) -> None:
+            if k in chosen:
+                states[k] = stack.bits, z
+
+        return watch
+
+    x, label = _decode(run, file, model, watching)
+    x0 = _in_range(run, x).astype(np.float64)
+    nats, square, restored = np.zeros(len(chosen)), np.zeros(len(chosen)), np.zeros((len(chosen), *x.shape), x.dtype)
+    back = sources.make_from_model(run.config)
+    for number, (full, states) in enumerate(reversed(groups)):
+        rows = slice(number * GROUP, (number + 1) * GROUP)
+        for i, k in enumerate(chosen):
+            left, z = states[k]
+            alpha, sigma = np.exp(model.at.log_alpha[size - k]), np.exp(model.at.log_sigma[size - k])
+            own = np.square((z - alpha * x0[rows]) / sigma) / 2 + np.log(sigma * np.sqrt(2 * np.pi))
+            nats[i] += (full - left) * np.log(2) - (own - np.log(model.chain.spacing[k - 1])).sum()
+            predicted = np.asarray(model.predict_x0(k, z, label[rows]))
+            square[i] += np.square(predicted - x0[rows]).sum()
+            restored[i, rows] = np.asarray(back(predicted))
+    curves = {
+        "t": np.asarray(model.at.t)[size - chosen],
+        "rate_bits_per_dim": variational.to_bits(nats, x.size),
+        "rmse": variational.rmse((square / x.size)[None]),
+    }
+    return x, label, curves, restored
+
+
+def _decode(
+    run: Run, file: str | os.PathLike[str], model: "_Model", watching: Callable[[bits_back.Stack], Any] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return examples and labels. watching: makes the observer of a group, from the stack before it."""
     header, words = _read(file)
-    chain, reverse, probabilities = _model(run)
+    chain, reverse, probabilities, *_ = model
     for key, value in _identity(run, chain).items():
         if header.get(key) != value:
             raise ValueError(
@@ -136,6 +192,7 @@ def decompress(run: Run, file: str | os.PathLike[str]) -> tuple[np.ndarray, np.n
                     chain,
                     lambda k, z, labels=labels: reverse(k, z, labels),
                     lambda z, labels=labels: probabilities(z, labels),
+                    watching(stack) if watching else None,
                 )
             )
             report(count - begin)
@@ -177,8 +234,21 @@ def check(run: Run) -> None:
     objectives.decoder(run.config)
 
 
-def _model(run: Run) -> tuple[bits_back.Chain, Any, Any]:
-    """The chain of a run, and p(z_k | z_(k+1)) and p(x0 | z_1) as functions of batches and their labels."""
+class _Model(NamedTuple):
+    """The model of a run, with functions of batches and their labels."""
+
+    chain: bits_back.Chain
+    reverse: Any
+    """p(z_k | z_(k+1))."""
+    probabilities: Any
+    """p(x0 | z_1)."""
+    predict_x0: Any
+    """Of z_k."""
+    at: Any
+    """The levels of the latents, z_N first, fields [N]."""
+
+
+def _model(run: Run) -> _Model:
     check(run)
     config, experiment = run.config, run.experiment
     rows = paths.chain_coefficients(config, experiment.process, experiment.schedule, config.bound.num_steps)(None)
@@ -216,16 +286,23 @@ def _model(run: Run) -> tuple[bits_back.Chain, Any, Any]:
         nats = jax.vmap(lambda value: decoder(jnp.full_like(z, value), mean, log_var), out_axes=-1)(grid)
         return jax.nn.softmax(-nats, axis=-1)
 
+    def x0_of(params: Any, step: Any, z: Array, label: Array) -> Array:
+        at = jax.tree.map(lambda field: jnp.broadcast_to(field, (len(z),)), step.at)
+        return predict(params, z, at, label, None).x0
+
     reverse = devices.TiledMap(moments, TILE, replicated=2)
+    predicted = devices.TiledMap(x0_of, TILE, replicated=2)
     probabilities = devices.TiledMap(levels, TILE, replicated=2)
 
     def row(i: int) -> Any:
         return jax.tree.map(lambda field: np.float32(field[i]), rows)
 
-    return (
+    return _Model(
         chain,
         lambda k, z, label: reverse(run.params, row(size - k - 1), np.asarray(z, np.float32), label),
         lambda z, label: probabilities(run.params, row(size - 1), np.asarray(z, np.float32), label),
+        lambda k, z, label: predicted(run.params, row(size - k), np.asarray(z, np.float32), label),
+        rows.at,
     )
 
 

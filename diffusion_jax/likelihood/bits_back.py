@@ -40,6 +40,13 @@ class DataProbabilities(Protocol):
         """Return the probabilities [B,*D,levels] of the grey levels, given z = z_1 [B,*D]."""
 
 
+class Watch(Protocol):
+    """Observer of a batch that is decoded."""
+
+    def __call__(self, k: int, z: np.ndarray, /) -> None:
+        """See z_k [B,*D], once it is known and the bits of z_(k+1) are given back."""
+
+
 class Chain(NamedTuple):
     """The chain of latents, in the order of encoding: index k - 1 is that of z_k."""
 
@@ -184,6 +191,7 @@ def decode(
     chain: Chain,
     reverse: ReverseMoments,
     probabilities: DataProbabilities,
+    watch: Watch | None = None,
 ) -> np.ndarray:
     """Pop a batch [B,*D] of grey levels, int32, that `encode` pushed.
 
@@ -192,9 +200,12 @@ def decode(
         shape: [B,*D].
         x0_of: the function from grey levels [B,*D] to the model's range.
         chain, reverse, probabilities: as for `encode`.
+        watch: called for every latent.
     """
     last, size = len(chain.scale) - 1, int(np.prod(shape))
     latents = stack.pop(np.zeros(size), np.full(size, chain.prior_std / chain.spacing[last]))
+    if watch:
+        watch(last + 1, (latents * chain.spacing[last]).reshape(shape))
     for k in range(last, 0, -1):
         spacing, below = chain.spacing[k], chain.spacing[k - 1]
         z = (latents * spacing).reshape(shape)
@@ -202,6 +213,8 @@ def decode(
         mean = chain.scale[k] * (found * below)
         stack.give_back(latents, mean / spacing, chain.std[k] / spacing)
         latents = found
+        if watch:
+            watch(k, (latents * below).reshape(shape))
     z = (latents * chain.spacing[0]).reshape(shape)
     x = stack.pop_levels(probabilities(z).reshape(size, -1)).reshape(shape)
     mean = chain.scale[0] * np.asarray(x0_of(x), np.float64)

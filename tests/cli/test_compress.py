@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_jax import config as configs
-from diffusion_jax.analysis import compression
+from diffusion_jax.analysis import compression, vlb
 from diffusion_jax.experiment import sources
+from diffusion_jax.objective.prediction import Prediction
+from diffusion_jax.process.base import expand
 from diffusion_jax.process.binomial import BinomialProcess
 from diffusion_jax.runs import trained
 
@@ -47,6 +49,41 @@ def test_the_same_examples_come_back(workdir, run, packed, command, tmp_path):
     # An escape costs fewer bits than the far tail of a Gaussian, which an untrained network needs often.
     assert 0 < figures["net_bits_per_dim"] <= figures["bound_bits_per_dim"] + 4 * figures["bound_bits_per_dim_stderr"]
     assert figures["gross_bits_per_dim"] > figures["net_bits_per_dim"]
+
+
+def test_what_is_known_on_the_way_lies_on_the_rate_distortion_curve(run, tmp_path):
+    """By a denoiser of independent Gaussian pixels; within 5 standard errors of two draws of the noise."""
+
+    def shrink(params, x_t, level, label=None, keys=None):
+        alpha, sigma = expand(level.alpha, x_t), expand(level.sigma, x_t)
+        x0 = -0.4 + alpha * 0.5 / (alpha**2 * 0.5 + sigma**2) * (x_t + 0.4 * alpha)
+        return Prediction(x0, (x_t - alpha * x0) / sigma, None)
+
+    other = run._replace(experiment=run.experiment._replace(predict=shrink))
+    source = sources.source(run.config, "heldout")._replace(size=COUNT)
+    compression.compress(other, source, tmp_path / "x.djx")
+    x, label, curves, restored = compression.progressive(other, tmp_path / "x.djx", 99)
+    np.testing.assert_array_equal(x, source.read(np.arange(COUNT))[0])
+    np.testing.assert_array_equal(label, source.read(np.arange(COUNT))[1])
+    terms, times = vlb.bound_terms(other, source)
+    rates = np.cumsum(np.concatenate([terms.prior[:, None], terms.steps[:, :-1]], 1), 1, np.float64)  # nats an example
+    mean, spread = rates.mean(0), 2 * rates.var(0, ddof=1) + 2 * rates.mean(0)  # log q/p has a variance of twice its KL
+    found = curves["rate_bits_per_dim"] * x[0].size * np.log(2)
+    np.testing.assert_array_less(np.abs(found - mean), 5 * np.sqrt(spread / COUNT))
+    square = np.asarray(terms.mse, np.float64)
+    error = np.sqrt(2) * square.std(0, ddof=1) / np.sqrt(COUNT)
+    np.testing.assert_array_less(np.abs(np.square(curves["rmse"] / 127.5) - square.mean(0)), 5 * error)
+    np.testing.assert_array_equal(curves["t"], times)
+    assert restored.shape == (len(times), *x.shape) and restored.dtype == x.dtype
+    assert len(compression.progressive(other, tmp_path / "x.djx", 2)[2]["t"]) == 2
+
+
+def test_the_way_as_a_picture(workdir, packed, command, tmp_path):
+    flags = [f"--workdir={workdir}", f"--file={packed[0]}", f"--out={tmp_path}/x.npz"]
+    done = command("decompress", *flags, "--progressive=2")
+    assert done.code == 0 and len(done.results["rmse"]) == len(done.results["rate_bits_per_dim"]) == 2
+    assert (tmp_path / "x.png").exists()
+    assert command("decompress", *flags, "--progressive=-1").code == 2
 
 
 def test_the_file_does_not_depend_on_the_number_of_devices(workdir, packed, tmp_path, monkeypatch):
