@@ -1,15 +1,15 @@
-"""Diffusion, variational autoencoder and GAN on the handwritten digits, with the same time to train.
+"""Diffusion by U-Net and transformer, variational autoencoder and GAN on digits, with the same time to train.
 
 Run:    python -m diffusion_jax.main sweep --sweep=configs/sweeps/neighbours.py --workdir=runs/neighbours
         python -m diffusion_jax.main compare runs/neighbours
         With ":ten": ten seeds instead of three, for the share of trainings that fail; in the same directory it runs
         the seven that are missing.
 Expect: not measured
-Time:   nine runs of some four minutes each on two CPU cores beside other work
+Time:   twelve runs of four to six minutes each on two CPU cores beside other work (measured)
 
-A step of the GAN takes 2.1 times as long as one of the autoencoder, and one of the diffusion model 1.6 times
-(measured): the numbers of steps make the times equal. Diffusion draws with 15 network calls, the others with one. The
-recipes are digits, digits_vae and digits_gan, shortened to two fifths.
+A step of the GAN takes 2.1 times as long as one of the autoencoder, one of the U-Net 1.6 times (measured), and one of
+the transformer a little over once: the numbers of steps make the times equal. Diffusion draws with 15 network calls,
+the others with one. The recipes are digits, digits_dit, digits_vae and digits_gan, shortened to two fifths.
 """
 
 from typing import Any
@@ -24,6 +24,7 @@ def get_sweep(variant: str = "") -> dict[str, Any]:
     few = {"sampler.name": "dpmpp_2m", "sampler.grid": "logsnr", "sampler.num_steps": 15}
     cells: dict[str, dict[str, Any]] = {
         "diffusion": {"config": "digits", "train_steps": 1000, **few},
+        "transformer": {"config": "digits_dit", "train_steps": 1500, **few},
         "vae": {"config": "digits_vae", "train_steps": 1600, "evaluate": ("--likelihood=vlb,multi", *METRICS)},
         "gan": {"config": "digits_gan", "train_steps": 800},
     }
