@@ -453,7 +453,8 @@ class Run:
         """Compare scores of odd examples [N,*D] with those of held-out ones; return AUROC and more by score.
 
         odd="classes", of a conditional run: each class in turn is normal and the others are odd; means over classes.
-        num_examples: held-out examples, and odd ones at most. num_steps: noise levels. See docs/anomaly-detection.md.
+        num_examples: held-out examples, and odd ones at most. num_steps: between noise levels. See
+        docs/anomaly-detection.md.
         Raises ValueError.
         """
         run = self._changed(None, None, None, {"bound.num_steps": num_steps})

@@ -121,54 +121,64 @@ def decompress(run: Run, file: str | os.PathLike[str]) -> tuple[np.ndarray, np.n
 def progressive(
     run: Run, file: str | os.PathLike[str], count: int = 8
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], np.ndarray]:
-    """Decode a file, and tell what is known of its examples at `count` levels on the way, most noise first.
+    """Decode a file; also return the predicted x0 at `count` levels on the way, or at all if there are fewer.
 
-    Returns the examples, their labels, curves over the levels, and the predicted x0 [count,N,*D] in the levels of the
-    data. Curves: t; rate_bits_per_dim, the bits read until z_t is known, without those of its own noise, which come
-    back with the example; rmse of the predicted x0, in 255ths of the range. The expectation of the last two is the
-    rate–distortion curve of the bound. Raises as `decompress` does. Reference: Ho et al. 2020, algorithms 3 and 4.
+    Returns the examples, their labels, curves over the levels, most noise first, and the predicted x0 [levels,N,*D] in
+    the levels of the data. Curves: t; rate_bits_per_dim, the bits read until z_t is known, without those that encode
+    its noise, which come back with the example; rmse of the predicted x0, in 255ths of the range. The expectations of
+    rate and mean squared error are the rate–distortion curve of the bound. Raises as `decompress` does. Reference: Ho
+    et al. 2020, algorithms 3 and 4.
     """
-    model = _model(run)
+    if count < 1:
+        raise ValueError(f"progressive: count must be at least 1, got {count}")
+    model, back = _model(run), sources.make_from_model(run.config)
     size = len(model.chain.scale)
-    chosen = np.unique(np.linspace(size, 1, count).round().astype(int))[::-1]
-    groups: list[tuple[int, dict[int, tuple[int, np.ndarray]]]] = []
+    chosen = np.unique(np.linspace(1, size, count).round().astype(int))[::-1]
+    nats, square = np.zeros(len(chosen)), np.zeros(len(chosen))
+    restored: list[np.ndarray] = []
 
-    def watching(stack: bits_back.Stack) -> bits_back.Watch:
+    def watching(stack: bits_back.Stack) -> tuple[bits_back.Watch, Finish]:
+        full = stack.exact_bits
         states: dict[int, tuple[int, np.ndarray]] = {}
-        groups.append((stack.bits, states))
 
         def watch(k: int, z: np.ndarray) -> None:
             if k in chosen:
-                states[k] = stack.bits, z
+                states[k] = stack.exact_bits, z
 
-        return watch
+        def finish(x: np.ndarray, label: np.ndarray) -> None:
+            x0, shown = _in_range(run, x).astype(np.float64), []
+            for i, k in enumerate(chosen):
+                left, z = states[k]
+                alpha, sigma = (np.exp(part[size - k]) for part in (model.at.log_alpha, model.at.log_sigma))
+                noise = np.square((z - alpha * x0) / sigma) / 2 + np.log(sigma * np.sqrt(2 * np.pi))  # -log q(z | x0)
+                nats[i] += (full - left) * np.log(2) - (noise - np.log(model.chain.spacing[k - 1])).sum()
+                predicted = np.asarray(model.predict_x0(k, z, label))
+                square[i] += np.square(predicted - x0).sum()
+                shown.append(np.asarray(back(predicted)))
+            restored.append(np.stack(shown))
+
+        return watch, finish
 
     x, label = _decode(run, file, model, watching)
-    x0 = _in_range(run, x).astype(np.float64)
-    nats, square, restored = np.zeros(len(chosen)), np.zeros(len(chosen)), np.zeros((len(chosen), *x.shape), x.dtype)
-    back = sources.make_from_model(run.config)
-    for number, (full, states) in enumerate(reversed(groups)):
-        rows = slice(number * GROUP, (number + 1) * GROUP)
-        for i, k in enumerate(chosen):
-            left, z = states[k]
-            alpha, sigma = np.exp(model.at.log_alpha[size - k]), np.exp(model.at.log_sigma[size - k])
-            own = np.square((z - alpha * x0[rows]) / sigma) / 2 + np.log(sigma * np.sqrt(2 * np.pi))
-            nats[i] += (full - left) * np.log(2) - (own - np.log(model.chain.spacing[k - 1])).sum()
-            predicted = np.asarray(model.predict_x0(k, z, label[rows]))
-            square[i] += np.square(predicted - x0[rows]).sum()
-            restored[i, rows] = np.asarray(back(predicted))
     curves = {
         "t": np.asarray(model.at.t)[size - chosen],
         "rate_bits_per_dim": variational.to_bits(nats, x.size),
         "rmse": variational.rmse((square / x.size)[None]),
     }
-    return x, label, curves, restored
+    return x, label, curves, np.concatenate(restored[::-1], axis=1)
+
+
+Finish = Callable[[np.ndarray, np.ndarray], None]
+"""What is done with the examples and labels of a group after its last bit."""
 
 
 def _decode(
-    run: Run, file: str | os.PathLike[str], model: "_Model", watching: Callable[[bits_back.Stack], Any] | None = None
+    run: Run,
+    file: str | os.PathLike[str],
+    model: "_Model",
+    watching: Callable[[bits_back.Stack], tuple[bits_back.Watch, Finish]] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return examples and labels. watching: makes the observer of a group, from the stack before it."""
+    """Return examples and labels. watching: makes the observers of a group, from the stack before it."""
     header, words = _read(file)
     chain, reverse, probabilities, *_ = model
     for key, value in _identity(run, chain).items():
@@ -184,17 +194,19 @@ def _decode(
     with progress.track("examples", count) as report:
         for begin in reversed(range(0, count, GROUP)):
             labels = label[begin : begin + GROUP]
-            found.append(
-                bits_back.decode(
-                    stack,
-                    (len(labels), *shape),
-                    lambda x: _in_range(run, x),
-                    chain,
-                    lambda k, z, labels=labels: reverse(k, z, labels),
-                    lambda z, labels=labels: probabilities(z, labels),
-                    watching(stack) if watching else None,
-                )
+            watch, finish = watching(stack) if watching else (None, None)
+            group = bits_back.decode(
+                stack,
+                (len(labels), *shape),
+                lambda x: _in_range(run, x),
+                chain,
+                lambda k, z, labels=labels: reverse(k, z, labels),
+                lambda z, labels=labels: probabilities(z, labels),
+                watch,
             )
+            if finish:
+                finish(group, labels)
+            found.append(group)
             report(count - begin)
     x = np.concatenate(found[::-1]).astype(header["dtype"])
     if _digest(x.tobytes()) != header["examples_sha256"]:
@@ -243,7 +255,7 @@ class _Model(NamedTuple):
     probabilities: Any
     """p(x0 | z_1)."""
     predict_x0: Any
-    """Of z_k."""
+    """Predicted x0, from (k, z_k, labels)."""
     at: Any
     """The levels of the latents, z_N first, fields [N]."""
 

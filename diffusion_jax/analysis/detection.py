@@ -4,7 +4,7 @@ figures, arrays = detect(run, odd_source(run, "data/mnist"), num_examples=1000)
 
 Scores, larger for odder images. What a score is fitted on are held-out images only.
 
-    bits            variational bound in the limit of many steps, estimated at a few levels, in bits/dim
+    bits            variational bound of infinitely many steps, estimated at a few levels, in bits/dim
     complexity      bits minus the size of the image as a PNG (Serrà et al. 2020)
     typicality      |bits - mean bits of held-out images| (Nalisnick et al. 2019)
     reconstruction  error of images noised to several levels and denoised by DDIM, z-scored (Graham et al. 2023)
@@ -37,10 +37,10 @@ from diffusion_jax.analysis.estimators import dims, needs_gaussian
 from diffusion_jax.data import arrays, folder, idx
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
-from diffusion_jax.experiment import paths, sources
+from diffusion_jax.experiment import paths, samplers, sources
 from diffusion_jax.likelihood import variational
 from diffusion_jax.metrics import neighbours
-from diffusion_jax.process.base import Array, normal
+from diffusion_jax.process.base import Array, in_float64, level, normal
 from diffusion_jax.runs import plots
 from diffusion_jax.runs.trained import Run
 
@@ -49,6 +49,10 @@ STARTS = 5
 FEWEST = 20
 """Images of each kind that are needed."""
 REPLICATES = 200
+TIMES = 1000
+"""Number of times in continuous time of which noise levels are chosen."""
+EVEN = 1e-4
+"""Difference of logarithms below which two errors count as equal."""
 CLASSES = "classes"
 """Odd set of a conditional run: all classes but one, each in turn."""
 SHOWN = "denoising"
@@ -61,7 +65,7 @@ def detect(run: Run, odd: Source, num_examples: int = 1000, seed: int = 0) -> tu
     The even held-out images are those that scores are fitted on; the odd ones, and as many training images, are scored.
     figures: auroc, auroc_low, auroc_high (95 % bootstrap), fpr95 (false positives at 95 % detection), and
     auroc_train, held-out against training images, each by score. arrays: NAME_normal, NAME_odd, NAME_train of each
-    score. Levels: config.bound.num_steps. Raises ValueError.
+    score. Levels: config.bound.num_steps + 1. Raises ValueError.
     """
     needs_gaussian("detect", run)
     splits = {"heldout": sources.heldout(run.config), "train": sources.source(run.config, "train")}
@@ -184,15 +188,15 @@ def measure(run: Run, source: Source) -> dict[str, np.ndarray]:
     """Return what the scores are made of, arrays [N, …].
 
     The model is given the source's labels. bits, size: bits/dim of the model and of a PNG. reconstruction [N, STARTS],
-    denoising [N, L], x0_error [N, L], score_norms [N, L], path [N, 6]: statistics of the prediction at the L noisy
-    levels of the chain. pixels [N, D].
+    denoising [N, L] (log mean squared error of eps), x0_error [N, L] (mean squared error of x0, clipped as in the
+    bound), score_norms [N, L], path [N, 6]: statistics of the prediction at the L noise levels. pixels [N, D].
     """
-    terms, _ = vlb.bound_terms(run, source)
+    steps = _levels(run)
+    terms, _ = vlb.bound_terms(run, source, jax.tree.map(lambda field: field[-1:], steps))
     x = source.read(np.arange(source.size))[0]
     measured: dict[str, np.ndarray] = heldout.map_batches(run, _statistics(run), source)
     found = {name: np.asarray(value, np.float64) for name, value in measured.items()}
-    at = _levels(run).at
-    diffusion = diffusion_nats(np.exp(found["denoising"]), found["x0_error"], 2 * (at.log_alpha - at.log_sigma))
+    diffusion = diffusion_nats(found["x0_error"], np.asarray(steps.at.logsnr))
     ends = (np.asarray(part, np.float64) for part in (terms.prior, terms.steps[:, -1]))  # of the prior and the decoder
     return {
         **found,
@@ -202,28 +206,51 @@ def measure(run: Run, source: Source) -> dict[str, np.ndarray]:
     }
 
 
-def diffusion_nats(eps_error: np.ndarray, x0_error: np.ndarray, log_snr: np.ndarray) -> np.ndarray:
-    """Return the bound between the levels, in the limit of infinitely many steps, in nats per dimension [N].
+def diffusion_nats(x0_error: np.ndarray, log_snr: np.ndarray) -> np.ndarray:
+    """Return the part of the bound between the first and the last level, in nats per dimension [N].
 
-    1/2 of the integral of the mean squared error of eps over the log signal-to-noise ratio (Kingma et al. 2021), by the
-    trapezoidal rule. The KL terms of so few steps would be larger by a multiple. eps_error, x0_error [N,L], log_snr
-    [L]: most noise first. Where the first level has no signal, the error of x0 there counts up to the second.
+    It is that of infinitely many steps: half the integral of the mean squared error of eps over the log
+    signal-to-noise ratio (Kingma et al. 2021). The KL terms of a few long steps would be many times larger. x0_error
+    [N,L]: mean squared errors of x0, which times the ratio are those of eps; log_snr [L], most noise first. Between two
+    levels the error of eps is taken to grow exponentially; up to the second level, where the first has no signal, that
+    of x0 is taken to be its mean.
     """
     log_snr, first = np.asarray(log_snr, np.float64), 0.0
     if np.isneginf(log_snr[0]):
-        first, eps_error, log_snr = x0_error[:, 0] * np.exp(log_snr[1]) / 2, eps_error[:, 1:], log_snr[1:]
-    return np.asarray(first + np.trapezoid(eps_error, log_snr, axis=1) / 2)
+        first = x0_error[:, :2].mean(1) * np.exp(log_snr[1]) / 2
+        x0_error, log_snr = x0_error[:, 1:], log_snr[1:]
+    error = x0_error * np.exp(log_snr) + np.finfo(np.float64).tiny
+    begin, end = error[:, :-1], error[:, 1:]
+    growth = np.log(end / begin)
+    even = np.abs(growth) < EVEN
+    mean = np.where(even, (begin + end) / 2, (end - begin) / np.where(even, 1, growth))
+    return np.asarray(first + (mean * np.diff(log_snr)).sum(1) / 2)
 
 
 def _levels(run: Run) -> Any:
-    """Return the steps between the noise levels of config.bound, most noise first, fields [L]."""
-    config, experiment = run.config, run.experiment
-    return paths.chain_coefficients(config, experiment.process, experiment.schedule, config.bound.num_steps)(None)
+    """Return the steps between config.bound.num_steps + 1 noise levels and to the data, most noise first, fields [L].
+
+    The levels are evenly spaced in the log signal-to-noise ratio, as evenly as the times k/T of a chain allow, from
+    t = 1 to 0, or to 1/T where 0 has no noise. In continuous time T = TIMES.
+    """
+    config, experiment, chain = run.config, run.experiment, run.config.process.num_steps
+    count, parts = config.bound.num_steps or chain, chain or TIMES
+    if not count:
+        raise ValueError("detect: bound.num_steps=0 means as many as the chain has, but there is none. Set it")
+    if chain and count < chain:
+        paths.check_single_steps(config, "bound.num_steps=0")
+    log_snr = in_float64(level, experiment.schedule(None), np.arange(parts + 1) / parts).logsnr
+    usable = np.flatnonzero(np.isfinite(log_snr))
+    wanted = np.linspace(log_snr[usable[-1]], log_snr[usable[0]], count + 1)
+    nearest = usable[np.abs(log_snr[usable] - wanted[:, None]).argmin(1)]
+    times = np.unique(np.r_[0, nearest, parts])[::-1] / parts
+    return paths.grid_coefficients(config, experiment.process, experiment.schedule, times, denoise=True)(None)
 
 
 def _statistics(run: Run) -> heldout.OnBatch:
     """Return the function that computes statistics of the prediction for a batch."""
     config, experiment, rows = run.config, run.experiment, _levels(run)
+    clips = samplers.clips_x0(config, config.bound)
     count = len(rows.at.t)
     starts = np.unique(np.linspace(0, count - 1, STARTS + 1).round().astype(int)[1:])
     into, process, predict = sources.make_to_model(config), experiment.process, experiment.predict
@@ -255,7 +282,8 @@ def _statistics(run: Run) -> heldout.OnBatch:
             eps = found.eps.reshape(copies, *x0.shape)
             stepped = process.corrupt(spread(row.to, len(every)), found.x0, found.eps).reshape(eps.shape)[2:]
             error, norm = (mean_square(value) + tiny for value in (eps[0] - noise, eps[1]))
-            measured = jnp.log(error), jnp.log(norm), mean_square(found.x0[:size] - x0)
+            predicted = jnp.clip(found.x0[:size], -1, 1) if clips else found.x0[:size]
+            measured = jnp.log(error), jnp.log(norm), mean_square(predicted - x0)
             return jnp.where((i >= starts).reshape(begins.shape), stepped, restored), measured
 
         numbered = jnp.arange(count), steps

@@ -45,10 +45,12 @@ def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified:
     their principal components. cluster_nmi, cluster_ari, cluster_accuracy (Hungarian matching): k-means on the block
     and level with the largest silhouette, chosen without labels; best_cluster_nmi: chosen with them. mixture_nmi and so
     on: a Gaussian mixture at the same place. seed: of folds, k-means and mixtures. num_classified: held-out examples
-    for the classifier of a conditional run, which costs some 100 network calls for each example and noise level; 0:
+    for the classifier of a conditional run, which costs some 160 network calls for each example and noise level; 0:
     none. Raises ValueError for a run without labelled data or a process that is not Gaussian.
     """
     config = run.config
+    if num_classified < 0:
+        raise ValueError(f"represent: num_classified={num_classified} must be 0 or more")
     if config.data.classes < 2:
         raise ValueError(
             f"represent: needs labelled data of two classes or more (got data.classes={config.data.classes}). Use a "

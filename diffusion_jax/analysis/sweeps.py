@@ -122,16 +122,18 @@ def grid(described: Mapping[str, Any]) -> list[CellRun]:
 
 def parts_of(described: Mapping[str, Any], cell: str) -> tuple[str, dict[str, Any], tuple[str, ...]]:
     """Return (recipe, config keys, flags of `main evaluate`) of a cell."""
-    keys = {**described.get("flags", {}), **described["cells"][cell]}
-    evaluate = keys.pop("evaluate", described.get("evaluate", ()))
-    return keys.pop("config", described["config"]), keys, tuple(evaluate)
+    own = dict(described["cells"][cell])
+    recipe = own.pop("config", described["config"])
+    evaluate = own.pop("evaluate", described.get("evaluate", ()))
+    return recipe, {**described.get("flags", {}), **own}, tuple(evaluate)
 
 
 def config_of(run: CellRun) -> ConfigDict:
     """Return the config that a run trains."""
-    recipe, *overrides = (word.removeprefix("--config").lstrip(".=") for word in run.train)
-    config = configs.load(recipe)
-    configs.override_all(config, dict(pair.split("=", 1) for pair in overrides))
+    recipe, *overrides = run.train
+    config = configs.load(recipe.removeprefix("--config="))
+    pairs = (word.removeprefix("--config.").split("=", 1) for word in overrides)
+    configs.override_all(config, {key: value for key, value in pairs})
     return config
 
 
@@ -299,7 +301,7 @@ def _train_and_evaluate(
     run: CellRun, place: pathlib.Path, env: Mapping[str, str], before: Mapping[str, Any], result: dict[str, Any]
 ) -> dict[str, Any]:
     place.mkdir(parents=True, exist_ok=True)
-    fresh = not checkpoints.steps(place)
+    fresh, game = not checkpoints.steps(place), loss_facts(config_of(run)).adversarial
     for command in ("train", "evaluate"):
         flags = getattr(run, command)
         argv = [sys.executable, "-m", "diffusion_jax.main", command, f"--workdir={place}", *flags]
@@ -315,7 +317,7 @@ def _train_and_evaluate(
         result[f"{command}_seconds"] = seconds
         result["figures"] |= {name: value for name, value in outcome.results.items() if _is_figure(value)}
     result["steps"] = result["figures"].pop("step", None)
-    reason = divergence(place, result["figures"], game=loss_facts(config_of(run)).adversarial)
+    reason = divergence(place, result["figures"], game=game)
     return result | {"status": DIVERGED if reason else FINISHED, "reason": reason}
 
 
@@ -352,8 +354,8 @@ def divergence(workdir: pathlib.Path, figures: Mapping[str, Any], game: bool = F
     """Return the reason why a run that reached its end counts as diverged, or "".
 
     A run has diverged if any figure or training loss is not finite, if a tenth or more of the updates were skipped
-    because they were not finite, or if the last held-out loss lies above the first. game: of a GAN, whose held-out loss
-    may rise.
+    because they were not finite, or if the last held-out loss lies above the first. game: True for a GAN, whose
+    held-out loss may rise.
     """
     for name, value in figures.items():
         if not math.isfinite(files.number(value)) and not name.endswith("_stderr"):  # one example has no standard error

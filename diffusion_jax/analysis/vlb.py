@@ -60,13 +60,18 @@ def variational_bound(run: Run) -> tuple[dict[str, float], variational.BoundTerm
     return values, terms, variational.curves(terms, times, dims(run))
 
 
-def bound_terms(run: Run, examples: Source) -> tuple[variational.BoundTerms, np.ndarray]:
-    """Return the terms of the bound per example, and the times of the steps [N]."""
+def bound_terms(run: Run, examples: Source, steps: Any = None) -> tuple[variational.BoundTerms, np.ndarray]:
+    """Return the terms of the bound per example, and the times of the steps [N].
+
+    steps: some of the bound's, fields [N]; None: those that config.bound describes.
+    """
     config, experiment = run.config, run.experiment
     options = config.bound
     if experiment.terms is not None:
         return one_step(run, examples), np.ones(1)
-    rows = paths.chain_coefficients(config, experiment.process, experiment.schedule, options.num_steps)(None)
+    rows = steps
+    if rows is None:
+        rows = paths.chain_coefficients(config, experiment.process, experiment.schedule, options.num_steps)(None)
     predict = clip_x0(experiment.predict) if samplers.clips_x0(config, options) else experiment.predict
     step_term = objectives.vlb_term(config, experiment.process, experiment.reverse)
     terms_of = variational.make_terms(predict, experiment.process, experiment.schedule, step_term, rows)

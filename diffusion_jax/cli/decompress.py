@@ -15,7 +15,7 @@ def add_flags(parser: Parser) -> None:
     add_verify(parser)
     parser.flag("file", Path, "", "Compressed file", needed=True)
     parser.flag("out", Path, "decompressed.npz", "File of the examples")
-    meaning = "Number of levels to show on the way from noise to the examples, in a picture beside --out; 0: none"
+    meaning = "Number of noise levels of decoding to show in a picture beside --out; 0: no picture"
     parser.flag("progressive", int, 0, meaning)
 
 
@@ -48,7 +48,7 @@ def run(args: Flags) -> Results:
     rates, errors = curves["rate_bits_per_dim"], curves["rmse"]
     rows = [*(f"{rate:.2f} bits/dim" for rate in rates), "examples"]
     shown = np.concatenate([restored, x[None]])[:, :SHOWN]
-    path = pictures.table(out.with_suffix(".png"), shown, header["levels"], rows, "Examples by the bits read")
+    path = pictures.table(out.with_suffix(".png"), shown, header["levels"], rows, "Predicted examples by the bits read")
     print(
         tables.markdown(
             ["t", "rate, bits/dim", "RMSE, 0 to 255"],

@@ -44,7 +44,7 @@ class Watch(Protocol):
     """Observer of a batch that is decoded."""
 
     def __call__(self, k: int, z: np.ndarray, /) -> None:
-        """See z_k [B,*D], once it is known and the bits of z_(k+1) are given back."""
+        """Receive z_k [B,*D], once it is decoded and the bits of z_(k+1) are given back."""
 
 
 class Chain(NamedTuple):
@@ -82,8 +82,13 @@ class Stack:
 
     @property
     def bits(self) -> int:
-        """Size of the content."""
+        """Size of the content, in whole words."""
         return int(self._coder.num_bits())
+
+    @property
+    def exact_bits(self) -> int:
+        """Size of the content without the unused bits of the last word."""
+        return int(self._coder.num_valid_bits())
 
     def _pop(self, *arguments: Any) -> np.ndarray:
         symbols: np.ndarray = self._coder.decode(*arguments)
@@ -200,7 +205,7 @@ def decode(
         shape: [B,*D].
         x0_of: the function from grey levels [B,*D] to the model's range.
         chain, reverse, probabilities: as for `encode`.
-        watch: called for every latent.
+        watch: called as watch(k, z_k) after each latent is decoded.
     """
     last, size = len(chain.scale) - 1, int(np.prod(shape))
     latents = stack.pop(np.zeros(size), np.full(size, chain.prior_std / chain.spacing[last]))

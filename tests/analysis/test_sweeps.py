@@ -236,6 +236,9 @@ def test_a_cell_may_name_its_own_recipe_and_evaluation():
     assert f"--config={TOY['config']}" in eps.train and eps.evaluate == ()
     assert "--config=digits:tiny" in own.train and own.evaluate == ("--num_samples=1",)
     assert not any("evaluate" in word for word in own.train)
+    with pytest.raises(ValueError, match="evaluate"):
+        sweeps.check(TOY | {"flags": {"evaluate": ()}})
+    assert sweeps.config_of(eps._replace(train=("--config=./configs/digits.py:tiny",))).data.name == "digits"
     for key, value, named in (("config", "nothing", "nothing"), ("evaluate", ("--num_sample=1",), "num_sample")):
         broken = described | {"cells": {"own": {key: value}}}
         with pytest.raises(ValueError, match=named):
