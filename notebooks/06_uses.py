@@ -20,7 +20,7 @@
 # is there. Each is one command on a trained run. The notebook reads the results of these commands, from the root of
 # the repository:
 #
-#     python -m diffusion_jax.main detect    --workdir=runs/fashion_vlb --odd=data/mnist \
+#     python -m diffusion_jax.main detect    --workdir=runs/fashion_vlb --odd=data/mnist --num_examples=400 \
 #         --out=runs/fashion_vlb/detection.npz
 #     python -m diffusion_jax.main compress  --workdir=runs/digits_vlb --num_steps=100 --out=runs/digits_vlb/heldout.djx
 #     python -m diffusion_jax.main represent --workdir=runs/digits_cond
