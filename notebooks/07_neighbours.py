@@ -17,8 +17,9 @@
 # # 7. The neighbours: variational autoencoders and GANs
 #
 # GANs are said to draw sharp samples, to train unstably and to leave out parts of the data; variational autoencoders
-# to train well and to draw blurred samples; diffusion models to have the better half of both. Here all three are
-# trained by one code on one data set, with the same time to train. From the root of the repository:
+# to train well and to draw blurred samples; diffusion models to combine the advantages of both. Here all three are
+# trained by one code on one data set, for about the same time; diffusion by a U-Net and by a transformer. From the root
+# of the repository:
 #
 #     python -m diffusion_jax.main sweep --sweep=configs/sweeps/neighbours.py --workdir=runs/neighbours
 #     python -m diffusion_jax.main train --config=digits_vlb --workdir=runs/digits_vlb
@@ -99,7 +100,7 @@ for cell, row in rows.items():
     if "bits_per_dim" in row.values:
         level = np.mean(row.values["bits_per_dim"])
         axis.axhline(level, color="C1", linestyle="--", label=f"{cell}, one level, learned encoder: {level:.2f}")
-        axis.legend()
+        axis.legend(fontsize=8)
 axis.set(xlabel="levels T", ylabel="bound in bits/dim", title=likelihood_run.name)
 for steps, value in zip(counts, bits, strict=True):
     print(f"T = {steps:4}: {value:.3f} bits/dim")
@@ -107,9 +108,9 @@ for steps, value in zip(counts, bits, strict=True):
 # %% [markdown]
 # ## 3. What is left out: 25 modes
 #
-# The toy set of the GAN literature: a grid of 25 narrow Gaussians in the plane. Three small perceptrons are trained for
-# as many steps; those that read points see some sines of them too. The networks of GAN and autoencoder are written
-# here: a class that declares what it is can be trained like a built-in one.
+# A common toy set of the GAN literature: a grid of 25 narrow Gaussians in the plane. All networks are perceptrons with
+# three hidden layers, trained for the same number of steps. Those whose input is a point also get sines and cosines of
+# its coordinates. The networks are written here: a class that declares what it is can be trained like a built-in one.
 
 
 # %%

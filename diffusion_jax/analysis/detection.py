@@ -207,13 +207,16 @@ def measure(run: Run, source: Source) -> dict[str, np.ndarray]:
 
 
 def diffusion_nats(x0_error: np.ndarray, log_snr: np.ndarray) -> np.ndarray:
-    """Return the part of the bound between the first and the last level, in nats per dimension [N].
+    """Return the part of the bound between first and last level [N].
 
-    It is that of infinitely many steps: half the integral of the mean squared error of eps over the log
-    signal-to-noise ratio (Kingma et al. 2021). The KL terms of a few long steps would be many times larger. x0_error
-    [N,L]: mean squared errors of x0, which times the ratio are those of eps; log_snr [L], most noise first. Between two
-    levels the error of eps is taken to grow exponentially; up to the second level, where the first has no signal, that
-    of x0 is taken to be its mean.
+    It is that of infinitely many steps, in nats per dimension: half the integral of the mean squared error of eps over
+    the log signal-to-noise ratio (Kingma et al. 2021). The KL terms of a few long steps would be many times larger.
+
+    Arguments:
+        x0_error: mean squared errors of x0 [N,L]; times the ratio they are those of eps. Between two levels the error
+            of eps is taken to grow exponentially. If the first level has no signal, the error of x0 up to the second
+            one is taken to be the mean of both.
+        log_snr: log signal-to-noise ratios [L], most noise first.
     """
     log_snr, first = np.asarray(log_snr, np.float64), 0.0
     if np.isneginf(log_snr[0]):
@@ -228,10 +231,11 @@ def diffusion_nats(x0_error: np.ndarray, log_snr: np.ndarray) -> np.ndarray:
 
 
 def _levels(run: Run) -> Any:
-    """Return the steps between config.bound.num_steps + 1 noise levels and to the data, most noise first, fields [L].
+    """Return the steps from noise level to noise level and to the data, fields [L].
 
-    The levels are evenly spaced in the log signal-to-noise ratio, as evenly as the times k/T of a chain allow, from
-    t = 1 to 0, or to 1/T where 0 has no noise. In continuous time T = TIMES.
+    There are config.bound.num_steps + 1 levels, most noise first, evenly spaced in the log signal-to-noise ratio, or as
+    evenly as the times k/T of a chain allow: from t = 1 to 0, or to 1/T where 0 has no noise. In continuous time T is
+    TIMES.
     """
     config, experiment, chain = run.config, run.experiment, run.config.process.num_steps
     count, parts = config.bound.num_steps or chain, chain or TIMES
