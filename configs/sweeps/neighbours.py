@@ -4,7 +4,13 @@ Run:    python -m diffusion_jax.main sweep --sweep=configs/sweeps/neighbours.py 
         python -m diffusion_jax.main compare runs/neighbours
         With ":ten": ten seeds instead of three, to see how many trainings fail or diverge; in the same directory it
         runs the seven that are missing.
-Expect: not measured
+Expect: Fréchet distance in the digit features, precision and recall of 1,500 samples (measured):
+
+    diffusion       1.05 ± 0.08    0.420 ± 0.012    0.942 ± 0.004
+    transformer     5.83 ± 0.10    0.246 ± 0.006    0.662 ± 0.011
+    vae             1.27 ± 0.09    0.667 ± 0.004    0.832 ± 0.011
+    gan             1.40 ± 0.01    0.728 ± 0.015    0.505 ± 0.020
+
 Time:   twelve runs of four to six minutes each on two CPU cores beside other work (measured)
 
 A step of the GAN takes 2.1 times as long as one of the autoencoder, one of the U-Net 1.6 times (measured), and two of
