@@ -15,8 +15,7 @@ def add_flags(parser: Parser) -> None:
     add_verify(parser)
     parser.flag("file", Path, "", "Compressed file", needed=True)
     parser.flag("out", Path, "decompressed.npz", "File of the examples")
-    meaning = "Number of noise levels of decoding to show in a picture beside --out; 0: no picture"
-    parser.flag("progressive", int, 0, meaning)
+    parser.flag("progressive", int, 0, "Number of noise levels to show in a picture beside --out; 0: no picture")
 
 
 def run(args: Flags) -> Results:
