@@ -75,11 +75,13 @@ for cell, row in rows.items():
 # Samples of the first training of each:
 
 # %%
-figure, axes = plt.subplots(len(rows), 1, figsize=(9, 1.7 * len(rows)))
+figure, axes = plt.subplots(len(rows), 1, figsize=(9, 1.2 * len(rows)))
 for axis, cell in zip(axes, rows, strict=True):
     x = dj.load(sweep / cell / "seed0").sample(32, seed=0)
-    tiles = np.concatenate(np.concatenate(x.reshape(2, 16, *x.shape[1:3]), axis=2), axis=0)
-    axis.imshow(tiles.reshape(2 * x.shape[1], -1), cmap="gray_r", aspect="equal")
+    tiles = np.pad(x[..., 0].astype(float), ((0, 0), (1, 1), (1, 1)), constant_values=np.nan)  # a gap around each
+    height, width = tiles.shape[1:]
+    tiles = tiles.reshape(2, 16, height, width).swapaxes(1, 2).reshape(2 * height, 16 * width)
+    axis.imshow(tiles, cmap="gray")
     axis.set(xticks=[], yticks=[], ylabel=cell)
     axis.grid(False)
 
