@@ -25,7 +25,7 @@ from diffusion_jax import option_meanings
 
 
 class Key(NamedTuple):
-    """A key of the schema."""
+    """A key of the schema; `{names}` in a meaning stands for the names that its section can choose."""
 
     default: Any
     meaning: str
@@ -57,8 +57,8 @@ SCHEMA: dict[str, Key] = {
     "data.dequantise": Key(False, "Add uniform noise of one grey level, so that the data have a density."),
     "process.name": Key("gaussian", "Forward process: gaussian, binomial (two levels), categorical (2 to 256)."),
     "process.num_steps": Key(1000, "Steps T of the chain, at times k/T; 0: continuous time."),
-    "schedule.name": Key("linear", "Noise schedule, see docs/config-keys.md for all."),
-    "network.name": Key("unet", "Network, see docs/config-keys.md for all."),
+    "schedule.name": Key("linear", "Noise schedule: {names}."),
+    "network.name": Key("unet", "Network: {names}."),
     "network.conditional": Key(False, "Condition the network on the class label."),
     "network.label_dropout": Key(0.0, "Share of labels dropped in training, for classifier-free guidance."),
     "network.conditioning": Key(
@@ -75,8 +75,8 @@ SCHEMA: dict[str, Key] = {
         "learned_range, dpm2015_paper, dpm2015_code.",
     ),
     "latent.workdir": Key("", "Run directory of an autoencoder (loss.name=elbo), in whose latents to train."),
-    "latent.step": Key("newest", "Its checkpoint: newest, best or a number."),
-    "latent.ema": Key("", "Its average: a decay, none, or empty for the first."),
+    "latent.step": Key("newest", "Checkpoint of that run: newest, best or a number."),
+    "latent.ema": Key("", "Average of that run: a decay, none, or empty for the first."),
     "latent.autoencoder": Key("", "File of the autoencoder in the run directory; filled in when training starts."),
     "loss.name": Key(
         "simple",
@@ -111,7 +111,7 @@ SCHEMA: dict[str, Key] = {
         (0.9999,), "Averages of the parameters, of which --ema is the first: decays, or power:SIGMA_REL (post-hoc)."
     ),
     "ema.ramp": Key(0.05, "Half-life of an average at most ramp times the updates so far; 0: no ramp."),
-    "sampler.name": Key("ancestral", "Sampler, see docs/config-keys.md for all."),
+    "sampler.name": Key("ancestral", "Sampler: ancestral, ddim, dpmpp_2m, …; docs/samplers.md lists all."),
     "sampler.num_steps": Key(0, "Sampling steps; 0: all steps of the chain."),
     "sampler.grid": Key(
         "uniform", "Time grid: uniform, quadratic, logsnr, karras; of a chain also inclusive, strided, to_first."
@@ -129,13 +129,13 @@ SCHEMA: dict[str, Key] = {
     "guidance.name": Key("none", "none, classifier_free, classifier, autoguidance."),
     "guidance.scale": Key(1.0, "w of weak + w (strong - weak); 1: no guidance. classifier: factor of its gradient."),
     "guidance.interval_t": Key((0.0, 1.0), "Times between which guidance acts."),
-    "guidance.rescale": Key(0.0, "Share in which x0 keeps the standard deviation it has without guidance."),
+    "guidance.rescale": Key(0.0, "Interpolation of the standard deviation of x0 to that without guidance; 0: off."),
     "guidance.classifier.workdir": Key("", "Run directory of a classifier (loss.name=cross_entropy)."),
-    "guidance.classifier.step": Key("best", "Its checkpoint: newest, best or a number."),
-    "guidance.classifier.ema": Key("", "Its average: a decay, none, or empty for the first."),
+    "guidance.classifier.step": Key("best", "Checkpoint of that run: newest, best or a number."),
+    "guidance.classifier.ema": Key("", "Average of that run: a decay, none, or empty for the first."),
     "guidance.autoguidance.workdir": Key("", "Run directory of the worse model; empty: this run."),
-    "guidance.autoguidance.step": Key("newest", "Its checkpoint: newest, best or a number."),
-    "guidance.autoguidance.ema": Key("", "Its average: a decay, none, or empty for the first."),
+    "guidance.autoguidance.step": Key("newest", "Checkpoint of that run: newest, best or a number."),
+    "guidance.autoguidance.ema": Key("", "Average of that run: a decay, none, or empty for the first."),
     "checkpoint.every": Key(10_000, "Steps between checkpoints."),
     "checkpoint.keep": Key(2, "Newest checkpoints that stay on disk."),
     "checkpoint.keep_every": Key(0, "Steps between checkpoints that stay for good; 0: none."),
@@ -233,7 +233,7 @@ def table() -> list[tuple[str, str, Any, str]]:
     rows = []
     for key, default in _flat_defaults().items():
         if key in SCHEMA:
-            meaning = SCHEMA[key].meaning
+            meaning = SCHEMA[key].meaning.replace("{names}", ", ".join(choices().get(key.partition(".")[0], ())))
         else:
             section, name, _ = key.split(".")
             first_line = (choices()[section][name].__doc__ or "").strip().partition("\n")[0]

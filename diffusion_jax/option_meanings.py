@@ -6,7 +6,7 @@ choice of the section with that option.
 
 MEANINGS: dict[str, str] = {
     "optimizer.*.b1": "Decay of the first moment.",
-    "optimizer.*.b2": "Decay of the second moment; of Lion, of its average.",
+    "optimizer.*.b2": "Decay of the second moment; Lion: of the momentum.",
     "optimizer.*.eps": "Added to the root of the second moment.",
     "optimizer.*.weight_decay": "Decoupled weight decay, times the learning rate; 0: none.",
     "optimizer.muon.beta": "Decay of the momentum.",
@@ -35,8 +35,8 @@ MEANINGS: dict[str, str] = {
     "data.*.filter": "Resampling: box, bicubic or lanczos.",
     "data.folder.alpha": "Colour under transparent pixels: white, black, #rrggbb or another CSS name.",
     "data.folder.white_point": "Value of 16-bit grey files that becomes 255, such as 4095 for 12 bits.",
-    "data.folder.max_pixels": "Pixels of a file that are allowed beyond Pillow's limit; 0: that limit.",
-    "data.folder.labels": "The class is the sub-folder.",
+    "data.folder.max_pixels": "Largest number of pixels of a file, above Pillow's limit; 0: that limit.",
+    "data.folder.labels": "Use the sub-folders as classes.",
     "data.folder.heldout": "Folder of the held-out split; empty: a fraction of the files, by their names.",
     "data.*.in_memory": "Decode all examples once.",
     "data.idx.path": "Directory of the IDX files, train-… and t10k-….",
@@ -137,7 +137,7 @@ MEANINGS: dict[str, str] = {
     "sampler.edm.s_noise": "Factor on the added noise.",
     "sampler.edm.cap": "Keep churned levels at or below that of t = 1; the public code does not.",
     "sampler.dpmpp_3m.second_difference": "whole (third order), or half: Heun form of the public codes (second order).",
-    "sampler.*.lower_order_final": "The last steps have at most order 2 and 1, for few steps.",
+    "sampler.*.lower_order_final": "Limit the last two steps to orders 2 and 1; useful below 15 steps.",
     "sampler.dpmpp_2m_sde.eta": "Factor on the noise; 0: dpmpp_2m.",
     "sampler.unipc.order": "1, 2 or 3.",
     "sampler.dopri5.rtol": "Relative tolerance per step.",

@@ -10,8 +10,8 @@ HEAD = """# Config keys
     python -m diffusion_jax.main describe --keys
     python docs/config_keys.py      # writes this page
 
-A key is set by `--config.KEY=VALUE`. `section.name` chooses, and the options of each choice stand under
-`section.CHOICE`; those of a `module:function` of yours are `section.options.KEY`
+A key is set by `--config.KEY=VALUE`. `section.name` selects a part, whose options are `section.NAME.OPTION`; those of
+a `module:function` of yours are `section.options.KEY`
 ([configs](configs-and-sweeps.md)).
 """
 
@@ -20,7 +20,7 @@ def page() -> str:
     """Return the page: one table per section, from `config.table()`."""
     sections: dict[str, list[str]] = {}
     for key, kind, default, meaning in config.table():
-        section = key.partition(".")[0] if "." in key else "the run"
+        section = key.partition(".")[0] if "." in key else "run"
         shown = f"`{default!r}`" if default != "" else ""
         sections.setdefault(section, []).append(
             f"| `{key}` | {kind} | {shown} | {meaning.replace('|', chr(92) + '|')} |"

@@ -194,6 +194,15 @@ def test_diffs_apply(page):
 # The generated list and the site.
 
 
+def test_errors_quoted_in_troubleshooting_exist():
+    from_elsewhere = {"Rendezvous … threads"}
+    package = " ".join(path.read_text() for path in (ROOT / "diffusion_jax").glob("**/*.py"))
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    quoted = {text for row in re.findall(r"^\| ([^|]*) \|", page, re.M) for text in re.findall('"([^"]+)"', row)}
+    assert len(quoted) > 4
+    assert [text for text in sorted(quoted - from_elsewhere) if text not in package] == []
+
+
 def test_list_of_keys_is_that_of_the_program():
     spec = importlib.util.spec_from_file_location("config_keys", ROOT / "docs/config_keys.py")
     script = importlib.util.module_from_spec(spec)

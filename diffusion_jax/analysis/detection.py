@@ -240,7 +240,7 @@ def _levels(run: Run) -> Any:
     config, experiment, chain = run.config, run.experiment, run.config.process.num_steps
     count, parts = config.bound.num_steps or chain, chain or TIMES
     if not count:
-        raise ValueError("detect: bound.num_steps=0 means as many as the chain has, but there is none. Set it")
+        raise ValueError("bound.num_steps: must be above 0 in continuous time (got 0). Use --num_steps=10")
     if chain and count < chain:
         paths.check_single_steps(config, "bound.num_steps=0")
     log_snr = in_float64(level, experiment.schedule(None), np.arange(parts + 1) / parts).logsnr

@@ -179,7 +179,7 @@ def stored(directory: pathlib.Path, name: str = GRID) -> dict[str, Any]:
     """Read sweep.json or result.json of a directory. Raises ValueError if it does not exist or cannot be read."""
     path = directory / name
     if not path.is_file():
-        raise ValueError(f"{directory}: no work directory of a sweep, as it holds no {name}. See main sweep --help")
+        raise ValueError(f"{directory}: not the directory of a sweep ({name} is missing). See main sweep --help")
     return files.read_json(path)
 
 
@@ -210,8 +210,8 @@ def check_stored(directory: pathlib.Path, runs: list[CellRun]) -> None:
         for command in ("train", "evaluate"):
             then, new = set(flags[command]), set(getattr(now[name], command))
             if then != new:
-                old, asked = (" ".join(sorted(group)) or "nothing" for group in (then - new, new - then))
-                raise ValueError(f"{name}: stored {old}, asked {asked} ({command}). Use another --workdir")
+                old, given = (" ".join(sorted(group)) or "nothing" for group in (then - new, new - then))
+                raise ValueError(f"{name}: other flags of {command} (got {given}; stored {old}). Use another --workdir")
         result_of(directory, name)
 
 

@@ -7,9 +7,9 @@ from diffusion_jax.cli.parser import Flags, Parser, Path
 def add_flags(parser: Parser) -> None:
     """Declare the flags."""
     add_run_flags(parser, "bound", "data")
-    spec = "Odd images: .npz, .npy, a folder, a directory of IDX files, a recipe, or classes: each against the others"
+    spec = "Odd images: .npz, .npy, a folder, a directory of IDX files, a recipe, or classes (each against the others)"
     parser.flag("odd", Path, "", spec, needed=True)
-    parser.flag("num_examples", int, 1000, "Number of held-out images, half of them to fit scores on, and of odd ones")
+    parser.flag("num_examples", int, 1000, "Images of each kind; half of the held-out ones fit the scores")
     parser.flag("num_steps", int, 10, "Steps between noise levels")
     parser.flag("out", Path, "detection.npz", "File of the scores, with a picture beside it")
 

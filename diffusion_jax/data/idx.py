@@ -58,7 +58,9 @@ def idx(split: str, path: str = "", classes: int = 0, levels: int = 256) -> Sour
         return from_arrays(str(file), x0, None, levels, 0)
     label = _read(label_file, 1)
     if len(label) != len(x0):
-        raise ValueError(f"{label_file}: {len(label)} labels for {len(x0)} images of {file.name}. {AGAIN}s of one set")
+        raise ValueError(
+            f"{label_file}: {len(label)} labels for {len(x0)} images of {file.name}. Copy both files of one set again"
+        )
     if not classes:
         train = labels["train"]
         assert train is not None

@@ -142,9 +142,11 @@ def check_finite(net: dict[str, Any]) -> None:
 def network(experiment: wiring.Experiment) -> UNet:
     """Return the network of an experiment. Raises ValueError unless it is a U-Net."""
     if not experiment.process.gaussian:
-        raise ValueError("process.name: only models of Gaussian noise can be imported and exported")
+        raise ValueError("process.name: only gaussian can be imported and exported")
     if not isinstance(experiment.network, UNet):
-        raise ValueError("network.name: only unet can be imported and exported")
+        raise ValueError(
+            f"network.name: only unet can be imported and exported, not {type(experiment.network).__name__}"
+        )
     return experiment.network
 
 

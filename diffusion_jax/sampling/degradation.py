@@ -56,7 +56,7 @@ def missing(shape: tuple[int, ...], mask: str = "right", share: float = 0.5, see
     elif mask not in MASKS:
         raise ValueError(f"mask={mask!r} is not known; use one of {', '.join(MASKS)}, or the path of a .npy file")
     elif not 0 < share < 1:
-        raise ValueError(f"share={share} of the pixels cannot be missing; use a number between 0 and 1")
+        raise ValueError(f"share={share}: must be between 0 and 1, the share of missing pixels")
     else:
         known = MASKS[mask](places, share, seed)
     if known.shape != shape:

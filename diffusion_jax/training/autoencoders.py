@@ -69,7 +69,10 @@ def measured(config: ConfigDict, autoencoder: latents.Autoencoder, train: Source
         parts.append(np.asarray(encode(train.read(rows)[0], keys), np.float64).ravel())
     spread = float(np.concatenate(parts).std())
     if not 0 < spread < float("inf"):
-        raise ValueError(f"latent.workdir={config.latent.workdir}: its latents have standard deviation {spread}")
+        raise ValueError(
+            f"latent.workdir={config.latent.workdir}: the standard deviation of its latents must be finite and above 0 "
+            f"(got {spread}). Train the autoencoder longer, or with a smaller loss.elbo.beta"
+        )
     return 1 / spread
 
 

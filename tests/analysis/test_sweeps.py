@@ -399,8 +399,8 @@ def test_with_accelerators_the_check_runs_in_a_child_process(monkeypatch):
 
 # The sweeps that ship.
 
-CELLS = {"ddpm_table2": 6, "iddpm_table1": 5, "dpm2015_rates": 4, "neighbours": 4}
-ONE_SIZE = ("dpm2015_rates", "neighbours")
+CELLS = {"ddpm_table2": 6, "iddpm_table1": 5, "dpm2015_rates": 4, "neighbours": 4, "fashion_neighbours": 4}
+ONE_SIZE = ("dpm2015_rates", "neighbours", "fashion_neighbours")
 
 
 @pytest.mark.parametrize("name", SWEEPS)
