@@ -26,6 +26,11 @@ def expand(path: os.PathLike[str] | str) -> str:
     return text if "://" in text else os.path.expanduser(text)
 
 
+def place_of(path: os.PathLike[str] | str) -> epath.Path:
+    """Return a path of the user, `expand`ed, as one that is read and written."""
+    return epath.Path(expand(path))
+
+
 def check_file(path: os.PathLike[str] | str, name: str = "", appended: bool = False) -> None:
     """Check that a file can be written at `path`.
 
@@ -62,7 +67,7 @@ def check_folder(path: os.PathLike[str] | str, name: str = "") -> None:
 @contextlib.contextmanager
 def replacing(path: os.PathLike | str) -> Iterator[epath.Path]:
     """Yield the temporary name of a file or folder, which replaces `path` at the end; after an error it is removed."""
-    place = epath.Path(path).expanduser()
+    place = place_of(path)
     temporary = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         yield temporary
@@ -96,7 +101,7 @@ def save_json(path: os.PathLike | str, value: Any) -> None:
 def read_json(path: os.PathLike | str) -> dict[str, Any]:
     """Read a JSON object. Raises ValueError, naming the file, if it holds none."""
     try:
-        value = json.loads(epath.Path(path).read_text())
+        value = json.loads(place_of(path).read_text())
         if isinstance(value, dict):
             return value
         raise ValueError(f"{type(value).__name__} instead of an object")

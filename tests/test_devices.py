@@ -160,6 +160,32 @@ def test_slurm_tasks_that_srun_did_not_start_are_refused():
             processes.from_slurm({key: value for key, value in environment.items() if key != name})
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"SLURM_STEP_NUM_TASKS": "x"},
+        {"SLURM_STEP_NUM_TASKS": ""},
+        {"SLURM_PROCID": "-1"},
+        {"SLURM_LOCALID": "(null)"},
+        {"SLURM_NODEID": "first"},
+        {"SLURM_STEP_TASKS_PER_NODE": "2(x"},
+        {"SLURM_STEP_TASKS_PER_NODE": "1", "SLURM_NODEID": "1"},
+        {"SLURM_GPUS_ON_NODE": "(null)"},
+    ],
+)
+def test_variables_of_slurm_that_do_not_fit_are_named(wrong):
+    environment = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        processes.from_slurm(environment | wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"num_processes": 0}, {"wait_seconds": 0}])
+def test_numbers_of_processes_and_seconds_are_positive(wrong):
+    given = {"coordinator_address": "localhost:1234", "num_processes": 2, "process_id": 0} | wrong
+    with pytest.raises(ValueError, match=f"--{next(iter(wrong))}"):
+        processes.initialise(**given)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_the_wait_for_other_processes_is_told_and_ends(monkeypatch, caplog, capsys):
     ended = threading.Event()

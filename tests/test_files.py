@@ -33,6 +33,13 @@ def test_paths_are_those_of_the_system(path, expanded, monkeypatch):
     assert files.expand(path) == expanded
 
 
+def test_paths_are_expanded_in_one_place():
+    """`config` finds recipes without this module; `environment` has a path of its own."""
+    package = pathlib.Path(files.__file__).parent
+    found = {str(path.relative_to(package)) for path in package.glob("**/*.py") if "expanduser(" in path.read_text()}
+    assert found == {"files.py", "config.py", "cli/environment.py"}
+
+
 @pytest.mark.parametrize("broken", ["savez", "replace"])
 def test_the_old_file_survives_a_full_disk(tmp_path, monkeypatch, broken):
     def full(file, *_, **__):

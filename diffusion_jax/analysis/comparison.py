@@ -52,7 +52,7 @@ def compare_sweep(workdir: str) -> tuple[str, dict[str, Any]]:
 
     Raises ValueError if the directory is not that of a sweep, or a file of the sweep cannot be read.
     """
-    directory = pathlib.Path(workdir).expanduser()
+    directory = pathlib.Path(files.expand(workdir))
     grid = sweeps.stored(directory)
     for suffix in (".md", ".csv"):
         files.check_file(directory / f"compare{suffix}")
@@ -174,7 +174,7 @@ def compare_runs(workdirs: Sequence[str], out: str = "") -> tuple[str, dict[str,
     for workdir, config in zip(workdirs, configs, strict=True):
         row: dict[str, Any] = {key: config.get(key, MISSING) for key in differing}
         row |= {"step": checkpoints.find_step(workdir), "hours": hours(workdir)}
-        rows[str(workdir)] = row | newest_values(pathlib.Path(workdir).expanduser())
+        rows[str(workdir)] = row | newest_values(pathlib.Path(files.expand(workdir)))
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     ends = {f"{column}_{end}" for column in columns for end in ("low", "high")}
     figures = [column for column in columns if column not in ends and column not in differing]

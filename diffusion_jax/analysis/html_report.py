@@ -35,7 +35,7 @@ def write_report(workdir: str, figures: str = "png") -> dict[str, Any]:
     figures: format of the figures of the training that are also written into the run directory. Raises
     FileNotFoundError if the directory holds no checkpoint.
     """
-    directory = epath.Path(workdir).expanduser()
+    directory = files.place_of(workdir)
     for file in (PAGE, *loop.FIGURES, "values.png"):
         files.check_file(directory / file, f"--workdir={workdir}: ")
     config, step = checkpoints.read_config(workdir), checkpoints.find_step(workdir)

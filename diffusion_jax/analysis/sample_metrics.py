@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from etils import epath
 
 from diffusion_jax import files
 from diffusion_jax.analysis.heldout import map_batches
@@ -80,7 +79,7 @@ def own_reference(run: trained.Run, network: FeatureNetwork) -> reference.Refere
     The file evaluation/stats_<features>.npz of the run directory is read if its data set, feature network and package
     versions are those in use; otherwise it is written anew.
     """
-    path = epath.Path(run.workdir).expanduser() / "evaluation" / f"stats_{network.name}.npz"
+    path = files.place_of(run.workdir) / "evaluation" / f"stats_{network.name}.npz"
     files.check_file(path)
     source = sources.source(run.config, "train")
     if path.exists():

@@ -257,7 +257,7 @@ def begin(file: str, workdir: str, check_flags: CheckFlags | None = None) -> tup
 
     Raises as `run_sweep` does.
     """
-    directory = pathlib.Path(workdir).expanduser()
+    directory = pathlib.Path(files.expand(workdir))
     described = load(file)
     runs = grid(described)
     files.check_file(directory / GRID, f"--workdir={workdir}: ")

@@ -5,6 +5,7 @@ import glob
 import importlib.util
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -45,10 +46,14 @@ def initialise(
             f"--{missing[0]}: missing. Give all three, or none; given: "
             f"{', '.join(f'--{n}' for n in given if n not in missing)}"
         )
+    if wait_seconds < 1:
+        raise ValueError(f"--wait_seconds={wait_seconds}: must be at least 1")
     if missing:
         arguments = from_slurm(os.environ) or ({} if _on_tpu() else None)
     else:
         assert num_processes is not None and process_id is not None
+        if num_processes < 1:
+            raise ValueError(f"--num_processes={num_processes}: must be at least 1")
         if not 0 <= process_id < num_processes:
             raise ValueError(
                 f"--process_id={process_id}: must be 0 to {num_processes - 1} (--num_processes={num_processes})"
@@ -104,6 +109,7 @@ def _waiting(arguments: Mapping[str, Any], seconds: int, interval: float = 30.0)
                 os._exit(2)
             log.info("waiting for %s (%.0f s so far)", who, waited)
 
+    log.info("waiting for %s, at most %d s", who, seconds)
     threading.Thread(target=watch, daemon=True).start()
     try:
         yield
@@ -115,34 +121,46 @@ def from_slurm(environment: Mapping[str, str]) -> dict[str, Any] | None:
     """Return the arguments of `jax.distributed.initialize` for a step of a SLURM job with several tasks, else None.
 
     The GPUs of a node are divided among its tasks, whether each task is bound to its own GPUs or sees all of them. (JAX
-    alone gives every task a single GPU, even if a node has only one task.)
+    alone gives every task a single GPU, even if a node has only one task.) Raises ValueError, naming the
+    variable, where one is missing or does not fit.
     """
-    if "SLURM_STEP_ID" not in environment or int(environment.get("SLURM_STEP_NUM_TASKS", "1")) < 2:
+
+    def number(name: str, default: str | None = None) -> int:
+        text = environment.get(name, default)
+        if text is None or not text.isdecimal():
+            raise _slurm_error(name, text)
+        return int(text)
+
+    if "SLURM_STEP_ID" not in environment or number("SLURM_STEP_NUM_TASKS", "1") < 2:
         return None
-    missing = [name for name in ("SLURM_PROCID", "SLURM_LOCALID") if name not in environment]
-    if missing:
-        raise ValueError(
-            f"{missing[0]}: not set, although SLURM_STEP_NUM_TASKS={environment['SLURM_STEP_NUM_TASKS']}. Start the "
-            "tasks with srun, or unset SLURM_STEP_ID for a single process"
-        )
-    tasks = _tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))[
-        int(environment.get("SLURM_NODEID", "0"))
-    ]
+    local, node = number("SLURM_LOCALID"), number("SLURM_NODEID", "0")
+    tasks_of_nodes = _tasks_per_node(environment.get("SLURM_STEP_TASKS_PER_NODE", "1"))
+    if node >= len(tasks_of_nodes):
+        raise _slurm_error("SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_STEP_TASKS_PER_NODE"))
+    tasks = max(1, tasks_of_nodes[node])
     visible = environment.get("CUDA_VISIBLE_DEVICES", environment.get("ROCR_VISIBLE_DEVICES", ""))
-    gpus = len(visible.split(",")) if visible else int(environment.get("SLURM_GPUS_ON_NODE", "0"))
+    gpus = len(visible.split(",")) if visible else number("SLURM_GPUS_ON_NODE", "0")
     share = max(1, gpus // tasks)
-    first = int(environment["SLURM_LOCALID"]) * share if gpus >= tasks else 0
+    first = local * share if gpus >= tasks else 0
     return {
-        "num_processes": int(environment["SLURM_STEP_NUM_TASKS"]),
-        "process_id": int(environment["SLURM_PROCID"]),
+        "num_processes": number("SLURM_STEP_NUM_TASKS"),
+        "process_id": number("SLURM_PROCID"),
         "local_device_ids": list(range(first, first + share)) if gpus else [],
     }
 
 
 def _tasks_per_node(text: str) -> list[int]:
-    """Expand SLURM's "2(x3),1" to [2, 2, 2, 1]."""
-    parts = [part.rstrip(")").split("(x") for part in text.split(",")]
-    return [int(part[0]) for part in parts for _ in range(int(part[1]) if len(part) > 1 else 1)]
+    """Expand SLURM's "2(x3),1" to [2, 2, 2, 1]. Raises ValueError for another form."""
+    parts = [re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part) for part in text.split(",")]
+    if not all(parts):
+        raise _slurm_error("SLURM_STEP_TASKS_PER_NODE", text)
+    return [int(part[1]) for part in parts if part for _ in range(int(part[2] or 1))]
+
+
+def _slurm_error(name: str, value: str | None) -> ValueError:
+    """Return the error of a variable that is missing (None) or does not fit a step of several tasks."""
+    wrong = "not set" if value is None else f"does not describe this task (got {value!r})"
+    return ValueError(f"{name}: {wrong}. Start the tasks with srun, or unset SLURM_STEP_ID for a single process")
 
 
 def _on_tpu() -> bool:

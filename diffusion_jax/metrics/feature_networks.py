@@ -60,7 +60,7 @@ def inception(shape: tuple[int, ...], levels: int, weights: str = "", drawn: boo
             f"features=inception: needs images (H, W, 1 or 3) (got {shape}). Use pixels, or module:function of yours"
         )
     network = Inception()
-    path = pathlib.Path(weights or IMPORTED).expanduser()
+    path = pathlib.Path(files.expand(weights or IMPORTED))
     if drawn:
         rng = np.random.default_rng(0)
         flat = {at: 0.02 * rng.standard_normal(of, np.float32) for at, of in inception_shapes().items()}
@@ -112,7 +112,7 @@ def import_inception(path: str, out: os.PathLike | str = "") -> dict[str, Any]:
 
     Returns the path of the file, the hash of the weights, and their numbers.
     """
-    out = pathlib.Path(out or IMPORTED).expanduser()
+    out = pathlib.Path(files.expand(out or IMPORTED))
     files.check_file(out, "--out=")
     params = inception_weights.read(path, inception_shapes())
     feature_weights.write(out, params)

@@ -21,7 +21,7 @@ GREY28 = DIGITS.with_name("grey28_features.npz")
 
 def write(path: os.PathLike | str, params: Mapping[str, Any]) -> None:
     """Write a tree of parameters; the names are paths such as conv0/kernel."""
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(files.expand(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     flat = {"/".join(at): np.asarray(value) for at, value in sorted(traverse_util.flatten_dict(params).items())}
     files.save_npz(path, flat)
@@ -29,7 +29,7 @@ def write(path: os.PathLike | str, params: Mapping[str, Any]) -> None:
 
 def read(path: os.PathLike | str, shapes: Mapping[tuple[str, ...], tuple[int, ...]]) -> tuple[dict[str, Any], str]:
     """Return the parameters of a file and their hash. Raises ValueError unless they have exactly the `shapes`."""
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(files.expand(path))
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             flat = {name: file[name] for name in file.files}

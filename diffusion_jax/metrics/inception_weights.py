@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from diffusion_jax import files
 from diffusion_jax.metrics.inception import CLASSES, FEATURES
 from diffusion_jax.networks.parameters import check_finite, check_shapes
 
@@ -57,7 +58,7 @@ def read(path: os.PathLike | str, shapes: Mapping[tuple[str, ...], tuple[int, ..
 
     Raises FileNotFoundError if there is no such file, ValueError if it holds something else.
     """
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(files.expand(path))
     if not path.is_file():
         raise FileNotFoundError(f"--path={path}: no such file; {SOURCES}")
     if path.suffix == ".safetensors":

@@ -98,7 +98,7 @@ def write(path: os.PathLike | str, reference: Reference) -> None:
 
 def read(path: os.PathLike | str) -> Reference:
     """Read a reference. Raises FileNotFoundError, or ValueError for a file that is not one."""
-    path = pathlib.Path(path).expanduser()
+    path = pathlib.Path(files.expand(path))
     if not path.is_file():
         raise FileNotFoundError(f"--stats={path}: no such file. Make it with main stats --config=CONFIG --out={path}")
     try:

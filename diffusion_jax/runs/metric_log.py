@@ -54,7 +54,7 @@ def open_reporter(
     """
     if jax.process_index() != 0:
         return Reporter(lambda step, values: None, lambda step, name, samples, levels, weights: None, lambda: None)
-    directory = epath.Path(workdir).expanduser()
+    directory = files.place_of(workdir)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / METRICS
     incomplete = path.exists() and not ("\n" + path.read_bytes().decode(errors="replace")).endswith("\n")
@@ -158,7 +158,7 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
     and the earlier lines after that step are dropped. An incomplete line, from a kill, is skipped. Raises
     FileNotFoundError.
     """
-    path = epath.Path(workdir).expanduser() / METRICS
+    path = files.place_of(workdir) / METRICS
     if not path.exists():
         raise FileNotFoundError(
             f"{workdir}: no {METRICS}. Train first: "

@@ -241,7 +241,7 @@ def save_figure(figure: Any, path: epath.PathLike) -> epath.Path:
     from matplotlib.text import Text
 
     name = _format.get()
-    path, buffer = epath.Path(path).expanduser().with_suffix(f".{name}"), io.BytesIO()
+    path, buffer = files.place_of(path).with_suffix(f".{name}"), io.BytesIO()
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     with rc_context({"pdf.fonttype": 42}), warnings.catch_warnings():  # fonts that journals accept

@@ -186,16 +186,17 @@ def frontier(
     save_figure(figure, path)
 
 
-def loss_by_time(path: epath.PathLike, records: Sequence[Mapping[str, Any]], title: str, most: int = 6) -> None:
+def loss_by_time(
+    path: epath.PathLike, records: Sequence[Mapping[str, Any]], title: str, bins: int = 10, most: int = 6
+) -> None:
     """Draw the held-out loss against the time t, for evaluations evenly spaced in the run.
 
     most: number of evaluations at most. records: as `metric_log.read_metrics` returns them, some with
-    heldout_loss_bin_0, …: the means over intervals of t.
+    heldout_loss_bin_0, …: the means over `bins` equal intervals of t.
     """
     prefix = "heldout_loss_bin_"
     evaluated = [record for record in records if any(name.startswith(prefix) for name in record)]
     chosen = np.unique(np.linspace(0, len(evaluated) - 1, min(most, len(evaluated))).round().astype(int))
-    bins = 1 + max(int(name.removeprefix(prefix)) for r in evaluated for name in r if name.startswith(prefix))
     figure, (axes,) = make_figure(1, 6, 4.2)
     shown: list[float] = []
     for shade, i in zip(sequence_colours(len(chosen)), chosen, strict=True):

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from diffusion_jax import __version__
+from diffusion_jax import __version__, files
 
 RECORD = "record.jsonl"
 
@@ -60,7 +60,7 @@ def recording(workdir: epath.PathLike, step: int) -> Iterator[Session]:
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
     """Return the lines of a run's record, oldest first; empty where there is none. An incomplete line is skipped."""
-    path = epath.Path(workdir).expanduser() / RECORD
+    path = files.place_of(workdir) / RECORD
     lines = path.read_bytes().decode(errors="replace").splitlines() if path.exists() else []
     found = []
     for line in lines:
@@ -112,7 +112,7 @@ def peak_memory() -> dict[str, int | None]:
 
 
 def _append(workdir: epath.PathLike, values: dict[str, Any]) -> None:
-    directory = epath.Path(workdir).expanduser()
+    directory = files.place_of(workdir)
     directory.mkdir(parents=True, exist_ok=True)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with (directory / RECORD).open("a") as file:

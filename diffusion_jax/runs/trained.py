@@ -173,7 +173,7 @@ def evaluation_directory(run: Run, shared: bool = False) -> epath.Path:
     """
     if not shared and not devices.is_first():
         return epath.Path(_discarded().name)
-    directory = epath.Path(run.workdir).expanduser() / "evaluation" / f"{run.step}-{run.ema}"
+    directory = files.place_of(run.workdir) / "evaluation" / f"{run.step}-{run.ema}"
     files.check_folder(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from diffusion_jax import files
+
 FOLDER = "wandb"
 
 
@@ -45,7 +47,7 @@ def open_writer(workdir: epath.PathLike, project: str, config: Mapping[str, Any]
     errors of wandb, such as a missing login.
     """
     wandb = importlib.import_module("wandb")
-    directory = epath.Path(workdir).expanduser()
+    directory = files.place_of(workdir)
     name = directory / FOLDER / "id"
     name.parent.mkdir(parents=True, exist_ok=True)
     if not name.exists():

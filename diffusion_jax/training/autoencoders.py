@@ -31,7 +31,7 @@ def attach(config: ConfigDict, workdir: str = "", train: Source | None = None, v
     """
     if not config.latent.workdir:
         return config
-    found = read(epath.Path(workdir).expanduser() / FILE) if workdir else of_run(config, verify)
+    found = read(files.place_of(workdir) / FILE) if workdir else of_run(config, verify)
     latents.check(config, found)
     if train is not None and found.scale == 0:
         found = found._replace(scale=measured(config, found._replace(scale=1.0), train))

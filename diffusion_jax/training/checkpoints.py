@@ -177,7 +177,8 @@ def find_step(workdir: epath.PathLike, step: int | str = "newest", verify: bool 
     """
     kept = steps(workdir)
     if not kept:
-        place = epath.Path(workdir)
+        place = files.place_of(workdir)
+        _check_reachable(place)
         if place.parent.name == "checkpoints" and place.name.isdigit():
             advice = f"is a checkpoint. Use --workdir={place.parent.parent} --step={place.name}"
         elif place.name == "checkpoints" and place.is_dir():
@@ -323,10 +324,21 @@ def check_resume(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
 # Parts of the above.
 
 
+def _check_reachable(place: epath.Path) -> None:
+    """Check that a URL without checkpoints can be read at all, which `is_dir` does not tell. Raises OSError."""
+    if "://" not in str(place):
+        return
+    try:
+        place.stat()
+    except Exception as error:  # the storage's own, such as TensorFlow's
+        if type(error).__name__ not in ("NotFoundError", "FileNotFoundError"):
+            raise OSError(f"--workdir={place}: cannot be read ({' '.join(str(error).split())[:300]})") from error
+
+
 def _directory(workdir: epath.PathLike) -> epath.Path:
     """Return the absolute path that Orbax needs; URLs are absolute already."""
-    path = epath.Path(workdir)
-    return (path if "://" in str(workdir) else path.expanduser().resolve()) / "checkpoints"
+    path = files.place_of(workdir)
+    return (path if "://" in str(path) else path.resolve()) / "checkpoints"
 
 
 def _check_writable(directory: epath.Path) -> None:

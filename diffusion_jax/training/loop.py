@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
 from diffusion_jax import averages, devices, files, progress
@@ -110,7 +109,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     if devices.is_first():
         stack.enter_context(checkpoints.lock(workdir))
     if config.latent.workdir and not kept and devices.is_first():
-        autoencoders.write(epath.Path(workdir).expanduser() / autoencoders.FILE, config)
+        autoencoders.write(files.place_of(workdir) / autoencoders.FILE, config)
     manager = checkpoints.open_manager(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
     notice = stack.enter_context(devices.preemption())
     stack.callback(manager.close)
@@ -257,7 +256,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
 
 def check_places(workdir: str, report: ConfigDict) -> None:
     """Check that a run can write its files. Raises ValueError or PermissionError, naming what is in the way."""
-    name, directory = f"--workdir={workdir}: ", epath.Path(workdir).expanduser()
+    name, directory = f"--workdir={workdir}: ", files.place_of(workdir)
     logs = [name for name in ("tensorboard", weights_and_biases.FOLDER) if report[name]]
     for folder in ("checkpoints", "images", *logs):
         files.check_folder(directory / folder, name)
@@ -330,10 +329,10 @@ def summary(window: list[dict[str, Any]]) -> dict[str, float]:
 
 def draw_losses(workdir: str, name: str) -> None:
     """Draw the losses into workdir/curves.png, and by time into loss_by_time.png; name: of the weights behind them."""
-    path, records = epath.Path(workdir).expanduser().resolve(), metric_log.read_metrics(workdir)
+    path, records = files.place_of(workdir).resolve(), metric_log.read_metrics(workdir)
     plots.losses(path / FIGURES[0], records, path.name, state.describe_weights(name))
-    if any("heldout_loss_bin_0" in record for record in records):
-        plots.loss_by_time(path / FIGURES[1], records, path.name)
+    if any(name.startswith("heldout_loss_bin_") for record in records for name in record):
+        plots.loss_by_time(path / FIGURES[1], records, path.name, step.BINS)
 
 
 def if_finite(n: int, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -19,6 +19,7 @@ from jax.sharding import AxisType, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from diffusion_jax import config as configs
+from diffusion_jax import files
 from diffusion_jax.training import checkpoints, checksums, state
 
 CONFIG = {
@@ -26,6 +27,27 @@ CONFIG = {
     "learning_rate": 2e-4,
     "network": {"multipliers": (1, 2), "attention": (), "nested": ((1, 2.0), "x"), "none": None, "empty": {}},
 }
+
+
+class Unreachable(Exception):
+    """An error as storage raises it."""
+
+
+class NotFoundError(Exception):
+    """The name that TensorFlow has for a directory that does not exist."""
+
+
+@pytest.mark.parametrize(("raised", "error"), [(Unreachable, OSError), (NotFoundError, FileNotFoundError)])
+def test_storage_out_of_reach_is_not_a_run_without_checkpoints(raised, error, monkeypatch):
+    def fail(*_):
+        raise raised("no such host")
+
+    kind = type(files.place_of("gs://bucket/run"))
+    monkeypatch.setattr(kind, "is_dir", lambda _: False)
+    monkeypatch.setattr(kind, "stat", fail)
+    with pytest.raises(error, match="gs://bucket/run") as caught:
+        checkpoints.find_step("gs://bucket/run")
+    assert caught.type is error
 
 
 def make_state(value=1.0, rows=8):

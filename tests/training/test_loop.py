@@ -1,6 +1,7 @@
 """Whole runs: N steps, a resume and N steps more are 2N steps, bit for bit; what is reported; what is refused."""
 
 import importlib
+import json
 import os
 import pathlib
 import re
@@ -116,6 +117,22 @@ def test_finished_run_says_so_and_trains_no_further(uninterrupted, caplog):
         again = loop.train(recipe(), workdir)
     assert again["finished"] and again["step"] == 6 and again["loss"] == pytest.approx(result["loss"])
     assert "is finished: step 6 of 6" in caplog.text
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_losses_by_time_are_drawn_whatever_the_bins(prefix, tmp_path):
+    """Short chains have no times in the first bin; the directory may be a file:// URL."""
+    rows = [{"step": 1, "heldout_loss": 1.0, "heldout_loss_bin_2": 1.0, "heldout_loss_bin_4": 0.5}]
+    (tmp_path / metric_log.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loop.draw_losses(f"{prefix}{tmp_path}", state.RAW)
+    assert all((tmp_path / name).is_file() for name in loop.FIGURES)
+
+
+def test_a_run_is_read_by_its_url(uninterrupted):
+    workdir, _ = uninterrupted
+    run = trained.load(f"file://{workdir}")
+    assert run.step == trained.load(workdir).step
+    assert metric_log.read_metrics(f"file://{workdir}") and record.read(f"file://{workdir}")
 
 
 def test_another_config_in_the_same_workdir_is_refused_by_name(uninterrupted):
