@@ -1,6 +1,7 @@
-"""Averages of the parameters: exponential ones, and power-function ones that give any length after training.
+"""Averages of the parameters: exponential, and power-function averages.
 
-The power-function average of exponent gamma after t updates is, with the parameters p_i after update i,
+Power-function averages give an average of any length after training. The power-function average of exponent gamma after
+t updates is, with the parameters p_i after update i,
 
     a_t = a_(t-1) + (1 - (1 - 1/t)^(gamma + 1)) (p_t - a_(t-1))
         = sum_i (i^(gamma+1) - (i-1)^(gamma+1)) / t^(gamma+1) p_i

@@ -132,7 +132,7 @@ def test_a_run_goes_on_where_it_ended(tmp_path):
 
 @pytest.mark.parametrize("name", ["ddim", "edm", "dpmpp_2m", "unipc", "dopri5", "ancestral"])
 def test_a_denoiser_of_ones_own_is_sampled(name):
-    """Of N(0, 1/4) the exact denoiser, with as many steps as it takes to come near."""
+    """The exact denoiser of N(0, 1/4), with enough steps for samples near that distribution."""
 
     def denoise(x, sigma):
         return x / (1 + 4 * sigma[:, None] ** 2)

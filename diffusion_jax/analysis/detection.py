@@ -1,4 +1,4 @@
-"""Anomaly and out-of-distribution detection with a trained run: scores of images, and how well they tell odd ones.
+"""Anomaly and out-of-distribution detection: scores of images and their ROC figures.
 
 figures, arrays = detect(run, odd_source(run, "data/mnist"), num_examples=1000)
 
@@ -322,7 +322,7 @@ def _statistics(run: Run) -> heldout.OnBatch:
 
 
 def compressed_bits(image: np.ndarray) -> int:
-    """Return the bits of an image [H,W,1|3] of uint8 as a PNG, or of any array deflated."""
+    """Return the bits of an image [H,W,1|3] of uint8 as a PNG. Of any other array, the bits after deflate."""
     if image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] in (1, 3):
         buffer = io.BytesIO()
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, format="PNG", optimize=True)
@@ -386,9 +386,10 @@ def fpr95(normal: np.ndarray, odd: np.ndarray) -> float:
 
 
 def odd_source(run: Run, spec: str | os.PathLike[str]) -> Source:
-    """Return the images of `spec`: a .npz or .npy file, a directory of IDX files or of images, or a recipe.
+    """Return the images of `spec`, a file, a directory or a recipe.
 
-    Of a directory of IDX files and of a recipe these are the held-out images. Raises ValueError or OSError.
+    A file is .npz or .npy; a directory holds IDX files or images. Of a directory of IDX files and of a recipe these are
+    the held-out images. Raises ValueError or OSError.
     """
     place, data = pathlib.Path(files.expand(spec)), run.config.data
     if place.suffix in (".npz", ".npy"):

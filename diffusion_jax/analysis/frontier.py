@@ -64,7 +64,9 @@ def compare_samplers(
     weights: str = "",
     draws: int = 100,
 ) -> tuple[str, dict[str, Any]]:
-    """Evaluate samplers x steps, as far as cells are missing; return the table of all stored cells, and a summary.
+    """Evaluate samplers x steps, as far as cells are missing.
+
+    Returns the table of all stored cells, and a summary.
 
     samplers: NAME or NAME:GRID, with the other options of run.config.sampler. steps: values of sampler.num_steps; 0:
     all steps of the chain. number, seed: as in `trained.draw`. features, weights: a feature network, see

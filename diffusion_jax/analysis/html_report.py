@@ -110,7 +110,10 @@ def curves(directory: epath.Path, records: Sequence[Mapping[str, Any]], shown: s
 
 
 def evaluated_values(directory: epath.Path) -> dict[str, list[tuple[float, ...]]]:
-    """Return (step, value, low, high) of the metrics of each evaluated checkpoint, oldest first; NaN without ends."""
+    """Return (step, value, low, high) of the metrics of each evaluated checkpoint.
+
+    Oldest first; low and high are NaN without an interval.
+    """
     points: dict[str, list[tuple[float, ...]]] = {}
     for folder, values in reversed(comparison.evaluations(pathlib.Path(directory))):
         for name, value in values.items():

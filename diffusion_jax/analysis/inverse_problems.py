@@ -1,4 +1,6 @@
-"""Linear inverse problems solved by a trained run: y = A x0 + noise, draws of x0 given y, and their calibration.
+"""Linear inverse problems y = A x0 + noise, solved by a trained run.
+
+The results are draws of x0 given y, and their calibration.
 
 operator = inverse_problems.make_operator("blur", (8, 8, 1), width=1.0)
 arrays, figures = inverse_problems.solve(run, operator, "mmps", number=16, draws=19, noise=0.1)
@@ -192,7 +194,7 @@ def make_solver(
 
 
 def misfit(operator: Operator, x: np.ndarray, y: np.ndarray, noise: float) -> float:
-    """Return the root mean square of y - A x, divided by the noise if any."""
+    """Return the root mean square of y - A x, in units of the noise. Without noise, it is not divided."""
     found = np.asarray(jax.vmap(operator.apply)(jnp.asarray(x.reshape(-1, *x.shape[2:]))))
     return _rms(np.repeat(y, x.shape[1], axis=0) - found) / (noise or 1)
 
@@ -217,11 +219,11 @@ def compare(
     options: Mapping[str, Any],
     **shared: Any,
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Solve the problem of each operator by each method; return the table, and its rows of figures.
+    """Solve the problem of each operator by each method.
 
-    options: of the methods, each takes its own. shared: arguments of `solve`. The method `rule` draws by ancestral
-    sampling where the sampler of the run has no kernel, and is left out for operators without a degradation. Raises
-    ValueError, before anything is drawn, for what cannot be solved.
+    Returns the table, and its rows of figures. options: of the methods, each takes its own. shared: arguments of
+    `solve`. The method `rule` draws by ancestral sampling where the sampler of the run has no kernel, and is left out
+    for operators without a degradation. Raises ValueError, before anything is drawn, for what cannot be solved.
     """
     cells = []
     for name, operator in operators.items():

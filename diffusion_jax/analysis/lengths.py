@@ -1,4 +1,4 @@
-"""Effect of the length of the average: figures of a run against sigma_rel of post-hoc averages."""
+"""Metrics of a run against the length sigma_rel of post-hoc averages."""
 
 import logging
 import math

@@ -1,4 +1,6 @@
-"""Representations of a trained run: features of the network, linear probes, clusters, and a diffusion classifier.
+"""Representations of a trained run: features of the network and what they predict.
+
+Linear probes, clusters, and a diffusion classifier.
 
 figures = represent(run, num_examples=2000)
 

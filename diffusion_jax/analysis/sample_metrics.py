@@ -53,11 +53,11 @@ class Options(NamedTuple):
 def prepare_metrics(
     run: trained.Run, metrics: Sequence[str], features: str, weights: str, stats: str, options: Options
 ) -> Callable[[], dict[str, Any]]:
-    """Check everything before any sample is drawn; return a function that evaluates, and returns `flat` metrics.
+    """Check everything before any sample is drawn; return a function that evaluates.
 
-    features: a name of `feature_networks.FEATURES`, or module:function. weights: a file of Inception weights, or "".
-    stats: a file of `main stats`; "": statistics of the training data, measured once and stored in
-    workdir/evaluation/stats_<features>.npz. Raises ValueError or FileNotFoundError.
+    The function returns `flat` metrics. features: a name of `feature_networks.FEATURES`, or module:function. weights: a
+    file of Inception weights, or "". stats: a file of `main stats`; "": statistics of the training data, measured once
+    and stored in workdir/evaluation/stats_<features>.npz. Raises ValueError or FileNotFoundError.
     """
     for name in metrics:
         choices.choose("metrics", name, dict(registry.METRICS) | {"parzen": parzen_metric})
@@ -366,7 +366,7 @@ def svm_metrics(run: trained.Run, number: int, seed: int = 0) -> dict[str, float
 
 
 def pattern_counts(run: trained.Run, number: int, seed: int = 0) -> dict[str, float]:
-    """Return shares of valid patterns in samples; {} unless every example of the data is known."""
+    """Return shares of valid patterns in samples. {} unless every example of the data is known."""
     count = sources.facts(run.config).counts
     if count is None:
         return {}

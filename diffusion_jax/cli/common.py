@@ -1,4 +1,4 @@
-"""Parts that several commands share: flags of a config, flags of a run, checks of outputs."""
+"""Common parts of commands: flags of configs and runs, checks of outputs."""
 
 import pathlib
 from typing import TYPE_CHECKING, Any

@@ -128,7 +128,7 @@ def check_flags(args: Flags) -> None:
 
 
 def check_words(words: Sequence[str], config: Any) -> None:
-    """Raise ValueError if the flags cannot evaluate a run of this config, before it is trained."""
+    """Raise ValueError if the flags cannot evaluate a run of this config. Called before the run is trained."""
     from diffusion_jax import config as configs
     from diffusion_jax.analysis import lengths, likelihoods
 

@@ -149,7 +149,7 @@ def halving(size: int) -> np.ndarray:
 
 
 def synthesis(size: int) -> np.ndarray:
-    """Return the matrix [2 size,size] that puts a low-pass filter around every element; S' S = 1 but for both ends."""
+    """Return the matrix [2 size,size] that puts a low-pass filter around every element. S' S = 1 but for both ends."""
     matrix = np.zeros((2 * size, size))
     for i, weight in enumerate(SYM6):
         row = 2 * np.arange(size) + i - len(SYM6) // 2 + 1

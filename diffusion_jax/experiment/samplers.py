@@ -158,7 +158,7 @@ def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
 
 
 def adaptive_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
-    """Return the grid of an adaptive sampler: its ends, and times in between where it may be cut into parts."""
+    """Return the grid of an adaptive sampler. It has both ends, and times in between where it may be cut into parts."""
     if config.process.num_steps and not config.sampler.min_t:
         return grids.uniform(config.process.num_steps, config.process.num_steps)
     return np.linspace(1, lowest_time(config, path, config.sampler.min_t), 101)

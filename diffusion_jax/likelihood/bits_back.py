@@ -140,7 +140,7 @@ class Stack:
         return centre + residual
 
     def _narrow(self, mean: np.ndarray, std: np.ndarray, reach: int) -> tuple[np.ndarray, Any, tuple[Any, Any]]:
-        """The rounded mean, and the model of the difference from there in a small range.
+        """The rounded mean, and the model of the difference in a small range.
 
         Every symbol of a range has at least 2^-24 of the mass, so that a large range would draw many outliers.
         """

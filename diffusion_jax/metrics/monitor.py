@@ -37,9 +37,10 @@ def make_monitor(
 
 
 def objective(name: str, values: dict[str, float]) -> float | None:
-    """Return what the best checkpoint minimises: the metric of this full name, negated if larger is better.
+    """Return the value that the best checkpoint minimises.
 
-    None if nothing was measured. Raises ValueError if the values do not hold this metric.
+    It is the metric of this full name, negated if larger is better. None if nothing was measured. Raises ValueError if
+    the values do not hold this metric.
     """
     if not values:
         return None

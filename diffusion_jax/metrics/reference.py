@@ -1,4 +1,6 @@
-"""Reference statistics of real data in the features of a network, stored with their provenance.
+"""Reference statistics of real data in the features of a network.
+
+They are stored with their provenance.
 
     network = feature_networks.digits(source.shape, source.levels)
     statistics = reference.measure(source, network, "train")

@@ -138,7 +138,9 @@ class AdaptedNetwork:
 
 
 def adapt(module: Any, out_channels: int | None = None, classifier: bool = False) -> Any:
-    """Return a network with the call of this package; a built-in network is returned as it is.
+    """Return a network with the call of this package.
+
+    A built-in network is returned as it is.
 
     Args:
         module: a linen module.

@@ -37,7 +37,7 @@ MIN_CHANNELS = 128
 
 
 def fast(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the `apply` of a linen module with faster convolutions where it is compiled for a CPU.
+    """Return the `apply` of a linen module with faster convolutions on a CPU.
 
     They replace the convolutions of every `nn.Conv` (not of its subclasses) and of `layers.Upsample`.
     """
@@ -53,7 +53,7 @@ def fast(apply: Callable[..., Any]) -> Callable[..., Any]:
 def _with_fast_convolutions(
     call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
 ) -> Any:
-    """Call a method of a module, with a faster convolution if the module has one. See `nn.intercept_methods`."""
+    """Call a method of a module, with its faster convolution if any. See `nn.intercept_methods`."""
     module = context.module
     if context.method_name == "__call__" and type(module) is layers.Upsample:
         (x,) = args

@@ -99,7 +99,10 @@ def check(name: str, net: Any, x: Array, time: Array, label: Array | None, keys:
 
 
 class Down(nn.Module):
-    """Level on the way down: a list of its outputs, each of them a skip, the last one the input of the next level."""
+    """Level on the way down: a list of its outputs.
+
+    Each output is a skip, and the last is the input of the next level.
+    """
 
     blocks: int
     block: Make
@@ -133,7 +136,7 @@ class Middle(nn.Module):
 
 
 class Up(nn.Module):
-    """Level on the way up: a block for each of `skips`, whose channels follow those of h."""
+    """Level on the way up: a block for each of `skips`. The channels of a skip follow the channels of h."""
 
     block: Make
     attend: Make | None

@@ -39,7 +39,7 @@ class StepTerm(Protocol):
 
 
 def step_term(process: Process, reverse: Reverse, decode: Decoder) -> StepTerm:
-    """Term of the variational bound: the KL, or -log p(x0 | x_t) of a step to no noise."""
+    """Term of the variational bound: the KL of a step. For a step to no noise, -log p(x0 | x_t)."""
 
     def term(coefficients: StepCoefficients, prediction: Prediction, x0: Array, x_t: Array) -> Array:
         mean, log_var = reverse(coefficients, prediction, x_t)
@@ -75,7 +75,7 @@ def kl_term(process: Process, reverse: Reverse) -> StepTerm:
 
 
 def K_term(process: Process, reverse: Reverse) -> StepTerm:
-    """Term of the bound K: the KL of the step, 0 for the step to t = 0."""
+    """Term of the bound K: the KL of the step. 0 for the step to t = 0."""
     kl = kl_term(process, reverse)
 
     def term(coefficients: StepCoefficients, prediction: Prediction, x0: Array, x_t: Array) -> Array:

@@ -75,7 +75,9 @@ def _flat(x: Array) -> Array:
 
 @declare(autoencoder=True)
 def elbo(terms: MakeTerms, beta: float = 1.0) -> Loss:
-    """Negative evidence lower bound in bits/dim, its KL times beta; metrics: kl and nll in bits/dim.
+    """Negative evidence lower bound in bits/dim, its KL times beta.
+
+    Metrics: kl and nll in bits/dim.
 
     Reference: Kingma and Welling 2014; Higgins et al. 2017 (beta).
     """

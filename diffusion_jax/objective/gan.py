@@ -1,4 +1,6 @@
-"""Adversarial loss: one function whose gradient is right for the generator and for the discriminator.
+"""Adversarial loss of generator and discriminator as a single function.
+
+The gradient is right for the parameters of both:
 
     generator      softplus(-D(G(z))), with the parameters of D held fixed
     discriminator  softplus(D(G(z))) + softplus(-D(x0)) + r1/2 |grad_x D(x0)|², with G(z) held fixed

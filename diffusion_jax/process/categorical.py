@@ -1,8 +1,8 @@
-"""Categorical process: values of K levels replaced one by one by noise, uniform or absorbing (a mask).
+"""Categorical process: values of K levels replaced one by one by noise.
 
-A state is one of the K levels or, for absorbing noise, the mask, one step above the highest level. With gamma = alpha²
-of a variance-preserving schedule, the share of the values that are still those of x0, and pi the distribution of the
-noise,
+The noise is uniform or absorbing (a mask). A state is one of the K levels or, for absorbing noise, the mask, one step
+above the highest level. With gamma = alpha² of a variance-preserving schedule, the share of the values that are still
+those of x0, and pi the distribution of the noise,
 
     q(x_t = j | x0 = k) = gamma_t [j = k] + (1 - gamma_t) pi_j,
 

@@ -198,9 +198,10 @@ def rectified_flow(shift: float = 1.0) -> Schedule:
 
 
 def polynomial(power: float = 1.0) -> Schedule:
-    """Polynomial masking schedule: alpha² = 1 - t^power, sigma² = t^power, the share of the values that noise replaces.
+    """Polynomial masking schedule: alpha² = 1 - t^power, sigma² = t^power.
 
-    Nothing of x0 is left at t = 1. Raises ValueError unless power > 0.
+    sigma² is the share of the values that noise replaces. Nothing of x0 is left at t = 1. Raises ValueError unless
+    power > 0.
     Reference: Shi et al. 2024 (MD4), table of masking schedules.
     """
     if not power > 0:

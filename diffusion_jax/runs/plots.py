@@ -45,7 +45,7 @@ def losses(path: epath.PathLike, records: Sequence[Mapping[str, Any]], title: st
 
 
 def bound_terms(path: epath.PathLike, curves: Mapping[str, np.ndarray], title: str) -> None:
-    """Draw the terms of the bound against t, and their cumulative share; curves: those of `variational.curves`."""
+    """Draw the terms of the bound against t, and their cumulative share. curves: from `variational.curves`."""
     figure, (left, right) = make_figure(2, 4.5, 4)
     t, terms = np.asarray(curves["t"]), np.asarray(curves["bits_per_dim"])
     _log_curve(left, t, terms)
@@ -187,10 +187,10 @@ def frontier(
 
 
 def loss_by_time(path: epath.PathLike, records: Sequence[Mapping[str, Any]], title: str, most: int = 6) -> None:
-    """Draw the held-out loss against the time t, for evaluations evenly spaced in the run.
+    """Draw the held-out loss against the time t.
 
-    most: number of evaluations at most. records: as `metric_log.read_metrics` returns them, some with
-    heldout_loss_bin_0, …: the means over intervals of t.
+    The evaluations drawn are evenly spaced in the run. most: number of evaluations at most. records: as
+    `metric_log.read_metrics` returns them, some with heldout_loss_bin_0, …: the means over intervals of t.
     """
     prefix = "heldout_loss_bin_"
     evaluated = [record for record in records if any(name.startswith(prefix) for name in record)]
@@ -272,7 +272,7 @@ def _log_if_wide(axes: Any, values: Sequence[float]) -> None:
 
 
 def _log_curve(axes: Any, t: np.ndarray, values: np.ndarray) -> None:
-    """Draw values on a logarithmic axis; those that are not positive at the least positive value."""
+    """Draw values on a logarithmic axis. Values that are not positive are drawn at the least positive value."""
     positive = np.maximum(values, np.min(values[values > 0], initial=1.0))
     axes.plot(t, positive, linewidth=1.2, color=COLOURS[0])
     log_axis(axes, "y", positive)

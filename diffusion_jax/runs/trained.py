@@ -125,10 +125,10 @@ def seeds_from(seed: int, number: int) -> np.ndarray:
 
 
 def labels(run: Run, seeds: np.ndarray, label: int | None = None) -> np.ndarray | None:
-    """Return the class labels int32 [N] of the samples with these seeds; None if the model takes no class.
+    """Return the class labels int32 [N] of the samples with these seeds.
 
-    label: the class of all samples; None draws one class per seed. Raises ValueError for a label out of range, or for
-    any label if the model takes no class.
+    None if the model takes no class. label: the class of all samples; None draws one class per seed. Raises ValueError
+    for a label out of range, or for any label if the model takes no class.
     """
     classes = run.config.data.classes
     if label is not None and not guidances.uses_label(run.config):

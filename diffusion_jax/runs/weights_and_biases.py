@@ -1,4 +1,6 @@
-"""Weights & Biases: the scalars, pictures and config of a run, online or offline as WANDB_MODE says.
+"""Weights & Biases: the scalars, pictures and config of a run.
+
+Runs are online or offline, according to WANDB_MODE.
 
 workdir/wandb/      files of wandb itself, with what `wandb sync` uploads after WANDB_MODE=offline
               id    name of the run, under which a resumed training goes on

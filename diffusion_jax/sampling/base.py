@@ -1,4 +1,4 @@
-"""Contracts of samplers: the step t -> s of a time grid, and what a method needs.
+"""Contracts of samplers: the step t -> s, and the needs of a method.
 
 A sampler method is a function `step`; the time grid and its coefficients are data. `loop.sample` takes the steps.
 
@@ -43,7 +43,7 @@ def same_coefficients(schedule: Schedule, coefficients: StepCoefficients) -> Ste
 
 
 class SamplerStep(NamedTuple):
-    """Step of a sampler and what it needs; each sampler is a factory that returns one for its options."""
+    """Step of a sampler and its needs. Each sampler is a factory that returns a SamplerStep for its options."""
 
     step: Step | None
     """None for an adaptive method."""

@@ -18,7 +18,7 @@ from diffusion_jax.sampling.base import BoundDenoiser, InitCarry, SamplerStep, s
 
 
 class OrderedCoefficients(NamedTuple):
-    """Coefficients of a step of a multistep method, with the largest order that it may have."""
+    """Coefficients of a multistep step, and the largest order that it may have."""
 
     at: Level
     to: Level

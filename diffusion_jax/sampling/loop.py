@@ -1,4 +1,7 @@
-"""The loop of all samplers: step coefficients of a time grid, and a `lax.scan` over its steps."""
+"""The loop of all samplers: a `lax.scan` over the steps of a grid.
+
+The step coefficients are computed from the time grid.
+"""
 
 import dataclasses
 from typing import Any
@@ -153,7 +156,9 @@ def sample(
 def coefficients(
     process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False, method: SamplerStep | None = None
 ) -> StepCoefficients:
-    """Return the step coefficients [N] of a grid of a fixed schedule, computed in float64 on the host.
+    """Return the step coefficients [N] of a grid of a fixed schedule.
+
+    They are computed in float64 on the host.
 
     Args:
         process, schedule: of the model.
@@ -169,9 +174,9 @@ def coefficients(
 def traced_coefficients(
     process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False, method: SamplerStep | None = None
 ) -> StepCoefficients:
-    """Return the step coefficients of a learned schedule, traced and differentiable, in the default float.
+    """Return the step coefficients of a learned schedule, traced and differentiable.
 
-    Arguments as of `coefficients`, except that `denoise` always appends a step.
+    They are in the default float. Arguments as of `coefficients`, except that `denoise` always appends a step.
     """
     return _prepared(
         process,

@@ -1,4 +1,6 @@
-"""Steps of the reverse SDE dx = (f x - g² score) dt + g dw from t down to s.
+"""Steps of the reverse SDE from t down to s.
+
+The SDE is dx = (f x - g² score) dt + g dw.
 
 The integrals of f and g² over a step follow from the schedule without derivatives, and are finite at both ends:
 

@@ -1,4 +1,6 @@
-"""Checkpoints of a run: asynchronous, atomic, checked by checksum, restored onto any number of devices.
+"""Checkpoints of a run: asynchronous, atomic, and checked by checksum.
+
+They are restored onto any number of devices.
 
     workdir/checkpoints/<step>/state           training state, as Orbax writes pytrees
                                config          JSON: config and versions
@@ -132,9 +134,10 @@ def forget_after(manager: ocp.CheckpointManager, step: int) -> None:
 
 @contextlib.contextmanager
 def lock(workdir: epath.PathLike) -> Iterator[None]:
-    """Lock a run directory against other trainings; the kernel releases the lock when the process ends.
+    """Lock a run directory against other trainings.
 
-    Raises ValueError, naming the process that holds the lock, if another training runs there. URLs are not locked.
+    The kernel releases the lock when the process ends. Raises ValueError, naming the process that holds the lock, if
+    another training runs there. URLs are not locked.
     """
     if "://" in str(workdir):
         yield
@@ -278,9 +281,9 @@ def _reconstructed(directory: epath.Path, ema: str, verify: bool) -> Any:
 
 
 def read_config(run: Run, step: int | str = "newest", verify: bool = True) -> dict[str, Any]:
-    """Return the config of a checkpoint as a nested dict, with tuples for JSON's lists.
+    """Return the config of a checkpoint as a nested dict.
 
-    Raises as `find_step` does, and ValueError for a damaged checkpoint.
+    JSON's lists are returned as tuples. Raises as `find_step` does, and ValueError for a damaged checkpoint.
     """
     return tuples(_json(_checked(run, step, "config", verify) / "config")["config"])
 
@@ -351,7 +354,7 @@ def _stored(directory: epath.Path) -> Any:
 
 
 def _part(directory: epath.Path, part: Any) -> Any:
-    """Return a part of a stored state as NumPy arrays; part: its shapes and dtypes, of `_stored`."""
+    """Return a part of a stored state as NumPy arrays. part: its shapes and dtypes, as returned by `_stored`."""
     wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), part)
     to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=to_numpy, partial_restore=True)
@@ -360,7 +363,7 @@ def _part(directory: epath.Path, part: Any) -> Any:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Return shapes by path, the same for dicts, tuples and dataclasses; of a typed key that of its data."""
+    """Return shapes by path, the same for dicts, tuples and dataclasses. A typed key has the shape of its data."""
 
     def shape(leaf: Any) -> tuple[int, ...]:
         typed_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -1,4 +1,4 @@
-"""Bad values of every key, of which nobody thought one by one: each is one line that names the key, before any work."""
+"""Bad values of every key, drawn at random: each is an error on one line that names the key, before any work."""
 
 import functools
 import pathlib
@@ -39,7 +39,7 @@ NUMBERS = [
 
 
 def refused(flags, capsys, monkeypatch):
-    """What `main train` says of these flags, on one line, without having begun to train."""
+    """Return the error of `main train` for these flags, on one line, without having begun to train."""
 
     def begun(*_, **__):
         raise AssertionError(f"{flags} were accepted")

@@ -77,7 +77,7 @@ def test_import_then_export_gives_the_same_files(name, tmp_path, capsys):
 
 
 def test_export_then_import_is_the_identity(tmp_path, capsys):
-    """Of parameters and of what the config says, for a model of ours, and for each of its averages."""
+    """Parameters and keys of the config are the same, for a model of this package and each of its averages."""
     config = configs.load("cifar10_ddpm:tiny")
     config.ema.decays = (0.9, 0.5)
     config.network.unet.groups = 4

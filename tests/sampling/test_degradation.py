@@ -1,4 +1,4 @@
-"""What is known of a degraded image: orthonormal coordinates, and masks that mean what they say."""
+"""Known coordinates of a degraded image: they are orthonormal, and masks select the named pixels."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""What is saved comes back, on any number of devices; what was killed, flipped or never written is named, not read."""
+"""States are restored on any number of devices; interrupted, damaged and missing saves are errors with their names."""
 
 import json
 import os
