@@ -334,7 +334,7 @@ class Run:
         """Draw samples [num_samples,*D] in the levels of the data: the same as `main sample` with these flags.
 
         Arguments:
-            sampler: of `dj.samplers`, or its name; None: that of the run's config.
+            sampler: of `dj.samplers`, or its name; None: the sampler of the run's config.
             num_steps: sampling steps; None: as in the config, 0: all steps of the chain.
             seed: of the first sample; the next ones have seed + 1, …
             label: class of all samples; None: one drawn for each.
@@ -421,7 +421,7 @@ class Run:
         operator: identity, mask, blur, superres, grey, "module:function", or A, a function of one example in the range
         of the model. method: rule (the default of tasks), dps, pigdm or mmps (the default of operators), with
         method_options such as {"iterations": 5}. draws: for each observation. y: observations [N,*M] in place of data.
-        The arrays and figures are then those of `inverse_problems.solve`.
+        `inverse_problems.solve` describes the arrays and figures.
         """
         run = self._on(data, labels, None)
         number = num_examples if data is None else len(data)
@@ -457,8 +457,8 @@ class Run:
     def detect(self, odd: Any, *, num_examples: int = 1000, num_steps: int = 10) -> dict[str, Any]:
         """Compare the scores of odd examples [N,*D] with the scores of held-out examples.
 
-        Returns AUROC and more by score. odd="classes", of a conditional run: each class in turn is normal and the
-        others are odd; means over classes. num_examples: held-out examples, and odd ones at most. num_steps: between
+        Returns AUROC and more by score. odd="classes", of a conditional run: each class in turn is normal and all other
+        classes are odd; means over classes. num_examples: held-out examples, and odd ones at most. num_steps: between
         noise levels. See docs/anomaly-detection.md.
         Raises ValueError.
         """
@@ -486,7 +486,7 @@ class Run:
         return representation.features(run, sources.source(run.config, "heldout"))
 
     def history(self) -> list[dict[str, Any]]:
-        """Return what was measured while the run trained: one dict a step, {"step": …, "loss": …, …}."""
+        """Return the measurements of the training: one dict a step, {"step": …, "loss": …, …}."""
         return metric_log.read_metrics(self.workdir)
 
     def __repr__(self) -> str:

@@ -89,9 +89,9 @@ def product(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) 
 def coefficients(kept: Sequence[tuple[float, int]], sigma_rel: float, updates: int) -> np.ndarray:
     """Return the coefficients of snapshots whose sum is nearest to the average of length `sigma_rel`, float64 [S].
 
-    kept: sigma_rel and number of updates, at least 1, of each snapshot. updates: those of the average asked for. The
-    coefficients add up to 1, so that what does not change in training is exact; the paper leaves that to the least
-    squares. Raises ValueError for a sigma_rel out of range.
+    kept: sigma_rel and number of updates, at least 1, of each snapshot. updates: number of updates of the requested
+    average. The coefficients add up to 1, so that what does not change in training is exact; the paper leaves that to
+    the least squares. Raises ValueError for a sigma_rel out of range.
     """
     gamma = np.array([exponent(sigma) for sigma, _ in kept])
     t = np.array([number for _, number in kept]) / updates

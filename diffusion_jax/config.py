@@ -368,9 +368,10 @@ DIGITS_CELL = {
 
 
 def sweep_variant(name: str, paper: dict[str, Any], cells: dict[str, dict[str, Any]], note: str) -> dict[str, Any]:
-    """Return the sweep of `cells` at a size: "" that of `paper`, "digits" small, "tiny" for tests.
+    """Return the sweep of `cells` at a named size.
 
-    paper: the keys config, flags and evaluate of the sweep at full size. Raises ValueError for another name.
+    name: "" for the size of `paper`, "digits" for a small sweep, "tiny" for tests. paper: the keys config, flags and
+    evaluate of the sweep at full size. Raises ValueError for another name.
     """
     if name not in ("", "digits", "tiny"):
         raise ValueError(f"sweep variant {name!r} is unknown; use none, :digits or :tiny")

@@ -50,7 +50,7 @@ class Row(NamedTuple):
 def compare_sweep(workdir: str) -> tuple[str, dict[str, Any]]:
     """Return the table of a sweep as Markdown, and its values by cell.
 
-    Writes compare.md and compare.csv. Raises ValueError if the directory is not that of a sweep, or a file of the sweep
+    Writes compare.md and compare.csv. Raises ValueError if the directory holds no sweep, or a file of the sweep
     cannot be read.
     """
     directory = pathlib.Path(workdir).expanduser()

@@ -32,7 +32,7 @@ from diffusion_jax.sampling.registry import SAMPLERS
 log = logging.getLogger(__name__)
 
 MOST_PIXELS = 1024
-"""Dimensions of data up to which their own Fréchet distance is the default; beyond, that of Inception features."""
+"""Dimensions of data up to which the Fréchet distance of pixels is the default; beyond, of Inception features."""
 COLUMNS = {
     "network_calls": "network calls",
     "frechet": "Fréchet",

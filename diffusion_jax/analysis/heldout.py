@@ -55,7 +55,7 @@ def map_copies(run: Run, function: OnExamples, copies: int, name: str) -> Any:
     """Return the results of a function for `copies` copies of each held-out example.
 
     The results are a tree of arrays [N, copies]. The key of a row depends on config.seed and on the numbers of the
-    example and the copy. Copies differ by their keys alone. name: that of the progress.
+    example and the copy. Copies differ by their keys alone. name: shown with the progress.
     """
     config = run.config
     heldout = heldout_examples(config)

@@ -76,7 +76,7 @@ def summary(
 
 
 def shown_weights(config: Mapping[str, Any]) -> str:
-    """Return the average that training looked at, by its decay, or "none"."""
+    """Return the decay of the average used for reports, or "none"."""
     return str(next(iter(config["ema"]["decays"]), state.RAW))
 
 

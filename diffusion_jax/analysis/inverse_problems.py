@@ -29,7 +29,7 @@ from diffusion_jax.sampling.registry import SAMPLERS
 TASKS = {"denoise": "identity", "inpaint": "mask", "colourise": "grey", "superres": "superres"}
 """Operator with the observation of each task of `restoring.TASKS`."""
 RULE = "rule"
-"""Method that multiplies the reverse kernel by r(x), see `sampling.posterior`; the others are of `inverse.METHODS`."""
+"""Method that multiplies the reverse kernel by r(x), see `sampling.posterior`; the rest are `inverse.METHODS`."""
 LEVEL = 0.9
 """Probability of the intervals whose coverage is measured."""
 COLUMNS = ("operator", "method", "sampler", "rmse", "rmse of the mean", "misfit", "coverage", "calls", "vjps")
@@ -53,7 +53,7 @@ def make_operator(name: str | Callable[[Array], Array] | Operator, shape: tuple[
 
 
 def options_of(factory: Callable[..., Any] | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the given options that a factory takes; {} for None."""
+    """Return the given options that a factory takes; {} for None."""
     parameters = inspect.signature(factory).parameters if factory else {}
     return {key: value for key, value in given.items() if key in parameters}
 
@@ -90,7 +90,7 @@ def solve(
         noise: standard deviation of the noise of y.
         draws: for each observation.
         rule: of `posterior.RULES`, for the method `rule`.
-        y: observations [N,*M] in place of those of held-out examples; there are then no errors and no coverage.
+        y: observations [N,*M] in place of observations of held-out examples; there are then no errors and no coverage.
         options: of the method.
 
     Returns the arrays observed [N,*M] and, in the levels of the data, degraded (the least example with that

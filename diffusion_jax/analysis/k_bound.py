@@ -45,7 +45,7 @@ def estimator(run: Run) -> Evaluate:
 def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return K from all steps of the chain for every example.
 
-    Returns values by name, and curves. The values and curves are those of `nonequilibrium`; the entropies of the data
+    Returns values by name, and curves. `nonequilibrium` describes the values and curves; the entropies of the data
     are added where they are known.
     """
     config, experiment = run.config, run.experiment

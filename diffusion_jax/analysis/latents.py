@@ -55,7 +55,7 @@ def encode_heldout(run: Run, number: int, out: pathlib.Path, by: str = "ode") ->
     """Encode and decode the first `number` held-out examples; write them to `out`.
 
     A picture is written beside the .npz file. The file holds examples, labels, latents and decoded. The returned rmse
-    is that of the decoded examples, in 255ths of the range of the model.
+    is the error of the decoded examples, in 255ths of the range of the model.
     """
     if number < 1:
         raise ValueError(f"--num_samples={number}: must be at least 1")

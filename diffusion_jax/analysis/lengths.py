@@ -25,7 +25,7 @@ def compare_lengths(
 ) -> list[dict[str, float]]:
     """Return a row {"sigma_rel": …, figure: …} of `measure` for the average of each length.
 
-    sections: those that the run was loaded with, see `trained.load`. Also writes lengths.csv and lengths.png beside the
+    sections: as the run was loaded with, see `trained.load`. Also writes lengths.csv and lengths.png beside the
     other results.
     """
     rows: list[dict[str, float]] = []

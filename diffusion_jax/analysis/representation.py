@@ -42,7 +42,7 @@ Features = dict[tuple[str, float], np.ndarray]
 def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified: int = 500) -> dict[str, Any]:
     """Return the figures of probes, clusters and, of a conditional run, the classifier.
 
-    The noise levels are those of `feature_levels`. probe_accuracy: of the block and level that are best in
+    The noise levels are the `feature_levels`. probe_accuracy: of the block and level that are best in
     cross-validation on the training examples, with its standard error; pixels_ and pca_: the same of pixels and of
     their principal components. cluster_nmi, cluster_ari, cluster_accuracy (Hungarian matching): k-means on the block
     and level with the largest silhouette, chosen without labels; best_cluster_nmi: chosen with them. mixture_nmi and so
@@ -148,7 +148,7 @@ def pooled(h: Array) -> Array:
 def feature_levels(run: Run) -> Level:
     """Return the noise levels of features, t = (k/(L + 1))² for k = 1 … L = config.bound.num_steps, fields [L].
 
-    They are denser near the data, where features tell most. Of a chain each is the nearest level.
+    They are denser near the data, where features are most informative. For a chain, each is the nearest level.
     """
     chain = run.config.process.num_steps
     count = run.config.bound.num_steps or chain
@@ -274,7 +274,7 @@ def mixture(x: np.ndarray, label: np.ndarray, seed: int = 0) -> tuple[float, dic
 
 
 def _scaled(x: np.ndarray) -> np.ndarray:
-    """Return features [N,F] of zero mean and unit variance, without those that do not vary."""
+    """Return features [N,F] of zero mean and unit variance, without constant features."""
     std = x.std(0)
     varied = std > ROUNDING * np.abs(x).max()
     return np.asarray((x - x.mean(0))[:, varied] / std[varied])

@@ -91,7 +91,7 @@ def make_restorer(
 ) -> Callable[..., Array]:
     """Return `restorer(params, seeds uint32[B], y[B,*D], label=None) -> x0[B,*D]`.
 
-    y is in the coordinates of `degraded`. The sampler and the guidance are those of the config. Raises ValueError if
+    y is in the coordinates of `degraded`. The sampler and the guidance are taken from the config. Raises ValueError if
     the choices do not fit.
     """
     choices.choose("--rule", rule, posterior.RULES)

@@ -98,7 +98,10 @@ def own_reference(run: trained.Run, network: FeatureNetwork) -> reference.Refere
 def check(
     run: trained.Run, network: FeatureNetwork, ref: reference.Reference, metrics: Sequence[str], options: Options
 ) -> tuple[int, list[str]]:
-    """Return the number of samples, and the warnings that flag their metrics. Raises ValueError if they do not fit."""
+    """Return the number of samples, and warnings about their metrics.
+
+    Raises ValueError if samples or features do not fit.
+    """
     config = run.config
     reference.check_fits(ref, reference.describe(network, tuple(config.data.shape), config.data.levels))
     count, dims = int(ref.provenance["count"]), len(ref.mean)
@@ -212,7 +215,7 @@ def parzen_metric(run: trained.Run, options: Options) -> Callable[[], dict[str, 
 
 
 def provenance(run: trained.Run, seeds: np.ndarray) -> dict[str, Any]:
-    """Return the part of a record that says which samples were evaluated."""
+    """Return the part of a record that identifies the evaluated samples."""
     return {
         "num_samples": len(seeds),
         "seeds": [int(seeds[0]), int(seeds[-1])],

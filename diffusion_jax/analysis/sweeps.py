@@ -8,7 +8,7 @@ A sweep file holds `get_sweep(variant="") -> dict`, plain data:
     seeds     (0, 1, 2)
     flags     {"train_steps": 1000, …}: config keys that all cells share
     cells     {"name": {"loss.name": "simple", …}, …}: the config keys of each cell; "config" and "evaluate" among
-              them replace those of the sweep
+              them replace the keys of the sweep
     evaluate  ("--num_samples=500", …): flags of `main evaluate`
     note      a sentence printed above the table
 

@@ -41,8 +41,8 @@ def benchmark(
 ) -> tuple[str, Figures]:
     """Return a text and the measured values by name.
 
-    Units: seconds, bytes, FLOP/s and images/s. repeats: timings per median; those of the step alone and of the step in
-    its loop alternate. started: the `time.perf_counter()` at the start of the command. features, weights: a feature
+    Units: seconds, bytes, FLOP/s and images/s. repeats: timings per median; timings of the step alone and of the step
+    in its loop alternate. started: the `time.perf_counter()` at the start of the command. features, weights: a feature
     network to time as well, see `quality.feature_network`. Raises ValueError if the config does not fit its data or the
     devices, or for repeats < 2.
     """
@@ -260,7 +260,8 @@ def summary(name: str, seconds: np.ndarray) -> Figures:
 def flops(config: ConfigDict, figures: Figures) -> Figures:
     """Return the FLOPs of a step per device, and its share of peak speed.
 
-    The peak is the measured speed of a large matrix product of the same dtype on this device, not that of a data sheet.
+    The peak is the measured speed of a large matrix product of the same dtype on this device, not the speed in a data
+    sheet.
     """
     each = describe(config)[1]["train_step_flops"]
     peak = product_flops(config.network.get(config.network.name, {}).get("dtype", "float32"))

@@ -51,9 +51,9 @@ def estimator(run: Run) -> Evaluate:
 def variational_bound(run: Run) -> tuple[dict[str, float], variational.BoundTerms, dict[str, np.ndarray]]:
     """Return the bound as config.bound describes it.
 
-    Returns values by name, the terms of every example, and curves. The values and curves are those of
-    `variational.summarise` and `variational.curves`. For data with grey levels there is also `baseline_bits_per_dim`,
-    of independent pixels.
+    Returns values by name, the terms of every example, and curves. `variational.summarise` and `variational.curves`
+    describe the values and curves. For data with grey levels there is also `baseline_bits_per_dim`, of independent
+    pixels.
     """
     examples = heldout.heldout_examples(run.config)
     terms, times = bound_terms(run, examples)
@@ -66,7 +66,7 @@ def variational_bound(run: Run) -> tuple[dict[str, float], variational.BoundTerm
 def bound_terms(run: Run, examples: Source, steps: Any = None) -> tuple[variational.BoundTerms, np.ndarray]:
     """Return the terms of the bound per example, and the times of the steps [N].
 
-    steps: some of the bound's, fields [N]; None: those that config.bound describes.
+    steps: some of the bound's, fields [N]; None: the steps that config.bound describes.
     """
     config, experiment = run.config, run.experiment
     options = config.bound

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from diffusion_jax.runs.trained import Run
 
 Results = dict[str, Any]
-"""What a command prints as JSON. "exit_code" is taken out and is that of the program."""
+"""Results of a command, printed as JSON. "exit_code" is taken out and is the exit code of the program."""
 
 SECTIONS = {
     "sampler": "Any key of the sampler (default: that of the run).",

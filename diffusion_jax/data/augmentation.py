@@ -66,8 +66,8 @@ def draw(key: Array, probability: float) -> Transform:
     """Return the transform of one example, fields without [B].
 
     The image is mirrored left to right by a coin flip. Every other transform happens with this probability: upside down
-    by a coin flip, scale, stretch and shift normal, the angle uniform; the axis is uniform for half of the stretches,
-    and 0 for the others.
+    by a coin flip, scale, stretch and shift normal, the angle uniform; the axis is uniform for one half of the
+    stretches and 0 for the other half.
     """
     key_coins, key_done, key_normal, key_angles = jax.random.split(key, 4)
     coins = jax.random.bernoulli(key_coins, 0.5, (3,))

@@ -34,7 +34,7 @@ class Source(NamedTuple):
     counts: tuple[int, ...] = ()
     """Examples of each class; (): unlabelled, or not counted."""
     note: str = ""
-    """What a user should know: files that are not read, transparency."""
+    """Warnings for users: files that are not read, transparency."""
     identity: str = ""
     """Hash of the names of the files; "": the examples alone identify the data."""
 

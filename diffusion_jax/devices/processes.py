@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 log = logging.getLogger(__name__)
 
 NOTICES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-"""Signals that ask a run to save and end: of schedulers, Ctrl-C, a closed terminal, SLURM's --signal=USR1."""
+"""Signals on which a run saves and ends: from schedulers, Ctrl-C, a closed terminal, SLURM's --signal=USR1."""
 END_NOW = "; Ctrl-C (again) ends at once, without saving"
 
 
@@ -174,7 +174,7 @@ def local_rows(batch_size: int) -> slice:
 
 
 class Notice:
-    """Signals that ask this run to end.
+    """Signals on which this run ends.
 
     `notice(step)` returns the signal that came, or 0, the same in all processes after the same step: with several,
     JAX's preemption service passes the SIGTERM of one process on to all. While `raising` is set, a signal that comes to

@@ -51,7 +51,7 @@ def class_log_probs(config: ConfigDict, net: Any) -> Callable[..., Array]:
 
 
 def check_guide(config: ConfigDict, guide: ConfigDict) -> None:
-    """Raise ValueError unless the run with the config `guide` can guide that of `config`."""
+    """Raise ValueError unless a run with the config `guide` can guide a run with `config`."""
     name = other_run(config)
     where = config.guidance[name].workdir
     if loss_facts(guide).classifier != by_classifier(config):

@@ -111,7 +111,7 @@ def lion(
 def muon(
     learning_rate: Rate, beta: float = 0.95, steps: int = 5, weight_decay: float = 0.0, rms: float = 0.2
 ) -> optax.GradientTransformation:
-    """Muon for matrices [inputs, outputs] and higher arrays, Adam for the others.
+    """Muon for matrices [inputs, outputs] and higher arrays, Adam for vectors and scalars.
 
     steps: Newton-Schulz iterations. rms: root mean square of an update relative to the learning rate, so that Adam's
     learning rates fit. Reference: Jordan et al. 2024; Liu et al. 2025 (rms).

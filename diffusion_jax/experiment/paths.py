@@ -54,7 +54,7 @@ def is_learned(config: ConfigDict) -> bool:
 
 
 def check_schedule(schedule: Schedule, num_steps: int) -> None:
-    """Raise ValueError unless sigma/alpha rises with t. Checked at the levels of a chain, or at 64 others."""
+    """Raise ValueError unless sigma/alpha rises with t. Checked at the levels of a chain, or at 64 times."""
     times = np.linspace(0, 1, (num_steps or 64) + 1)
     found = in_float64(level, schedule, times)
     ratio = found.log_sigma - found.log_alpha
@@ -63,7 +63,7 @@ def check_schedule(schedule: Schedule, num_steps: int) -> None:
 
 
 def preserves_variance(config: ConfigDict) -> bool:
-    """Return True if alpha² + sigma² = 1 at the levels of a chain, or at 64 others."""
+    """Return True if alpha² + sigma² = 1 at the levels of a chain, or at 64 times."""
     found = in_float64(level, initial_schedule(config), np.linspace(0, 1, (config.process.num_steps or 64) + 1))
     return bool(np.allclose(np.exp(2 * found.log_alpha) + np.exp(2 * found.log_sigma), 1, rtol=0, atol=1e-4))
 
@@ -118,8 +118,8 @@ def grid_coefficients(
 ) -> Callable[[Any], Any]:
     """Return `coefficients(params)` of the steps of a time grid.
 
-    Those of a fixed schedule are computed once, in float64 on the host; those of a learned schedule are traced from its
-    parameters.
+    The coefficients of a fixed schedule are computed once, in float64 on the host; the coefficients of a learned
+    schedule are traced from its parameters.
     """
     if path.fixed is None:
         noisy = np.isfinite(in_float64(initial_schedule(config), times[-1:])[1][0])

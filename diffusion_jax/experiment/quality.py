@@ -65,7 +65,7 @@ def svm_refusal(config: ConfigDict, decode: bool = False) -> str:
 
 
 def check_evaluation(config: ConfigDict) -> None:
-    """Raise ValueError for a key of config.eval whose question the data cannot answer."""
+    """Raise ValueError for a key of config.eval that cannot be evaluated on the data."""
     if config.eval.svm and (why := svm_refusal(config)):
         raise ValueError(f"eval.svm: {why}. Use eval.svm=False")
 

@@ -117,7 +117,7 @@ def clipped(config: ConfigDict, predict: prediction.Denoiser) -> prediction.Deno
 def clips_x0(config: ConfigDict, section: ConfigDict) -> bool:
     """Return True if the predicted x0 is clipped; section: config.sampler or config.bound.
 
-    Never for the posterior mean as target, from which x0 only follows: clipping would lose most of the mean at steps
+    Never for the posterior mean as target, from which x0 is derived: clipping would lose most of the mean at steps
     with little information on x0. Reference: the public code of Ho et al. 2020.
     """
     return bool(section.clip_x0 and target_facts(config).clips)

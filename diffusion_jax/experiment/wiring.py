@@ -83,7 +83,7 @@ def build(
 ) -> Experiment:
     """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit.
 
-    params: those of a trained run, which freeze a learned schedule; see `schedule`. apply: what stands in for the
+    params: of a trained run, which freeze a learned schedule; see `schedule`. apply: what stands in for the
     network's own, to see how often it is called (`count_calls`). guide: the config of the run that config.guidance
     names; its parameters are params["classifier"] or params["guide"].
     """

@@ -48,7 +48,7 @@ class Watch(Protocol):
 
 
 class Chain(NamedTuple):
-    """The chain of latents, in the order of encoding: index k - 1 is that of z_k."""
+    """The chain of latents, in the order of encoding: index k - 1 is for z_k."""
 
     scale: np.ndarray
     """[N]: q(z_(k+1) | z_k) has the mean scale[k] z_k, q(z_1 | x0) the mean scale[0] x0."""

@@ -9,7 +9,10 @@ from diffusion_jax.metrics import registry
 from diffusion_jax.metrics.features import FeatureNetwork, extract
 
 LARGER_IS_BETTER = ("is_1split", "precision", "recall", "density", "coverage")
-"""Beginnings of the names of these metrics. The others are better the smaller, but memorisation is best at 1/2."""
+"""Beginnings of the names of these metrics.
+
+All other metrics are better the smaller, but memorisation is best at 1/2.
+"""
 Draw = Callable[[Any, np.ndarray], np.ndarray]
 """`draw(params, seeds [N])` returns samples [N,*D], in the levels of the data."""
 

@@ -195,7 +195,7 @@ class Conditioning(nn.Module):
 
     With num_classes > 0 there are num_classes + 1 rows, the last meaning "no label": it serves a label of None and
     negative labels. A label >= num_classes gives NaN. With num_classes = 0 the label is ignored. The non-linearity
-    that follows is applied in each block. `initializer` is that of kernels and rows, None for Glorot-uniform
+    that follows is applied in each block. `initializer` applies to kernels and rows, None for Glorot-uniform
     kernels and standard normal rows. Reference: Ho et al. 2020, appendix B; labels as in Nichol and Dhariwal 2021.
     """
 
@@ -250,7 +250,7 @@ class SelfAttention(nn.Module):
     """x + dense(softmax(q k^T / sqrt(C / heads)) v), each pixel attending to all of its own image, times sum_scale.
 
     Heads are consecutive slices of the channels, `heads` of them, or of `head_channels` each where that is not 0.
-    `qkv_init` is that of q, k and v. x [B,H,W,C] -> [B,H,W,C].
+    `qkv_init` initialises q, k and v. x [B,H,W,C] -> [B,H,W,C].
     """
 
     heads: int

@@ -53,7 +53,7 @@ def step_term(process: Process, reverse: Reverse, decode: Decoder) -> StepTerm:
 def decoder_nll(decode: Decoder, coefficients: StepCoefficients, model: Distribution, x0: Array, x_t: Array) -> Array:
     """Return -log p(x0 | x_t) in nats [B] of a step to no noise.
 
-    The mean and log variance are those of `model`, the reverse kernel, where t > 0; at t = 0 they are x_0/alpha and
+    The mean and log variance are taken from `model`, the reverse kernel, where t > 0; at t = 0 they are x_0/alpha and
     log(sigma²/alpha²).
     """
     at_zero = expand(coefficients.at.t <= 0, x_t)
@@ -103,5 +103,5 @@ def stop_mean_gradient(prediction: Prediction) -> Prediction:
 
 
 def bits_per_dim(nats: Array, shape: tuple[int, ...]) -> Array:
-    """Convert nats per example to bits per dimension; `shape` is that of an example."""
+    """Convert nats per example to bits per dimension; `shape` is the shape of an example."""
     return nats / (math.prod(shape) * math.log(2))

@@ -37,7 +37,7 @@ class Terms(NamedTuple):
 
 
 class MakeTerms(Protocol):
-    """Terms of the bound of a batch."""
+    """Function that returns the ELBO terms of a batch."""
 
     def __call__(self, params: Any, x0: Array, keys: Array, dropout: Array | None = None, /) -> Terms:
         """Return the terms for x0 [B,*D] in the model's range. keys [B]: of z; dropout [B]: keys, or None."""

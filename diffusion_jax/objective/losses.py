@@ -72,7 +72,7 @@ def simple() -> Weight:
 
 
 def snr() -> Weight:
-    """Weight SNR on the squared error of x0; equal to weight 1 on that of eps."""
+    """Weight SNR on the squared error of x0. Equal to weight 1 on the error of eps."""
     return lambda level, target: eps_error_ratio(level, target)
 
 

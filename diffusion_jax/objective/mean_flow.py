@@ -94,7 +94,7 @@ def mean_flow(
 
     Args:
         predict, process, schedule: of the model; the level that its denoiser takes has `until`.
-        share: of examples with s < t; the others have s = t, on which u is the velocity.
+        share: of examples with s < t; all other examples have s = t, on which u is the velocity.
         mean, scale: of the second time of these examples, with log(t/(1 - t)) ~ N(mean, scale²); the later one is t.
         power: 0 for the plain squared error.
         offset: c of the paper.

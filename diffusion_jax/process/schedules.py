@@ -86,7 +86,7 @@ def harmonic(num_steps: int) -> Schedule:
 def dpm2015(num_steps: int, first_beta: float = 1e-3) -> Schedule:
     """Harmonic betas that leave 1/T of the signal at t = 1.
 
-    beta_1 = first_beta, the others are near 1/linspace(T, 2, T). The initial rates of `learned.betas`. Raises
+    beta_1 = first_beta, the later betas are near 1/linspace(T, 2, T). The initial rates of `learned.betas`. Raises
     ValueError for fewer than two steps.
     Reference: the public code of Sohl-Dickstein et al. 2015, whose beta_1 is first_beta + 1/T.
     """

@@ -23,7 +23,7 @@ BORDER = 2
 MOST = 400
 """Most tiles of a picture."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Palette of Okabe and Ito, whose colours the colour-blind can tell apart."""
+"""Palette of Okabe and Ito, whose colours are distinct for colour-blind readers."""
 DPI = 110
 FORMATS = ("png", "pdf", "svg")
 _format: contextvars.ContextVar[str] = contextvars.ContextVar("format", default="png")
@@ -60,7 +60,7 @@ def picture(samples: np.ndarray, levels: int) -> np.ndarray:
 
 
 def _grey(samples: np.ndarray, leading: int = 1) -> np.ndarray:
-    """Return floats in [-1, 1] as 256 grey levels. leading: number of axes before those of an image."""
+    """Return floats in [-1, 1] as 256 grey levels. leading: number of axes before the axes of an image."""
     check_finite(samples.reshape(-1, *samples.shape[leading:]))
     return np.round((samples.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
 
@@ -228,7 +228,7 @@ def whole_ticks(axes: Any, most: int | Literal["auto"] = "auto") -> None:
 
 
 def sequence_colours(count: int) -> list[Any]:
-    """Return colours from light to dark that the colour-blind can tell apart."""
+    """Return colours from light to dark that are distinct for colour-blind readers."""
     from matplotlib import colormaps
 
     return [colormaps["cividis"](0.85 * (1 - i / max(1, count - 1))) for i in range(count)]

@@ -15,7 +15,8 @@ MARKERS = "osD^vP*X"
 def losses(path: epath.PathLike, records: Sequence[Mapping[str, Any]], title: str, weights: str) -> None:
     """Draw the training and the held-out loss against the step.
 
-    records: as `metric_log.read_metrics` returns them. weights: those of `heldout_loss`, such as "EMA 0.998".
+    records: as `metric_log.read_metrics` returns them. weights: name of the weights behind `heldout_loss`, such as
+    "EMA 0.998".
     """
     rates = [(r["step"], r["learning_rate"]) for r in records if "learning_rate" in r]
     figure, (axes, *lower) = make_figure(1, 7, 5.7 if rates else 4.5, dpi=120, ratios=(4, 1) if rates else (1,))
@@ -248,7 +249,7 @@ def series(
 def entropy_bounds(path: epath.PathLike, curves: Mapping[str, np.ndarray], title: str, unit: str) -> None:
     """Draw entropy bounds, the model's entropy and the KL of each reverse step.
 
-    curves: those of `nonequilibrium.curves`. Reference: Sohl-Dickstein et al. 2015, eq. 20.
+    curves: from `nonequilibrium.curves`. Reference: Sohl-Dickstein et al. 2015, eq. 20.
     """
     figure, (left, right) = make_figure(2, 4.5, 4)
     t = np.asarray(curves["t"])

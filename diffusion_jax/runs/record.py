@@ -5,7 +5,7 @@ Each process writes one line at its start and one at its end.
     {"event": "start", "time": …, "step": 0, "host": …, "command": […], "devices": …, "commit": …, "dirty": …, …}
     {"event": "end", "time": …, "step": 2500, "outcome": "finished", "peak_memory_bytes": {"host": …, "device": …}}
 
-Times are UTC, in ISO 8601. A start without an end is that of a process that was killed.
+Times are UTC, in ISO 8601. A start without an end belongs to a process that was killed.
 """
 
 import contextlib

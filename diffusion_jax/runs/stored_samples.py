@@ -34,7 +34,7 @@ def samples(run: trained.Run, seeds: np.ndarray) -> np.ndarray:
 def shards(run: trained.Run, seeds: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield rows of `seeds` and their samples, stored ones first, then drawn ones.
 
-    The files are in workdir/evaluation/<step>-<ema>/samples-<hash>/, where the hash is that of everything that a sample
+    The files are in workdir/evaluation/<step>-<ema>/samples-<hash>/, where the hash covers everything that a sample
     depends on beside its seed. Raises ValueError for a damaged file.
     """
     directory = directory_of(run)

@@ -43,8 +43,8 @@ def check(project: str) -> None:
 def open_writer(workdir: epath.PathLike, project: str, config: Mapping[str, Any]) -> Writer:
     """Open the log of a run directory in a project, to append to it.
 
-    config: flat, as the config of the run. Values stand against `step`, which may fall after a roll-back. Raises the
-    errors of wandb, such as a missing login.
+    config: flat, as the config of the run. Values are logged against `step`, which may fall after a roll-back. Raises
+    the errors of wandb, such as a missing login.
     """
     wandb = importlib.import_module("wandb")
     directory = epath.Path(workdir).expanduser()

@@ -1,7 +1,7 @@
 """Time grids of samplers: falling times from 1 to 0.
 
 In continuous time sampling may stop at the time `end`. A grid is a function that returns times, float64 [num_steps +
-1]. Its signature names what it needs: `num_steps`, and
+1]. Its signature names its inputs: `num_steps`, and
 
     end          the last time in continuous time, by default 0
     chain_steps  the number T of steps of a chain, 0 for continuous time: the times are multiples of 1/T
@@ -144,7 +144,7 @@ def needs_chain(grid: Callable[..., np.ndarray]) -> bool:
 
 
 def chosen_levels(levels: tuple[int, ...], chain_steps: int, end: float = 0.0) -> np.ndarray:
-    """Levels k of a chain, given in any order, sorted; then that of `end`. Raises ValueError."""
+    """Levels k of a chain, given in any order, sorted; then the level of `end`. Raises ValueError."""
     last = _last_level(chain_steps, end)
     wrong = [int(k) for k in levels if not max(last, 1) <= k <= chain_steps]
     above = [k for k in levels if k != last]

@@ -6,9 +6,9 @@ size is
     e = 2 a (snr |noise|/|score|)²,
 
 with a = (alpha_t/alpha_s)² of a forward step of the grid: 1 for VE, 1 - beta_k for a chain, and so for sub-VP as well.
-The norms are those of each sample; the paper's code averages them over the batch, which makes a sample depend on its
-neighbours. norms="expected" replaces |noise|/|score| by its expectation sigma. A sample's own norms vary with x, which
-biases the marginal by O(1/D) in D dimensions.
+The norms are computed for each sample; the paper's code averages them over the batch, which makes a sample depend on
+its neighbours. norms="expected" replaces |noise|/|score| by its expectation sigma. A sample's own norms vary with x,
+which biases the marginal by O(1/D) in D dimensions.
 Reference: Song et al. 2021, algorithms 4 and 5.
 """
 

@@ -78,7 +78,7 @@ class Sampler:
         first: Array | int = 0,
         label: Array | None = None,
     ) -> tuple[Array, Any]:
-        """Return (x [B,*D], carry) after the steps of the grid, or of a part of it.
+        """Return (x [B,*D], carry) after the steps of the grid, or of a part of the grid.
 
         Args:
             params: the parameters of the model.
@@ -136,7 +136,7 @@ def sample(
         coefficients: of the N steps, the first one from the level of x.
         x: [B,*D].
         keys: [B]; step i draws from fold_in(key, i), so that a sample depends on its own key alone.
-        first: index i of the first step, if the coefficients are those of a part of a grid.
+        first: index i of the first step, if the coefficients belong to a part of a grid.
     """
     batch = x.shape[0]
     coefficients = jax.tree.map(lambda field: jnp.asarray(field, x.dtype), coefficients)

@@ -46,7 +46,7 @@ Gaussian = tuple[Array, Array]
 
 
 Rule = Callable[[Level, Gaussian, Observed], Gaussian]
-"""Distribution of x at a level [B] given the observation: (level, the one without it, observed) -> distribution."""
+"""Distribution of x at a level [B] given y: (level, distribution without y, observed) -> distribution."""
 
 
 def constant() -> Rule:

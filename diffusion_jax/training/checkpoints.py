@@ -7,8 +7,8 @@ They are restored onto any number of devices.
                                metrics         JSON: held-out loss, or null where it was not measured at this step
                                manifest.json   checksum and size of every file of the three
 
-A step's directory gets its name when all of it is written: a kill at any moment leaves the earlier checkpoints and at
-most a temporary directory, which the next `open_manager` removes. Reading writes nothing.
+A step's directory gets its name when it is written completely: a kill at any moment leaves the earlier checkpoints and
+at most a temporary directory, which the next `open_manager` removes. Reading writes nothing.
 """
 
 import contextlib
@@ -212,7 +212,7 @@ def find_step(workdir: epath.PathLike, step: int | str = "newest", verify: bool 
 def restore(run: Run, abstract_state: Any, step: int | str = "newest", verify: bool = True) -> Any:
     """Restore a state with the shapes, dtypes and shardings of `abstract_state`.
 
-    The devices may be others, and another number, than those it was saved from. Raises as `find_step` does, and
+    The number and kind of devices may differ from those at the time of saving. Raises as `find_step` does, and
     ValueError for a checkpoint that is damaged or does not fit.
     """
     directory = _checked(run, step, "state", verify)

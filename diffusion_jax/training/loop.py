@@ -32,7 +32,7 @@ LAGGING = 0.01
 FIGURES = ("curves.png", "loss_by_time.png")
 """Files of `draw_losses`."""
 RAW_LOSS = "heldout_loss_raw"
-"""Metric: the held-out loss of the raw weights, where `heldout_loss` is that of an average."""
+"""Metric: the held-out loss of the raw weights, where `heldout_loss` uses an average."""
 
 
 class Diverged(FloatingPointError):

@@ -1,4 +1,4 @@
-"""State of a training run, all of it in every checkpoint."""
+"""Training state, saved whole in every checkpoint."""
 
 from typing import Any
 
