@@ -145,7 +145,7 @@ def test_an_address_needs_a_host_and_a_port(address):
         processes.check_address(address)
 
 
-def test_a_host_must_be_known():
+def test_an_unknown_host_is_refused():
     processes.check_address("localhost:1234")
     processes.check_address("[::1]:1234")
     with pytest.raises(ConnectionError, match=r"no\.such\.host\.invalid"):
@@ -161,7 +161,7 @@ def test_slurm_tasks_that_srun_did_not_start_are_refused():
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_the_wait_for_other_processes_is_told_and_ends(monkeypatch, caplog, capsys):
+def test_the_wait_for_other_processes_is_logged_and_ends(monkeypatch, caplog, capsys):
     ended = threading.Event()
 
     def end(code):

@@ -71,7 +71,7 @@ def test_text_is_no_number(key, text, capsys, monkeypatch):
 
 @settings(EACH, max_examples=100)
 @given(key=st.sampled_from(sorted(CONFIG)), place=st.integers(0, 40), letter=st.sampled_from("qxzj"))
-def test_a_misspelt_key_is_told(key, place, letter, capsys, monkeypatch):
+def test_a_misspelt_key_is_named_in_the_error(key, place, letter, capsys, monkeypatch):
     place = min(place, len(key))
     wrong = key[:place] + letter + key[place:]
     line = refused([f"--config.{wrong}=1"], capsys, monkeypatch)

@@ -49,7 +49,7 @@ def of(workdir):
 
 
 @pytest.mark.parametrize("name", saved_models.MODELS)
-def test_imported_models_compute_what_diffusers_computes(name, tmp_path, capsys):
+def test_imported_models_give_the_outputs_of_diffusers(name, tmp_path, capsys):
     results = bring(capsys, saved_models.write(tmp_path / "model", name), tmp_path / "run")
     _, experiment, params = of(tmp_path / "run")
     assert results["parameters"] == {"two_resolutions": 74683, "oblong": 60403, "grey": 86121}[name]
