@@ -1,4 +1,6 @@
-"""Diffusion models in JAX: a process destroys the data, a network predicts what was destroyed, a sampler walks back.
+"""Diffusion models in JAX: noise schedules, denoising networks, samplers and likelihoods.
+
+A process destroys the data, a network predicts what was destroyed, and a sampler runs the process backwards.
 
     import diffusion_jax as dj
 

@@ -1,4 +1,4 @@
-"""Python interface: define a model, train it on arrays, sample from it and evaluate it.
+"""Python interface: define, train, sample and evaluate a model.
 
     import diffusion_jax as dj
 
@@ -121,7 +121,9 @@ class Namespace:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A diffusion model to be trained: a network, a noise schedule, what is predicted, and the loss.
+    """A diffusion model to be trained.
+
+    It has a network, a noise schedule, a prediction target, and a loss.
 
     Arguments:
         network: a linen module with `__call__(x, time)` or `(x, time, label)`, x [B,*D] -> [B,*D]. It may use flax's
@@ -149,9 +151,10 @@ class Model:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def config(self) -> ConfigDict:
-        """Return the config of the model; keys that the model does not set have their defaults.
+        """Return the config of the model.
 
-        Raises ValueError, naming the argument or the key, for a choice or an option that does not exist.
+        Keys that the model does not set have their defaults. Raises ValueError, naming the argument or the key, for a
+        choice or an option that does not exist.
         """
         config = configs.defaults()
         _put_network(config, self.network)
@@ -331,7 +334,7 @@ class Run:
         """Draw samples [num_samples,*D] in the levels of the data: the same as `main sample` with these flags.
 
         Arguments:
-            sampler: of `dj.samplers`, or its name; None: that of the run's config.
+            sampler: of `dj.samplers`, or its name; None: the sampler of the run's config.
             num_steps: sampling steps; None: as in the config, 0: all steps of the chain.
             seed: of the first sample; the next ones have seed + 1, …
             label: class of all samples; None: one drawn for each.
@@ -409,15 +412,16 @@ class Run:
         method_options: Mapping[str, Any] | None = None,
         **task_options: Any,
     ) -> dict[str, Any]:
-        """Degrade and restore held-out data, or the given data: a task, or any linear operator A of y = A x0 + noise.
+        """Degrade and restore held-out data, or the given data.
 
-        Returns arrays `degraded`, `restored`, `original` [N,*D], `mask`, and the figures `rmse`, `rmse_degraded`.
-        task_options: of the task, such as mask="left" or factor=2. Raises ValueError.
+        The degradation is a task, or any linear operator A of y = A x0 + noise. Returns arrays `degraded`, `restored`,
+        `original` [N,*D], `mask`, and the figures `rmse`, `rmse_degraded`. task_options: of the task, such as
+        mask="left" or factor=2. Raises ValueError.
 
         operator: identity, mask, blur, superres, grey, "module:function", or A, a function of one example in the range
         of the model. method: rule (the default of tasks), dps, pigdm or mmps (the default of operators), with
         method_options such as {"iterations": 5}. draws: for each observation. y: observations [N,*M] in place of data.
-        The arrays and figures are then those of `inverse_problems.solve`.
+        `inverse_problems.solve` describes the arrays and figures.
         """
         run = self._on(data, labels, None)
         number = num_examples if data is None else len(data)
@@ -435,10 +439,11 @@ class Run:
     def compress(
         self, data: Any, file: str | pathlib.Path, labels: Any = None, *, num_steps: int = 0
     ) -> dict[str, Any]:
-        """Compress examples [N,*D] into a file without loss; return the length of the code in bits/dim.
+        """Compress examples [N,*D] into a file without loss.
 
-        num_steps: steps of the chain; 0: bound.num_steps. See `main compress` for the figures. Raises ValueError where
-        the run has no Gaussian chain over grey levels, ImportError without the package `constriction`.
+        Returns the length of the code in bits/dim. num_steps: steps of the chain; 0: bound.num_steps. See `main
+        compress` for the figures. Raises ValueError where the run has no Gaussian chain over grey levels, ImportError
+        without the package `constriction`.
         """
         run = self._on(data, labels, {"bound.num_steps": num_steps} if num_steps else None)
         return compression.compress(run, sources.source(run.config, "heldout"), file)
@@ -450,11 +455,11 @@ class Run:
         return compression.decompress(run, file)[0]
 
     def detect(self, odd: Any, *, num_examples: int = 1000, num_steps: int = 10) -> dict[str, Any]:
-        """Compare scores of odd examples [N,*D] with those of held-out ones; return AUROC and more by score.
+        """Compare the scores of odd examples [N,*D] with the scores of held-out examples.
 
-        odd="classes", of a conditional run: each class in turn is normal and the others are odd; means over classes.
-        num_examples: held-out examples, and odd ones at most. num_steps: between noise levels. See
-        docs/anomaly-detection.md.
+        Returns AUROC and more by score. odd="classes", of a conditional run: each class in turn is normal and all other
+        classes are odd; means over classes. num_examples: held-out examples, and odd ones at most. num_steps: between
+        noise levels. See docs/anomaly-detection.md.
         Raises ValueError.
         """
         run = self._changed(None, None, None, {"bound.num_steps": num_steps})
@@ -481,7 +486,7 @@ class Run:
         return representation.features(run, sources.source(run.config, "heldout"))
 
     def history(self) -> list[dict[str, Any]]:
-        """Return what was measured while the run trained: one dict a step, {"step": …, "loss": …, …}."""
+        """Return the measurements of the training: one dict a step, {"step": …, "loss": …, …}."""
         return metric_log.read_metrics(self.workdir)
 
     def __repr__(self) -> str:
@@ -606,7 +611,7 @@ def spelling(made: Any) -> str:
 
 
 def _put_network(config: ConfigDict, network: nn.Module) -> None:
-    """Name a network in a config: a built-in one, one that can be imported, or the object itself."""
+    """Name a network in a config. The network is a built-in one, one that can be imported, or the object itself."""
     if not isinstance(network, nn.Module):
         raise ValueError(f"network: expected a flax.linen module, such as MyNet(); got {type(network).__name__}")
     fields = {

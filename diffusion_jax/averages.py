@@ -1,6 +1,7 @@
-"""Averages of the parameters: exponential ones, and power-function ones that give any length after training.
+"""Averages of the parameters: exponential, and power-function averages.
 
-The power-function average of exponent gamma after t updates is, with the parameters p_i after update i,
+Power-function averages give an average of any length after training. The power-function average of exponent gamma after
+t updates is, with the parameters p_i after update i,
 
     a_t = a_(t-1) + (1 - (1 - 1/t)^(gamma + 1)) (p_t - a_(t-1))
         = sum_i (i^(gamma+1) - (i-1)^(gamma+1)) / t^(gamma+1) p_i
@@ -88,9 +89,9 @@ def product(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) 
 def coefficients(kept: Sequence[tuple[float, int]], sigma_rel: float, updates: int) -> np.ndarray:
     """Return the coefficients of snapshots whose sum is nearest to the average of length `sigma_rel`, float64 [S].
 
-    kept: sigma_rel and number of updates, at least 1, of each snapshot. updates: those of the average asked for. The
-    coefficients add up to 1, so that what does not change in training is exact; the paper leaves that to the least
-    squares. Raises ValueError for a sigma_rel out of range.
+    kept: sigma_rel and number of updates, at least 1, of each snapshot. updates: number of updates of the requested
+    average. The coefficients add up to 1, so that what does not change in training is exact; the paper leaves that to
+    the least squares. Raises ValueError for a sigma_rel out of range.
     """
     gamma = np.array([exponent(sigma) for sigma, _ in kept])
     t = np.array([number for _, number in kept]) / updates

@@ -1,9 +1,9 @@
-"""Configs: every key with its default and meaning, recipes by name, overrides, and stored configs of older versions.
+"""Configs: keys with defaults and meanings, recipes, overrides, and stored configs.
 
-A choice is `section.name`; the options of each choice stand beside it under `section.<name>` and are the keyword
-arguments of the function or class that the name stands for, with its defaults. A name may also be `module:function`, a
-function or class of yours; its options are then `section.options`. Any key can be set from the command line,
-`--config.KEY=VALUE`.
+Stored configs may be of older versions. A choice is `section.name`; the options of each choice stand beside it under
+`section.<name>` and are the keyword arguments of the function or class that the name stands for, with its defaults. A
+name may also be `module:function`, a function or class of yours; its options are then `section.options`. Any key can be
+set from the command line, `--config.KEY=VALUE`.
 
     c = config.load("digits")                       # a recipe by name, or by path: "configs/digits.py"
     config.override(c, "schedule.name", "cosine")
@@ -25,7 +25,7 @@ from diffusion_jax import option_meanings
 
 
 class Key(NamedTuple):
-    """A key of the schema; `{names}` in a meaning stands for the names that its section can choose."""
+    """A key of the schema. `{names}` in a meaning stands for the names that its section can choose."""
 
     default: Any
     meaning: str
@@ -217,7 +217,7 @@ def _flat_defaults() -> dict[str, Any]:
 
 
 def defaults() -> ConfigDict:
-    """Return a config with every key at its default: DDPM with L_simple, on the embedded digits."""
+    """Return a config with every key at its default. The defaults are DDPM with L_simple, on the embedded digits."""
     nested: dict[str, Any] = {section: {name: {} for name in factories} for section, factories in choices().items()}
     for key, default in _flat_defaults().items():
         *sections, last = key.split(".")
@@ -255,9 +255,10 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def load(name: str) -> ConfigDict:
-    """Return the config of a recipe: "digits", "digits:VARIANT", or the path of a file with `get_config(variant)`.
+    """Return the config of a recipe.
 
-    Raises ValueError where there is none, or it cannot be read.
+    A recipe is "digits", "digits:VARIANT", or the path of a file with `get_config(variant)`. Raises ValueError where
+    there is none, or it cannot be read.
     """
     path, variant = find(name)
     try:
@@ -312,7 +313,7 @@ def variant(config: ConfigDict, name: str, **others: dict[str, Any]) -> ConfigDi
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
-    """Shrink a config for tests: 8x8 images, a network of one level, a chain of 4 steps, two training steps."""
+    """Shrink a config for tests. 8x8 images, a network of one level, a chain of 4 steps, two training steps."""
     from diffusion_jax.experiment import objectives
 
     continuous = not config.process.num_steps
@@ -367,9 +368,10 @@ DIGITS_CELL = {
 
 
 def sweep_variant(name: str, paper: dict[str, Any], cells: dict[str, dict[str, Any]], note: str) -> dict[str, Any]:
-    """Return the sweep of `cells` at a size: "" that of `paper`, "digits" small, "tiny" for tests.
+    """Return the sweep of `cells` at a named size.
 
-    paper: the keys config, flags and evaluate of the sweep at full size. Raises ValueError for another name.
+    name: "" for the size of `paper`, "digits" for a small sweep, "tiny" for tests. paper: the keys config, flags and
+    evaluate of the sweep at full size. Raises ValueError for another name.
     """
     if name not in ("", "digits", "tiny"):
         raise ValueError(f"sweep variant {name!r} is unknown; use none, :digits or :tiny")
@@ -387,7 +389,10 @@ def sweep_variant(name: str, paper: dict[str, Any], cells: dict[str, dict[str, A
 
 
 def override_all(config: ConfigDict, values: Mapping[str, str], prefix: str = "config") -> None:
-    """Apply overrides {key: text} as `override` does, names of choices first, since options of yours depend on them."""
+    """Apply overrides {key: text} as `override` does.
+
+    Names of choices come first, since options of your own choices depend on them.
+    """
     from diffusion_jax.experiment.choices import OWN_OPTIONS
 
     for key in sorted(values, key=lambda key: not key.endswith(tuple(OWN_OPTIONS))):
@@ -472,9 +477,10 @@ def _hint(config: ConfigDict, key: str, node: Any, depth: int) -> str:
 
 
 def merge(stored: Mapping[str, Any]) -> ConfigDict:
-    """Return a stored config over the defaults it was made with: today's, but for FORMER; renamed keys are translated.
+    """Return a stored config over the defaults it was made with.
 
-    Raises ValueError for a key that is unknown, or gone and not at the default it had.
+    These are today's defaults, except for FORMER. Renamed keys are translated. Raises ValueError for a key that is
+    unknown, or gone and not at the default it had.
     """
     from diffusion_jax.experiment.choices import OWN_OPTIONS
 

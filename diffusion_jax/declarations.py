@@ -16,7 +16,7 @@ Choice = TypeVar("Choice")
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """Needs and properties of a choice; each fact names the kinds of choices that it belongs to."""
+    """Needs and properties of a choice. Each fact names the kinds of choices that it belongs to."""
 
     gaussian: bool = False
     """Loss, target, variance: needs the noise of a Gaussian process."""

@@ -1,4 +1,4 @@
-"""Write files atomically: a reader sees the whole new file, or what was there before.
+"""Atomic writes of files: a reader sees the old or the new file, whole.
 
 A file is written under a temporary name beside its own, and renamed when it is complete. JSON has no NaN or infinity;
 `json_ready` replaces them by the strings "nan", "inf" and "-inf", which `number` reads.
@@ -19,7 +19,7 @@ NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def expand(path: os.PathLike[str] | str) -> str:
-    """Return a path as the system reads it: ~ is the home directory, file:///DIR is /DIR. Other URLs stay."""
+    """Return a path as the system reads it. ~ is the home directory, file:///DIR is /DIR. Other URLs stay."""
     text = os.fspath(path)
     if text.startswith("file://"):
         return text.removeprefix("file://")
@@ -66,7 +66,10 @@ def check_folder(path: os.PathLike[str] | str, name: str = "") -> None:
 
 @contextlib.contextmanager
 def replacing(path: os.PathLike | str) -> Iterator[epath.Path]:
-    """Yield the temporary name of a file or folder, which replaces `path` at the end; after an error it is removed."""
+    """Yield the temporary name of a file or folder, which replaces `path` at the end.
+
+    After an error the temporary file is removed.
+    """
     place = place_of(path)
     temporary = place.with_name(f".{place.name}.{os.getpid()}")
     try:
@@ -94,7 +97,7 @@ def save_text(path: os.PathLike | str, text: str) -> None:
 
 
 def save_json(path: os.PathLike | str, value: Any) -> None:
-    """Write a value as JSON, after `json_ready`; what JSON does not know is written as a list."""
+    """Write a value as JSON, after `json_ready`. Types that JSON lacks are written as lists."""
     save_text(path, json.dumps(json_ready(value), indent=1, allow_nan=False, default=list) + "\n")
 
 

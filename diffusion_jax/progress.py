@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a log line now and then elsewhere.
+"""Progress of long work: a bar on a terminal, log lines elsewhere.
 
 with progress.track("samples", total=2000) as report:
     for done in (500, 1000, 1500, 2000):

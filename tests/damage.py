@@ -1,4 +1,4 @@
-"""What happens to files: a byte is another, or the end is missing."""
+"""Damage to files: a changed byte, or a missing end."""
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -11,13 +11,13 @@ DRAWN = settings(
 
 
 def damaged(content, place, value, cut):
-    """The bytes with that at `place`, a share of their length, set to `value`, or cut off there."""
+    """The bytes with the byte at `place`, a share of their length, set to `value`, or cut off there."""
     position = int(place * len(content))
     return content[:position] if cut else content[:position] + bytes([value]) + content[position + 1 :]
 
 
 def reads_or_refuses(open_source, *names):
-    """Whether a source opens and reads whole; if not, the one line that says why must hold one of `names`."""
+    """True if a source opens and reads whole; if not, its error, on one line, must hold one of `names`."""
     try:
         source = open_source()
         x0, label = source.read(range(source.size))

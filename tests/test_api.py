@@ -64,7 +64,7 @@ def test_a_model_is_trained_and_sampled_on_images_that_are_not_square(run):
     assert "net" in run.params
 
 
-def test_its_questions_have_answers(run):
+def test_likelihood_metrics_encoding_and_restoration_of_a_run(run):
     assert np.isfinite(run.likelihood(IMAGES[:6], options={"bound.num_steps": 5})["bits_per_dim"])
     assert np.isfinite(run.likelihood(options={"bound.num_steps": 5})["bits_per_dim"])
     figures = run.metrics(["fid"], num_samples=8, intervals=0)
@@ -131,8 +131,8 @@ def test_a_run_goes_on_where_it_ended(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ddim", "edm", "dpmpp_2m", "unipc", "dopri5", "ancestral"])
-def test_a_denoiser_of_ones_own_is_sampled(name):
-    """Of N(0, 1/4) the exact denoiser, with as many steps as it takes to come near."""
+def test_a_custom_denoiser_is_sampled(name):
+    """The exact denoiser of N(0, 1/4), with enough steps for samples near that distribution."""
 
     def denoise(x, sigma):
         return x / (1 + 4 * sigma[:, None] ** 2)
@@ -144,7 +144,7 @@ def test_a_denoiser_of_ones_own_is_sampled(name):
     np.testing.assert_array_equal(again, x[[5, 3]])
 
 
-def test_schedules_are_functions_and_say_what_they_are():
+def test_schedules_are_functions_with_their_options():
     schedule = dj.schedules.cosine(num_steps=10, offset=0.01)
     log_alpha, _ = schedule(jnp.array([0.0, 1.0]))
     assert float(log_alpha[0]) == 0 and schedule.options == {"num_steps": 10, "offset": 0.01}
@@ -219,7 +219,7 @@ def test_bad_input_is_one_line(call, named):
     assert "\n" not in str(caught.value)
 
 
-def test_questions_that_a_run_cannot_answer_are_refused(run, workdir, tmp_path):
+def test_calls_that_do_not_suit_a_run_are_refused(run, workdir, tmp_path):
     with pytest.raises(ValueError, match="sampler"):
         run.sample(2, sampler="ddimm")
     with pytest.raises(ValueError, match="shape"):

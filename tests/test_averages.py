@@ -42,8 +42,8 @@ def test_ramp_bounds_the_half_life_of_a_young_average():
 
 
 @pytest.mark.parametrize("sigma_rel", [0.02, 0.05, 0.1, 0.2])
-def test_weights_have_the_length_asked_for(sigma_rel, x64):
-    """Of unit vectors as parameters the average is its own weights over time."""
+def test_weights_have_the_requested_length(sigma_rel, x64):
+    """With unit vectors as parameters, the average is its own weights over time."""
     t = 1000
     weights = tracked(f"power:{sigma_rel}", jnp.eye(t))[-1]
     tau, gamma = np.arange(1, t + 1), averages.exponent(sigma_rel)

@@ -56,7 +56,7 @@ def test_a_recipe_that_does_not_exist_is_named(name):
 
 
 @pytest.mark.parametrize("content", ["def get_config(v): return 1 / 0", "x =", "", "def get_config(v): return {}"])
-def test_whatever_a_recipe_file_holds_is_one_line(content, tmp_path):
+def test_errors_of_a_recipe_file_are_one_line(content, tmp_path):
     (tmp_path / "mine.py").write_text(content)
     with pytest.raises(ValueError, match=r"mine\.py") as caught:
         configs.load(str(tmp_path / "mine.py"))
@@ -140,7 +140,7 @@ def test_a_stored_config_lies_over_the_defaults():
     assert merged.train_steps == 2500
 
 
-def test_a_key_whose_default_has_changed_is_what_it_was_where_it_is_not_stored():
+def test_a_missing_stored_key_has_its_former_default():
     stored = configs.plain(configs.load("toy2d"))
     assert configs.merge(stored).ema.ramp == configs.defaults().ema.ramp > 0
     del stored["ema"]["ramp"]

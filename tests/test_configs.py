@@ -66,7 +66,7 @@ def recipe(name, variant=""):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_header_says_how_to_run_and_what_to_expect(name):
+def test_header_has_the_command_and_the_expected_result(name):
     header = importlib.import_module(f"configs.{name}").__doc__
     for word in (f"Run:    python -m diffusion_jax.main train --config=configs/{name}.py", "\nExpect: ", "\nTime:   "):
         assert word in header

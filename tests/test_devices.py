@@ -145,7 +145,7 @@ def test_an_address_needs_a_host_and_a_port(address):
         processes.check_address(address)
 
 
-def test_a_host_must_be_known():
+def test_an_unknown_host_is_refused():
     processes.check_address("localhost:1234")
     processes.check_address("[::1]:1234")
     with pytest.raises(ConnectionError, match=r"no\.such\.host\.invalid"):
@@ -187,7 +187,7 @@ def test_numbers_of_processes_and_seconds_are_positive(wrong):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_the_wait_for_other_processes_is_told_and_ends(monkeypatch, caplog, capsys):
+def test_the_wait_for_other_processes_is_logged_and_ends(monkeypatch, caplog, capsys):
     ended = threading.Event()
 
     def end(code):
@@ -197,7 +197,7 @@ def test_the_wait_for_other_processes_is_told_and_ends(monkeypatch, caplog, caps
     monkeypatch.setattr(os, "_exit", end)
     with caplog.at_level("INFO"), processes._waiting({"num_processes": 2, "coordinator_address": "h:1"}, 0.3, 0.1):
         assert ended.wait(10)
-    assert len(caplog.records) == 2 and all("h:1" in record.message for record in caplog.records)
+    assert len(caplog.records) == 3 and all("h:1" in record.message for record in caplog.records)
     assert capsys.readouterr().err.startswith("error: ")
     ended.clear()
     with processes._waiting({}, 0.2, 0.1):

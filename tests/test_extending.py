@@ -166,7 +166,7 @@ FLAGS = [
 ]
 
 
-def test_every_part_of_a_run_may_be_ones_own(mine, tmp_path, capsys):
+def test_every_part_of_a_run_may_be_imported(mine, tmp_path, capsys):
     workdir = tmp_path / "run"
     argv = ["main", "train", "--config=toy2d:tiny", f"--workdir={workdir}", *(f"--config.{flag}" for flag in FLAGS)]
     assert main.run(argv) == 0
@@ -233,7 +233,7 @@ DECLARED = [
 
 
 @pytest.mark.parametrize(("values", "refused"), DECLARED)
-def test_what_a_part_declares_counts_as_for_a_built_in_one(mine, values, refused):
+def test_facts_of_imported_parts_are_checked_like_built_in_ones(mine, values, refused):
     c = configs.load("toy2d:tiny")
     configs.override_all(c, {"process.num_steps": "4", "network.conditioning": "step", "bound.decoder": "density"})
     configs.override_all(c, {"bound.clip_x0": "false", "schedule.name": "linear", "sampler.num_steps": "0"})
@@ -247,7 +247,7 @@ def test_what_a_part_declares_counts_as_for_a_built_in_one(mine, values, refused
     assert refused in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_data_set_declares_what_can_be_counted_in_samples(mine):
+def test_a_data_set_declares_its_counts_of_samples(mine):
     c = configs.load("toy2d:tiny")
     assert sources.facts(c).counts is None
     configs.override_all(c, {"data.name": "my_parts:counted"})
@@ -255,7 +255,7 @@ def test_a_data_set_declares_what_can_be_counted_in_samples(mine):
     assert sources.facts(configs.load("dpm2015_heartbeat")).counts is not None
 
 
-def test_a_misspelt_fact_is_told():
+def test_a_misspelt_fact_is_an_error():
     with pytest.raises(ValueError, match="chian"):
         declare(chian=True)
 
@@ -270,7 +270,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("key", "text", "named"), BAD)
-def test_what_does_not_fit_is_one_line(mine, key, text, named):
+def test_bad_options_of_imported_parts_are_one_line(mine, key, text, named):
     c = configs.load("toy2d:tiny")
     with pytest.raises(ValueError) as caught:
         configs.override_all(c, {"network.name": "my_parts:Net", key: text})

@@ -51,7 +51,7 @@ def test_documentation_shows_the_tables_of_scaling():
     assert script("scaling").main([]) in (ROOT / "docs" / "results" / "scaling.md").read_text()
 
 
-def test_scaling_knows_what_fsdp_divides():
+def test_scaling_computes_the_share_divided_by_fsdp():
     scaling = script("scaling")
     shapes = [(64, 64), (31, 64), (31, 33), (4, 4), (1024,), ()]
     tree = [ShapeDtypeStruct(shape, "float32") for shape in shapes]
@@ -96,7 +96,7 @@ def local(tmp_path):
     return lambda *arguments: subprocess.Popen(["bash", str(LAUNCH / "local.sh"), *arguments], **options)
 
 
-def test_local_tells_each_process_its_place_and_gpus(local):
+def test_local_sets_the_place_and_gpus_of_each_process(local):
     process = local("-n", "2", "train", "--workdir=a b")
     out, err = process.communicate()
     assert process.returncode == 0
@@ -123,7 +123,7 @@ def test_local_passes_sigterm_on(local):
     assert process.returncode == 75
 
 
-def test_local_refuses(local):
+def test_local_refuses_bad_arguments(local):
     for arguments, what in ((("train",), "usage"), (("-n", "3", "train"), "4 GPUs cannot be divided among -n 3")):
         process = local(*arguments)
         assert what in process.communicate()[1] and process.returncode == 2
@@ -142,7 +142,7 @@ def test_local_refuses(local):
         (75, "COMPLETING", False),
     ],
 )
-def test_slurm_requeues_what_was_saved_unless_it_was_cancelled(tmp_path, code, state, requeued):
+def test_slurm_requeues_a_saved_run_unless_it_was_cancelled(tmp_path, code, state, requeued):
     stand_in(tmp_path / "srun", f'echo "srun $*"; exit {code}')
     stand_in(tmp_path / "squeue", f"echo {state}")
     stand_in(tmp_path / "scontrol", 'echo "scontrol $*"')
@@ -158,7 +158,7 @@ def test_slurm_requeues_what_was_saved_unless_it_was_cancelled(tmp_path, code, s
 # tpu_pod.sh and k8s_jobset.yaml
 
 
-def test_tpu_pod_prints_what_it_would_do():
+def test_tpu_pod_prints_its_commands():
     env = os.environ | {"NAME": "n", "ZONE": "z", "TYPE": "v4-32", "VERSION": "v"}
     for words, what in (
         (["create"], "tpu-vm create n --accelerator-type=v4-32 --version=v --zone=z"),
@@ -231,7 +231,7 @@ def test_sweep_finds_its_grid_as_a_script(tmp_path):
     assert said.stdout.count("launch/sweep.py run ") > 5
 
 
-def test_sweep_prints_what_is_left_and_runs_it(begun, tmp_path, monkeypatch):
+def test_sweep_prints_the_missing_runs_and_runs_them(begun, tmp_path, monkeypatch):
     code, out = begun("print")
     assert code == 0 and [line.split()[2:4] for line in out.splitlines()] == [
         ["run", "eps/seed0"],
@@ -393,7 +393,7 @@ def test_figures_of_a_gpu_continue_where_they_stopped(tmp_path):
     assert figures.run_part([item("absent", {"status": "missing"})], path, 60) == 0
 
 
-def test_figures_of_a_gpu_tell_results_from_what_is_missing():
+def test_figures_of_a_gpu_have_a_status():
     figures = script("gpu_figures")
     for code, status in ((0, "done"), (2, "missing"), (75, "partial"), (1, "failed")):
         argv = [sys.executable, "-c", f"import sys; print('x\\n{{\"k\": 1}}'); sys.exit({code})"]
@@ -463,7 +463,7 @@ def test_parity_compares_each_sampler_once_per_setting():
 # test.sh
 
 
-def test_canary_sees_a_wrong_result_and_nothing_else():
+def test_canary_reports_only_a_wrong_result():
     spec = importlib.util.spec_from_file_location("canary", ROOT / "tests" / "canary.py")
     canary = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(canary)

@@ -35,7 +35,7 @@ def test_help_lists_each_command(capsys):
     assert main.run(["main", "--version"]) == 0
 
 
-def test_an_unknown_command_is_told_with_the_nearest(capsys):
+def test_an_unknown_command_is_an_error_with_the_nearest_name(capsys):
     assert main.run(["main", "trian"]) == 2
     captured = capsys.readouterr()
     assert not captured.out and "'train'" in captured.err and len(captured.err.splitlines()) == 1
@@ -67,7 +67,7 @@ def test_a_terminal_without_the_characters_gets_escapes():
         (KeyboardInterrupt(), 128 + signal.SIGINT),
     ],
 )
-def test_what_ends_a_command_has_a_code_and_a_line(error, code, capsys, monkeypatch):
+def test_every_error_has_an_exit_code_and_one_line(error, code, capsys, monkeypatch):
     def run(args):
         raise error
 
@@ -87,7 +87,7 @@ def test_output_that_nobody_reads_any_more_is_no_fault():
         assert process.stderr.read() == "" and process.wait() == 141
 
 
-def test_a_fault_of_the_program_keeps_its_traceback_and_says_how_to_report_it(monkeypatch):
+def test_an_unexpected_error_keeps_its_traceback_and_notes_the_command(monkeypatch):
     monkeypatch.setattr(report, "run", lambda args: {}["key"])
     with pytest.raises(KeyError) as caught:
         main.run(["main", "report", "--workdir=x"])

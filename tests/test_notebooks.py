@@ -183,7 +183,7 @@ def test_twin_runs(path, tmp_path, read):
         assert said in run.stdout
 
 
-def test_the_analysis_says_what_is_missing_and_compares_with_the_paper(tmp_path, read):
+def test_the_analysis_lists_missing_runs_and_compares_with_the_paper(tmp_path, read):
     needs = read["02_ddpm_analysis"]
     shutil.copytree(needs["RUN"], tmp_path / "tiny", ignore=shutil.ignore_patterns("progressive*"))
     needs = needs | {"RUN": str(tmp_path / "tiny")}

@@ -1,4 +1,4 @@
-"""Tables that compare the cells of a sweep, or runs that belong to no sweep.
+"""Tables that compare the cells of a sweep, or separate runs.
 
 The table of a sweep has a row per cell: mean and standard error of each value over the seeds, and how many seeds
 finished, diverged or failed.
@@ -48,9 +48,10 @@ class Row(NamedTuple):
 
 
 def compare_sweep(workdir: str) -> tuple[str, dict[str, Any]]:
-    """Return the table of a sweep as Markdown, and its values by cell; write compare.md and compare.csv.
+    """Return the table of a sweep as Markdown, and its values by cell.
 
-    Raises ValueError if the directory is not that of a sweep, or a file of the sweep cannot be read.
+    Writes compare.md and compare.csv. Raises ValueError if the directory holds no sweep, or a file of the sweep
+    cannot be read.
     """
     directory = pathlib.Path(files.expand(workdir))
     grid = sweeps.stored(directory)
@@ -89,13 +90,16 @@ def read_rows(directory: pathlib.Path, grid: dict[str, Any]) -> list[Row]:
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean and its standard error, std / sqrt(n) with the std over n - 1; None for a single value."""
+    """Return the mean and its standard error, std / sqrt(n).
+
+    The std is over n - 1; the error is None for a single value.
+    """
     error = float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
     return float(np.mean(values)), error
 
 
 def rounded(values: Sequence[float]) -> str:
-    """Return "mean ± error" to two digits of the error; without an error, the mean to four digits."""
+    """Return "mean ± error" to two digits of the error. Without an error, the mean to four digits."""
     if not values:
         return MISSING
     mean, error = mean_and_error(values)
@@ -132,7 +136,10 @@ def sweep_table(grid: dict[str, Any], rows: list[Row]) -> str:
 
 
 def printed_columns(rows: list[Row]) -> list[str]:
-    """Return the names of the printed values: COLUMNS, sample metrics and SHOWN, as far as there are any, and TIMES."""
+    """Return the names of the printed values.
+
+    These are COLUMNS, sample metrics and SHOWN, as far as there are any, and TIMES.
+    """
     names = dict.fromkeys(name for row in rows for name in row.values)
     return [name for name in dict.fromkeys([*COLUMNS, *filter(is_result, names), *TIMES]) if name in names]
 
@@ -143,7 +150,7 @@ def is_result(name: str) -> bool:
 
 
 def sweep_csv(rows: list[Row]) -> str:
-    """Return every mean and standard error, and the numbers of seeds by status, as CSV."""
+    """Return the table of a sweep as CSV. It has every mean and standard error, and the numbers of seeds by status."""
     first = (*COLUMNS, *TIMES)
     names = [*first, *sorted({name for row in rows for name in row.values} - set(first))]
     columns = ["cell", *rows[0].counts, "status", *(f"{name}{part}" for name in names for part in ("", "_stderr"))]
@@ -161,7 +168,7 @@ def sweep_csv(rows: list[Row]) -> str:
 
 
 def compare_runs(workdirs: Sequence[str], out: str = "") -> tuple[str, dict[str, Any]]:
-    """Compare runs: where their configs differ, steps, hours, and the values of their newest evaluation.
+    """Compare the configs, steps, hours and newest evaluations of runs.
 
     Returns the table as Markdown, with the 95 % interval beside sample metrics, and {workdir: {column: value}}. out: a
     .md or .csv file for the table. Raises FileNotFoundError if a directory holds no run.
@@ -214,7 +221,7 @@ def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested config as {key with dots: value}, in the order of the keys."""
+    """Return a nested config as {key with dots: value}, in order."""
     values: dict[str, Any] = {}
     for key in sorted(config):
         value = config[key]
@@ -223,7 +230,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def used_options(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a flat config without options of parts not chosen, as network.mlp.depth of a U-Net."""
+    """Return a flat config without the options of unused parts. For example, without network.mlp.depth for a U-Net."""
 
     def is_used(key: str) -> bool:
         section, *rest = key.split(".")
@@ -233,7 +240,7 @@ def used_options(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def hours(workdir: str) -> float | None:
-    """Return the hours from the first to the last line of metrics.jsonl, pauses included; None without the file."""
+    """Return the hours from the first to the last line of metrics.jsonl. Pauses are included. None without the file."""
     try:
         times = [record["time"] for record in metric_log.read_metrics(workdir) if "time" in record]
     except FileNotFoundError:
@@ -242,7 +249,7 @@ def hours(workdir: str) -> float | None:
 
 
 def newest_values(directory: pathlib.Path) -> dict[str, Any]:
-    """Return the numbers in figures.json of the newest evaluated checkpoint; without one, the last held-out loss."""
+    """Return the numbers in figures.json of the newest evaluated checkpoint. Without one, the last held-out loss."""
     for folder, values in evaluations(directory)[:1]:
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float) and name != "step"}
         return {"evaluated": folder.name, **numbers}

@@ -46,12 +46,12 @@ DIGITS = 16
 
 
 def compress(run: Run, source: Source, out: str | os.PathLike[str]) -> dict[str, Any]:
-    """Compress the examples of a source into the file `out`, in the steps of config.bound; return the figures.
+    """Compress the examples of a source into the file `out`; return the figures.
 
-    net_bits_per_dim: growth of the code. gross_bits_per_dim: size of the file, header and first bits included, which
-    come back only when it is decoded. bound_bits_per_dim: the variational bound of the same examples. bytes.
-    images_per_second, without compilation. Raises ValueError for a run that is no Gaussian chain over grey levels,
-    ImportError without the package `constriction`.
+    The chain has the steps of config.bound. net_bits_per_dim: growth of the code. gross_bits_per_dim: size of the file,
+    header and first bits included, which come back only when it is decoded. bound_bits_per_dim: the variational bound
+    of the same examples. bytes. images_per_second, without compilation. Raises ValueError for a run that is no Gaussian
+    chain over grey levels, ImportError without the package `constriction`.
     """
     chain, reverse, probabilities, *_ = _model(run)
     bits_back.Stack(np.ones(2, np.uint32))  # tells at once that the package is missing
@@ -110,7 +110,7 @@ def compress(run: Run, source: Source, out: str | os.PathLike[str]) -> dict[str,
 
 
 def decompress(run: Run, file: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the examples and labels of a file that `compress` wrote: the same bytes as went in.
+    """Return the examples and labels of a file that `compress` wrote, without loss.
 
     run: loaded with the step, average and bound of the file, see `read_header`. Raises ValueError for a damaged file,
     or one that another model, device kind, version of JAX, or program wrote.
@@ -121,13 +121,13 @@ def decompress(run: Run, file: str | os.PathLike[str]) -> tuple[np.ndarray, np.n
 def progressive(
     run: Run, file: str | os.PathLike[str], count: int = 8
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray], np.ndarray]:
-    """Decode a file; also return the predicted x0 at `count` levels on the way, or at all if there are fewer.
+    """Decode a file; also return the predicted x0 at `count` levels on the way.
 
-    Returns the examples, their labels, curves over the levels, most noise first, and the predicted x0 [levels,N,*D] in
-    the levels of the data. Curves: t; rate_bits_per_dim, the bits read until z_t is known, without those that encode
-    its noise, which come back with the example; rmse of the predicted x0, in 255ths of the range. The expectations of
-    rate and mean squared error are the rate–distortion curve of the bound. Raises as `decompress` does. Reference: Ho
-    et al. 2020, algorithms 3 and 4.
+    All levels are returned if there are fewer. Returns the examples, their labels, curves over the levels, most noise
+    first, and the predicted x0 [levels,N,*D] in the levels of the data. Curves: t; rate_bits_per_dim, the bits read
+    until z_t is known, without those that encode its noise, which come back with the example; rmse of the predicted x0,
+    in 255ths of the range. The expectations of rate and mean squared error are the rate–distortion curve of the bound.
+    Raises as `decompress` does. Reference: Ho et al. 2020, algorithms 3 and 4.
     """
     if count < 1:
         raise ValueError(f"progressive: count must be at least 1, got {count}")
@@ -239,7 +239,7 @@ def _read(file: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray]:
 
 
 def check(run: Run) -> None:
-    """Raise ValueError unless a run can compress: a Gaussian process, and data of grey levels."""
+    """Raise ValueError unless a run has a Gaussian process and data of grey levels."""
     needs_gaussian("compress", run)
     if not run.config.data.levels:
         raise ValueError("compress: needs data of grey levels (got data.levels=0)")

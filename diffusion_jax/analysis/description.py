@@ -1,4 +1,4 @@
-"""Size of a config without training it: parameters, FLOPs, memory, ends of the schedule, devices."""
+"""Size of a config without training it. Parameters, FLOPs, memory, ends of the schedule, devices."""
 
 import math
 from collections.abc import Callable
@@ -74,9 +74,10 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
 
 
 def flops(function: Callable[..., Any], *arguments: Any) -> float:
-    """Return the FLOPs of a call, counted by the compiler for a TPU before it optimises: the same on every device.
+    """Return the FLOPs of a call, as the compiler counts them for a TPU.
 
-    They include random bits. A CPU needs fewer, as its convolutions use fewer products.
+    They are counted before optimisation, so they are the same on every device. They include random bits. A CPU needs
+    fewer, as its convolutions use fewer products.
     """
     lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("tpu",))
     return float((lowered.cost_analysis() or {}).get("flops", math.nan))
@@ -93,7 +94,7 @@ def size(tree: Any) -> int:
 
 
 def compiled_bytes(compiled: Any) -> int | None:
-    """Return the bytes that a compiled program needs on a device, by the compiler; None if unknown."""
+    """Return the bytes of device memory of a compiled program; None if unknown. The number is the compiler's."""
     needed = compiled.memory_analysis()
     if needed is None:
         return None

@@ -1,4 +1,4 @@
-"""Anomaly and out-of-distribution detection with a trained run: scores of images, and how well they tell odd ones.
+"""Anomaly and out-of-distribution detection: scores of images and their ROC figures.
 
 figures, arrays = detect(run, odd_source(run, "data/mnist"), num_examples=1000)
 
@@ -13,8 +13,8 @@ Scores, larger for odder images. What a score is fitted on are held-out images o
     path            Mahalanobis distance of moments of eps and of its change along the encoding (Heng et al. 2024)
     nearest         distance to the nearest held-out image, in pixels: a baseline without a model
 
-With odd=CLASSES of a conditional run, each class in turn is normal and the others are odd; the model is given the label
-of the normal class, and scores are fitted on training images of that class.
+With odd=CLASSES of a conditional run, each class in turn is normal and all other classes are odd; the model is given
+the label of the normal class, and scores are fitted on training images of that class.
 """
 
 import functools
@@ -60,7 +60,7 @@ SHOWN = "denoising"
 
 
 def detect(run: Run, odd: Source, num_examples: int = 1000, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return (figures, arrays) of telling the images of `odd` from the run's held-out images.
+    """Return (figures, arrays) of the detection of the images of `odd` among the run's held-out images.
 
     The even held-out images are those that scores are fitted on; the odd ones, and as many training images, are scored.
     figures: auroc, auroc_low, auroc_high (95 % bootstrap), fpr95 (false positives at 95 % detection), and
@@ -99,7 +99,7 @@ def detect(run: Run, odd: Source, num_examples: int = 1000, seed: int = 0) -> tu
 
 
 def detect_classes(run: Run, num_examples: int = 1000, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return (figures, arrays) of telling each class from the others by a conditional run.
+    """Return (figures, arrays) of the detection of each class by a conditional run.
 
     figures: auroc and fpr95, means over the classes, auroc_low, auroc_high (95 % bootstrap over images, means too), and
     auroc_by_class. The score label_gain is the mean log error of eps with the label minus that without one. Up to
@@ -209,13 +209,13 @@ def measure(run: Run, source: Source) -> dict[str, np.ndarray]:
 def diffusion_nats(x0_error: np.ndarray, log_snr: np.ndarray) -> np.ndarray:
     """Return the part of the bound between first and last level [N].
 
-    It is that of infinitely many steps, in nats per dimension: half the integral of the mean squared error of eps over
+    The bound has infinitely many steps, in nats per dimension: half the integral of the mean squared error of eps over
     the log signal-to-noise ratio (Kingma et al. 2021). The KL terms of a few long steps would be many times larger.
 
     Arguments:
-        x0_error: mean squared errors of x0 [N,L]; times the ratio they are those of eps. Between two levels the error
-            of eps is taken to grow exponentially. If the first level has no signal, the error of x0 up to the second
-            one is taken to be the mean of both.
+        x0_error: mean squared errors of x0 [N,L]; times the ratio they are the errors of eps. Between two levels the
+            error of eps is taken to grow exponentially. If the first level has no signal, the error of x0 up to the
+            second one is taken to be the mean of both.
         log_snr: log signal-to-noise ratios [L], most noise first.
     """
     log_snr, first = np.asarray(log_snr, np.float64), 0.0
@@ -322,7 +322,7 @@ def _statistics(run: Run) -> heldout.OnBatch:
 
 
 def compressed_bits(image: np.ndarray) -> int:
-    """Return the bits of an image [H,W,1|3] of uint8 as a PNG, or of any array deflated."""
+    """Return the bits of an image [H,W,1|3] of uint8 as a PNG. Of any other array, the bits after deflate."""
     if image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] in (1, 3):
         buffer = io.BytesIO()
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, format="PNG", optimize=True)
@@ -334,7 +334,7 @@ def compressed_bits(image: np.ndarray) -> int:
 
 
 def scores(fit: dict[str, np.ndarray], rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the scores [N] of images by name, fitted on others; both as `measure` returns them."""
+    """Return the scores [N] of images by name, fitted on other images. Both are as `measure` returns them."""
     mean, std = fit["reconstruction"].mean(0), fit["reconstruction"].std(0) + np.finfo(np.float64).tiny
     return {
         "bits": rows["bits"],
@@ -347,7 +347,7 @@ def scores(fit: dict[str, np.ndarray], rows: dict[str, np.ndarray]) -> dict[str,
 
 
 def mahalanobis(fit: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return the Mahalanobis distance [N] of rows [N,K] from others [M,K], with a shrunk covariance.
+    """Return the Mahalanobis distance [N] of rows [N,K] from rows [M,K], with shrunk covariance.
 
     Reference: Ledoit and Wolf 2004.
     """
@@ -386,9 +386,10 @@ def fpr95(normal: np.ndarray, odd: np.ndarray) -> float:
 
 
 def odd_source(run: Run, spec: str | os.PathLike[str]) -> Source:
-    """Return the images of `spec`: a .npz or .npy file, a directory of IDX files or of images, or a recipe.
+    """Return the images of `spec`, a file, a directory or a recipe.
 
-    Of a directory of IDX files and of a recipe these are the held-out images. Raises ValueError or OSError.
+    A file is .npz or .npy; a directory holds IDX files or images. Of a directory of IDX files and of a recipe these are
+    the held-out images. Raises ValueError or OSError.
     """
     place, data = pathlib.Path(files.expand(spec)), run.config.data
     if place.suffix in (".npz", ".npy"):

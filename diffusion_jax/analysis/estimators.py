@@ -32,7 +32,10 @@ def dims(run: Run) -> int:
 
 
 def needs_gaussian(name: str, run: Run) -> None:
-    """Raise ValueError unless the process is Gaussian and data lie in [-1, 1] without scaling or dequantisation."""
+    """Raise ValueError unless the process is Gaussian, with data in [-1, 1].
+
+    Data with scaling or dequantisation are refused.
+    """
     if not run.experiment.process.gaussian:
         raise ValueError(f"{name}: needs Gaussian noise (got process.name={run.config.process.name!r})")
     needs_plain_range(name, run)

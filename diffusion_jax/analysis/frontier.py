@@ -32,7 +32,7 @@ from diffusion_jax.sampling.registry import SAMPLERS
 log = logging.getLogger(__name__)
 
 MOST_PIXELS = 1024
-"""Dimensions of data up to which their own Fréchet distance is the default; beyond, that of Inception features."""
+"""Dimensions of data up to which the Fréchet distance of pixels is the default; beyond, of Inception features."""
 COLUMNS = {
     "network_calls": "network calls",
     "frechet": "Fréchet",
@@ -64,7 +64,9 @@ def compare_samplers(
     weights: str = "",
     draws: int = 100,
 ) -> tuple[str, dict[str, Any]]:
-    """Evaluate samplers x steps, as far as cells are missing; return the table of all stored cells, and a summary.
+    """Evaluate samplers x steps, as far as cells are missing.
+
+    Returns the table of all stored cells, and a summary.
 
     samplers: NAME or NAME:GRID, with the other options of run.config.sampler. steps: values of sampler.num_steps; 0:
     all steps of the chain. number, seed: as in `trained.draw`. features, weights: a feature network, see

@@ -32,7 +32,10 @@ def heldout_examples(config: ConfigDict) -> Source:
 
 
 def map_batches(run: Run, function: OnBatch, heldout: Source) -> Any:
-    """Return the results of a function of stored examples: a tree of arrays [N, …], for all examples of `heldout`."""
+    """Return the results of a function of all examples of `heldout`.
+
+    `function` is applied to stored examples; the results are a tree of arrays [N, …].
+    """
     config = run.config
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     size = config.sampler.tile * jax.device_count()
@@ -49,10 +52,10 @@ def map_batches(run: Run, function: OnBatch, heldout: Source) -> Any:
 
 
 def map_copies(run: Run, function: OnExamples, copies: int, name: str) -> Any:
-    """Return the results of a function for `copies` copies of each held-out example: a tree of arrays [N, copies].
+    """Return the results of a function for `copies` copies of each held-out example.
 
-    The key of a row depends on config.seed and on the numbers of the example and the copy. Copies differ by their keys
-    alone. name: that of the progress.
+    The results are a tree of arrays [N, copies]. The key of a row depends on config.seed and on the numbers of the
+    example and the copy. Copies differ by their keys alone. name: shown with the progress.
     """
     config = run.config
     heldout = heldout_examples(config)

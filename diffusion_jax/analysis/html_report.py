@@ -76,7 +76,7 @@ def summary(
 
 
 def shown_weights(config: Mapping[str, Any]) -> str:
-    """Return the average that training looked at, by its decay, or "none"."""
+    """Return the decay of the average used for reports, or "none"."""
     return str(next(iter(config["ema"]["decays"]), state.RAW))
 
 
@@ -110,7 +110,10 @@ def curves(directory: epath.Path, records: Sequence[Mapping[str, Any]], shown: s
 
 
 def evaluated_values(directory: epath.Path) -> dict[str, list[tuple[float, ...]]]:
-    """Return (step, value, low, high) of the metrics of each evaluated checkpoint, oldest first; NaN without ends."""
+    """Return (step, value, low, high) of the metrics of each evaluated checkpoint.
+
+    Oldest first; low and high are NaN without an interval.
+    """
     points: dict[str, list[tuple[float, ...]]] = {}
     for folder, values in reversed(comparison.evaluations(pathlib.Path(directory))):
         for name, value in values.items():

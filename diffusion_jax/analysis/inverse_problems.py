@@ -1,4 +1,6 @@
-"""Linear inverse problems solved by a trained run: y = A x0 + noise, draws of x0 given y, and their calibration.
+"""Linear inverse problems y = A x0 + noise, solved by a trained run.
+
+The results are draws of x0 given y, and their calibration.
 
 operator = inverse_problems.make_operator("blur", (8, 8, 1), width=1.0)
 arrays, figures = inverse_problems.solve(run, operator, "mmps", number=16, draws=19, noise=0.1)
@@ -27,7 +29,7 @@ from diffusion_jax.sampling.registry import SAMPLERS
 TASKS = {"denoise": "identity", "inpaint": "mask", "colourise": "grey", "superres": "superres"}
 """Operator with the observation of each task of `restoring.TASKS`."""
 RULE = "rule"
-"""Method that multiplies the reverse kernel by r(x), see `sampling.posterior`; the others are of `inverse.METHODS`."""
+"""Method that multiplies the reverse kernel by r(x), see `sampling.posterior`; the rest are `inverse.METHODS`."""
 LEVEL = 0.9
 """Probability of the intervals whose coverage is measured."""
 COLUMNS = ("operator", "method", "sampler", "rmse", "rmse of the mean", "misfit", "coverage", "calls", "vjps")
@@ -51,7 +53,7 @@ def make_operator(name: str | Callable[[Array], Array] | Operator, shape: tuple[
 
 
 def options_of(factory: Callable[..., Any] | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the given options that a factory takes; {} for None."""
+    """Return the given options that a factory takes; {} for None."""
     parameters = inspect.signature(factory).parameters if factory else {}
     return {key: value for key, value in given.items() if key in parameters}
 
@@ -88,7 +90,7 @@ def solve(
         noise: standard deviation of the noise of y.
         draws: for each observation.
         rule: of `posterior.RULES`, for the method `rule`.
-        y: observations [N,*M] in place of those of held-out examples; there are then no errors and no coverage.
+        y: observations [N,*M] in place of observations of held-out examples; there are then no errors and no coverage.
         options: of the method.
 
     Returns the arrays observed [N,*M] and, in the levels of the data, degraded (the least example with that
@@ -192,7 +194,7 @@ def make_solver(
 
 
 def misfit(operator: Operator, x: np.ndarray, y: np.ndarray, noise: float) -> float:
-    """Return the root mean square of y - A x, divided by the noise if any."""
+    """Return the root mean square of y - A x, in units of the noise. Without noise, it is not divided."""
     found = np.asarray(jax.vmap(operator.apply)(jnp.asarray(x.reshape(-1, *x.shape[2:]))))
     return _rms(np.repeat(y, x.shape[1], axis=0) - found) / (noise or 1)
 
@@ -217,11 +219,11 @@ def compare(
     options: Mapping[str, Any],
     **shared: Any,
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Solve the problem of each operator by each method; return the table, and its rows of figures.
+    """Solve the problem of each operator by each method.
 
-    options: of the methods, each takes its own. shared: arguments of `solve`. The method `rule` draws by ancestral
-    sampling where the sampler of the run has no kernel, and is left out for operators without a degradation. Raises
-    ValueError, before anything is drawn, for what cannot be solved.
+    Returns the table, and its rows of figures. options: of the methods, each takes its own. shared: arguments of
+    `solve`. The method `rule` draws by ancestral sampling where the sampler of the run has no kernel, and is left out
+    for operators without a degradation. Raises ValueError, before anything is drawn, for what cannot be solved.
     """
     cells = []
     for name, operator in operators.items():

@@ -22,7 +22,10 @@ log = logging.getLogger(__name__)
 
 
 def estimator(run: Run) -> Evaluate:
-    """Estimator: `bound_K`, with its curves in K.npz and K.png; no row in the table, as K has units of its own."""
+    """Estimator `bound_K`, with its curves in K.npz and K.png.
+
+    It has no row in the table, as K has units of its own.
+    """
     steps = run.config.process.num_steps
     if steps < 2:
         raise ValueError(f"--likelihood=K: needs process.num_steps of at least 2 (got {steps}), as K has T - 1 terms")
@@ -40,9 +43,10 @@ def estimator(run: Run) -> Evaluate:
 
 
 def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return K from all steps of the chain for every example: values by name, and curves.
+    """Return K from all steps of the chain for every example.
 
-    The values and curves are those of `nonequilibrium`; the entropies of the data are added where they are known.
+    Returns values by name, and curves. `nonequilibrium` describes the values and curves; the entropies of the data
+    are added where they are known.
     """
     config, experiment = run.config, run.experiment
     process, schedule = experiment.process, experiment.schedule(None)

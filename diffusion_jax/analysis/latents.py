@@ -33,10 +33,11 @@ METHODS = ("ode", "ddim")
 
 
 def encode(run: Run, x: np.ndarray, label: np.ndarray, by: str = "ode") -> tuple[np.ndarray, float]:
-    """Return stored examples x [N,*D] as latents at t = 1, float32 [N,*D], and the mean number of network calls.
+    """Encode stored examples x [N,*D] as latents at t = 1.
 
-    by: "ode", to the tolerances of config.ode; "ddim", in the steps of config.sampler, which decoding inverts to first
-    order only. Both start from alpha x0 at the lowest level with noise. label: int [N], for a conditional network.
+    Returns the latents, float32 [N,*D], and the mean number of network calls. by: "ode", to the tolerances of
+    config.ode; "ddim", in the steps of config.sampler, which decoding inverts to first order only. Both start from
+    alpha x0 at the lowest level with noise. label: int [N], for a conditional network.
     Raises ValueError for an unknown `by` or a model without a score at every level, FloatingPointError if the ODE
     cannot be solved.
     """
@@ -45,16 +46,16 @@ def encode(run: Run, x: np.ndarray, label: np.ndarray, by: str = "ode") -> tuple
 
 
 def decode(run: Run, latents: np.ndarray, label: np.ndarray, by: str = "ode") -> tuple[np.ndarray, float]:
-    """Invert `encode`: return examples [N,*D] in the range of the model, float32, and the mean number of calls."""
+    """Invert `encode`. Returns examples [N,*D] in the range of the model, float32, and the mean number of calls."""
     _, down = _maps(run, by)
     return _carry(run, down, latents, label)
 
 
 def encode_heldout(run: Run, number: int, out: pathlib.Path, by: str = "ode") -> dict[str, Any]:
-    """Encode and decode the first `number` held-out examples; write them to `out` (.npz), with a picture beside it.
+    """Encode and decode the first `number` held-out examples; write them to `out`.
 
-    The file holds examples, labels, latents and decoded. The returned rmse is that of the decoded examples, in 255ths
-    of the range of the model.
+    A picture is written beside the .npz file. The file holds examples, labels, latents and decoded. The returned rmse
+    is the error of the decoded examples, in 255ths of the range of the model.
     """
     if number < 1:
         raise ValueError(f"--num_samples={number}: must be at least 1")

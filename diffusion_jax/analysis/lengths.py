@@ -1,4 +1,4 @@
-"""Effect of the length of the average: figures of a run against sigma_rel of post-hoc averages."""
+"""Metrics of a run against the length sigma_rel of post-hoc averages."""
 
 import logging
 import math
@@ -25,7 +25,7 @@ def compare_lengths(
 ) -> list[dict[str, float]]:
     """Return a row {"sigma_rel": …, figure: …} of `measure` for the average of each length.
 
-    sections: those that the run was loaded with, see `trained.load`. Also writes lengths.csv and lengths.png beside the
+    sections: as the run was loaded with, see `trained.load`. Also writes lengths.csv and lengths.png beside the
     other results.
     """
     rows: list[dict[str, float]] = []

@@ -35,10 +35,10 @@ def parse_names(names: str) -> list[str]:
 
 
 def prepare_likelihoods(run: Run, names: Sequence[str]) -> Callable[[], tuple[dict[str, Any], str]]:
-    """Check everything before any work; return a function that returns values by name, and a table.
+    """Check everything before any work; return a function that estimates the likelihoods.
 
-    The values hold the mean difference of each estimate from the first, example by example. Raises ValueError if an
-    estimator does not suit the run, or the run has no held-out data.
+    The function returns values by name, and a table. The values hold the mean difference of each estimate from the
+    first, example by example. Raises ValueError if an estimator does not suit the run, or the run has no held-out data.
     """
     if names:
         sources.heldout(run.config)

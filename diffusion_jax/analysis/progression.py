@@ -24,7 +24,7 @@ def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, 
     per level; interpolation.png: interpolations of the first two held-out examples; samples_by_class.png: samples of a
     model that takes a class, a row for each of the first MOST_CLASSES, with equal seeds in each column. progressive.npz
     holds the arrays by these names, in the levels of the data. Without held-out data there are neither decoding nor
-    interpolation. Raises ValueError for a number of columns below 2 or above that of the held-out examples.
+    interpolation. Raises ValueError for a number of columns below 2 or above the number of held-out examples.
     """
     config, sampler, process = run.config, run.experiment.sampler, run.experiment.process
     heldout = sources.heldout_or_none(config, "decoding and interpolation")

@@ -1,4 +1,6 @@
-"""Representations of a trained run: features of the network, linear probes, clusters, and a diffusion classifier.
+"""Representations of a trained run: features of the network and what they predict.
+
+Linear probes, clusters, and a diffusion classifier.
 
 figures = represent(run, num_examples=2000)
 
@@ -40,7 +42,7 @@ Features = dict[tuple[str, float], np.ndarray]
 def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified: int = 500) -> dict[str, Any]:
     """Return the figures of probes, clusters and, of a conditional run, the classifier.
 
-    The noise levels are those of `feature_levels`. probe_accuracy: of the block and level that are best in
+    The noise levels are the `feature_levels`. probe_accuracy: of the block and level that are best in
     cross-validation on the training examples, with its standard error; pixels_ and pca_: the same of pixels and of
     their principal components. cluster_nmi, cluster_ari, cluster_accuracy (Hungarian matching): k-means on the block
     and level with the largest silhouette, chosen without labels; best_cluster_nmi: chosen with them. mixture_nmi and so
@@ -111,7 +113,7 @@ def features(run: Run, source: Source) -> Features:
         (block, float(t)): np.asarray(value[:, i], np.float64)
         for block, value in measured.items()
         for i, t in enumerate(np.asarray(rows.t))
-        if value[:, i].std(0).max() > ROUNDING * np.abs(value[:, i]).max()  # not the embedding of the time
+        if _varied(value[:, i]).any()  # not the embedding of the time
     }
 
 
@@ -146,7 +148,7 @@ def pooled(h: Array) -> Array:
 def feature_levels(run: Run) -> Level:
     """Return the noise levels of features, t = (k/(L + 1))² for k = 1 … L = config.bound.num_steps, fields [L].
 
-    They are denser near the data, where features tell most. Of a chain each is the nearest level.
+    They are denser near the data, where features are most informative. For a chain, each is the nearest level.
     """
     chain = run.config.process.num_steps
     count = run.config.bound.num_steps or chain
@@ -272,10 +274,15 @@ def mixture(x: np.ndarray, label: np.ndarray, seed: int = 0) -> tuple[float, dic
 
 
 def _scaled(x: np.ndarray) -> np.ndarray:
-    """Return features [N,F] of zero mean and unit variance, without those that do not vary."""
-    std = x.std(0)
-    varied = std > ROUNDING * np.abs(x).max()
-    return np.asarray((x - x.mean(0))[:, varied] / std[varied])
+    """Return features [N,F] of zero mean and unit variance, without constant features."""
+    varied = x[:, _varied(x)]
+    return np.asarray((varied - varied.mean(0)) / varied.std(0))
+
+
+def _varied(x: np.ndarray) -> np.ndarray:
+    """Return a mask [F] of the features [N,F] that are not constant up to rounding."""
+    x = np.asarray(x, np.float64)  # in float32 the deviation depends on the layout
+    return np.asarray(x.std(0) > ROUNDING * np.abs(x).max())
 
 
 def _agreement(scaled: np.ndarray, found: np.ndarray, label: np.ndarray) -> tuple[float, dict[str, float]]:

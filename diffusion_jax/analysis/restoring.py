@@ -91,7 +91,7 @@ def make_restorer(
 ) -> Callable[..., Array]:
     """Return `restorer(params, seeds uint32[B], y[B,*D], label=None) -> x0[B,*D]`.
 
-    y is in the coordinates of `degraded`. The sampler and the guidance are those of the config. Raises ValueError if
+    y is in the coordinates of `degraded`. The sampler and the guidance are taken from the config. Raises ValueError if
     the choices do not fit.
     """
     choices.choose("--rule", rule, posterior.RULES)
@@ -142,7 +142,7 @@ def make_restorer(
 
 
 def moments(config: Any, degraded: Degradation) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and variance [*D] of each coordinate of the training data; the variance is at least LEAST_VAR."""
+    """Return mean and variance [*D] of each coordinate of the training data. The variance is at least LEAST_VAR."""
     train = sources.source(config, "train")
     x0, _ = train.read(np.arange(min(train.size, config.eval.max_examples)))
     x = np.asarray(degraded.rotate(to_model(x0, config.data.levels, config.data.mean, config.data.std)), np.float64)

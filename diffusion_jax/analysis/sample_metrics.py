@@ -52,11 +52,11 @@ class Options(NamedTuple):
 def prepare_metrics(
     run: trained.Run, metrics: Sequence[str], features: str, weights: str, stats: str, options: Options
 ) -> Callable[[], dict[str, Any]]:
-    """Check everything before any sample is drawn; return a function that evaluates, and returns `flat` metrics.
+    """Check everything before any sample is drawn; return a function that evaluates.
 
-    features: a name of `feature_networks.FEATURES`, or module:function. weights: a file of Inception weights, or "".
-    stats: a file of `main stats`; "": statistics of the training data, measured once and stored in
-    workdir/evaluation/stats_<features>.npz. Raises ValueError or FileNotFoundError.
+    The function returns `flat` metrics. features: a name of `feature_networks.FEATURES`, or module:function. weights: a
+    file of Inception weights, or "". stats: a file of `main stats`; "": statistics of the training data, measured once
+    and stored in workdir/evaluation/stats_<features>.npz. Raises ValueError or FileNotFoundError.
     """
     for name in metrics:
         choices.choose("metrics", name, dict(registry.METRICS) | {"parzen": parzen_metric})
@@ -97,7 +97,10 @@ def own_reference(run: trained.Run, network: FeatureNetwork) -> reference.Refere
 def check(
     run: trained.Run, network: FeatureNetwork, ref: reference.Reference, metrics: Sequence[str], options: Options
 ) -> tuple[int, list[str]]:
-    """Return the number of samples, and the warnings that flag their metrics. Raises ValueError if they do not fit."""
+    """Return the number of samples, and warnings about their metrics.
+
+    Raises ValueError if samples or features do not fit.
+    """
     config = run.config
     reference.check_fits(ref, reference.describe(network, tuple(config.data.shape), config.data.levels))
     count, dims = int(ref.provenance["count"]), len(ref.mean)
@@ -211,7 +214,7 @@ def parzen_metric(run: trained.Run, options: Options) -> Callable[[], dict[str, 
 
 
 def provenance(run: trained.Run, seeds: np.ndarray) -> dict[str, Any]:
-    """Return the part of a record that says which samples were evaluated."""
+    """Return the part of a record that identifies the evaluated samples."""
     return {
         "num_samples": len(seeds),
         "seeds": [int(seeds[0]), int(seeds[-1])],
@@ -365,7 +368,7 @@ def svm_metrics(run: trained.Run, number: int, seed: int = 0) -> dict[str, float
 
 
 def pattern_counts(run: trained.Run, number: int, seed: int = 0) -> dict[str, float]:
-    """Return shares of valid patterns in samples; {} unless every example of the data is known."""
+    """Return shares of valid patterns in samples. {} unless every example of the data is known."""
     count = sources.facts(run.config).counts
     if count is None:
         return {}

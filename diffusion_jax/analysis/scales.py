@@ -40,7 +40,7 @@ def compare_scales(
 ) -> list[dict[str, float]]:
     """Return a row of COLUMNS for each guidance scale, at equal seeds and classes.
 
-    sections: those that the run was loaded with, see `trained.load`. Also writes guidance.csv and guidance.png beside
+    sections: as the run was loaded with, see `trained.load`. Also writes guidance.csv and guidance.png beside
     the other results.
     """
     if why := quality.svm_refusal(run.config, decode=True):

@@ -1,4 +1,6 @@
-"""Train and evaluate a grid of configs, described by one file: each cell and seed is a work directory of its own.
+"""Train and evaluate a grid of configs, described by one file.
+
+Each cell and seed has a work directory of its own.
 
 A sweep file holds `get_sweep(variant="") -> dict`, plain data:
 
@@ -6,7 +8,7 @@ A sweep file holds `get_sweep(variant="") -> dict`, plain data:
     seeds     (0, 1, 2)
     flags     {"train_steps": 1000, …}: config keys that all cells share
     cells     {"name": {"loss.name": "simple", …}, …}: the config keys of each cell; "config" and "evaluate" among
-              them replace those of the sweep
+              them replace the keys of the sweep
     evaluate  ("--num_samples=500", …): flags of `main evaluate`
     note      a sentence printed above the table
 
@@ -138,10 +140,10 @@ def config_of(run: CellRun) -> ConfigDict:
 
 
 def check(described: Mapping[str, Any], check_flags: CheckFlags | None = None, data: bool = True) -> None:
-    """Raise ValueError, with the cell's name, unless the keys of each cell make a config.
+    """Raise ValueError unless the keys of each cell make a config.
 
-    check_flags: checks the flags of `main evaluate` as well. data: also open the data, each set once. Without, a config
-    that does not hold its data's shape is not built.
+    The error has the cell's name. check_flags: checks the flags of `main evaluate` as well. data: also open the data,
+    each set once. Without, a config that does not hold its data's shape is not built.
     """
     opened: dict[str, Any] = {}
     for cell in described["cells"]:
@@ -163,7 +165,10 @@ def check(described: Mapping[str, Any], check_flags: CheckFlags | None = None, d
 
 
 def check_on_cpu(described: Mapping[str, Any], check_flags: CheckFlags | None = None) -> None:
-    """`check` without touching the accelerators, which the runs need: in a process of its own, if there are any."""
+    """`check` without touching the accelerators, which the runs need.
+
+    If there are any, a separate process does the checks.
+    """
     if os.environ.get("JAX_PLATFORMS") == "cpu":
         return check(described, check_flags)
     context = multiprocessing.get_context("spawn")
@@ -184,7 +189,7 @@ def stored(directory: pathlib.Path, name: str = GRID) -> dict[str, Any]:
 
 
 def result_of(directory: pathlib.Path, name: str) -> dict[str, Any]:
-    """Read the result.json of a run of a sweep; {} if the run has not ended."""
+    """Read the result.json of a run; {} if the run has not ended."""
     place = directory / name
     return stored(place, RESULT) if (place / RESULT).exists() else {}
 
@@ -219,10 +224,11 @@ def check_stored(directory: pathlib.Path, runs: list[CellRun]) -> None:
 
 
 def run_sweep(file: str, workdir: str, check_flags: CheckFlags | None = None) -> dict[str, Any]:
-    """Run what is missing of a sweep, run by run; return how many runs have each status.
+    """Carry out the missing runs of a sweep, one by one.
 
-    A run that finished or diverged is skipped, a failed one is tried again, an interrupted one resumes. Raises
-    ValueError or OSError, before anything runs, if the file, a cell or the work directory is wrong.
+    Returns how many runs have each status. A run that finished or diverged is skipped, a failed one is tried again, an
+    interrupted one resumes. Raises ValueError or OSError, before anything runs, if the file, a cell or the work
+    directory is wrong.
     """
     directory, runs = begin(file, workdir, check_flags)
     env = environment(directory)
@@ -253,9 +259,9 @@ def run_sweep(file: str, workdir: str, check_flags: CheckFlags | None = None) ->
 
 
 def begin(file: str, workdir: str, check_flags: CheckFlags | None = None) -> tuple[pathlib.Path, list[CellRun]]:
-    """Check a sweep and its work directory, and write sweep.json; return the directory and all runs.
+    """Check a sweep and its work directory, and write sweep.json.
 
-    Raises as `run_sweep` does.
+    Returns the directory and all runs. Raises as `run_sweep` does.
     """
     directory = pathlib.Path(files.expand(workdir))
     described = load(file)
@@ -273,7 +279,10 @@ def begin(file: str, workdir: str, check_flags: CheckFlags | None = None) -> tup
 
 
 def environment(directory: pathlib.Path) -> dict[str, str]:
-    """Return the environment of the child processes: ours, and a cache of compiled programs that all runs share."""
+    """Return the environment of the child processes.
+
+    It is this process's, with a cache of compiled programs that all runs share.
+    """
     shared = {
         "JAX_COMPILATION_CACHE_DIR": str((directory / ".cache").resolve()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",

@@ -9,7 +9,10 @@ MISSING = "—"
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]], text: Sequence[str] = ()) -> str:
-    """Return a Markdown table. The first column, and those named in `text`, are left-aligned, the others right."""
+    """Return a Markdown table.
+
+    The first column, and columns named in `text`, are left-aligned, all other columns right.
+    """
     lines = [
         "| " + " | ".join(columns) + " |",
         "|" + "|".join("---" if i == 0 or name in text else "--:" for i, name in enumerate(columns)) + "|",

@@ -39,11 +39,12 @@ Figures = dict[str, Any]
 def benchmark(
     config: ConfigDict, repeats: int = 10, started: float | None = None, features: str = "", weights: str = ""
 ) -> tuple[str, Figures]:
-    """Return a text and the measured values by name, in seconds, bytes, FLOP/s and images/s.
+    """Return a text and the measured values by name.
 
-    repeats: timings per median; those of the step alone and of the step in its loop alternate. started: the
-    `time.perf_counter()` at the start of the command. features, weights: a feature network to time as well, see
-    `quality.feature_network`. Raises ValueError if the config does not fit its data or the devices, or for repeats < 2.
+    Units: seconds, bytes, FLOP/s and images/s. repeats: timings per median; timings of the step alone and of the step
+    in its loop alternate. started: the `time.perf_counter()` at the start of the command. features, weights: a feature
+    network to time as well, see `quality.feature_network`. Raises ValueError if the config does not fit its data or the
+    devices, or for repeats < 2.
     """
     started = time.perf_counter() if started is None else started
     if repeats < 2:
@@ -71,7 +72,7 @@ def benchmark(
 
 
 def data(config: ConfigDict) -> tuple[Source, bool]:
-    """Return the training data and True; without them random images of their shape and False."""
+    """Return the training data and True, or random images and False. The images have the shape of the data."""
     try:
         return sources.source(config, "train"), True
     except FileNotFoundError as error:
@@ -88,7 +89,7 @@ def data(config: ConfigDict) -> tuple[Source, bool]:
 def training(
     config: ConfigDict, experiment: wiring.Experiment, source: Source, repeats: int, started: float
 ) -> tuple[Figures, Any]:
-    """Time the training step alone, in its loop, and the data alone; return the values and the trained parameters."""
+    """Time the training step alone, in its loop, and the data alone. Returns the values and the trained parameters."""
     key_init, key, _ = loop.keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
     step: Any = loop.training_step(config, experiment, shapes)
@@ -153,7 +154,10 @@ def data_alone(config: ConfigDict, source: Source) -> float:
 
 
 def network_call(config: ConfigDict, experiment: wiring.Experiment) -> tuple[Callable[..., jax.Array], tuple[Any, ...]]:
-    """Return a call of the network at t = 1/2, and its inputs after params: sampler.tile examples per device."""
+    """Return a call of the network at t = 1/2, and its inputs after params.
+
+    The batch has sampler.tile examples per device.
+    """
     number = config.sampler.tile * jax.device_count()
 
     def call(params: Any, x: jax.Array, label: jax.Array) -> jax.Array:
@@ -219,7 +223,10 @@ def feature_network(name: str, source: Source, weights: str) -> FeatureNetwork:
 
 
 def extraction(network: FeatureNetwork, source: Source, repeats: int) -> Figures:
-    """Time a call of a feature network: network.tile examples on each device, with the results on the host."""
+    """Time a call of a feature network, with the results on the host.
+
+    The batch has network.tile examples on each device.
+    """
     number = network.tile * (jax.device_count() if network.compiled else 1)
     x = source.read(np.arange(number) % source.size)[0]
     apply = devices.map_over_devices(network.apply, replicated=1) if network.compiled else network.apply
@@ -251,9 +258,10 @@ def summary(name: str, seconds: np.ndarray) -> Figures:
 
 
 def flops(config: ConfigDict, figures: Figures) -> Figures:
-    """Return the FLOPs of a step on one device, and their share of the peak.
+    """Return the FLOPs of a step per device, and its share of peak speed.
 
-    The peak is the measured speed of a large matrix product of the same dtype on this device, not that of a data sheet.
+    The peak is the measured speed of a large matrix product of the same dtype on this device, not the speed in a data
+    sheet.
     """
     each = describe(config)[1]["train_step_flops"]
     peak = product_flops(config.network.get(config.network.name, {}).get("dtype", "float32"))

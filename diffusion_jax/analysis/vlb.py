@@ -1,4 +1,6 @@
-"""Variational bound (VLB) of a trained run on held-out data: every term, summary values and curves.
+"""Variational bound (VLB) of a trained run on held-out data.
+
+Every term, summary values and curves.
 
 run = trained.load("runs/digits")
 values, terms, curves = vlb.variational_bound(run)
@@ -47,10 +49,11 @@ def estimator(run: Run) -> Evaluate:
 
 
 def variational_bound(run: Run) -> tuple[dict[str, float], variational.BoundTerms, dict[str, np.ndarray]]:
-    """Return the bound as config.bound describes it: values by name, the terms of every example, and curves.
+    """Return the bound as config.bound describes it.
 
-    The values and curves are those of `variational.summarise` and `variational.curves`. For data with grey levels there
-    is also `baseline_bits_per_dim`, of independent pixels.
+    Returns values by name, the terms of every example, and curves. `variational.summarise` and `variational.curves`
+    describe the values and curves. For data with grey levels there is also `baseline_bits_per_dim`, of independent
+    pixels.
     """
     examples = heldout.heldout_examples(run.config)
     terms, times = bound_terms(run, examples)
@@ -63,7 +66,7 @@ def variational_bound(run: Run) -> tuple[dict[str, float], variational.BoundTerm
 def bound_terms(run: Run, examples: Source, steps: Any = None) -> tuple[variational.BoundTerms, np.ndarray]:
     """Return the terms of the bound per example, and the times of the steps [N].
 
-    steps: some of the bound's, fields [N]; None: those that config.bound describes.
+    steps: some of the bound's, fields [N]; None: the steps that config.bound describes.
     """
     config, experiment = run.config, run.experiment
     options = config.bound
@@ -85,7 +88,7 @@ def bound_terms(run: Run, examples: Source, steps: Any = None) -> tuple[variatio
 
 
 def one_step(run: Run, examples: Source) -> variational.BoundTerms:
-    """Return the terms of the bound of an autoencoder: a chain of one step, whose KL is `prior`."""
+    """Return the terms of the bound of an autoencoder. It is a chain of one step, whose KL is `prior`."""
     terms_of = run.experiment.terms
     assert terms_of is not None
 
@@ -99,7 +102,10 @@ def one_step(run: Run, examples: Source) -> variational.BoundTerms:
 
 
 def latent_kl(run: Run) -> dict[str, float]:
-    """Return the KL of each latent channel in nats; and the number of latents above ACTIVE."""
+    """Return the KL of each latent channel, and the number of active latents.
+
+    In nats; active latents are above ACTIVE.
+    """
     terms_of = run.experiment.terms
     if terms_of is None:
         return {}

@@ -1,4 +1,4 @@
-"""Parts that several commands share: flags of a config, flags of a run, checks of outputs."""
+"""Common parts of commands: flags of configs and runs, checks of outputs."""
 
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from diffusion_jax.runs.trained import Run
 
 Results = dict[str, Any]
-"""What a command prints as JSON. "exit_code" is taken out and is that of the program."""
+"""Results of a command, printed as JSON. "exit_code" is taken out and is the exit code of the program."""
 
 SECTIONS = {
     "sampler": "Any key of the sampler (default: that of the run).",

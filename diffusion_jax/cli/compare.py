@@ -17,7 +17,7 @@ def add_flags(parser: Parser) -> None:
 
 
 def run(args: Flags) -> Results:
-    """Print the table; that of a sweep is written beside it."""
+    """Print the table; the table of a sweep is also written beside the sweep."""
     from diffusion_jax.analysis import comparison
 
     places = args.runs or [args.workdir]

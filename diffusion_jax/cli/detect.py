@@ -15,7 +15,7 @@ def add_flags(parser: Parser) -> None:
 
 
 def run(args: Flags) -> Results:
-    """Compare scores of held-out images with those of odd images."""
+    """Compare the scores of held-out and odd images."""
     from diffusion_jax import files
     from diffusion_jax.analysis import detection, tables
 

@@ -35,9 +35,9 @@ def add_flags(parser: Parser) -> None:
 
 
 def join(args: Flags, command: str, several: bool) -> bool:
-    """Join the other processes of this run, if it has any; return True in the first process.
+    """Join the other processes of this run, if it has any.
 
-    several: the command may run as several processes. Raises ValueError or OSError.
+    Returns True in the first process. several: the command may run as several processes. Raises ValueError or OSError.
     """
     given = {
         "coordinator_address": args.coordinator_address,
@@ -93,7 +93,7 @@ def logging_to_stderr() -> Iterator[None]:
 
 
 def silence_threads() -> None:
-    """Print no traceback of background threads: an error in a thread of Orbax is raised in the main thread as well."""
+    """Print no traceback of background threads. An error in a thread of Orbax is raised in the main thread as well."""
     threading.excepthook = lambda args: None
     for name in THREAD_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
@@ -144,7 +144,10 @@ def use_huge_pages() -> None:
 
 
 def keep_compiled() -> None:
-    """Let JAX store compiled programs in COMPILED, unless JAX_COMPILATION_CACHE_DIR is set or no folder can be made."""
+    """Store compiled programs in COMPILED.
+
+    Does nothing if JAX_COMPILATION_CACHE_DIR is set or no folder can be made.
+    """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     with contextlib.suppress(OSError, RuntimeError):  # no home directory, or one that is read-only

@@ -52,14 +52,14 @@ def add_flags(parser: Parser) -> None:
 
 
 def add_feature_flags(parser: Parser, default: str, meaning: str = "") -> None:
-    """Declare the flags that choose a feature network. meaning: that of an empty default."""
+    """Declare the flags that choose a feature network. meaning: of an empty default."""
     names = "Feature network: inception, digits, grey28, pixels, module:function"
     parser.flag("features", str, default, f"{names} (default: {meaning})." if meaning else names)
     parser.flag("inception", Path, "", "Inception weights written by import-inception (default: those in the cache).")
 
 
 def run(args: Flags) -> Results:
-    """Compute every figure that is asked for; all are stored in WORKDIR/evaluation as well."""
+    """Compute every requested figure; all are stored in WORKDIR/evaluation as well."""
     from diffusion_jax.analysis import lengths, likelihoods, sample_metrics, scales
     from diffusion_jax.runs import trained
 
@@ -128,7 +128,7 @@ def check_flags(args: Flags) -> None:
 
 
 def check_words(words: Sequence[str], config: Any) -> None:
-    """Raise ValueError if the flags cannot evaluate a run of this config, before it is trained."""
+    """Raise ValueError if the flags cannot evaluate a run of this config. Called before the run is trained."""
     from diffusion_jax import config as configs
     from diffusion_jax.analysis import lengths, likelihoods
 

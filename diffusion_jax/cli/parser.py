@@ -23,7 +23,7 @@ NUMBERS = {int: "a whole number", float: "a number"}
 
 
 class Path(str):
-    """Kind of a flag that holds the path of a file or folder, or a URL."""
+    """Kind of a flag that holds a path or a URL."""
 
 
 class Parser(argparse.ArgumentParser):

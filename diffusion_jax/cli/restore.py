@@ -81,7 +81,7 @@ def draw_picture(out: pathlib.Path, arrays: Results, levels: int, title: str) ->
 
 
 def solve(args: Flags) -> Results:
-    """Solve linear inverse problems: one, with its examples and a picture, or a table of several."""
+    """Solve one linear inverse problem, or a table of several. One problem also gives its examples and a picture."""
     import numpy as np
 
     from diffusion_jax import files

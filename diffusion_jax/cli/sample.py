@@ -58,7 +58,7 @@ def run(args: Flags) -> Results:
 
 
 def class_number(label: str, names: Sequence[str]) -> int | None:
-    """Return the class that --label names, by its name or by its number; None for "". Raises ValueError."""
+    """Return the class that --label names, by name or by number. None for "". Raises ValueError."""
     if not label:
         return None
     if label in names:

@@ -1,4 +1,4 @@
-"""Train and evaluate every cell of a grid; the same command runs what is missing."""
+"""Train and evaluate every cell of a grid. The same command runs what is missing."""
 
 from diffusion_jax.cli import evaluate
 from diffusion_jax.cli.common import Results, add_workdir

@@ -1,4 +1,4 @@
-"""Data source: arrays of images or vectors in .npz and .npy files, checked when opened."""
+"""Data source: arrays of images or vectors in .npz and .npy files. The files are checked when opened."""
 
 import contextlib
 import os
@@ -61,9 +61,10 @@ def arrays(
 
 
 def _while_whole(source: Source, path: str, stored: np.ndarray, x0: np.ndarray) -> Source:
-    """Check at each read that a memory-mapped file has its length; beyond its end the system would kill the process.
+    """Check at each read that a memory-mapped file has its length.
 
-    A file that was replaced or deleted is still mapped. stored: the array of the file; x0: examples, perhaps a copy.
+    Beyond the end of a shortened file, the system would kill the process. A file that was replaced or deleted is still
+    mapped. stored: the array of the file; x0: examples, perhaps a copy.
     """
     if not (isinstance(stored, np.memmap) and np.may_share_memory(stored, x0)):
         return source

@@ -66,8 +66,8 @@ def draw(key: Array, probability: float) -> Transform:
     """Return the transform of one example, fields without [B].
 
     The image is mirrored left to right by a coin flip. Every other transform happens with this probability: upside down
-    by a coin flip, scale, stretch and shift normal, the angle uniform; the axis is uniform for half of the stretches,
-    and 0 for the others.
+    by a coin flip, scale, stretch and shift normal, the angle uniform; the axis is uniform for one half of the
+    stretches and 0 for the other half.
     """
     key_coins, key_done, key_normal, key_angles = jax.random.split(key, 4)
     coins = jax.random.bernoulli(key_coins, 0.5, (3,))
@@ -149,7 +149,7 @@ def halving(size: int) -> np.ndarray:
 
 
 def synthesis(size: int) -> np.ndarray:
-    """Return the matrix [2 size,size] that puts a low-pass filter around every element; S' S = 1 but for both ends."""
+    """Return the matrix [2 size,size] that puts a low-pass filter around every element. S' S = 1 but for both ends."""
     matrix = np.zeros((2 * size, size))
     for i, weight in enumerate(SYM6):
         row = 2 * np.arange(size) + i - len(SYM6) // 2 + 1

@@ -1,9 +1,9 @@
-"""Data source: dead leaves, occluding discs of random grey whose radii follow a power law (no preferred scale).
+"""Data source: dead leaves, which are occluding discs of random grey.
 
-The model of Lee, Mumford and Huang 2001, which Sohl-Dickstein et al. 2015 use without giving their parameters. Images
-are generated when read: an image is a function of (seed, place), so a set of any size needs no storage. A pixel has the
-grey of the front-most disc that contains its centre. The centres of the discs are uniform in the plane; a leaf of
-random grey lies behind all others.
+The radii follow a power law, so there is no preferred scale. The model of Lee, Mumford and Huang 2001, which
+Sohl-Dickstein et al. 2015 use without giving their parameters. Images are generated when read: an image is a function
+of (seed, place), so a set of any size needs no storage. A pixel has the grey of the front-most disc that contains its
+centre. The centres of the discs are uniform in the plane; a leaf of random grey lies behind all others.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Data sources without a download: scans of handwritten digits, and 2-D toy data with known densities."""
+"""Data sources without a download: scans of handwritten digits, and 2-D toy data. The toy data have known densities."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

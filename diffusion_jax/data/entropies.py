@@ -20,10 +20,10 @@ AT_ONCE = 2000
 
 
 def swissroll(noise: float, alpha: float, sigma: float, points: int = POINTS) -> dict[str, float]:
-    """Return the negative entropies of the swiss roll: Monte Carlo means of log2 density, with standard errors.
+    """Return the negative entropies of the swiss roll, with standard errors.
 
-    noise: as in `embedded.toy2d`. The density is that of a Gaussian, averaged along the curve by Gauss-Legendre
-    quadrature.
+    They are Monte Carlo means of the log2 density. noise: as in `embedded.toy2d`. The density is a Gaussian, averaged
+    along the curve by Gauss-Legendre quadrature.
     """
     if noise == 0 and sigma == 0:
         return {"negative_entropy_x0_bits": math.inf, "negative_entropy_x1_bits": math.inf}

@@ -94,7 +94,10 @@ def _item(root: str, names: list[str], label: np.ndarray, rule: images.Rule, pla
 
 
 def place_of(name: str) -> float:
-    """Return a number in [0, 1) that depends on the name of a file alone: below heldout_fraction, it is held out."""
+    """Return a number in [0, 1) that depends on a file's name alone.
+
+    A file with a number below heldout_fraction is held out.
+    """
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
 
 
@@ -167,7 +170,7 @@ def _classes(path: str, names: list[str]) -> list[str]:
 
 
 def _check(root: str, names: list[str], rule: images.Rule) -> int:
-    """Check the header of every file and count those with transparency; raise the error of the first bad file."""
+    """Check the header of every file and count the files with transparency. Raises the error of the first bad file."""
     Image.init()
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         return sum(pool.map(lambda name: images.check(pathlib.Path(root, name), rule), names))

@@ -16,7 +16,7 @@ PHASES = (np.arange(STEPS) % PERIOD == np.arange(PERIOD)[:, None]).astype(np.uin
 def count(samples: np.ndarray) -> dict[str, float]:
     """Count heartbeats in bits [N,20].
 
-    Returns the share of valid ones, and those of the rarest and the commonest phase.
+    Returns the share of valid examples, and the shares of the rarest and the commonest phase.
     """
     is_phase = (samples[:, None] == PHASES).all(axis=2).mean(axis=0)
     return {
@@ -27,7 +27,7 @@ def count(samples: np.ndarray) -> dict[str, float]:
 
 
 def negative_entropies(options: Mapping[str, Any], process: Any, alpha: float, sigma: float) -> dict[str, float]:
-    """Return `entropies.heartbeat` for the binomial process; {} for others."""
+    """Return `entropies.heartbeat` for the binomial process; {} for any other process."""
     from diffusion_jax.data import entropies
 
     return {} if not hasattr(process, "rate") else entropies.heartbeat(process.rate, alpha)

@@ -89,7 +89,7 @@ def _directory(path: str) -> pathlib.Path:
 
 
 def _find(directory: pathlib.Path, part: str, kind: str) -> pathlib.Path | None:
-    """Return the file of a part of the set, or None; a plain file comes first."""
+    """Return the file of a part of the set, or None. A plain file comes before a .gz file."""
     dims = (3, 4) if kind == "images" else (1,)
     names = [f"{part}-{kind}{dash}idx{dim}-ubyte{end}" for end in ("", ".gz") for dim in dims for dash in "-."]
     return next((directory / name for name in names if (directory / name).is_file()), None)

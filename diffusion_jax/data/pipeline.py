@@ -183,7 +183,10 @@ def _make_in_worker(step: int) -> Batch:
 
 @contextlib.contextmanager
 def _blocked() -> Iterator[None]:
-    """Hold SIGNALS back in this thread: a process that it starts must not end by them before it ignores them."""
+    """Hold SIGNALS back in this thread.
+
+    A process started meanwhile must not be ended by them before it ignores them.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

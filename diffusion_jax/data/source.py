@@ -34,7 +34,7 @@ class Source(NamedTuple):
     counts: tuple[int, ...] = ()
     """Examples of each class; (): unlabelled, or not counted."""
     note: str = ""
-    """What a user should know: files that are not read, transparency."""
+    """Warnings for users: files that are not read, transparency."""
     identity: str = ""
     """Hash of the names of the files; "": the examples alone identify the data."""
 
@@ -89,7 +89,7 @@ def check_split(split: str) -> None:
 
 
 def split_rows(name: str, size: int, split: str, fraction: float) -> np.ndarray:
-    """Return the places of a split when a fraction of the examples is held out.
+    """Return the places of a split, with a fraction of the examples held out.
 
     A fixed permutation holds out `fraction` of `size` examples, at least one; with fraction 0 there is no held-out
     split. name: the data set in errors. Raises ValueError for an empty split.
@@ -109,7 +109,10 @@ def check_fraction(name: str, fraction: float) -> None:
 
 
 class NoHeldout(ValueError):
-    """A data set without held-out examples: the reason, and advice for a run that is not trained yet."""
+    """A data set without held-out examples.
+
+    The error holds the reason, and advice for a run that is not trained yet.
+    """
 
     def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(f"{reason}. {advice}" if advice else reason)

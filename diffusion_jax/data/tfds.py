@@ -38,7 +38,7 @@ def tfds(
     """Return a split of a prepared set, such as "cifar10", "imagenet_resized/64x64" or "mnist:3.0.1".
 
     data_dir: the directory of `prepare`. train, heldout: names of splits, slices such as "train[90%:]" included.
-    image_key, label_key: the features to read; label_key "": unlabelled. size, channels: 0: those of the set; size is
+    image_key, label_key: the features to read; label_key "": unlabelled. size, channels: 0: as in the set; size is
     needed where the images differ in size. resize, filter: see `images.Rule`. in_memory: decode all examples once.
 
     Raises FileNotFoundError with the command that prepares the set, or ValueError.

@@ -1,4 +1,6 @@
-"""Processes and devices: the only package, beside the training step, that knows of meshes, axes and mapping.
+"""Device parallelism: meshes, sharding and functions mapped over devices.
+
+Only this package and the training step use meshes, axes and mapping.
 
 processes   joining the processes of a run, preemption
 sharding    placing arrays on devices, mapping functions over devices

@@ -1,4 +1,7 @@
-"""The processes of a run: joining them, who writes files, which rows each reads, and preemption."""
+"""Processes of a run: joining them, the process that writes, rows, and preemption.
+
+Each process reads its own rows of a batch.
+"""
 
 import contextlib
 import glob
@@ -20,7 +23,7 @@ from jax.experimental import multihost_utils
 log = logging.getLogger(__name__)
 
 NOTICES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-"""Signals that ask a run to save and end: of schedulers, Ctrl-C, a closed terminal, SLURM's --signal=USR1."""
+"""Signals on which a run saves and ends: from schedulers, Ctrl-C, a closed terminal, SLURM's --signal=USR1."""
 END_NOW = "; Ctrl-C (again) ends at once, without saving"
 
 
@@ -94,7 +97,7 @@ def check_address(address: str) -> None:
 
 @contextlib.contextmanager
 def _waiting(arguments: Mapping[str, Any], seconds: int, interval: float = 30.0) -> Iterator[None]:
-    """Log the wait for other processes every `interval` seconds; end this process when it lasts too long."""
+    """Log the wait for other processes every `interval` seconds. This process ends when the wait lasts too long."""
     address = arguments.get("coordinator_address", "the first node")
     who = f"the {arguments.get('num_processes', 'other')} processes of this run at {address}"
     connected = threading.Event()
@@ -118,11 +121,11 @@ def _waiting(arguments: Mapping[str, Any], seconds: int, interval: float = 30.0)
 
 
 def from_slurm(environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return the arguments of `jax.distributed.initialize` for a step of a SLURM job with several tasks, else None.
+    """Return the arguments of `jax.distributed.initialize` under SLURM, else None.
 
-    The GPUs of a node are divided among its tasks, whether each task is bound to its own GPUs or sees all of them. (JAX
-    alone gives every task a single GPU, even if a node has only one task.) Raises ValueError, naming the
-    variable, where one is missing or does not fit.
+    They are for a step of a SLURM job with several tasks. The GPUs of a node are divided among its tasks, whether each
+    task is bound to its own GPUs or sees all of them. (JAX alone gives every task a single GPU, even if a node has only
+    one task.) Raises ValueError, naming the variable, where one is missing or does not fit.
     """
 
     def number(name: str, default: str | None = None) -> int:
@@ -188,7 +191,7 @@ def local_rows(batch_size: int) -> slice:
 
 
 class Notice:
-    """Signals that ask this run to end.
+    """Signals on which this run ends.
 
     `notice(step)` returns the signal that came, or 0, the same in all processes after the same step: with several,
     JAX's preemption service passes the SIGTERM of one process on to all. While `raising` is set, a signal that comes to
@@ -213,9 +216,9 @@ class Notice:
 
 @contextlib.contextmanager
 def preemption() -> Iterator[Notice]:
-    """Catch the signals NOTICES in the main thread of a single process; yield the notice of them.
+    """Catch the signals NOTICES in the main thread; yield the notice of them.
 
-    SIGHUP stays ignored where it is, as under nohup.
+    For a single process. SIGHUP stays ignored where it is, as under nohup.
     A second SIGINT ends the process at once, with exit code 130, even while compiled code runs.
     """
     notice = Notice()

@@ -32,7 +32,7 @@ steps on two devices the first two of 32 rows were wrong, differently in each ru
 
 
 def mesh() -> Mesh:
-    """Return the mesh of all devices of all processes, with AXIS as its only axis."""
+    """Return the mesh of all devices, with AXIS as its only axis. It spans the devices of all processes."""
     return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
 
 
@@ -103,7 +103,7 @@ def map_over_devices(function: Callable[..., Any], replicated: int, reduced: boo
 
 @functools.cache
 def compiler_options() -> dict[str, str] | None:
-    """XLA compiler options for the functions of this module: `FASTER`, or None where it cannot be used.
+    """XLA compiler options for the functions of this module: `FASTER` or None.
 
     That is where this process has several CPU devices, XLA_FLAGS sets one of the options, or this jaxlib rejects them.
     (pmap takes no options.)
@@ -163,7 +163,7 @@ def put_local_rows(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def put_rows(batch: Any) -> Any:
-    """Place a tree of arrays [B, …], whole in every process, in equal shares on all devices."""
+    """Place a tree of arrays [B, …] in equal shares on all devices. The arrays are whole in every process."""
     sharding = NamedSharding(mesh(), P(AXIS))
     return jax.tree.map(lambda rows: jax.make_array_from_callback(rows.shape, sharding, rows.__getitem__), batch)
 

@@ -51,7 +51,10 @@ class TiledMap:
 
 
 def rebatch(batches: Iterable[Any], size: int) -> Iterator[Any]:
-    """Regroup batches, trees of arrays [B, …] of any B, into batches of `size` rows; the last may be shorter."""
+    """Regroup batches of any size B into batches of `size` rows.
+
+    A batch is a tree of arrays [B, …]. The last batch may be shorter.
+    """
     waiting: list[Any] = []
     missing = size
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Choices of a config: a name looked up, its options, and the call of its factory.
+"""Choices of a config: names, their options, and calls of their factories.
 
 A factory receives arguments from the experiment by parameter name (`num_steps`, `num_classes`, …, see PROVIDED); its
 other parameters with a default are its options in a config. Further needs are declared as `declarations.Facts`.
@@ -28,7 +28,7 @@ PROVIDED = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Given:
-    """An object handed over from Python where a config has a name; the factory that returns it."""
+    """An object handed over from Python in place of a name in a config. Calling it as a factory returns the object."""
 
     made: Any
     spelling: str
@@ -43,7 +43,7 @@ class Given:
         return self.spelling
 
     def __call__(self, split: str = "") -> Any:
-        """Return the object; of the sources of a data set, {split: Source}, the one of a split."""
+        """Return the object. For the sources of a data set, {split: Source}, return the source of a split."""
         if not isinstance(self.made, dict):
             return self.made
         if split not in self.made:
@@ -96,7 +96,10 @@ def options(section: Mapping[str, Any] | ConfigDict, key: str = "name") -> dict[
 
 
 def signature_options(factory: Any) -> dict[str, Any]:
-    """Return the options of a factory with their defaults: parameters with a default that nothing provides."""
+    """Return the options of a factory with their defaults.
+
+    Options are the parameters with a default that nothing provides.
+    """
     found = {}
     for name, parameter in inspect.signature(factory).parameters.items():
         default = parameter.default
@@ -108,11 +111,11 @@ def signature_options(factory: Any) -> dict[str, Any]:
 
 
 def make(key: str, name: str | Given, table: Mapping[str, Any], given: Mapping[str, Any], **provided: Any) -> Any:
-    """Call the factory of a choice with its options and the arguments of its signature.
+    """Call the factory of a choice with its options and other arguments.
 
-    key: of the config, for errors. given: the options. A parameter `num_steps` without default needs a chain. Raises
-    ValueError, on one line, for an option that the factory does not take, a parameter that nothing gives, or whatever
-    the factory itself refuses.
+    The other arguments are those in its signature that the experiment provides. key: of the config, for errors. given:
+    the options. A parameter `num_steps` without default needs a chain. Raises ValueError, on one line, for an option
+    that the factory does not take, a parameter that nothing gives, or whatever the factory itself refuses.
     """
     factory = choose(key, name, table)
     parameters = inspect.signature(factory).parameters

@@ -14,9 +14,9 @@ from diffusion_jax.sampling.loop import Sampler
 def samples(config: ConfigDict, sampler: Sampler, complete: bool = False) -> Callable[..., np.ndarray]:
     """Return `draw(params, seeds [N], label=None) -> [N,*D]`, samples in the levels of the data.
 
-    label [N]: classes to draw; None: those that the sampler draws for the seeds, if the model takes any. No sample
-    depends on the number of samples or devices. Raises FloatingPointError for samples that are not finite; complete:
-    also where an adaptive sampler did not reach its tolerance in the allowed network calls.
+    label [N]: classes to draw; None: the classes that the sampler draws for the seeds, if the model takes any. No
+    sample depends on the number of samples or devices. Raises FloatingPointError for samples that are not finite;
+    complete: also where an adaptive sampler did not reach its tolerance in the allowed network calls.
     """
     walk = sampler.sample_and_status if sampler.method.adaptive else sampler.sample
     sample = devices.TiledMap(latents.decoded(config, walk), config.sampler.tile, name="samples")

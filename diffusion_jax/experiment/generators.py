@@ -1,4 +1,7 @@
-"""Models that draw samples in one network call: their parts from a config, and what stands in for a denoiser's."""
+"""Models that draw samples in one network call.
+
+Their parts from a config, and stand-ins for the parts of a denoiser.
+"""
 
 from typing import Any, NamedTuple
 
@@ -19,7 +22,7 @@ from diffusion_jax.sampling.registry import SAMPLERS
 
 
 class NoDenoiser:
-    """Stand-in for a part of a denoiser: any use of it raises ValueError with the message."""
+    """Stand-in for a part of a denoiser. Any use raises ValueError with the message."""
 
     def __init__(self, message: str) -> None:
         """Keep the message."""

@@ -1,4 +1,4 @@
-"""Guidance of a config: none, by the class label, by a classifier or by a worse model."""
+"""Guidance of a config: none, by class label, classifier or worse model."""
 
 import inspect
 from collections.abc import Callable
@@ -35,7 +35,7 @@ OTHER_RUNS = {"log_probs": "classifier", "worse": "autoguidance"}
 
 
 def other_run(config: ConfigDict) -> str:
-    """Return the section of config.guidance that names the run that guides; "" for guidance without another run."""
+    """Return the section of config.guidance that names the guiding run. "" for guidance without another run."""
     parameters = inspect.signature(choose("guidance.name", config.guidance.name, GUIDANCES)).parameters
     return next((section for parameter, section in OTHER_RUNS.items() if parameter in parameters), "")
 
@@ -51,7 +51,7 @@ def class_log_probs(config: ConfigDict, net: Any) -> Callable[..., Array]:
 
 
 def check_guide(config: ConfigDict, guide: ConfigDict) -> None:
-    """Raise ValueError unless the run with the config `guide` can guide that of `config`."""
+    """Raise ValueError unless a run with the config `guide` can guide a run with `config`."""
     name = other_run(config)
     where = config.guidance[name].workdir
     if loss_facts(guide).classifier != by_classifier(config):

@@ -44,7 +44,7 @@ def opened(config: ConfigDict) -> Autoencoder | None:
 
 
 def check(config: ConfigDict, autoencoder: Autoencoder) -> None:
-    """Raise ValueError where data, clipping or coupling of a config do not suit its autoencoder."""
+    """Raise ValueError where a config does not suit its autoencoder. Data, clipping and coupling are checked."""
     where = f"latent.workdir={config.latent.workdir}"
     ours, theirs = ({key: data[key] for key in RANGE} for data in (config.data, autoencoder.config.data))
     other = [key for key in RANGE if ours[key] != theirs[key]]
@@ -61,7 +61,7 @@ def check(config: ConfigDict, autoencoder: Autoencoder) -> None:
 
 
 def inside(config: ConfigDict, autoencoder: Autoencoder | None) -> ConfigDict:
-    """Return the config as the denoiser of latents sees it; without an autoencoder the config itself."""
+    """Return the config for the denoiser of latents. Without an autoencoder, the config itself."""
     if autoencoder is None or not config.latent.workdir:
         return config
     config = config.copy_and_resolve_references()

@@ -50,7 +50,7 @@ def conditioning(config: ConfigDict) -> prediction.Conditioning:
 
 
 def input_scale(config: ConfigDict) -> prediction.InputScale | None:
-    """Return the factor of the network's input as a function of the noise level; None for 1."""
+    """Return the factor of the network's input by noise level; None for 1."""
     name, sigma_data = config.prediction.input_scaling, config.prediction.sigma_data
     made: prediction.InputScale | None = make(
         "prediction.input_scaling", name, prediction.INPUT_SCALINGS, {}, sigma_data=sigma_data

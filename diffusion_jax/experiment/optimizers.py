@@ -99,7 +99,9 @@ def adamw(
 def lion(
     learning_rate: Rate, b1: float = 0.9, b2: float = 0.99, weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
-    """Lion: the sign of an average of the gradients; its learning rate is a third to a tenth of Adam's.
+    """Lion: the sign of an average of the gradients.
+
+    Its learning rate is a third to a tenth of Adam's.
 
     Reference: Chen et al. 2023, algorithm 2.
     """
@@ -109,7 +111,7 @@ def lion(
 def muon(
     learning_rate: Rate, beta: float = 0.95, steps: int = 5, weight_decay: float = 0.0, rms: float = 0.2
 ) -> optax.GradientTransformation:
-    """Muon for matrices [inputs, outputs] and higher arrays, Adam for the others.
+    """Muon for matrices [inputs, outputs] and higher arrays, Adam for vectors and scalars.
 
     steps: Newton-Schulz iterations. rms: root mean square of an update relative to the learning rate, so that Adam's
     learning rates fit. Reference: Jordan et al. 2024; Liu et al. 2025 (rms).
@@ -179,14 +181,15 @@ def _checked(config: ConfigDict, key: str) -> dict[str, Any]:
 
 
 def evaluated(rate: Rate) -> Callable[[int], float]:
-    """Return a learning rate as a function of the updates so far, with a float as result."""
+    """Return a learning rate as a function of the number of updates. Its result is a float."""
     return lambda n: float(rate(n) if callable(rate) else rate)
 
 
 def fill_in(config: ConfigDict) -> ConfigDict:
-    """Set the end of a decaying learning rate, total_steps, to train_steps where it is 0; return the config.
+    """Set total_steps of a decaying learning rate to train_steps where it is 0.
 
-    So a run that is lengthened goes on at the rate where its decay ended, and another decay is another run.
+    Returns the config. So a run that is lengthened goes on at the rate where its decay ended, and another decay is
+    another run.
     """
     chosen = config.optimizer.get(str(config.optimizer.schedule), {})
     if chosen.get("total_steps") == 0:

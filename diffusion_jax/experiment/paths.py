@@ -40,7 +40,7 @@ def _scheduled(config: ConfigDict) -> Schedule | LearnedSchedule:
 
 @functools.lru_cache(maxsize=64, typed=True)
 def _made(name: str | Given, steps: int, given: tuple[tuple[str, Any], ...]) -> Schedule | LearnedSchedule:
-    """Make and check a schedule; the same function every time, so that what is computed from it can be remembered."""
+    """Return a checked schedule, cached so that its coefficients can be cached."""
     with np.errstate(all="ignore"):  # the check below finds whatever comes of it
         made: Schedule | LearnedSchedule = make("schedule.name", name, SCHEDULES, dict(given), num_steps=steps)
     if not isinstance(made, LearnedSchedule):
@@ -54,7 +54,7 @@ def is_learned(config: ConfigDict) -> bool:
 
 
 def check_schedule(schedule: Schedule, num_steps: int) -> None:
-    """Raise ValueError unless sigma/alpha rises with t, at the levels of a chain or at 64 others."""
+    """Raise ValueError unless sigma/alpha rises with t. Checked at the levels of a chain, or at 64 times."""
     times = np.linspace(0, 1, (num_steps or 64) + 1)
     found = in_float64(level, schedule, times)
     ratio = found.log_sigma - found.log_alpha
@@ -63,7 +63,7 @@ def check_schedule(schedule: Schedule, num_steps: int) -> None:
 
 
 def preserves_variance(config: ConfigDict) -> bool:
-    """Return True if alpha² + sigma² = 1 at the levels of a chain, or at 64 others."""
+    """Return True if alpha² + sigma² = 1 at the levels of a chain, or at 64 times."""
     found = in_float64(level, initial_schedule(config), np.linspace(0, 1, (config.process.num_steps or 64) + 1))
     return bool(np.allclose(np.exp(2 * found.log_alpha) + np.exp(2 * found.log_sigma), 1, rtol=0, atol=1e-4))
 
@@ -94,9 +94,10 @@ def chain_coefficients(
 
 
 def K_coefficients(config: ConfigDict, process: Process, path: ModelSchedule) -> Callable[[Any], Any]:
-    """Return `coefficients(params)` of the T steps of the chain, with the schedule's own noise at t = 0.
+    """Return `coefficients(params)` of the T steps of the chain.
 
-    The bound K leaves the last step out, so that the noise at t = 0 may be any. Raises ValueError for masks.
+    The noise at t = 0 is the schedule's own. The bound K leaves the last step out, so that the noise at t = 0 may be
+    any. Raises ValueError for masks.
     """
     if process.masks:
         raise ValueError(
@@ -117,8 +118,8 @@ def grid_coefficients(
 ) -> Callable[[Any], Any]:
     """Return `coefficients(params)` of the steps of a time grid.
 
-    Those of a fixed schedule are computed once, in float64 on the host; those of a learned schedule are traced from its
-    parameters.
+    The coefficients of a fixed schedule are computed once, in float64 on the host; the coefficients of a learned
+    schedule are traced from its parameters.
     """
     if path.fixed is None:
         noisy = np.isfinite(in_float64(initial_schedule(config), times[-1:])[1][0])
@@ -128,7 +129,7 @@ def grid_coefficients(
 
 
 def check_single_steps(config: ConfigDict, instead: str) -> None:
-    """Raise ValueError for a variance of single steps, where steps span several levels of the chain."""
+    """Raise ValueError for a single-step variance if steps span several levels."""
     if variance_facts(config).single_steps:
         raise ValueError(
             f"prediction.variance={config.prediction.variance!r}: belongs to single steps of the chain. Leave "
@@ -142,9 +143,10 @@ def variance_facts(config: ConfigDict) -> Facts:
 
 
 def lowest_time(config: ConfigDict, path: ModelSchedule, min_t: float = 0.0) -> float:
-    """Return the time at which an ODE ends: min_t, or for 0 the lowest level with noise, or else 1e-5.
+    """Return the time at which an ODE ends.
 
-    The lowest level of a chain is 1/T, of VE, EDM and the like 0. Reference for 1e-5: Song et al. 2021, appendix C.
+    It is min_t, or for 0 the lowest level with noise, or else 1e-5. The lowest level of a chain is 1/T, of VE, EDM and
+    the like 0. Reference for 1e-5: Song et al. 2021, appendix C.
     """
     if min_t:
         return min_t

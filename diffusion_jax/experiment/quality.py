@@ -1,4 +1,4 @@
-"""Sample-quality metrics of a config: its feature network, reference statistics, and the monitor of a training."""
+"""Sample-quality metrics of a config. Its feature network, reference statistics, and the monitor of a training."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ def measure(
 
 
 def split_features(config: ConfigDict, split: str, network: features.FeatureNetwork) -> features.Features:
-    """Return the features of every example of a split of a config's data, in order."""
+    """Return the features of a split of a config's data, in order."""
     return reference.source_features(sources.source(config, split), network, config.data.workers)
 
 
@@ -65,7 +65,7 @@ def svm_refusal(config: ConfigDict, decode: bool = False) -> str:
 
 
 def check_evaluation(config: ConfigDict) -> None:
-    """Raise ValueError for a key of config.eval whose question the data cannot answer."""
+    """Raise ValueError for a key of config.eval that cannot be evaluated on the data."""
     if config.eval.svm and (why := svm_refusal(config)):
         raise ValueError(f"eval.svm: {why}. Use eval.svm=False")
 

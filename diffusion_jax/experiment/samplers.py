@@ -117,7 +117,7 @@ def clipped(config: ConfigDict, predict: prediction.Denoiser) -> prediction.Deno
 def clips_x0(config: ConfigDict, section: ConfigDict) -> bool:
     """Return True if the predicted x0 is clipped; section: config.sampler or config.bound.
 
-    Never for the posterior mean as target, from which x0 only follows: clipping would lose most of the mean at steps
+    Never for the posterior mean as target, from which x0 is derived: clipping would lose most of the mean at steps
     with little information on x0. Reference: the public code of Ho et al. 2020.
     """
     return bool(section.clip_x0 and target_facts(config).clips)
@@ -158,7 +158,7 @@ def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
 
 
 def adaptive_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
-    """Return the grid of an adaptive sampler: its ends, and times in between where it may be cut into parts."""
+    """Return the grid of an adaptive sampler. It has both ends, and times in between where it may be cut into parts."""
     if config.process.num_steps and not config.sampler.min_t:
         return grids.uniform(config.process.num_steps, config.process.num_steps)
     return np.linspace(1, lowest_time(config, path, config.sampler.min_t), 101)

@@ -1,4 +1,4 @@
-"""Data of a config: sources, checks of them, and conversion to the range of the model."""
+"""Data of a config: sources, checks, and conversion to the model's range."""
 
 import concurrent.futures
 import hashlib
@@ -100,7 +100,10 @@ def _key(data: ConfigDict) -> str:
 
 
 def exact_entropies(config: ConfigDict, process: Process, path: Schedule) -> dict[str, float]:
-    """Return -H(x_0) and -H(x_1) in bits, x_1 at the first level of the chain; {} for data without known entropies."""
+    """Return -H(x_0) and -H(x_1) in bits.
+
+    x_1 is at the first level of the chain. {} for data without known entropies.
+    """
     entropies = facts(config).entropies
     if entropies is None:
         return {}
@@ -120,7 +123,7 @@ def heldout(config: ConfigDict) -> Source:
 
 
 def heldout_or_none(config: ConfigDict, use: str = "") -> Source | None:
-    """Open the held-out split; None if there is none, with a warning that names the use of it, if given."""
+    """Open the held-out split, or return None if there is none. A warning then names `use`, if given."""
     try:
         return heldout(config)
     except NoHeldout as error:
@@ -174,7 +177,7 @@ def check(config: ConfigDict, train: Source) -> None:
 
 
 def check_workdir(config: ConfigDict, workdir: str) -> None:
-    """Raise ValueError for a run directory inside a folder of images, which its pictures would join."""
+    """Raise ValueError for a run directory inside a folder of images. The pictures of the run would join the data."""
     if config.data.name == "folder" and "://" not in workdir:
         place = pathlib.Path(files.expand(workdir)).resolve()
         for key in ("path", "heldout"):
@@ -187,7 +190,7 @@ def check_workdir(config: ConfigDict, workdir: str) -> None:
 
 
 def summary(train: Source, heldout: Source | None) -> str:
-    """Return a line on the data: examples trained on, held out and skipped, and the histogram of the classes."""
+    """Return a line on the data. Examples trained on, held out and skipped, and the histogram of the classes."""
     line = f"training on {train.size:,} examples of {train.name}"
     line += f", {heldout.size:,} held out" if heldout else ", held-out ones not used"
     if train.levels > 2 and (top := train.read(_spread(train.size, 16))[0].max()) < train.levels // 4:
@@ -229,7 +232,7 @@ def check_files(config: ConfigDict) -> None:
 
 
 def _short(words: list[str], most: int = 10) -> str:
-    """Join words by commas; of more than `most` the first ones, and the number of the others."""
+    """Join words by commas. Of more than `most` words, the first ones and the number of omitted words."""
     more = [f"and {len(words) - most:,} more"] if len(words) > most else []
     return ", ".join(words[:most] + more)
 
@@ -240,7 +243,7 @@ def _spread(size: int, number: int) -> np.ndarray:
 
 
 def coupling(config: ConfigDict) -> Coupling | None:
-    """Return the coupling of the noise of a batch with its examples; None for independent noise."""
+    """Return the coupling of noise and examples in a batch. None for independent noise."""
     made: Coupling | None = choose("data.coupling", config.data.coupling, COUPLINGS)
     return made
 

@@ -1,4 +1,4 @@
-"""Config validation: values outside of their range, and choices that do not fit each other."""
+"""Config validation: values out of range, and choices that do not fit."""
 
 import functools
 from typing import Any

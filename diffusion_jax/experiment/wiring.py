@@ -83,7 +83,7 @@ def build(
 ) -> Experiment:
     """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit.
 
-    params: those of a trained run, which freeze a learned schedule; see `schedule`. apply: what stands in for the
+    params: of a trained run, which freeze a learned schedule; see `schedule`. apply: what stands in for the
     network's own, to see how often it is called (`count_calls`). guide: the config of the run that config.guidance
     names; its parameters are params["classifier"] or params["guide"].
     """
@@ -162,7 +162,7 @@ def outputs_per_channel(config: ConfigDict, process: Process) -> int:
 
 
 def classifier(config: ConfigDict) -> Experiment:
-    """Return the Experiment of a classifier of noisy examples, to train and to guide by."""
+    """Return the Experiment of a classifier of noisy examples. The classifier is trained, and used for guidance."""
     loss = f"loss.name={config.loss.name!r}"
     refuse(
         (config.network.conditional, f"{loss}: a classifier takes no label. Set network.conditional=False"),
@@ -230,7 +230,7 @@ def latent(
 
 
 def direct(config: ConfigDict) -> Experiment:
-    """Return the Experiment of an autoencoder or a GAN, which draws samples in one network call."""
+    """Return the Experiment of an autoencoder or a GAN. These draw samples in one network call."""
     made = generators.generator(config)
     return Experiment(
         network=made.network,
@@ -288,10 +288,11 @@ def guided(
 
 
 def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None) -> int:
-    """Count the network calls of a sample (NFE), while the sampler of a config runs on a stand-in.
+    """Count the network calls of a sample (NFE).
 
-    The stand-in answers 0, at once; a call for a batch, as guidance may make, counts as many times as it has rows.
-    Where the calls depend on the answers (dopri5), the network gives them, and it is the mean over seeds 0 to 7.
+    The sampler of a config runs on a stand-in, which returns 0 at once. A call for a batch, as guidance may make,
+    counts as many times as it has rows. Where the calls depend on the output (dopri5), the network runs in place of the
+    stand-in, and the result is the mean over seeds 0 to 7.
     """
     built = build(config, guide=guide)
     if built.sampler.method.direct:

@@ -86,7 +86,7 @@ def from_flax(params: Mapping[str, Any], unet: UNet, shape: tuple[int, ...]) -> 
 
 
 def _name(path: Path, levels: int) -> str:
-    """Return diffusers' name of a parameter; diffusers counts the up blocks from the lowest resolution."""
+    """Return diffusers' name of a parameter. diffusers counts the up blocks from the lowest resolution."""
     *module, leaf = path
     end = "bias" if leaf == "bias" else "weight"
     if tuple(module) in _OUTSIDE:

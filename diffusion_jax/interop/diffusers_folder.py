@@ -1,4 +1,6 @@
-"""Read and write a saved model of diffusers: JSON and safetensors in a folder, without PyTorch.
+"""Read and write a saved model of diffusers without PyTorch.
+
+The model is a folder of JSON and safetensors files.
 
 config.json                              the options of a UNet2DModel, see diffusers_options.py
 diffusion_pytorch_model.safetensors      its weights, by the names of diffusers.py

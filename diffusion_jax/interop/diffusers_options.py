@@ -87,7 +87,7 @@ _VARIANCES[LEARNED] = LEARNED
 
 
 class _File:
-    """JSON file with known keys and supported values, and everything that is wrong with it."""
+    """JSON file with known keys and supported values, and a list of its faults."""
 
     def __init__(self, path: pathlib.Path, fixed: Fixed, options: Mapping[str, Any], ignored: tuple[str, ...]) -> None:
         """Read the file. Raises ValueError if it holds no JSON object."""
@@ -124,12 +124,15 @@ class _File:
             raise ValueError(f"{self.path}: {'; '.join(self.faults)}")
 
     def whole(self, key: str, least: int = 1) -> int:
-        """Return a whole number, or 1 and add a fault."""
+        """Return the value of a key. Unless it is a whole number, add a fault and return 1."""
         sound = self.check(key, _is_whole(self.values[key], least), f"Use a whole number of at least {least}")
         return self.values[key] if sound else 1
 
     def wholes(self, key: str, length: int = 0) -> list[int]:
-        """Return a list of whole numbers, `length` of them (0: one or more), or [] and add a fault."""
+        """Return a list of whole numbers; otherwise add a fault and return [].
+
+        `length`: how many numbers; 0: one or more.
+        """
         values = self.values[key]
         listed = isinstance(values, list | tuple) and len(values) > 0 and len(values) == (length or len(values))
         sound = listed and all(_is_whole(value) for value in values)

@@ -31,10 +31,10 @@ TAKEN = (
 def from_diffusers(config: ConfigDict, path: str, workdir: str) -> dict[str, Any]:
     """Import a saved UNet2DModel as a run directory.
 
-    Network, shape and classes of the data and, if the model has a scheduler, the chain are those of the model; the rest
-    is that of the config, also the levels of the data (256 if it has none). Where network.label_dropout of the config
-    is above 0, the last class embedding of the model means "no label". Raises ValueError or OSError before anything is
-    written.
+    The model determines the network, the shape and classes of the data and, if it has a scheduler, the chain. All other
+    keys are taken from the config, including the levels of the data (256 if it has none). Where network.label_dropout
+    of the config is above 0, the last class embedding of the model means "no label". Raises ValueError or OSError
+    before anything is written.
     """
     check_vacant(workdir)
     folder = diffusers_folder.find(path)
@@ -66,7 +66,7 @@ def from_diffusers(config: ConfigDict, path: str, workdir: str) -> dict[str, Any
 
 
 def _fit_variance(config: ConfigDict, learned: bool, chain: bool) -> None:
-    """Set the variance of a config to that of a model without a scheduler. Raises ValueError if a scheduler differs."""
+    """Set the variance of a config for a model without a scheduler. Raises ValueError if a scheduler differs."""
     variance = config.prediction.variance
     if chain and learned != (variance == diffusers_options.LEARNED):
         raise ValueError(
@@ -86,8 +86,8 @@ def _fit_variance(config: ConfigDict, learned: bool, chain: bool) -> None:
 def from_ddpm_tf1(config: ConfigDict, path: str, workdir: str) -> dict[str, Any]:
     """Import a checkpoint of the code of Ho et al. 2020, for the network of the config.
 
-    All averages are that of the checkpoint, or the parameters if it has none. Raises ValueError or OSError before
-    anything is written.
+    All averages are set to the average of the checkpoint, or to its parameters if it has no average. Raises ValueError
+    or OSError before anything is written.
     """
     check_vacant(workdir)
     for key, value, needed in (

@@ -1,4 +1,4 @@
-"""Parameter shapes and norm groups of a U-Net, to match the weights of other projects."""
+"""Match a U-Net to the weights of other projects. Parameter shapes, and groups of norms."""
 
 import functools
 
@@ -24,6 +24,6 @@ def norm_groups(unet: UNet, shape: tuple[int, ...]) -> set[int]:
 
 
 def with_groups(unet: UNet, shape: tuple[int, ...], groups: int) -> UNet:
-    """Return `unet` with `groups` groups in every norm; as the option 0, where that gives the same number."""
+    """Return `unet` with `groups` groups in every norm. The option is 0 where that gives the same number."""
     usual = unet.clone(groups=0)
     return usual if norm_groups(usual, shape) == {groups} else unet.clone(groups=groups)

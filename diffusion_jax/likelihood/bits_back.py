@@ -48,7 +48,7 @@ class Watch(Protocol):
 
 
 class Chain(NamedTuple):
-    """The chain of latents, in the order of encoding: index k - 1 is that of z_k."""
+    """The chain of latents, in the order of encoding: index k - 1 is for z_k."""
 
     scale: np.ndarray
     """[N]: q(z_(k+1) | z_k) has the mean scale[k] z_k, q(z_1 | x0) the mean scale[0] x0."""
@@ -140,7 +140,7 @@ class Stack:
         return centre + residual
 
     def _narrow(self, mean: np.ndarray, std: np.ndarray, reach: int) -> tuple[np.ndarray, Any, tuple[Any, Any]]:
-        """The rounded mean, and the model of the difference from there in a small range.
+        """The rounded mean, and the model of the difference in a small range.
 
         Every symbol of a range has at least 2^-24 of the mass, so that a large range would draw many outliers.
         """

@@ -53,7 +53,10 @@ def make_boundary_terms(
 
 
 def paper_unit(shape: tuple[int, ...]) -> tuple[str, int]:
-    """Return the paper's unit of K for data of a shape: its name, and the number per example."""
+    """Return the paper's unit of K for data of a shape.
+
+    Returns the name of the unit, and the number of units per example.
+    """
     return ("bits/pixel", shape[0] * shape[1]) if len(shape) == 3 else ("bits/example", 1)
 
 

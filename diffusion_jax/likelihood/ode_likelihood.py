@@ -97,7 +97,7 @@ PROBES: dict[str, DrawProbes] = {
 DensityFunction = Callable[..., Density]
 """Log density under the probability-flow ODE: (params, keys [B], x [B,*D], label [B] or None) -> `Density`.
 
-The keys are those of the probes, one per example; x are examples at the level of t = min_t."""
+The keys are for the probes, one per example; x are examples at the level of t = min_t."""
 
 
 def make_density(

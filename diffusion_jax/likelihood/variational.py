@@ -124,7 +124,7 @@ def to_bits(nats: np.ndarray, dims: int) -> np.ndarray:
 
 
 def standard_error(values: np.ndarray) -> np.ndarray:
-    """Return the standard error of the mean over the first axis; NaN for one value."""
+    """Return the standard error of the mean over the first axis. NaN for one value."""
     return values.std(0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.full(values.shape[1:], np.nan)
 
 

@@ -17,7 +17,7 @@ def interval(
 ) -> tuple[float, float]:
     """Return the 95 % confidence interval of a statistic of `size` samples.
 
-    statistic: `statistic(rows)`, for some of the samples. value: that of all samples. name: for the progress.
+    statistic: `statistic(rows)`, for some of the samples. value: the statistic of all samples. name: for the progress.
 
     Each replicate is the statistic of half of the samples, drawn without replacement: for a mean, it has the variance
     of the mean over all samples, and no sample is repeated, which would bias nearest neighbours and unbiased kernel

@@ -1,4 +1,4 @@
-"""A small classifier of the embedded 8x8 digits, whose features replace those of Inception."""
+"""A small classifier of the embedded 8x8 digits, whose features replace Inception's."""
 
 import flax.linen as nn
 import jax.numpy as jnp

@@ -50,10 +50,11 @@ def _shipped(
 
 
 def inception(shape: tuple[int, ...], levels: int, weights: str = "", drawn: bool = False) -> FeatureNetwork:
-    """The 2,048 features of the FID, for images of any size; grey images are repeated as red, green and blue.
+    """The 2,048 features of the FID, for images of any size.
 
-    weights: a file of `import_inception`; "": IMPORTED. drawn: use random weights instead, to measure speed. Raises
-    ValueError for data that are not images, FileNotFoundError if there is no such file.
+    Grey images are repeated as red, green and blue. weights: a file of `import_inception`; "": IMPORTED. drawn: use
+    random weights instead, to measure speed. Raises ValueError for data that are not images, FileNotFoundError if there
+    is no such file.
     """
     if len(shape) != 3 or shape[-1] not in (1, 3):
         raise ValueError(
@@ -108,9 +109,9 @@ def _shapes(network: Any, shape: tuple[int, ...]) -> dict[tuple[str, ...], tuple
 
 
 def import_inception(path: str, out: os.PathLike | str = "") -> dict[str, Any]:
-    """Convert the public weights to a .npz file, see `inception_weights.read`; write nothing if they do not fit.
+    """Convert the public weights to a .npz file, see `inception_weights.read`.
 
-    Returns the path of the file, the hash of the weights, and their numbers.
+    Nothing is written if they do not fit. Returns the path of the file, the hash of the weights, and their numbers.
     """
     out = pathlib.Path(files.expand(out or IMPORTED))
     files.check_file(out, "--out=")

@@ -76,11 +76,11 @@ def frechet_pixels(real: np.ndarray, samples: np.ndarray) -> float:
 def frechet_interval(
     mean1: np.ndarray, cov1: np.ndarray, samples: np.ndarray, draws: int = 500, share: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Return a bootstrap interval of the distance of samples [M,F] from a Gaussian, which is held fixed.
+    """Return a bootstrap interval of the distance of samples [M,F] from a Gaussian.
 
-    Samples are drawn with replacement, `draws` times. The duplicates add a bias, so the quantiles are shifted by the
-    difference between the distance and the mean of the draws. The interval covers the expected distance of sets of this
-    size, not its limit. Reference: Efron 1979.
+    The Gaussian is held fixed. Samples are drawn with replacement, `draws` times. The duplicates add a bias, so the
+    quantiles are shifted by the difference between the distance and the mean of the draws. The interval covers the
+    expected distance of sets of this size, not its limit. Reference: Efron 1979.
     """
     x = np.asarray(samples, np.float64)
     count, dims = x.shape

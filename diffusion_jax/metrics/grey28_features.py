@@ -1,4 +1,4 @@
-"""A small classifier of MNIST and Fashion-MNIST, whose features replace those of Inception."""
+"""A small classifier of MNIST and Fashion-MNIST, whose features replace Inception's."""
 
 import flax.linen as nn
 import jax.numpy as jnp

@@ -151,7 +151,8 @@ class BlockE(nn.Module):
 class Inception(nn.Module):
     """Classifier: x [B,H,W,3] in 0 … 255, of any size -> (features [B,2048], logits [B,1008]).
 
-    The features are those of pool_3. The logits have no bias: the Inception score is, by tradition, computed without.
+    The features are the outputs of pool_3. The logits have no bias: the Inception score is, by tradition, computed
+    without.
     """
 
     @nn.compact

@@ -1,7 +1,7 @@
-"""Read the public weights of the FID's Inception: PyTorch ports as safetensors, or the TensorFlow graph of 2015.
+"""Read the public weights of the FID's Inception network.
 
-Neither PyTorch nor TensorFlow is needed, and nothing in the files is executed: of a frozen graph, a protocol buffer,
-only the constants are read.
+These are PyTorch ports as safetensors, or the TensorFlow graph of 2015. Neither PyTorch nor TensorFlow is needed, and
+nothing in the files is executed: of a frozen graph, a protocol buffer, only the constants are read.
 """
 
 import os
@@ -54,9 +54,10 @@ CHAINS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def read(path: os.PathLike | str, shapes: Mapping[tuple[str, ...], tuple[int, ...]]) -> dict[str, Any]:
-    """Return the parameters of `Inception`, which have the `shapes` by path, from a .safetensors or .pb file.
+    """Return the parameters of `Inception` from a .safetensors or .pb file.
 
-    Raises FileNotFoundError if there is no such file, ValueError if it holds something else.
+    shapes: of the parameters, by path. Raises FileNotFoundError if there is no such file, ValueError if it holds
+    something else.
     """
     path = pathlib.Path(files.expand(path))
     if not path.is_file():
@@ -118,7 +119,7 @@ def _of_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def graph_names() -> dict[str, str]:
-    """Return the scopes of the graph and the units by PyTorch's names that they are."""
+    """Return {scope of the graph: PyTorch's name of the unit}."""
     names = dict(zip(_numbered("conv"), FIRST, strict=False))
     for scope, block in zip(_numbered("mixed"), BLOCKS, strict=False):
         for inner, units in CHAINS.get(block, CHAINS[block[0]]).items():
@@ -134,7 +135,7 @@ def _numbered(name: str) -> Iterator[str]:
 
 
 def _of_graph(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Return the constants of a frozen graph by the names and in the layouts of PyTorch."""
+    """Return the constants of a frozen graph as PyTorch names and arranges them."""
     try:
         constants = dict(_constants(path.read_bytes()))
     except (LookupError, TypeError, ValueError) as error:  # bytes that are no protocol buffer, or another one
@@ -153,7 +154,10 @@ def _of_graph(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _constants(graph: bytes) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield name and value of every float32 constant of a GraphDef, by the fields of TensorFlow's graph.proto."""
+    """Yield name and value of every float32 constant of a GraphDef.
+
+    The fields are numbered as in TensorFlow's graph.proto.
+    """
     for number, node in _fields(graph):
         if number != 1 or not isinstance(node, bytes):
             continue
@@ -174,7 +178,10 @@ def _constants(graph: bytes) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _tensor(message: bytes) -> np.ndarray | None:
-    """Return the value of a TensorProto of float32, bytes or a packed list; None for another dtype."""
+    """Return the value of a TensorProto; None unless it is float32.
+
+    The values are stored as bytes or as a packed list.
+    """
     fields: dict[int, Any] = dict(_fields(message))
     if fields.get(1) != 1:
         return None
@@ -185,7 +192,7 @@ def _tensor(message: bytes) -> np.ndarray | None:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Yield number and content of the fields of a protocol buffer; the content is an integer or bytes."""
+    """Yield number and content of the fields of a protocol buffer. The content is an integer or bytes."""
     at = 0
 
     def varint() -> int:

@@ -53,9 +53,10 @@ def recall(real: np.ndarray, samples: np.ndarray, k: int = 3) -> float:
 
 
 def density(real: np.ndarray, samples: np.ndarray, k: int = 5) -> float:
-    """Return the mean number of the data's balls around a sample, over k; 1 for equal distributions.
+    """Return the mean number of the data's balls around a sample, over k.
 
-    Balls do not hold their edge, as in the authors' code. Reference: Naeem et al. 2020, eq. 4 (k = 5).
+    1 for equal distributions. Balls do not hold their edge, as in the authors' code. Reference: Naeem et al. 2020, eq.
+    4 (k = 5).
     """
     return float(count_balls(samples, real, radii(real, k), closed=False).mean() / k)
 

@@ -9,7 +9,10 @@ from diffusion_jax.metrics import registry
 from diffusion_jax.metrics.features import FeatureNetwork, extract
 
 LARGER_IS_BETTER = ("is_1split", "precision", "recall", "density", "coverage")
-"""Beginnings of the names of these metrics. The others are better the smaller, but memorisation is best at 1/2."""
+"""Beginnings of the names of these metrics.
+
+All other metrics are better the smaller, but memorisation is best at 1/2.
+"""
 Draw = Callable[[Any, np.ndarray], np.ndarray]
 """`draw(params, seeds [N])` returns samples [N,*D], in the levels of the data."""
 
@@ -37,9 +40,10 @@ def make_monitor(
 
 
 def objective(name: str, values: dict[str, float]) -> float | None:
-    """Return what the best checkpoint minimises: the metric of this full name, negated if larger is better.
+    """Return the value that the best checkpoint minimises.
 
-    None if nothing was measured. Raises ValueError if the values do not hold this metric.
+    It is the metric of this full name, negated if larger is better. None if nothing was measured. Raises ValueError if
+    the values do not hold this metric.
     """
     if not values:
         return None

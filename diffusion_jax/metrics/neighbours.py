@@ -13,9 +13,9 @@ AT_ONCE = 2**24
 
 
 def nearest(x: np.ndarray, y: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k nearest of y [M,F] to each of x [N,F], nearest first: squared distances [N,k] and rows of y [N,k].
+    """Return the k nearest of y [M,F] to each of x [N,F].
 
-    Raises ValueError unless 1 <= k <= M.
+    Nearest first: squared distances [N,k] and rows of y [N,k]. Raises ValueError unless 1 <= k <= M.
     """
     if not 1 <= k <= len(y):
         raise ValueError(f"k={k}: must lie in 1 … {len(y)}, the number of examples")
@@ -39,7 +39,7 @@ def parts(rows: int, columns: int) -> list[slice]:
 
 
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return |x - y|² of all pairs as |x|² + |y|² - 2 x·y, which is fast and inexact. x [N,F], y [M,F] -> [N,M]."""
+    """Return |x - y|² of all pairs as |x|² + |y|² - 2 x·y. This is fast and inexact. x [N,F], y [M,F] -> [N,M]."""
     norms = np.einsum("nf,nf->n", x, x)[:, None] + np.einsum("mf,mf->m", y, y)
     return np.maximum(norms - 2 * x @ y.T, 0)
 
@@ -50,10 +50,11 @@ def between(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def memorisation(train: np.ndarray, heldout: np.ndarray, samples: np.ndarray) -> float:
-    """Return the probability that a sample is nearer to the training set than a held-out example; ties count half.
+    """Return the probability that samples are nearer to the training set than held-out examples.
 
-    1/2 for new draws from the distribution of the data, 1 for copies of training examples, below 1/2 for samples that
-    are far from the data. All arguments are features [·,F]. Reference: Meehan et al. 2020, the statistic of their test.
+    Ties count half. 1/2 for new draws from the distribution of the data, 1 for copies of training examples, below 1/2
+    for samples that are far from the data. All arguments are features [·,F].
+    Reference: Meehan et al. 2020, the statistic of their test.
     """
     return memorisation_from_distances(*(nearest(x, train, 1)[0][:, 0] for x in (samples, heldout)))
 

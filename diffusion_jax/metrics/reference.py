@@ -1,4 +1,6 @@
-"""Reference statistics of real data in the features of a network, stored with their provenance.
+"""Reference statistics of real data in the features of a network.
+
+They are stored with their provenance.
 
     network = feature_networks.digits(source.shape, source.levels)
     statistics = reference.measure(source, network, "train")
@@ -51,7 +53,7 @@ def describe(network: FeatureNetwork, shape: tuple[int, ...], levels: int) -> di
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of this package and of those that compute features."""
+    """Return the versions of this package and of the packages that compute features."""
     return {"diffusion_jax": __version__, **{name: importlib.metadata.version(name) for name in ("jax", "numpy")}}
 
 

@@ -6,8 +6,8 @@ Networks are called as
     apply(variables, x, time, label, keys) -> output
 
 with x [B,*D], time [B], label int [B] or None, and one PRNG key per example in `keys` [B], or None for no dropout. The
-built-in networks have this call. `adapt` wraps a module whose `__call__` takes (x, time) or (x, time, label), and by
-name, where it wants them, `keys`, and `train`, `training` or `deterministic`. Such a module may use `nn.Dropout`.
+built-in networks have this call. `adapt` wraps a module whose `__call__` takes (x, time) or (x, time, label), and, if
+they are in its signature, `keys`, and `train`, `training` or `deterministic`. Such a module may use `nn.Dropout`.
 """
 
 import dataclasses
@@ -84,7 +84,7 @@ class AdaptedNetwork:
         label: Array | None = None,
         keys: Array | None = None,
     ) -> Array:
-        """Return the output of the module. Raises ValueError where its shape is not the one asked for.
+        """Return the output of the module. Raises ValueError where its shape is not the requested shape.
 
         With keys, the dropout of each example follows from its own key: the module is mapped over the examples, unless
         its `__call__` takes the keys itself.
@@ -138,11 +138,13 @@ class AdaptedNetwork:
 
 
 def adapt(module: Any, out_channels: int | None = None, classifier: bool = False) -> Any:
-    """Return a network with the call of this package; a built-in network is returned as it is.
+    """Return a network with the call of this package.
+
+    A built-in network is returned as it is.
 
     Args:
         module: a linen module.
-        out_channels: channels of the output; None for those of x.
+        out_channels: channels of the output; None for the channels of x.
         classifier: the output is [B,out_channels], whatever the shape of x.
 
     Raises ValueError for anything that is no linen module, or has a `__call__` that cannot be called with (x, time) or

@@ -114,5 +114,5 @@ class VAE(Half):
         return self.decoder(z, keys)
 
     def __call__(self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None) -> Array:
-        """Return the parameters at the mean of the latents; time and label are not used."""
+        """Return the parameters at the mean of the latents. time and label are not used."""
         return self.decode(jnp.split(self.encode(x, keys), 2, axis=-1)[0], keys)

@@ -1,8 +1,8 @@
 """Faster 3x3 convolutions on CPUs: the same sums with fewer products.
 
-`fast(apply)` is the forward pass of a network with these convolutions in place of those of `flax.linen`; they are
-chosen when a program is compiled for a CPU, and on other devices the convolution is XLA's. The results differ by
-rounding alone. The faster ways are taken for stride 1, padding SAME and at least float32: in bfloat16 the sums of
+`fast(apply)` is the forward pass of a network with these convolutions in place of the convolutions of `flax.linen`;
+they are chosen when a program is compiled for a CPU, and on other devices the convolution is XLA's. The results differ
+by rounding alone. The faster ways are taken for stride 1, padding SAME and at least float32: in bfloat16 the sums of
 kernels and of pixels would be rounded.
 
 Arrays are [B,H,W,C], kernels [3,3,C,D]. `convolve` and `convolve_repeated` take the arguments of
@@ -37,7 +37,7 @@ MIN_CHANNELS = 128
 
 
 def fast(apply: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the `apply` of a linen module with faster convolutions where it is compiled for a CPU.
+    """Return the `apply` of a linen module with faster convolutions on a CPU.
 
     They replace the convolutions of every `nn.Conv` (not of its subclasses) and of `layers.Upsample`.
     """
@@ -53,7 +53,7 @@ def fast(apply: Callable[..., Any]) -> Callable[..., Any]:
 def _with_fast_convolutions(
     call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
 ) -> Any:
-    """Call a method of a module, with a faster convolution if the module has one. See `nn.intercept_methods`."""
+    """Call a method of a module, with its faster convolution if any. See `nn.intercept_methods`."""
     module = context.module
     if context.method_name == "__call__" and type(module) is layers.Upsample:
         (x,) = args
@@ -93,9 +93,9 @@ def repeated(x: Array, kernel: Array) -> Array:
 def repeated_in_quarters(x: Array, kernel: Array) -> Array:
     """Convolution of `repeated`, with 4 products per pixel in place of 9.
 
-    A window over doubled pixels sees two rows and two columns of x only. Those of the result's even rows are the row
-    before and the row itself, with the kernel's rows k0 and k1 + k2; those of odd rows the row itself and the next,
-    with k0 + k1 and k2. Columns alike, so that the result is four convolutions of 2x2, interleaved.
+    A window over doubled pixels covers only two rows and two columns of x. For an even row of the result, these are the
+    row before and the row itself, with the kernel rows k0 and k1 + k2; for an odd row, the row itself and the next row,
+    with k0 + k1 and k2. Columns work alike, so the result is four interleaved convolutions of 2x2.
     """
     batch, height, width, _ = x.shape
 

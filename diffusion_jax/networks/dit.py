@@ -1,4 +1,4 @@
-"""Diffusion transformer of Peebles and Xie 2023: blocks of attention on patches, conditioned by adaptive norms."""
+"""Diffusion transformer of Peebles and Xie 2023. Blocks of attention on patches, conditioned by adaptive norms."""
 
 import math
 from functools import partial

@@ -39,5 +39,5 @@ class GAN(Half):
     def __call__(
         self, x: Array, time: Array, label: Array | None = None, keys: Array | None = None
     ) -> tuple[Array, Array]:
-        """Return a sample for a z of zeros, and the logit of x; time and label are not used."""
+        """Return a sample for a z of zeros, and the logit of x. time and label are not used."""
         return self.generate(jnp.zeros((len(x), *self.latent_shape), x.dtype), keys), self.discriminate(x, keys)

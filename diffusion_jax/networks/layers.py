@@ -66,9 +66,10 @@ def group_norm(channels: int, dtype: DType, name: str, groups: int = 0, epsilon:
 
 
 class GroupNorm(nn.Module):
-    """Group norm: (x - mean) / deviation over (H, W, channels of a group) of each example, times scale, plus bias.
+    """Group norm: (x - mean) / deviation, times scale, plus bias.
 
-    The variance is the mean squared deviation, since E[x²] - E[x]² cancels in float32. x [B,H,W,C] -> [B,H,W,C].
+    Mean and deviation are over (H, W, channels of a group) of each example. The variance is the mean squared deviation,
+    since E[x²] - E[x]² cancels in float32. x [B,H,W,C] -> [B,H,W,C].
     Raises ValueError when traced if `groups` does not divide the channels. Reference: Wu and He 2018.
     """
 
@@ -117,16 +118,20 @@ def _standardise(x: Array, groups: int, epsilon: float) -> tuple[Array, Array]:
 
 
 def _group_means(x: Array, groups: int) -> Array:
-    """Return the mean [B,1,1,C] of each channel's group: over pixels first, to keep the channels contiguous."""
+    """Return the mean [B,1,1,C] of each channel's group.
+
+    The mean over pixels is taken first, to keep the channels contiguous.
+    """
     of_channel = jnp.mean(x, axis=(1, 2), keepdims=True)
     parted = of_channel.reshape(*of_channel.shape[:-1], groups, -1)
     return jnp.broadcast_to(parted.mean(-1, keepdims=True), parted.shape).reshape(of_channel.shape)
 
 
 def usual_groups(channels: int) -> int:
-    """Return the number of groups: 32 from 128 channels on, else the largest that leaves at least 4 channels each.
+    """Return the usual number of groups for a number of channels.
 
-    A group of one channel would subtract what the time embedding adds to it, and the output would not depend on time.
+    32 from 128 channels on, else the largest number that leaves at least 4 channels in each group. A group of one
+    channel would subtract what the time embedding adds to it, and the output would not depend on time.
     Reference: at least 4 as in the public code of Song et al. 2021.
     """
     return max((n for n in range(1, 33) if channels % n == 0 and channels >= 4 * n), default=1)
@@ -164,10 +169,10 @@ def at_least_float32(dtype: DType) -> DType:
 
 
 class Dropout(nn.Module):
-    """Dropout: zero each element with probability `rate` and divide the others by 1 - rate; one mask per example.
+    """Dropout: zero each element with probability `rate`, with one mask per example.
 
-    The mask of example i follows from keys[i] and the path of this layer alone, so that it does not depend on the batch
-    or on the devices. keys None: the identity.
+    The remaining elements are divided by 1 - rate. The mask of example i follows from keys[i] and the path of this
+    layer alone, so that it does not depend on the batch or on the devices. keys None: the identity.
     """
 
     rate: float
@@ -190,7 +195,7 @@ class Conditioning(nn.Module):
 
     With num_classes > 0 there are num_classes + 1 rows, the last meaning "no label": it serves a label of None and
     negative labels. A label >= num_classes gives NaN. With num_classes = 0 the label is ignored. The non-linearity
-    that follows is applied in each block. `initializer` is that of kernels and rows, None for Glorot-uniform
+    that follows is applied in each block. `initializer` applies to kernels and rows, None for Glorot-uniform
     kernels and standard normal rows. Reference: Ho et al. 2020, appendix B; labels as in Nichol and Dhariwal 2021.
     """
 
@@ -245,7 +250,7 @@ class SelfAttention(nn.Module):
     """x + dense(softmax(q k^T / sqrt(C / heads)) v), each pixel attending to all of its own image, times sum_scale.
 
     Heads are consecutive slices of the channels, `heads` of them, or of `head_channels` each where that is not 0.
-    `qkv_init` is that of q, k and v. x [B,H,W,C] -> [B,H,W,C].
+    `qkv_init` initialises q, k and v. x [B,H,W,C] -> [B,H,W,C].
     """
 
     heads: int
@@ -352,7 +357,10 @@ def check_levels(
     heads: int = 1,
     head_channels: int = 0,
 ) -> None:
-    """Raise ValueError unless x [B,H,W,C] can be halved between levels, and these have the heights of `attention`."""
+    """Raise ValueError unless x [B,H,W,C] can be halved between levels.
+
+    The levels must have the heights of `attention`.
+    """
     if not multipliers or min(multipliers) < 1:
         raise ValueError(f"{network}: multipliers must be one or more integers >= 1, got {multipliers}")
     if channels < 4 or channels % 2:

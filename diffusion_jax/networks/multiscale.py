@@ -64,7 +64,10 @@ class MultiScale(nn.Module):
 
 
 class MultiScaleConv(nn.Module):
-    """Mean over scales s of a 3x3 convolution of x averaged over 2^s x 2^s pixels, each enlarged to full size."""
+    """Mean over scales s of 3x3 convolutions of x at lower resolutions.
+
+    x is averaged over 2^s x 2^s pixels, convolved, and enlarged to full size.
+    """
 
     features: int
     scales: int

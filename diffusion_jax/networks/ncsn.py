@@ -170,7 +170,9 @@ class Block(nn.Module):
 
 
 class Refine(nn.Module):
-    """Refinement of stages [B,h,w,c], the first the highest: adapt each, sum at its height, pool, adapt again.
+    """Refinement of stages [B,h,w,c], the first the highest.
+
+    Adapt each, sum at the height of the first, pool, adapt again.
 
     Reference: Lin et al. 2017 (RefineNet), section 3.2.
     """
@@ -205,7 +207,7 @@ class Refine(nn.Module):
         return x
 
     def norm(self, x: Array, level_weights: Array | None, name: str) -> Array:
-        """Apply the norm, in a network that is conditioned on the level; else return x."""
+        """Apply the norm if the network is conditioned on the level; else return x."""
         return InstanceNormPlus(self.levels, self.dtype, name=name)(x, level_weights) if self.levels else x
 
 

@@ -13,7 +13,10 @@ Path = tuple[str, ...]
 
 
 def parameter_shapes(network: nn.Module, *inputs: Any) -> dict[Path, tuple[int, ...]]:
-    """Return the shapes of a network's parameters by path, for inputs (arrays or shapes); traced, not computed."""
+    """Return the shapes of a network's parameters by path, for inputs.
+
+    The inputs are arrays or shapes. The network is traced, not computed.
+    """
     params = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
     return {path: value.shape for path, value in traverse_util.flatten_dict(params).items()}
 
@@ -40,7 +43,7 @@ def check_shapes(what: str, arrays: Mapping[str, np.ndarray], expected: Mapping[
 
 
 def check_finite(what: str, arrays: Mapping[str, Any], advice: str) -> None:
-    """Raise ValueError, with the names of the first three, if arrays are not finite; `what` as in `check_shapes`."""
+    """Raise ValueError if arrays are not finite, with the first three names. `what` as in `check_shapes`."""
     bad = [name for name, value in arrays.items() if not np.isfinite(np.asarray(value, np.float32)).all()]
     if bad:
         names = f"{', '.join(bad[:3])}{', ...' if len(bad) > 3 else ''}"

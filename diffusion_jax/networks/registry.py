@@ -33,6 +33,6 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "gan": GAN,
 }
 """Network factories. A network has a field `num_classes` if it takes labels, `remat` if it can recompute its blocks in
-the backward pass, `num_steps` if it has parameters for each step of the chain, and `data_shape` if it must know the
+the backward pass, `num_steps` if it has parameters for each step of the chain, and `data_shape` if it depends on the
 shape of an example; these and `out_channels` come from the rest of the config. Its other fields are options with their
 defaults."""

@@ -19,10 +19,11 @@ def bump_weights(time: Array, num_steps: int, bumps: int) -> Array:
 
 
 class ReadOut(nn.Module):
-    """Dense layer on the last axis of h [B,…,I] -> [B,…,features] whose weights depend on time [B] in 0 … T - 1.
+    """Dense layer on the last axis, with weights that depend on time.
 
-    bumps > 0: they are sums of `bump_weights`, a kernel for each. bumps = 0: every step has weights of its own, those
-    of the nearest step in between. Raises ValueError for num_steps < 1 or bumps < 0.
+    h [B,…,I] -> [B,…,features], time [B] in 0 … T - 1. bumps > 0: sums of `bump_weights`, a kernel for each.
+    bumps = 0: every step has weights of its own; times in between have the weights of the nearest step.
+    Raises ValueError for num_steps < 1 or bumps < 0.
     """
 
     features: int

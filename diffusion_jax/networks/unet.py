@@ -25,8 +25,8 @@ class UNet(nn.Module):
     dtype is `dtype`; the conditioning and the output head stay in float32 under bfloat16, and so does the result.
     `remat` recomputes each block in the backward pass, to save memory; parameter names and results do not change.
     `fourier` lists the exponents of the Fourier features appended to the channels of x (`layers.fourier_features`).
-    `norm_eps`, `downsample_padding` (0 or 1), `freq_shift` (0 or 1) and `cos_first` are those of the layers; diffusers'
-    own models have 1e-5, 1, 0 and True.
+    `norm_eps`, `downsample_padding` (0 or 1), `freq_shift` (0 or 1) and `cos_first` are options of the layers;
+    diffusers' own models have 1e-5, 1, 0 and True.
     Raises ValueError during tracing, before compilation, if the options or the shapes do not fit.
     Reference: Ho et al. 2020, appendix B, and its public code.
     """
@@ -99,7 +99,10 @@ def check(name: str, net: Any, x: Array, time: Array, label: Array | None, keys:
 
 
 class Down(nn.Module):
-    """Level on the way down: a list of its outputs, each of them a skip, the last one the input of the next level."""
+    """Level on the way down: a list of its outputs.
+
+    Each output is a skip, and the last is the input of the next level.
+    """
 
     blocks: int
     block: Make
@@ -133,7 +136,7 @@ class Middle(nn.Module):
 
 
 class Up(nn.Module):
-    """Level on the way up: a block for each of `skips`, whose channels follow those of h."""
+    """Level on the way up: a block for each of `skips`. The channels of a skip follow the channels of h."""
 
     block: Make
     attend: Make | None

@@ -15,7 +15,7 @@ class VDMUNet(nn.Module):
     `blocks` residual blocks down and blocks + 1 up, all at full size, with skip connections, and attention in the
     middle alone. `fourier`: the exponents of Fourier features that x gets; see `layers.fourier_features`. The label is
     a number beside the time, 0 if there is none (the paper's second model has 1 for augmented images); for classes
-    `UNet` is the better choice. The output is x plus that of the layers, thus x at the start.
+    `UNet` is the better choice. The output is x plus the output of the layers, thus x at the start.
     keys, dtype and remat are as in `UNet`. Raises ValueError when traced if the options or the shapes do not fit.
     Reference: Kingma et al. 2021, appendix B, and its public code.
     """

@@ -39,7 +39,7 @@ class StepTerm(Protocol):
 
 
 def step_term(process: Process, reverse: Reverse, decode: Decoder) -> StepTerm:
-    """Term of the variational bound: the KL, or -log p(x0 | x_t) of a step to no noise."""
+    """Term of the variational bound: the KL of a step. For a step to no noise, -log p(x0 | x_t)."""
 
     def term(coefficients: StepCoefficients, prediction: Prediction, x0: Array, x_t: Array) -> Array:
         mean, log_var = reverse(coefficients, prediction, x_t)
@@ -53,7 +53,7 @@ def step_term(process: Process, reverse: Reverse, decode: Decoder) -> StepTerm:
 def decoder_nll(decode: Decoder, coefficients: StepCoefficients, model: Distribution, x0: Array, x_t: Array) -> Array:
     """Return -log p(x0 | x_t) in nats [B] of a step to no noise.
 
-    The mean and log variance are those of `model`, the reverse kernel, where t > 0; at t = 0 they are x_0/alpha and
+    The mean and log variance are taken from `model`, the reverse kernel, where t > 0; at t = 0 they are x_0/alpha and
     log(sigma²/alpha²).
     """
     at_zero = expand(coefficients.at.t <= 0, x_t)
@@ -75,7 +75,7 @@ def kl_term(process: Process, reverse: Reverse) -> StepTerm:
 
 
 def K_term(process: Process, reverse: Reverse) -> StepTerm:
-    """Term of the bound K: the KL of the step, 0 for the step to t = 0."""
+    """Term of the bound K: the KL of the step. 0 for the step to t = 0."""
     kl = kl_term(process, reverse)
 
     def term(coefficients: StepCoefficients, prediction: Prediction, x0: Array, x_t: Array) -> Array:
@@ -103,5 +103,5 @@ def stop_mean_gradient(prediction: Prediction) -> Prediction:
 
 
 def bits_per_dim(nats: Array, shape: tuple[int, ...]) -> Array:
-    """Convert nats per example to bits per dimension; `shape` is that of an example."""
+    """Convert nats per example to bits per dimension; `shape` is the shape of an example."""
     return nats / (math.prod(shape) * math.log(2))

@@ -1,6 +1,7 @@
-"""Categorical process: its network, its denoiser, and the bound of masked diffusion in continuous time.
+"""Categorical process: its network, its denoiser, and the bound of masked diffusion.
 
-The network sees each value as its state, one-hot, and returns logits of the K levels of x0.
+The bound is in continuous time. The network sees each value as its state, one-hot, and returns logits of the K levels
+of x0.
 """
 
 import dataclasses
@@ -19,7 +20,10 @@ from diffusion_jax.process.categorical import CategoricalProcess
 
 @dataclasses.dataclass(frozen=True)
 class StatesNetwork:
-    """Network of states: any network, with the channels [C S] of the one-hot states for the channels [C] of x."""
+    """Network of states, made of any network.
+
+    Its input has the channels [C S] of the one-hot states for the channels [C] of x.
+    """
 
     network: Any
     process: CategoricalProcess

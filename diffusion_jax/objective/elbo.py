@@ -37,7 +37,7 @@ class Terms(NamedTuple):
 
 
 class MakeTerms(Protocol):
-    """Terms of the bound of a batch."""
+    """Function that returns the ELBO terms of a batch."""
 
     def __call__(self, params: Any, x0: Array, keys: Array, dropout: Array | None = None, /) -> Terms:
         """Return the terms for x0 [B,*D] in the model's range. keys [B]: of z; dropout [B]: keys, or None."""
@@ -75,7 +75,9 @@ def _flat(x: Array) -> Array:
 
 @declare(autoencoder=True)
 def elbo(terms: MakeTerms, beta: float = 1.0) -> Loss:
-    """Negative evidence lower bound in bits/dim, its KL times beta; metrics: kl and nll in bits/dim.
+    """Negative evidence lower bound in bits/dim, its KL times beta.
+
+    Metrics: kl and nll in bits/dim.
 
     Reference: Kingma and Welling 2014; Higgins et al. 2017 (beta).
     """

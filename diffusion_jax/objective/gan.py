@@ -1,10 +1,12 @@
-"""Adversarial loss: one function whose gradient is right for the generator and for the discriminator.
+"""Adversarial loss of generator and discriminator as a single function.
+
+The gradient is right for the parameters of both:
 
     generator      softplus(-D(G(z))), with the parameters of D held fixed
     discriminator  softplus(D(G(z))) + softplus(-D(x0)) + r1/2 |grad_x D(x0)|², with G(z) held fixed
 
-Their sum has the gradient of the first for the parameters of G and that of the second for those of D, so that one step
-of an optimiser updates both.
+The gradient of their sum is the gradient of the first loss for the parameters of G and of the second for the parameters
+of D, so one step of an optimiser updates both.
 """
 
 from collections.abc import Callable

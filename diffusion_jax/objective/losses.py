@@ -72,7 +72,7 @@ def simple() -> Weight:
 
 
 def snr() -> Weight:
-    """Weight SNR on the squared error of x0; equal to weight 1 on that of eps."""
+    """Weight SNR on the squared error of x0. Equal to weight 1 on the error of eps."""
     return lambda level, target: eps_error_ratio(level, target)
 
 
@@ -106,9 +106,9 @@ def edm(sigma_data: float = 0.5) -> Weight:
 
 
 def likelihood_weight(schedule: Schedule) -> Weight:
-    """Weight g² on the error of the score, which is g²/sigma² on the error of eps.
+    """Weight g² on the error of the score.
 
-    The loss is then a bound on the likelihood. For a fixed schedule.
+    This is the weight g²/sigma² on the error of eps. The loss is then a bound on the likelihood. For a fixed schedule.
     Reference: Song et al. 2021b (maximum likelihood training), eq. 7.
     """
 
@@ -238,9 +238,10 @@ def K(
     coefficients: CoefficientsFromParams,
     num_steps: int,
 ) -> Term:
-    """Bound -K in bits/dim: num_steps · the KL of the step that starts at t, minus the boundary terms.
+    """Bound -K in bits/dim, from one step of the chain.
 
-    The step to t = 0 has no term, so the T times of a chain serve T - 1 steps.
+    num_steps · the KL of the step that starts at t, minus the boundary terms. The step to t = 0 has no term, so the T
+    times of a chain serve T - 1 steps.
     Reference: Sohl-Dickstein et al. 2015, eq. 14.
     """
     steps = vlb(bound.K_term(process, kernel), coefficients, num_steps)

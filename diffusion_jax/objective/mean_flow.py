@@ -1,4 +1,6 @@
-"""MeanFlow: the mean velocity of the straight path between two times, for samples in one or a few steps.
+"""MeanFlow: the mean velocity of the straight path between two times.
+
+It gives samples in one or a few steps.
 
 On the path x_t = (1 - t) x0 + t noise, with v the velocity of its flow, the mean velocity from t down to s is
 
@@ -29,7 +31,7 @@ from diffusion_jax.process.base import Array, Level, Process, ScheduleFromParams
 
 
 def interval_conditioning(conditioning: Conditioning) -> Conditioning:
-    """Return the conditioning [B,2] on the level of t, and on t - s; 0 for a level without s."""
+    """Return the conditioning [B,2] on the level of t, and on t - s. 0 for a level without s."""
 
     def both(level: Level) -> Array:
         gap = jnp.zeros_like(level.t) if level.until is None else level.t - level.until
@@ -40,7 +42,7 @@ def interval_conditioning(conditioning: Conditioning) -> Conditioning:
 
 @dataclasses.dataclass(frozen=True)
 class IntervalNetwork:
-    """Network of the mean velocity: any network, with t - s as one more channel of its input."""
+    """Network of the mean velocity, made of any network. t - s is one more channel of its input."""
 
     network: Any
 
@@ -92,7 +94,7 @@ def mean_flow(
 
     Args:
         predict, process, schedule: of the model; the level that its denoiser takes has `until`.
-        share: of examples with s < t; the others have s = t, on which u is the velocity.
+        share: of examples with s < t; all other examples have s = t, on which u is the velocity.
         mean, scale: of the second time of these examples, with log(t/(1 - t)) ~ N(mean, scale²); the later one is t.
         power: 0 for the plain squared error.
         offset: c of the paper.

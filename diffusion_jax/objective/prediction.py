@@ -282,7 +282,7 @@ def time_conditioning(scale: float = 999.0) -> Conditioning:
 def slow_time_conditioning() -> Conditioning:
     """Condition on 8 t, for losses that differentiate the network in t.
 
-    The sinusoids of 999 t have slopes that hide those of the rest.
+    The sinusoids of 999 t have slopes that hide the slopes of all other parts.
     """
     return time_conditioning(8.0)
 

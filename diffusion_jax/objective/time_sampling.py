@@ -1,6 +1,6 @@
 """Time distributions of training batches.
 
-With num_steps = T the times are those of a chain, k/T for k = 1..T; with 0 they are continuous in [min_t, 1].
+With num_steps = T the times are the levels of a chain, k/T for k = 1..T; with 0 they are continuous in [min_t, 1].
 """
 
 from collections.abc import Callable

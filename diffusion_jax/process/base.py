@@ -38,7 +38,7 @@ class ScheduleFromParams(Protocol):
     """
 
     def __call__(self, params: Any, /) -> Schedule:
-        """Return the schedule that `params`, the parameters of a model, give; a fixed schedule ignores them."""
+        """Return the schedule for `params`, the parameters of a model. A fixed schedule ignores them."""
 
 
 class Level(NamedTuple):
@@ -109,11 +109,11 @@ class Process(Protocol):
 
     @property
     def gaussian(self) -> bool:
-        """True for Gaussian noise, which a denoiser predicts too; False for bits and levels, where it predicts x0."""
+        """True for Gaussian noise, which a denoiser predicts too. False for bits and levels, where it predicts x0."""
 
     @property
     def draws_x0(self) -> bool:
-        """True if the last step of sampling draws x0; False if it takes the mean, or of bits the likelier value."""
+        """True if the last step of sampling draws x0. False if it takes the mean or, for bits, the likelier value."""
 
     @property
     def masks(self) -> bool:

@@ -1,7 +1,7 @@
 """Binomial process: bits replaced one by one by independent bits of rate p.
 
 A bit is -1 or +1, the two grey levels in the range of the model, and a distribution is (probability of +1, None). With
-gamma = alpha² of a variance-preserving chain, the share of the bits that are still those of x0, and beta the share
+gamma = alpha² of a variance-preserving chain, the share of the bits that still equal x0, and beta the share
 that a step t <- s redraws,
 
     q(x_t = 1 | x0) = gamma_t [x0 = 1] + (1 - gamma_t) p,      q(x_t = 1 | x_s) = (1 - beta) [x_s = 1] + beta p,

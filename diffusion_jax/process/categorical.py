@@ -1,8 +1,8 @@
-"""Categorical process: values of K levels replaced one by one by noise, uniform or absorbing (a mask).
+"""Categorical process: values of K levels replaced one by one by noise.
 
-A state is one of the K levels or, for absorbing noise, the mask, one step above the highest level. With gamma = alpha²
-of a variance-preserving schedule, the share of the values that are still those of x0, and pi the distribution of the
-noise,
+The noise is uniform or absorbing (a mask). A state is one of the K levels or, for absorbing noise, the mask, one step
+above the highest level. With gamma = alpha² of a variance-preserving schedule, the share of the values that still equal
+x0, and pi the distribution of the noise,
 
     q(x_t = j | x0 = k) = gamma_t [j = k] + (1 - gamma_t) pi_j,
 
@@ -89,7 +89,7 @@ class CategoricalProcess:
         return jax.nn.one_hot(self.indices(x), self.states, dtype=x.dtype)
 
     def known(self, log_probs: Array, x_t: Array) -> Array:
-        """Return log probabilities of x0 [B,*D,K] with what x_t [B,*D] shows of it: 0 for a value without mask."""
+        """Return log probabilities of x0 [B,*D,K], with 0 for the values that x_t [B,*D] shows."""
         if not self.masks:
             return log_probs
         seen = self.one_hot(x_t)[..., : self.num_levels]

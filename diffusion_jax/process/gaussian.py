@@ -46,7 +46,7 @@ class GaussianCoefficients(NamedTuple):
 
     @property
     def h(self) -> Array:
-        """Length of the step in log(alpha/sigma), half the logsnr; inf from or to an infinite logsnr."""
+        """Length of the step in log(alpha/sigma), half the logsnr. inf from or to an infinite logsnr."""
         return self.log_alpha_ratio - self.log_sigma_ratio
 
 

@@ -86,7 +86,7 @@ def harmonic(num_steps: int) -> Schedule:
 def dpm2015(num_steps: int, first_beta: float = 1e-3) -> Schedule:
     """Harmonic betas that leave 1/T of the signal at t = 1.
 
-    beta_1 = first_beta, the others are near 1/linspace(T, 2, T). The initial rates of `learned.betas`. Raises
+    beta_1 = first_beta, the later betas are near 1/linspace(T, 2, T). The initial rates of `learned.betas`. Raises
     ValueError for fewer than two steps.
     Reference: the public code of Sohl-Dickstein et al. 2015, whose beta_1 is first_beta + 1/T.
     """
@@ -198,9 +198,10 @@ def rectified_flow(shift: float = 1.0) -> Schedule:
 
 
 def polynomial(power: float = 1.0) -> Schedule:
-    """Polynomial masking schedule: alpha² = 1 - t^power, sigma² = t^power, the share of the values that noise replaces.
+    """Polynomial masking schedule: alpha² = 1 - t^power, sigma² = t^power.
 
-    Nothing of x0 is left at t = 1. Raises ValueError unless power > 0.
+    sigma² is the share of the values that noise replaces. Nothing of x0 is left at t = 1. Raises ValueError unless
+    power > 0.
     Reference: Shi et al. 2024 (MD4), table of masking schedules.
     """
     if not power > 0:

@@ -34,7 +34,7 @@ METRICS = "metrics.jsonl"
 
 
 class Reporter(NamedTuple):
-    """Functions that write the log of a run; on all processes but the first, they do nothing."""
+    """Functions that write the log of a run. On all processes but the first, they do nothing."""
 
     scalars: Callable[[int, Mapping[str, Any]], None]
     """`scalars(step, values)`: numbers by name."""
@@ -46,11 +46,11 @@ class Reporter(NamedTuple):
 def open_reporter(
     workdir: epath.PathLike, tensorboard: bool = True, config: Mapping[str, Any] | None = None, wandb: str = ""
 ) -> Reporter:
-    """Open the log of a run directory, to append to it; make the directory if necessary.
+    """Open the log of a run directory, to append to it.
 
-    tensorboard: also write for TensorBoard, if TensorFlow is installed; otherwise one log line says how to install it.
-    config: flat, written for TensorBoard as a text and as hparams. wandb: project of Weights & Biases to write to as
-    well; empty for none.
+    The directory is made if necessary. tensorboard: also write for TensorBoard, if TensorFlow is installed; otherwise
+    one log line says how to install it. config: flat, written for TensorBoard as a text and as hparams. wandb: project
+    of Weights & Biases to write to as well; empty for none.
     """
     if jax.process_index() != 0:
         return Reporter(lambda step, values: None, lambda step, name, samples, levels, weights: None, lambda: None)
@@ -122,7 +122,10 @@ class _Row:
 
 
 def parameter_table(params: Any) -> str:
-    """Return a table with a row for each module, net/MODULE: its number of arrays (or shapes), and their elements."""
+    """Return a table with a row for each module, net/MODULE.
+
+    Columns: its number of arrays (or shapes), and the number of their elements.
+    """
     rows: dict[str, _Row] = {}
     for path, leaf in jax.tree.leaves_with_path(params):
         module = jax.tree_util.keystr(path[:2], simple=True, separator="/")

@@ -23,7 +23,7 @@ BORDER = 2
 MOST = 400
 """Most tiles of a picture."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Palette of Okabe and Ito, whose colours the colour-blind can tell apart."""
+"""Palette of Okabe and Ito, whose colours are distinct for colour-blind readers."""
 DPI = 110
 FORMATS = ("png", "pdf", "svg")
 _format: contextvars.ContextVar[str] = contextvars.ContextVar("format", default="png")
@@ -31,7 +31,7 @@ _format: contextvars.ContextVar[str] = contextvars.ContextVar("format", default=
 
 @contextlib.contextmanager
 def written_as(name: str) -> Iterator[None]:
-    """Write figures in one of FORMATS within this context, whatever the suffix of their paths."""
+    """Write figures in one of FORMATS, whatever the suffix of their paths. A context manager."""
     token = _format.set(name)
     try:
         yield
@@ -60,17 +60,18 @@ def picture(samples: np.ndarray, levels: int) -> np.ndarray:
 
 
 def _grey(samples: np.ndarray, leading: int = 1) -> np.ndarray:
-    """Return floats in [-1, 1] as 256 grey levels. leading: number of axes before those of an image."""
+    """Return floats in [-1, 1] as 256 grey levels. leading: number of axes before the axes of an image."""
     check_finite(samples.reshape(-1, *samples.shape[leading:]))
     return np.round((samples.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def grid(samples: np.ndarray, levels: int, tile: int = TILE, columns: int = 0) -> np.ndarray:
-    """Return images [N, H, W, C] of 0..levels-1 row by row as one picture, enlarged to `tile` if smaller.
+    """Return images [N, H, W, C] of 0..levels-1 row by row as one picture.
 
-    columns: images in a row; 0: a nearly square picture. One channel gives [height, width], three give [height, width,
-    3]; other numbers of channels are placed side by side in grey. Raises ValueError for another shape, or fewer than 2
-    levels, and FloatingPointError for images that are not finite.
+    The picture is enlarged if images are smaller than `tile`. columns: images in a row; 0: a nearly square picture. One
+    channel gives [height, width], three give [height, width, 3]; other numbers of channels are placed side by side in
+    grey. Raises ValueError for another shape, or fewer than 2 levels, and FloatingPointError for images that are not
+    finite.
     """
     if samples.ndim != 4 or not len(samples) or levels < 2:
         raise ValueError(
@@ -94,7 +95,7 @@ def grid(samples: np.ndarray, levels: int, tile: int = TILE, columns: int = 0) -
 
 
 def scatter(samples: np.ndarray) -> np.ndarray:
-    """Return a scatter plot of the first two coordinates of vectors [N, D]; a histogram if D = 1. uint8 [H, W, 3]."""
+    """Return a scatter plot of the first two coordinates of vectors [N, D]. A histogram if D = 1. uint8 [H, W, 3]."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -137,9 +138,10 @@ def write_png(path: epath.Path, pixels: np.ndarray) -> None:
 
 
 def table(path: epath.PathLike, samples: np.ndarray, levels: int, rows: Sequence[str], title: str) -> epath.Path:
-    """Draw images [R, C, H, W, channels] in R labelled rows, or vectors [R, C, D] in R scatter plots.
+    """Draw a table of pictures with R labelled rows.
 
-    Returns the path, with the suffix of the format. Raises FloatingPointError for images that are not finite.
+    images [R, C, H, W, channels] are drawn row by row, vectors [R, C, D] as R scatter plots. Returns the path, with the
+    suffix of the format. Raises FloatingPointError for images that are not finite.
     """
     if samples.ndim == 3:
         return _scatter_row(path, samples, rows, title)
@@ -226,16 +228,17 @@ def whole_ticks(axes: Any, most: int | Literal["auto"] = "auto") -> None:
 
 
 def sequence_colours(count: int) -> list[Any]:
-    """Return colours from light to dark that the colour-blind can tell apart."""
+    """Return colours from light to dark that are distinct for colour-blind readers."""
     from matplotlib import colormaps
 
     return [colormaps["cividis"](0.85 * (1 - i / max(1, count - 1))) for i in range(count)]
 
 
 def save_figure(figure: Any, path: epath.PathLike) -> epath.Path:
-    """Write a figure in the format of `written_as`; return its path, with the suffix of the format.
+    """Write a figure in the format of `written_as`; return its path.
 
-    Names of runs and classes may hold any character: "$" starts no formula, and letters that the font lacks are boxes.
+    The path has the suffix of the format. Names of runs and classes may hold any character: "$" starts no formula, and
+    letters that the font lacks are boxes.
     """
     from matplotlib import rc_context
     from matplotlib.text import Text

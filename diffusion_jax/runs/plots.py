@@ -15,7 +15,8 @@ MARKERS = "osD^vP*X"
 def losses(path: epath.PathLike, records: Sequence[Mapping[str, Any]], title: str, weights: str) -> None:
     """Draw the training and the held-out loss against the step.
 
-    records: as `metric_log.read_metrics` returns them. weights: those of `heldout_loss`, such as "EMA 0.998".
+    records: as `metric_log.read_metrics` returns them. weights: name of the weights behind `heldout_loss`, such as
+    "EMA 0.998".
     """
     rates = [(r["step"], r["learning_rate"]) for r in records if "learning_rate" in r]
     figure, (axes, *lower) = make_figure(1, 7, 5.7 if rates else 4.5, dpi=120, ratios=(4, 1) if rates else (1,))
@@ -45,7 +46,7 @@ def losses(path: epath.PathLike, records: Sequence[Mapping[str, Any]], title: st
 
 
 def bound_terms(path: epath.PathLike, curves: Mapping[str, np.ndarray], title: str) -> None:
-    """Draw the terms of the bound against t, and their cumulative share; curves: those of `variational.curves`."""
+    """Draw the terms of the bound against t, and their cumulative share. curves: from `variational.curves`."""
     figure, (left, right) = make_figure(2, 4.5, 4)
     t, terms = np.asarray(curves["t"]), np.asarray(curves["bits_per_dim"])
     _log_curve(left, t, terms)
@@ -189,10 +190,11 @@ def frontier(
 def loss_by_time(
     path: epath.PathLike, records: Sequence[Mapping[str, Any]], title: str, bins: int = 10, most: int = 6
 ) -> None:
-    """Draw the held-out loss against the time t, for evaluations evenly spaced in the run.
+    """Draw the held-out loss against the time t.
 
-    most: number of evaluations at most. records: as `metric_log.read_metrics` returns them, some with
-    heldout_loss_bin_0, …: the means over `bins` equal intervals of t.
+    The evaluations drawn are evenly spaced in the run. most: number of evaluations at most. records: as
+    `metric_log.read_metrics` returns them, some with heldout_loss_bin_0, …: the means over `bins` equal intervals
+    of t.
     """
     prefix = "heldout_loss_bin_"
     evaluated = [record for record in records if any(name.startswith(prefix) for name in record)]
@@ -249,7 +251,7 @@ def series(
 def entropy_bounds(path: epath.PathLike, curves: Mapping[str, np.ndarray], title: str, unit: str) -> None:
     """Draw entropy bounds, the model's entropy and the KL of each reverse step.
 
-    curves: those of `nonequilibrium.curves`. Reference: Sohl-Dickstein et al. 2015, eq. 20.
+    curves: from `nonequilibrium.curves`. Reference: Sohl-Dickstein et al. 2015, eq. 20.
     """
     figure, (left, right) = make_figure(2, 4.5, 4)
     t = np.asarray(curves["t"])
@@ -273,7 +275,7 @@ def _log_if_wide(axes: Any, values: Sequence[float]) -> None:
 
 
 def _log_curve(axes: Any, t: np.ndarray, values: np.ndarray) -> None:
-    """Draw values on a logarithmic axis; those that are not positive at the least positive value."""
+    """Draw values on a logarithmic axis. Values that are not positive are drawn at the least positive value."""
     positive = np.maximum(values, np.min(values[values > 0], initial=1.0))
     axes.plot(t, positive, linewidth=1.2, color=COLOURS[0])
     log_axis(axes, "y", positive)

@@ -1,9 +1,11 @@
-"""Record of the processes that trained a run: workdir/record.jsonl, one line at the start and one at the end of each.
+"""Record of the processes that trained a run, in workdir/record.jsonl.
+
+Each process writes one line at its start and one at its end.
 
     {"event": "start", "time": …, "step": 0, "host": …, "command": […], "devices": …, "commit": …, "dirty": …, …}
     {"event": "end", "time": …, "step": 2500, "outcome": "finished", "peak_memory_bytes": {"host": …, "device": …}}
 
-Times are UTC, in ISO 8601. A start without an end is that of a process that was killed.
+Times are UTC, in ISO 8601. A start without an end belongs to a process that was killed.
 """
 
 import contextlib
@@ -36,9 +38,9 @@ class Session:
 
 @contextlib.contextmanager
 def recording(workdir: epath.PathLike, step: int) -> Iterator[Session]:
-    """Write the lines of this process around its training from `step` on; yield the session, to be kept up to date.
+    """Write the lines of this process around its training from `step` on.
 
-    Only the first process writes.
+    Yields the session, to be kept up to date. Only the first process writes.
     """
     session = Session(step)
     if jax.process_index() == 0:
@@ -90,7 +92,7 @@ def versions() -> dict[str, str]:
 
 
 def source_code(folder: pathlib.Path = pathlib.Path(__file__).parent) -> dict[str, Any]:
-    """Return the git commit of a folder and True if tracked files differ; None without git."""
+    """Return the git commit of a folder and True if tracked files differ. None without git."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(folder), *words]

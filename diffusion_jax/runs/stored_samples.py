@@ -1,4 +1,6 @@
-"""Samples of a trained run that are drawn once and stored in its run directory; drawing resumes after a kill.
+"""Samples of a trained run, drawn once and stored in its run directory.
+
+Drawing resumes after a kill.
 
 run = trained.load("runs/digits")
 samples = stored_samples.samples(run, np.arange(1500))
@@ -32,7 +34,7 @@ def samples(run: trained.Run, seeds: np.ndarray) -> np.ndarray:
 def shards(run: trained.Run, seeds: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield rows of `seeds` and their samples, stored ones first, then drawn ones.
 
-    The files are in workdir/evaluation/<step>-<ema>/samples-<hash>/, where the hash is that of everything that a sample
+    The files are in workdir/evaluation/<step>-<ema>/samples-<hash>/, where the hash covers everything that a sample
     depends on beside its seed. Raises ValueError for a damaged file.
     """
     directory = directory_of(run)
@@ -68,7 +70,10 @@ def shards(run: trained.Run, seeds: np.ndarray) -> Iterator[tuple[np.ndarray, np
 
 
 def directory_of(run: trained.Run) -> epath.Path:
-    """Return the directory of the stored samples of a run, a sampler and a kind of device; make it if necessary."""
+    """Return the directory of stored samples, made if necessary.
+
+    It depends on the run, the sampler and the kind of device.
+    """
     depends_on = {
         "step": run.step,
         "ema": run.ema,
@@ -88,7 +93,7 @@ def directory_of(run: trained.Run) -> epath.Path:
 
 
 def sampling_sections(run: trained.Run) -> dict[str, Any]:
-    """Return the sections of the config that the samples of a trained network depend on."""
+    """Return the sections of the config that samples of a trained network depend on."""
     return {name: run.config[name].to_dict() for name in ("sampler", "guidance") if name in run.config}
 
 

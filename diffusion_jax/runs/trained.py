@@ -125,10 +125,10 @@ def seeds_from(seed: int, number: int) -> np.ndarray:
 
 
 def labels(run: Run, seeds: np.ndarray, label: int | None = None) -> np.ndarray | None:
-    """Return the class labels int32 [N] of the samples with these seeds; None if the model takes no class.
+    """Return the class labels int32 [N] of the samples with these seeds.
 
-    label: the class of all samples; None draws one class per seed. Raises ValueError for a label out of range, or for
-    any label if the model takes no class.
+    None if the model takes no class. label: the class of all samples; None draws one class per seed. Raises ValueError
+    for a label out of range, or for any label if the model takes no class.
     """
     classes = run.config.data.classes
     if label is not None and not guidances.uses_label(run.config):
@@ -167,9 +167,9 @@ def save_figures(run: Run, figures: Mapping[str, Any]) -> None:
 def evaluation_directory(run: Run, shared: bool = False) -> epath.Path:
     """Return the directory of the results of a checkpoint, workdir/evaluation/<step>-<ema>; make it if necessary.
 
-    Of several processes only the first writes there, the others into a temporary directory; shared: the directory
-    itself in every process, to read from. Raises ValueError or PermissionError if it cannot be made or written to, or
-    if a folder has the name of a file in it: call it before long work.
+    If there are several processes, only the first writes there, and each other process writes into a temporary
+    directory; shared: the directory itself in every process, to read from. Raises ValueError or PermissionError if it
+    cannot be made or written to, or if a folder has the name of a file in it: call it before long work.
     """
     if not shared and not devices.is_first():
         return epath.Path(_discarded().name)

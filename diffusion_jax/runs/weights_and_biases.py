@@ -1,4 +1,6 @@
-"""Weights & Biases: the scalars, pictures and config of a run, online or offline as WANDB_MODE says.
+"""Weights & Biases: the scalars, pictures and config of a run.
+
+Runs are online or offline, according to WANDB_MODE.
 
 workdir/wandb/      files of wandb itself, with what `wandb sync` uploads after WANDB_MODE=offline
               id    name of the run, under which a resumed training goes on
@@ -43,8 +45,8 @@ def check(project: str) -> None:
 def open_writer(workdir: epath.PathLike, project: str, config: Mapping[str, Any]) -> Writer:
     """Open the log of a run directory in a project, to append to it.
 
-    config: flat, as the config of the run. Values stand against `step`, which may fall after a roll-back. Raises the
-    errors of wandb, such as a missing login.
+    config: flat, as the config of the run. Values are logged against `step`, which may fall after a roll-back. Raises
+    the errors of wandb, such as a missing login.
     """
     wandb = importlib.import_module("wandb")
     directory = files.place_of(workdir)

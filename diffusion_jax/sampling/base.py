@@ -1,4 +1,4 @@
-"""Contracts of samplers: the step t -> s of a time grid, and what a method needs.
+"""Contracts of samplers: the step t -> s, and the needs of a method.
 
 A sampler method is a function `step`; the time grid and its coefficients are data. `loop.sample` takes the steps.
 
@@ -19,9 +19,9 @@ BoundDenoiser = Callable[[Array, Level], Prediction]
 Step = Callable[[BoundDenoiser, Reverse | None, StepCoefficients, Array, Any, Array], tuple[Array, Any]]
 """Step of a sampler from t to s < t: (denoise, reverse, coefficients, x, carry, keys) -> (x_s [B,*D], carry).
 
-denoise is the model and reverse its kernel, for methods with `uses_kernel`; coefficients are those of the step, fields
-[B]; x is x_t [B,*D]; carry is the state of a multistep method, None for the others; keys are PRNG keys [B], one per
-sample."""
+denoise is the model and reverse its kernel, for methods with `uses_kernel`; coefficients belong to the step, fields
+[B]; x is x_t [B,*D]; carry is the state of a multistep method, None for any other method; keys are PRNG keys [B], one
+per sample."""
 InitCarry = Callable[[Array], Any]
 """Initial carry of a multistep method, for a walk that starts at x [B,*D]."""
 PrepareCoefficients = Callable[[Schedule, StepCoefficients], StepCoefficients]
@@ -29,7 +29,7 @@ PrepareCoefficients = Callable[[Schedule, StepCoefficients], StepCoefficients]
 AdaptiveWalk = Callable[[BoundDenoiser, Schedule, StepCoefficients, Array, Any], tuple[Array, Any]]
 """Walk of a method that chooses its own steps: (denoise, schedule, coefficients, x, carry) -> (x [B,*D], carry).
 
-The coefficients are those of a grid [N], of which only the ends matter; x is [B,*D] at the first level; carry is from
+The coefficients belong to a grid [N], of which only the ends matter; x is [B,*D] at the first level; carry is from
 `init_carry` or an earlier part of the grid."""
 
 
@@ -43,7 +43,7 @@ def same_coefficients(schedule: Schedule, coefficients: StepCoefficients) -> Ste
 
 
 class SamplerStep(NamedTuple):
-    """Step of a sampler and what it needs; each sampler is a factory that returns one for its options."""
+    """Step of a sampler and its needs. Each sampler is a factory that returns a SamplerStep for its options."""
 
     step: Step | None
     """None for an adaptive method."""

@@ -1,4 +1,7 @@
-"""Stochastic sampler of EDM: Heun's method on the probability-flow ODE, with noise added before each step (churn)."""
+"""Stochastic sampler of EDM: Heun's method with added noise (churn).
+
+Heun's method solves the probability-flow ODE, and noise is added before each step.
+"""
 
 from typing import Any, NamedTuple
 

@@ -12,8 +12,8 @@ from diffusion_jax.sampling.base import BoundDenoiser, SamplerStep
 def ancestral(draw: Draw = gaussian.draw, draws_x0: bool = False) -> SamplerStep:
     """Ancestral sampling: x_s drawn from the model's reverse kernel, x_s = mean + sqrt(var) noise.
 
-    The step that ends without noise takes the mean; of bits the likelier value; of levels a draw. One network call per
-    step.
+    The step that ends without noise takes the mean (Gaussian), the likelier value (binomial) or a sample (categorical).
+    One network call per step.
 
     Args:
         draw: the `draw` of the process.

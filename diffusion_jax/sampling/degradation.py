@@ -39,7 +39,9 @@ def noise(shape: tuple[int, ...]) -> Degradation:
 
 
 def missing(shape: tuple[int, ...], mask: str = "right", share: float = 0.5, seed: int = 0) -> Degradation:
-    """Mask of missing pixels, for inpainting; masks by name cover all channels of a pixel.
+    """Mask of missing pixels, for inpainting.
+
+    Masks by name cover all channels of a pixel.
 
     Args:
         shape: shape of an example.
@@ -123,9 +125,10 @@ def colour(shape: tuple[int, ...]) -> Degradation:
 
 
 def detail(shape: tuple[int, ...], factor: int = 2) -> Degradation:
-    """Missing detail: the mean of each block of factor x factor pixels is known, for each channel.
+    """Missing detail: only the means of blocks are known, for each channel.
 
-    The coordinates of a block are stored at its pixels, the mean first. Raises ValueError.
+    A block has factor x factor pixels. The coordinates of a block are stored at its pixels, the mean first. Raises
+    ValueError.
     """
     if len(shape) != 3 or factor < 2 or shape[0] % factor or shape[1] % factor:
         raise ValueError(f"factor={factor} must be 2 or more and divide height and width of images, here {shape}")
@@ -154,7 +157,7 @@ def averaging(size: int) -> np.ndarray:
 
 
 def rotated(predict: Denoiser, degradation: Degradation) -> Denoiser:
-    """Wrap a denoiser to work in the coordinates of a degradation; the head, of pixels, is dropped."""
+    """Wrap a denoiser to work in the coordinates of a degradation. The head, which works on pixels, is dropped."""
 
     def predict_rotated(
         params: Any, x_t: Array, level: Level, label: Array | None = None, keys: Array | None = None

@@ -12,7 +12,7 @@ from diffusion_jax.sampling.loop import Sampler
 
 
 def direct() -> SamplerStep:
-    """One network call, of a model without noise levels: a variational autoencoder or a GAN."""
+    """One network call of a model without noise levels. For a variational autoencoder or a GAN."""
     return SamplerStep(None, needs_score=False, direct=True)
 
 

@@ -4,8 +4,9 @@ The linear part is solved exactly, which leaves an integral of the predicted x0 
 
     x_s = sigma_s/sigma_t x_t + alpha_s h int_0^1 e^(-(1 - u) h) x0(u) du,
 
-in which a polynomial in u stands for x0(u): through the prediction at t (u = 0) and those of earlier steps (u < 0).
-A step that ends without noise (h = inf) takes the predicted x0. Reference: Lu et al. 2022 (DPM-Solver++), eq. 8.
+in which a polynomial in u stands for x0(u): through the prediction at t (u = 0) and the predictions of earlier steps
+(u < 0). A step that ends without noise (h = inf) takes the predicted x0.
+Reference: Lu et al. 2022 (DPM-Solver++), eq. 8.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from diffusion_jax.sampling.base import BoundDenoiser, InitCarry, SamplerStep, s
 
 
 class OrderedCoefficients(NamedTuple):
-    """Coefficients of a step of a multistep method, with the largest order that it may have."""
+    """Coefficients of a multistep step, and the largest order that it may have."""
 
     at: Level
     to: Level
@@ -108,7 +109,7 @@ def earlier(history: History, h: Array) -> list[Array]:
 
 
 def finite(h: Array) -> Array:
-    """Return h, or 1 where it is infinite, the value of which no step uses."""
+    """Return h, or 1 where h is infinite. No step uses that 1."""
     return jnp.where(jnp.isfinite(h), h, 1)
 
 

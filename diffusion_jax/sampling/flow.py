@@ -41,7 +41,10 @@ def log_scale(schedule: Schedule, t: Array) -> Array:
 
 
 def level_at(schedule: Schedule, u: Array) -> Level:
-    """Return the level with log(sigma/alpha) = u [B]: t by bisection, alpha and sigma in exactly that ratio."""
+    """Return the level with log(sigma/alpha) = u [B].
+
+    t is found by bisection; alpha and sigma have exactly that ratio.
+    """
     t = time_of(schedule, -2 * u)
     scale = log_scale(schedule, t)
     return Level(t, scale - 0.5 * jnp.logaddexp(0, 2 * u), scale - 0.5 * jnp.logaddexp(0, -2 * u))

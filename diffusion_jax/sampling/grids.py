@@ -1,6 +1,7 @@
-"""Time grids of samplers: falling times from 1 to 0, or to the time `end` at which sampling in continuous time stops.
+"""Time grids of samplers: falling times from 1 to 0.
 
-A grid is a function that returns times, float64 [num_steps + 1]. Its signature names what it needs: `num_steps`, and
+In continuous time sampling may stop at the time `end`. A grid is a function that returns times, float64 [num_steps +
+1]. Its signature names its inputs: `num_steps`, and
 
     end          the last time in continuous time, by default 0
     chain_steps  the number T of steps of a chain, 0 for continuous time: the times are multiples of 1/T
@@ -19,9 +20,10 @@ from diffusion_jax.process.base import Schedule, in_float64, level, time_of
 
 
 def uniform(num_steps: int, chain_steps: int = 0, end: float = 0.0) -> np.ndarray:
-    """Times evenly spaced in t; of a chain levels k/T, as evenly spaced as integers allow.
+    """Times evenly spaced in t.
 
-    Raises ValueError if num_steps < 1, or of a chain if it has fewer steps or no level at `end`.
+    For a chain, levels k/T, as evenly spaced as integers allow. Raises ValueError if num_steps < 1, or of a chain if it
+    has fewer steps or no level at `end`.
     """
     if num_steps < 1:
         raise ValueError(f"sampler.num_steps must be at least 1, got {num_steps}")
@@ -66,7 +68,9 @@ def inclusive(num_steps: int, chain_steps: int) -> np.ndarray:
 
 
 def strided(num_steps: int, chain_steps: int) -> np.ndarray:
-    """Every (chain_steps // num_steps)-th level of a chain from the first on, then 0; the last levels are left out.
+    """Every (chain_steps // num_steps)-th level of a chain from the first on, then 0.
+
+    The last levels are left out.
 
     Reference: Song et al. 2021 (DDIM), appendix D (of 1000, 50: k - 1 = 980, …, 20, 0). Raises ValueError as `uniform`
     does.
@@ -76,7 +80,9 @@ def strided(num_steps: int, chain_steps: int) -> np.ndarray:
 
 
 def to_first(num_steps: int, chain_steps: int) -> np.ndarray:
-    """Levels of a chain from the last to the first, in at most T - 1 steps; the step to 0 is left out.
+    """Levels of a chain from the last to the first, without the step to 0.
+
+    At most T - 1 steps.
 
     Reference: the public code of Sohl-Dickstein et al. 2015. Raises ValueError as `uniform` does, and for a chain of
     one step.
@@ -138,7 +144,7 @@ def needs_chain(grid: Callable[..., np.ndarray]) -> bool:
 
 
 def chosen_levels(levels: tuple[int, ...], chain_steps: int, end: float = 0.0) -> np.ndarray:
-    """Levels k of a chain, given in any order, sorted; then that of `end`. Raises ValueError."""
+    """Levels k of a chain, given in any order, sorted; then the level of `end`. Raises ValueError."""
     last = _last_level(chain_steps, end)
     wrong = [int(k) for k in levels if not max(last, 1) <= k <= chain_steps]
     above = [k for k in levels if k != last]

@@ -1,6 +1,7 @@
-"""Linear inverse problems: x0 given y = A x0 + sigma_y noise, by guidance of a denoiser for every sampler.
+"""Linear inverse problems: x0 given y = A x0 + sigma_y noise.
 
-With D = E[x0 | x_t] and the covariance V = Cov[x0 | x_t] = (sigma²/alpha) dD/dx_t, the approximation
+Guidance of a denoiser, for every sampler. With D = E[x0 | x_t] and the covariance V = Cov[x0 | x_t] = (sigma²/alpha)
+dD/dx_t, the approximation
 
     p(y | x_t) ≈ N(y; A D, sigma_y² I + A V A^T)
 
@@ -160,9 +161,10 @@ METHODS: dict[str, Callable[..., Method]] = {"dps": dps, "pigdm": pigdm, "mmps":
 def conjugate_gradients(
     product: Callable[[Array], tuple[Array, Array]], b: Array, like: Array, iterations: int
 ) -> Array:
-    """Solve M u = b for symmetric M >= 0, row by row, and return a linear map of u, [B,…] as `like`.
+    """Solve M u = b for symmetric M >= 0, row by row.
 
-    A row stops early at a residual of the rounding of its b, or in a direction without positive curvature.
+    Returns a linear map of u, [B,…] as `like`. A row stops early at a residual of the rounding of its b, or in a
+    direction without positive curvature.
 
     Args:
         product: `u [B,*M] -> (M u, the linear map of u)`; the result is the sum of the maps of the steps.
@@ -234,7 +236,7 @@ def identity(shape: tuple[int, ...]) -> Operator:
 
 
 def mask(shape: tuple[int, ...], mask: str = "right", share: float = 0.5, seed: int = 0) -> Operator:
-    """Known elements [M] of an example; the arguments are those of `degradation.missing`. Raises ValueError."""
+    """Known elements [M] of an example; the arguments are as in `degradation.missing`. Raises ValueError."""
     known = degradation.missing(shape, mask, share, seed)
     return _of_degradation(known, (int(known.mask.sum()),))
 
@@ -288,10 +290,11 @@ def _of_degradation(degraded: Degradation, shape: tuple[int, ...], scale: float 
 
 
 def observed_shape(operator: Linear, shape: tuple[int, ...], name: str = "operator") -> tuple[int, ...]:
-    """Return the shape *M of an observation of an example [*D], float32, after checks of the operator.
+    """Return the shape *M of an observation of an example [*D], float32.
 
-    Compares A(x + 2 z) with A(x) + 2 A(z), and <A x, u> with <x, A^T u>, on random x, z and u. Raises ValueError,
-    naming `name`, for an operator that fails, is not linear, or returns anything but one array of real numbers.
+    The operator is checked. Compares A(x + 2 z) with A(x) + 2 A(z), and <A x, u> with <x, A^T u>, on random x, z and u.
+    Raises ValueError, naming `name`, for an operator that fails, is not linear, or returns anything but one array of
+    real numbers.
     """
     rng = np.random.default_rng(0)
     x, z = (jnp.asarray(rng.normal(size=shape), jnp.float32) for _ in range(2))
@@ -325,7 +328,7 @@ def observed_shape(operator: Linear, shape: tuple[int, ...], name: str = "operat
 
 
 def pseudo_inverse(operator: Linear, shape: tuple[int, ...], y: Array, iterations: int = 50) -> Array:
-    """Return A^+ y [B,*D], the least example with the observation y [B,*M], by conjugate gradients on A A^T."""
+    """Return A^+ y [B,*D], the least example with the observation y [B,*M]. By conjugate gradients on A A^T."""
     forward = jax.vmap(operator)
     transposed = jax.linear_transpose(forward, jax.ShapeDtypeStruct((len(y), *shape), y.dtype))
 

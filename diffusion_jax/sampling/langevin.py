@@ -1,13 +1,14 @@
-"""Langevin dynamics at one level, x <- x + e score + sqrt(2 e) noise, as a corrector and as a sampler.
+"""Langevin dynamics at one level, as a corrector and as a sampler.
 
-A step leaves the marginal of its level unchanged up to O(e). Its size is
+The dynamics are x <- x + e score + sqrt(2 e) noise. A step leaves the marginal of its level unchanged up to O(e). Its
+size is
 
     e = 2 a (snr |noise|/|score|)²,
 
 with a = (alpha_t/alpha_s)² of a forward step of the grid: 1 for VE, 1 - beta_k for a chain, and so for sub-VP as well.
-The norms are those of each sample; the paper's code averages them over the batch, which makes a sample depend on its
-neighbours. norms="expected" replaces |noise|/|score| by its expectation sigma. A sample's own norms vary with x, which
-biases the marginal by O(1/D) in D dimensions.
+The norms are computed for each sample; the paper's code averages them over the batch, which makes a sample depend on
+its neighbours. norms="expected" replaces |noise|/|score| by its expectation sigma. A sample's own norms vary with x,
+which biases the marginal by O(1/D) in D dimensions.
 Reference: Song et al. 2021, algorithms 4 and 5.
 """
 
@@ -33,9 +34,10 @@ PREDICTORS: dict[str, Callable[[], SamplerStep]] = {
 def predictor_corrector(
     predictor: str = "reverse_diffusion", snr: float = 0.16, steps: int = 1, norms: str = "example"
 ) -> SamplerStep:
-    """Predictor-corrector sampling: a step of a predictor, then Langevin dynamics at the level it ends at.
+    """Predictor-corrector sampling: a predictor step, then Langevin dynamics.
 
-    1 + steps network calls per step; 1 at a step that ends without noise, where there is no corrector.
+    The dynamics run at the level at which the predictor step ends. 1 + steps network calls per step; 1 at a step that
+    ends without noise, where there is no corrector.
 
     Args:
         predictor: "reverse_diffusion", "euler_maruyama" or "ancestral".

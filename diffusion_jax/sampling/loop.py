@@ -1,4 +1,7 @@
-"""The loop of all samplers: step coefficients of a time grid, and a `lax.scan` over its steps."""
+"""The loop of all samplers: a `lax.scan` over the steps of a grid.
+
+The step coefficients are computed from the time grid.
+"""
 
 import dataclasses
 from typing import Any
@@ -75,7 +78,7 @@ class Sampler:
         first: Array | int = 0,
         label: Array | None = None,
     ) -> tuple[Array, Any]:
-        """Return (x [B,*D], carry) after the steps of the grid, or of a part of it.
+        """Return (x [B,*D], carry) after the steps of the grid, or of a part of the grid.
 
         Args:
             params: the parameters of the model.
@@ -133,7 +136,7 @@ def sample(
         coefficients: of the N steps, the first one from the level of x.
         x: [B,*D].
         keys: [B]; step i draws from fold_in(key, i), so that a sample depends on its own key alone.
-        first: index i of the first step, if the coefficients are those of a part of a grid.
+        first: index i of the first step, if the coefficients belong to a part of a grid.
     """
     batch = x.shape[0]
     coefficients = jax.tree.map(lambda field: jnp.asarray(field, x.dtype), coefficients)
@@ -153,7 +156,9 @@ def sample(
 def coefficients(
     process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False, method: SamplerStep | None = None
 ) -> StepCoefficients:
-    """Return the step coefficients [N] of a grid of a fixed schedule, computed in float64 on the host.
+    """Return the step coefficients [N] of a grid of a fixed schedule.
+
+    They are computed in float64 on the host.
 
     Args:
         process, schedule: of the model.
@@ -169,9 +174,9 @@ def coefficients(
 def traced_coefficients(
     process: Process, schedule: Schedule, times: np.ndarray, denoise: bool = False, method: SamplerStep | None = None
 ) -> StepCoefficients:
-    """Return the step coefficients of a learned schedule, traced and differentiable, in the default float.
+    """Return the step coefficients of a learned schedule, traced and differentiable.
 
-    Arguments as of `coefficients`, except that `denoise` always appends a step.
+    They are in the default float. Arguments as of `coefficients`, except that `denoise` always appends a step.
     """
     return _prepared(
         process,

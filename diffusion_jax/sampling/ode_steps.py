@@ -24,9 +24,10 @@ Change = Callable[[StepCoefficients, Level, Array, Prediction], Array]
 
 
 def ode_euler() -> SamplerStep:
-    """Euler: x_s = x + F(x, t), with F the right-hand side above and differences from t to s for differentials.
+    """Euler: x_s = x + F(x, t).
 
-    A step that ends without noise takes the predicted x0. One network call per step.
+    F is the right-hand side above, with differences from t to s for differentials. A step that ends without noise takes
+    the predicted x0. One network call per step.
     """
     return SamplerStep(euler(log_change), needs_signal=True, from_noise=SamplerStep(euler(linear_change)))
 

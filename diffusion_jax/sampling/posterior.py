@@ -1,4 +1,6 @@
-"""Posterior sampling: x0 given an observation y, by multiplying the reverse kernel with the likelihood r of y.
+"""Posterior sampling: draws of x0 given an observation y.
+
+The reverse kernel is multiplied by the likelihood r of y:
 
     p~(x_s | x_t)  ∝  p(x_s | x_t) r_s(x_s),        r(x0) = N(y; x0, noise²) on the elements that were observed,
 
@@ -44,7 +46,7 @@ Gaussian = tuple[Array, Array]
 
 
 Rule = Callable[[Level, Gaussian, Observed], Gaussian]
-"""Distribution of x at a level [B] given the observation: (level, the one without it, observed) -> distribution."""
+"""Distribution of x at a level [B] given y: (level, distribution without y, observed) -> distribution."""
 
 
 def constant() -> Rule:
@@ -136,7 +138,10 @@ def condition(reverse: Reverse, rule: Rule, observed: Observed) -> Reverse:
 
 
 def start(rule: Rule, observed: Observed, at: Level, x: Array) -> Array:
-    """Turn x [B,*D], drawn from the prior N(0, alpha² + sigma²) at t = 1, into a draw given the observation."""
+    """Turn x [B,*D], drawn from the prior, into a draw given the observation.
+
+    The prior is N(0, alpha² + sigma²) at t = 1.
+    """
     scale = expand(jnp.hypot(at.alpha, at.sigma), x)
     mean, log_var = rule(at, (jnp.zeros_like(x), jnp.broadcast_to(2 * jnp.log(scale), x.shape)), observed)
     return mean + jnp.exp(0.5 * log_var) * x / scale
@@ -145,10 +150,10 @@ def start(rule: Rule, observed: Observed, at: Level, x: Array) -> Array:
 def resample(
     walk: Callable[..., Array], rows: GaussianCoefficients, x: Array, keys: Array, length: int = 10, repeats: int = 10
 ) -> Array:
-    """Take the N steps of a grid in stretches, each `repeats` times after adding noise back.
+    """Take the N steps of a grid in stretches, with repeats.
 
-    This makes unobserved elements consistent with those observed. N - N % length steps are repeated, the
-    first ones are taken once. `repeats` times the network calls.
+    Each stretch is taken `repeats` times, after adding noise back. This makes unobserved elements consistent with those
+    observed. N - N % length steps are repeated, the first ones are taken once. `repeats` times the network calls.
 
     Args:
         walk: `walk(x, keys, rows, first) -> x` takes the steps of a part of the grid, the first of them number `first`.

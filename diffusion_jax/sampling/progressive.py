@@ -30,7 +30,9 @@ def parts(rows: Any, number: int) -> list[Any]:
 
 
 def generation(sampler: Sampler, params: Any, seeds: ArrayLike, number: int = 10) -> np.ndarray:
-    """Return x0 predicted at the start of each part, and the samples at the end: [parts + 1, B, *D].
+    """Return x0 predicted at the start of each part, and the samples.
+
+    The samples are at the end: [parts + 1, B, *D].
 
     Reference: Ho et al. 2020, figure 6.
     """
@@ -62,7 +64,7 @@ def decoding(
 def sharing(sampler: Sampler, params: Any, seed: int, copies: int, number: int = 10) -> np.ndarray:
     """Return samples that share x_t, for t at the start of each part: [parts, copies, *D].
 
-    The shared x_t are those of `seed`; from there the copies have keys of their own. Reference: Ho et al.
+    The shared x_t follow from `seed`; from there the copies have keys of their own. Reference: Ho et al.
     2020, figure 7.
     """
     seeds = jnp.full(copies, seed, jnp.uint32)
@@ -83,10 +85,12 @@ def sharing(sampler: Sampler, params: Any, seed: int, copies: int, number: int =
 def interpolation(
     sampler: Sampler, process: Process, params: Any, ends: Array, seed: int, points: int, number: int = 4
 ) -> np.ndarray:
-    """Interpolate between x0 of two examples, ends [2,*D]: corrupt both to level t, mix, and sample from there.
+    """Interpolate between x0 of two examples, ends [2,*D].
+
+    Both are corrupted to level t and mixed, and sampling starts from there.
 
     x_t = (1 - share) x_t[0] + share x_t[1], `points` shares from 0 to 1, the same noise for all. Of bits and levels,
-    which have no values between, each dimension is that of either end, with these shares. Returns [1 + parts,
+    which have no values between, each dimension is taken from either end, with these shares. Returns [1 + parts,
     points, *D]: the mixtures of x0, then those at the start of each part, the lowest level first. Reference: Ho et al.
     2020, figure 8.
     """

@@ -1,4 +1,6 @@
-"""Steps of the reverse SDE dx = (f x - g² score) dt + g dw from t down to s.
+"""Steps of the reverse SDE from t down to s.
+
+The SDE is dx = (f x - g² score) dt + g dw.
 
 The integrals of f and g² over a step follow from the schedule without derivatives, and are finite at both ends:
 
@@ -21,9 +23,9 @@ from diffusion_jax.sampling.ode_steps import linear_change
 def euler_maruyama() -> SamplerStep:
     """Euler-Maruyama: x_s = (1 + log(alpha_s/alpha_t)) x - G² eps/sigma_t + G noise, G² = int g² dt.
 
-    Where no signal is left at t = 1, int f dt and int g² dt are infinite there. The step then is that of the
-    probability-flow ODE, with the noise of the forward step, G² = sigma_ts²: x_s = x + x0 d alpha + eps d sigma
-    - G²/2 eps/sigma_t + G noise. One network call per step. Reference: Song et al. 2021, eq. 6 and section 4.1.
+    Where no signal is left at t = 1, int f dt and int g² dt are infinite there. The step is then a step of the
+    probability-flow ODE, with the noise of the forward step, G² = sigma_ts²: x_s = x + x0 d alpha + eps d sigma - G²/2
+    eps/sigma_t + G noise. One network call per step. Reference: Song et al. 2021, eq. 6 and section 4.1.
     """
 
     def scales(coefficients: StepCoefficients) -> tuple[Array, Array]:

@@ -1,4 +1,7 @@
-"""The autoencoder of a latent diffusion: read from its run once, then kept in the run directory of the diffusion."""
+"""The autoencoder of a latent diffusion.
+
+It is read from its run once, then kept in the run directory of the diffusion.
+"""
 
 import json
 from typing import Any

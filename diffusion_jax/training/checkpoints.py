@@ -1,12 +1,14 @@
-"""Checkpoints of a run: asynchronous, atomic, checked by checksum, restored onto any number of devices.
+"""Checkpoints of a run: asynchronous, atomic, and checked by checksum.
+
+They are restored onto any number of devices.
 
     workdir/checkpoints/<step>/state           training state, as Orbax writes pytrees
                                config          JSON: config and versions
                                metrics         JSON: held-out loss, or null where it was not measured at this step
                                manifest.json   checksum and size of every file of the three
 
-A step's directory gets its name when all of it is written: a kill at any moment leaves the earlier checkpoints and at
-most a temporary directory, which the next `open_manager` removes. Reading writes nothing.
+A step's directory gets its name when it is written completely: a kill at any moment leaves the earlier checkpoints and
+at most a temporary directory, which the next `open_manager` removes. Reading writes nothing.
 """
 
 import contextlib
@@ -132,9 +134,10 @@ def forget_after(manager: ocp.CheckpointManager, step: int) -> None:
 
 @contextlib.contextmanager
 def lock(workdir: epath.PathLike) -> Iterator[None]:
-    """Lock a run directory against other trainings; the kernel releases the lock when the process ends.
+    """Lock a run directory against other trainings.
 
-    Raises ValueError, naming the process that holds the lock, if another training runs there. URLs are not locked.
+    The kernel releases the lock when the process ends. Raises ValueError, naming the process that holds the lock, if
+    another training runs there. URLs are not locked.
     """
     if "://" in str(workdir):
         yield
@@ -210,7 +213,7 @@ def find_step(workdir: epath.PathLike, step: int | str = "newest", verify: bool 
 def restore(run: Run, abstract_state: Any, step: int | str = "newest", verify: bool = True) -> Any:
     """Restore a state with the shapes, dtypes and shardings of `abstract_state`.
 
-    The devices may be others, and another number, than those it was saved from. Raises as `find_step` does, and
+    The number and kind of devices may differ from those at the time of saving. Raises as `find_step` does, and
     ValueError for a checkpoint that is damaged or does not fit.
     """
     directory = _checked(run, step, "state", verify)
@@ -279,9 +282,9 @@ def _reconstructed(directory: epath.Path, ema: str, verify: bool) -> Any:
 
 
 def read_config(run: Run, step: int | str = "newest", verify: bool = True) -> dict[str, Any]:
-    """Return the config of a checkpoint as a nested dict, with tuples for JSON's lists.
+    """Return the config of a checkpoint as a nested dict.
 
-    Raises as `find_step` does, and ValueError for a damaged checkpoint.
+    JSON's lists are returned as tuples. Raises as `find_step` does, and ValueError for a damaged checkpoint.
     """
     return tuples(_json(_checked(run, step, "config", verify) / "config")["config"])
 
@@ -363,7 +366,7 @@ def _stored(directory: epath.Path) -> Any:
 
 
 def _part(directory: epath.Path, part: Any) -> Any:
-    """Return a part of a stored state as NumPy arrays; part: its shapes and dtypes, of `_stored`."""
+    """Return a part of a stored state as NumPy arrays. part: its shapes and dtypes, as returned by `_stored`."""
     wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), part)
     to_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
     arguments = ocp.args.PyTreeRestore(item=wanted, restore_args=to_numpy, partial_restore=True)
@@ -372,7 +375,7 @@ def _part(directory: epath.Path, part: Any) -> Any:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """Return shapes by path, the same for dicts, tuples and dataclasses; of a typed key that of its data."""
+    """Return shapes by path, the same for dicts, tuples and dataclasses. A typed key has the shape of its data."""
 
     def shape(leaf: Any) -> tuple[int, ...]:
         typed_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

@@ -34,7 +34,10 @@ def sum_own(item: epath.Path, process: int) -> None:
 
 
 def _checksums(directory: epath.Path) -> dict[str, str]:
-    """Return the checksum of each file of the items by path; Orbax still changes the files at the top."""
+    """Return the checksum of each file of the items by path.
+
+    Files at the top are left out: Orbax still changes them.
+    """
     found = {}
     for item in (item for item in directory.iterdir() if item.is_dir()):
         noted = [json.loads(path.read_text()) for path in item.glob(f"{OWN}*")]

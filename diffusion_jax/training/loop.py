@@ -31,11 +31,11 @@ LAGGING = 0.01
 FIGURES = ("curves.png", "loss_by_time.png")
 """Files of `draw_losses`."""
 RAW_LOSS = "heldout_loss_raw"
-"""Metric: the held-out loss of the raw weights, where `heldout_loss` is that of an average."""
+"""Metric: the held-out loss of the raw weights, where `heldout_loss` uses an average."""
 
 
 class Diverged(FloatingPointError):
-    """Training diverged: too many updates in a row were not finite, and no roll-back is left."""
+    """Training diverged: too many updates in a row were not finite. No roll-back is left."""
 
     exit_code = 3
 
@@ -73,7 +73,7 @@ def train(config: ConfigDict, workdir: str, verify: bool = True) -> dict[str, An
 
 
 def no_space(error: OSError | ValueError) -> bool:
-    """Return True for a full disk or quota, as the system or TensorStore (RESOURCE_EXHAUSTED) reports it."""
+    """Return True for a full disk or quota. The error comes from the system or TensorStore (RESOURCE_EXHAUSTED)."""
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return getattr(error, "errno", None) in full or ("RESOURCE_EXHAUSTED" in str(error) and "writ" in str(error))
 
@@ -154,7 +154,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
 
     @contextlib.contextmanager
     def saving_on_failure() -> Iterator[None]:
-        """Save the sound state if a log, an evaluation or a picture fails, or on a signal."""
+        """Save the sound state on a failure or a signal. A failure is an error of a log, an evaluation or a picture."""
         try:
             notice.raising = True
             yield
@@ -320,7 +320,7 @@ def keys(config: ConfigDict) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def summary(window: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the means of metrics over steps; if possible over those with a finite update."""
+    """Return the means of metrics over steps. If possible, over the steps with a finite update."""
     values = {name: np.array([metrics[name] for metrics in window]) for name in window[0]}
     finite = np.isfinite(values["loss"]) & np.isfinite(values["grad_norm"])
     means = {name: float(of_steps[finite if finite.any() else slice(None)].mean()) for name, of_steps in values.items()}
@@ -328,7 +328,7 @@ def summary(window: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def draw_losses(workdir: str, name: str) -> None:
-    """Draw the losses into workdir/curves.png, and by time into loss_by_time.png; name: of the weights behind them."""
+    """Draw the losses into workdir/curves.png, and by time into loss_by_time.png. name: of the weights behind them."""
     path, records = files.place_of(workdir).resolve(), metric_log.read_metrics(workdir)
     plots.losses(path / FIGURES[0], records, path.name, state.describe_weights(name))
     if any(name.startswith("heldout_loss_bin_") for record in records for name in record):
@@ -336,7 +336,10 @@ def draw_losses(workdir: str, name: str) -> None:
 
 
 def if_finite(n: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return a function of samples; None, with a warning, if they are not finite, as before a roll-back."""
+    """Return function(*arguments), or None if samples are not finite.
+
+    A warning is then logged. Samples may be not finite before a roll-back.
+    """
     try:
         return function(*arguments)
     except FloatingPointError as error:
@@ -345,7 +348,10 @@ def if_finite(n: int, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def lag(config: ConfigDict, name: str, updates: int) -> str:
-    """Return a warning while an average holds more than LAGGING of the initial weights, else ""."""
+    """Return a warning about an average that lags behind the weights, else "".
+
+    The warning is given while the average holds more than LAGGING of the initial weights.
+    """
     if name == state.RAW or ":" in name or updates < 2:  # after one update an average is a copy
         return ""
     share = averages.initial_share(float(name), updates, config.ema.ramp)
@@ -365,7 +371,7 @@ def heldout_text(losses: Mapping[str, float], name: str) -> str:
 
 
 def is_drawn(n: int, every: int) -> bool:
-    """Return True if samples are drawn after step n: at 1 % and 10 % of `every`, then every `every` steps."""
+    """Return True if samples are drawn after step n. At 1 % and 10 % of `every`, then every `every` steps."""
     return n % every == 0 or n in (every // 100, every // 10)
 
 

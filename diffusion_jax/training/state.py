@@ -1,4 +1,4 @@
-"""State of a training run, all of it in every checkpoint."""
+"""Training state, saved whole in every checkpoint."""
 
 from typing import Any
 
@@ -34,7 +34,7 @@ class TrainState:
 def create(
     params: Any, optimizer: optax.GradientTransformation, decays: tuple[float, ...], history: Any = None
 ) -> TrainState:
-    """Return the state before the first step; every average starts as a copy of the parameters."""
+    """Return the state before the first step. Every average starts as a copy of the parameters."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

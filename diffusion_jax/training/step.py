@@ -40,7 +40,7 @@ def make_train_step(
     batch_size: examples of the global batch. to_model: turns x0 at rest into floats in the model's range.
     accumulate_steps: parts in which a device works through its share. ema_ramp: see `averages.ema_decay`.
     An update whose loss or gradient is not finite leaves parameters, averages and optimiser as they were, and is
-    counted. Metrics are float32 scalars: loss, those of the loss, grad_norm, skipped.
+    counted. Metrics are float32 scalars: loss, the metrics of the loss, grad_norm, skipped.
     """
 
     def gradients(params: Any, batch: Batch, t: Array, weight: Array, keys: Array) -> tuple[Any, Array]:

@@ -110,7 +110,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("kind", "words", "named"), REFUSED)
-def test_questions_for_denoisers_are_refused_by_name(kind, words, named, runs, tmp_path, capsys):
+def test_commands_for_denoisers_are_refused_by_name(kind, words, named, runs, tmp_path, capsys):
     np.savez(tmp_path / "odd.npz", np.zeros((4, 8, 8, 1), np.uint8))
     before = sorted(tmp_path.iterdir())
     words = [word.replace("{tmp}", str(tmp_path)) for word in words]

@@ -318,7 +318,7 @@ def test_bad_statistics_are_one_line(argv, key, bad_things, capsys):
 
 
 @pytest.mark.parametrize(("wrong", "key"), BAD, ids=lambda value: value if isinstance(value, str) else None)
-def test_what_does_not_fit_is_refused_before_anything_is_drawn(wrong, key, loaded, workdir, stats, bad_things):
+def test_bad_inputs_are_refused_before_sampling(wrong, key, loaded, workdir, stats, bad_things):
     before = shards(workdir)
     options = {"metrics": ["fid"], "stats": str(stats), **wrong}
     options["stats"] = options["stats"].format(tmp=bad_things)

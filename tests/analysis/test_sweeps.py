@@ -220,7 +220,7 @@ def test_the_exit_code_of_a_training_decides_whether_it_diverged(tmp_path, comma
         ([{"step": 50, "heldout_loss": 7.0}], ""),  # it came back
     ],
 )
-def test_what_counts_as_diverged(changes, reason, tmp_path):
+def test_signs_of_divergence(changes, reason, tmp_path):
     records = [{"step": step, "loss": 1.0, "heldout_loss": 1.0, "skipped": 0.0} for step in (1, 50, 100)]
     lines = "".join(json.dumps(record) + "\n" for record in sorted(records + changes, key=lambda r: r["step"]))
     (tmp_path / "metrics.jsonl").write_text(lines)

@@ -15,7 +15,7 @@ from diffusion_jax.interop import exchange
 
 
 class Done(NamedTuple):
-    """What a command did."""
+    """Result of a command."""
 
     code: int
     out: list[str]

@@ -51,7 +51,7 @@ def test_the_same_examples_come_back(workdir, run, packed, command, tmp_path):
     assert figures["gross_bits_per_dim"] > figures["net_bits_per_dim"]
 
 
-def test_what_is_known_on_the_way_lies_on_the_rate_distortion_curve(run, tmp_path):
+def test_partial_decodings_lie_on_the_rate_distortion_curve(run, tmp_path):
     """By a denoiser of independent Gaussian pixels; within 5 standard errors of two draws of the noise."""
 
     def shrink(params, x_t, level, label=None, keys=None):

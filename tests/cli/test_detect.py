@@ -46,7 +46,7 @@ def test_statistics_of_a_denoiser_that_always_predicts_zero(run):
 
 @pytest.mark.parametrize("begin", [-12.0, -np.inf])
 def test_the_bound_of_gaussian_data_from_a_few_levels(begin):
-    """Of N(0, s²) and its denoiser the integral is known, and the x0 error without signal is s²."""
+    """The integral is known for N(0, s²) and its denoiser. The x0 error without signal is s²."""
     variances = np.array([0.3, 2.0])[:, None]
     for count, limit in ((20, 2e-2), (2000, 2e-5)):
         log_snr = np.r_[begin, np.linspace(-10, 8, count)]

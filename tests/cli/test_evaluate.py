@@ -36,7 +36,7 @@ def test_evaluate_gives_the_bound_term_by_term(command, workdir):
     assert (directory / "vlb.png").exists() and (directory / "rate_distortion.png").exists()
 
 
-def test_show_draws_what_happens_between_noise_and_data(command, workdir):
+def test_show_draws_the_steps_between_noise_and_data(command, workdir):
     done = command("show", f"--workdir={workdir}", "--num_samples=3")
     assert done.code == 0, done.err
     with np.load(workdir / "evaluation" / "2-0.9" / "progressive.npz") as file:

@@ -59,7 +59,7 @@ def run(tmp_path_factory, untrained):
 
 
 @pytest.mark.parametrize(("words", "name", "where"), CASES, ids=[f"{words[0]} {name}" for words, name, _ in CASES])
-def test_what_is_in_the_way_is_named(words, name, where, run, tmp_path, command):
+def test_files_in_the_way_are_named(words, name, where, run, tmp_path, command):
     (tmp_path / "sweep.py").write_text(SWEEP)
     place = tmp_path / "work"
     place.mkdir()

@@ -48,7 +48,7 @@ def test_the_advice_works(words, place, tmp_path, command):
     assert ("--split=train" in done.err[-1]) == (words[0] == "compress")
 
 
-def test_evaluation_leaves_out_what_needs_heldout_data_and_says_what_gives_it(place, command):
+def test_evaluation_skips_metrics_of_missing_heldout_data_and_names_the_key(place, command):
     done = command("evaluate", f"--workdir={place / 'run'}")
     assert done.code == 0 and "heldout_loss" not in done.results
     assert any("--data.arrays.heldout=" in line for line in done.err)

@@ -105,7 +105,7 @@ def test_transform_and_label_are_those_of_the_public_code(x64):
         np.testing.assert_allclose(augmentation.label(done), golden["label"], atol=1e-14)
 
 
-def test_transforms_happen_as_often_as_asked_for():
+def test_transforms_have_the_given_probability():
     """Frequencies of 20,000 draws, within five standard deviations; the others are 0, and so is their label."""
     n, p = 20_000, 0.12
     keys = jax.random.split(jax.random.key(0), n)

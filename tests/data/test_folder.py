@@ -108,7 +108,7 @@ def test_the_fraction_that_an_error_names_holds_a_file_out(tmp_path):
     assert folder("train", path, size=(6, 4), heldout_fraction=1e-9).size == 2
 
 
-def test_files_of_other_kinds_and_transparency_are_told(tmp_path):
+def test_files_of_other_kinds_and_transparency_are_in_the_note(tmp_path):
     path = fill(tmp_path, ["0.png", "a.gif", "b.GIF"])
     Image.fromarray(np.dstack([PIXELS[3], PIXELS[4][..., 0]])).save(tmp_path / "1.png")
     for name in ("c.heic", "README"):

@@ -97,7 +97,7 @@ def halved(learning_rate, train_steps, until: int = 3):
     return lambda n: learning_rate * jnp.where(n < until, 1.0, 0.5)
 
 
-def test_functions_of_ones_own_bring_their_options():
+def test_imported_functions_have_their_options():
     c = config()
     own = {
         "optimizer.name": f"{__name__}:mine",

@@ -34,7 +34,7 @@ SVM = [
 
 
 @pytest.mark.parametrize(("data", "why"), SVM)
-def test_an_svm_without_answer_is_refused_and_skipped(tmp_path, data, why):
+def test_an_svm_unsuitable_for_the_data_is_refused_and_skipped(tmp_path, data, why):
     c = config(tmp_path, **data)
     quality.check_evaluation(c)
     c.eval.svm = True
@@ -72,7 +72,7 @@ METRICS = [
 
 
 @pytest.mark.parametrize(("data", "named"), METRICS)
-def test_a_metric_without_answer_is_refused_before_anything_is_drawn(tmp_path, data, named):
+def test_a_metric_that_cannot_be_computed_is_refused_before_sampling(tmp_path, data, named):
     with pytest.raises(ValueError) as caught:
         quality.make_monitor(config(tmp_path, **data), None)
     assert named in str(caught.value) and "\n" not in str(caught.value)

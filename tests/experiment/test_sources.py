@@ -70,7 +70,7 @@ def test_the_line_on_the_data_counts_examples_and_classes():
 
 
 @pytest.mark.parametrize("change", ["none", "one fewer", "other content"])
-def test_changed_training_data_are_told_once(change, tmp_path, caplog, monkeypatch):
+def test_changed_training_data_give_one_warning(change, tmp_path, caplog, monkeypatch):
     path, x0 = str(tmp_path / "x.npy"), np.random.default_rng(0).random((50, 2), np.float32)
     np.save(path, x0)
     config = configs.defaults()

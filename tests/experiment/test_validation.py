@@ -1,4 +1,4 @@
-"""Bad values of every key, of which nobody thought one by one: each is one line that names the key, before any work."""
+"""Bad values of every key, drawn at random: each is an error on one line that names the key, before any work."""
 
 import functools
 import pathlib
@@ -39,7 +39,7 @@ NUMBERS = [
 
 
 def refused(flags, capsys, monkeypatch):
-    """What `main train` says of these flags, on one line, without having begun to train."""
+    """Return the error of `main train` for these flags, on one line, without having begun to train."""
 
     def begun(*_, **__):
         raise AssertionError(f"{flags} were accepted")
@@ -71,7 +71,7 @@ def test_text_is_no_number(key, text, capsys, monkeypatch):
 
 @settings(EACH, max_examples=100)
 @given(key=st.sampled_from(sorted(CONFIG)), place=st.integers(0, 40), letter=st.sampled_from("qxzj"))
-def test_a_misspelt_key_is_told(key, place, letter, capsys, monkeypatch):
+def test_a_misspelt_key_is_named_in_the_error(key, place, letter, capsys, monkeypatch):
     place = min(place, len(key))
     wrong = key[:place] + letter + key[place:]
     line = refused([f"--config.{wrong}=1"], capsys, monkeypatch)

@@ -337,7 +337,7 @@ def test_a_learned_schedule_is_fixed_only_when_it_is_frozen():
     assert abs(np.asarray(experiment.sampler.coefficients(shift).x0_scale) - rows.x0_scale).max() > 0.01
 
 
-def test_K_ends_one_step_before_t_0_whatever_noise_is_left_there():
+def test_K_ends_one_step_before_t_0_for_any_noise_at_t_0():
     """A schedule with noise at t = 0 has T rows for K as any other, and its first level is 1/T."""
     for name in ("linear", "linear_logsnr"):
         c = config(schedule__name=name, loss__name="K", process__num_steps=4)
@@ -403,7 +403,7 @@ REFUSED_OF_LEVELS = [
 
 
 @pytest.mark.parametrize(("changes", "key"), REFUSED_OF_LEVELS)
-def test_what_levels_do_not_allow_is_refused_in_one_line(changes, key):
+def test_choices_unsuitable_for_levels_are_refused_in_one_line(changes, key):
     test_refused_in_one_line_that_names_the_key(changes, key)
 
 
@@ -426,7 +426,7 @@ def test_models_of_levels_have_a_loss_and_samples_of_their_levels(choices, shape
 
 
 @pytest.mark.parametrize(("changes", "key"), REFUSED_OF_2015)
-def test_what_2015_does_not_allow_is_refused_in_one_line(changes, key):
+def test_choices_unsuitable_for_2015_are_refused_in_one_line(changes, key):
     test_refused_in_one_line_that_names_the_key(changes, key)
 
 
@@ -489,14 +489,14 @@ def test_x0_is_clipped_in_sampling_and_in_the_bound_unless_it_only_follows_from_
     np.testing.assert_array_equal(guesses[0], guesses[1].clip(-1, 1) if clips else guesses[1])
 
 
-def test_the_bound_of_fewer_steps_wants_a_variance_that_suits_them():
+def test_the_bound_of_fewer_steps_needs_a_suitable_variance():
     c = config(prediction__variance="learned_diagonal", loss__name="vlb")
     experiment = wiring.build(c)
     with pytest.raises(ValueError, match=r"prediction\.variance.*bound\.num_steps"):
         paths.chain_coefficients(c, experiment.process, experiment.schedule, 2)
 
 
-def test_conditional_network_is_told_the_label():
+def test_conditional_network_depends_on_the_label():
     c = config(network__name="mlp", network__conditional=True, data__shape=(5,))
     experiment = wiring.build(c)
     params = wiring.init(c, experiment.network, jax.random.key(0))
@@ -583,7 +583,7 @@ EXACT = {
 
 
 @pytest.mark.parametrize("what", EXACT)
-def test_no_device_may_round_what_must_be_exact(what):
+def test_exact_operations_have_the_highest_precision(what):
     """Convolutions and products of GPUs and TPUs round float32 unless they are told not to."""
     function, *inputs = EXACT[what]
     program = str(jax.make_jaxpr(function)(*inputs))

@@ -46,7 +46,7 @@ def test_names_of_the_cifar_network():
     assert names["up_1/upsample/conv/b"] == ("up_1", "upsample", "conv", "bias")
 
 
-def test_what_does_not_fit_is_named(variables, tmp_path):
+def test_mismatched_variables_are_named(variables, tmp_path):
     _, _, stored = variables
     changed = {name: value for name, value in stored.items() if not name.startswith("model/conv_in/b")}
     changed |= {"model/extra/W": np.zeros(1, np.float32), "model/norm_out/beta": np.zeros(5, np.float32)}
@@ -84,7 +84,7 @@ def test_no_checkpoint_and_a_broken_one(tmp_path):
         ddpm_tf1.read(str(tmp_path / "broken"), NET, SHAPE)
 
 
-def test_without_tensorflow_it_says_what_to_install(monkeypatch, tmp_path):
+def test_missing_tensorflow_is_an_error_with_the_package(monkeypatch, tmp_path):
     (tmp_path / "m.index").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(ValueError, match=r"diffusion_jax\[tf\]"):

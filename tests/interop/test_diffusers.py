@@ -28,7 +28,7 @@ def drawn_params(net, shape):
 
 @pytest.fixture(scope="module")
 def golden():
-    """What diffusers computes, and its weights as parameters: the same generator draws them on both sides."""
+    """Outputs of diffusers, and its weights as parameters: the same generator draws them on both sides."""
     draw = runpy.run_path(str(GOLDEN / "make_diffusers_unet.py"))["draw"]
     with jax.enable_x64(True):
         empty = jax.tree.map(lambda a: np.zeros(a.shape, bool), shapes_of(CIFAR, CIFAR_SHAPE))
@@ -40,7 +40,10 @@ def golden():
 
 
 def output(golden, net=CIFAR, later=0.0):
-    """Of the net, with diffusers' weights and inputs; operation by operation, as compiling each variant is slower."""
+    """Output of the net, with diffusers' weights and inputs.
+
+    Computed operation by operation, as compiling each variant is slower.
+    """
     params, file = golden
     with jax.enable_x64(True):
         y = net.apply({"params": params}, jnp.asarray(file["x"]), jnp.asarray(file["time"] + later), None, None)
@@ -69,7 +72,7 @@ def test_a_mistaken_option_would_show(golden, option):
 
 @pytest.mark.parametrize("name", ["example", "classes"])
 def test_the_default_options_of_diffusers_give_its_outputs(name, tmp_path, x64):
-    """Of the model of its training example, and of one with classes, a learned variance and heads of 8 channels."""
+    """Models: its training example, and one with classes, a learned variance and heads of 8 channels."""
     with np.load(GOLDEN / "diffusers_options.npz") as file:
         golden = {key.removeprefix(f"{name}/"): file[key] for key in file.files if key.startswith(name)}
     (tmp_path / "config.json").write_text(str(golden["config"]))

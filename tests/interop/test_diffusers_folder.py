@@ -62,7 +62,7 @@ def test_a_pickle_is_refused(name, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04N.", b"PK\x03\x04" + bytes(100)])
-def test_what_is_only_called_safetensors_is_refused(content, tmp_path):
+def test_files_that_are_not_safetensors_are_refused(content, tmp_path):
     (tmp_path / diffusers_folder.WEIGHTS).write_bytes(content)
     with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.safetensors"):
         diffusers_folder.read_tensors(tmp_path)

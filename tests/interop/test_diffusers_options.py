@@ -59,7 +59,7 @@ def test_three_shapes_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", saved_models.MODELS)
-def test_what_is_written_is_what_diffusers_wrote(name, tmp_path):
+def test_written_options_equal_the_options_of_diffusers(name, tmp_path):
     folder = saved_models.write(tmp_path / "model", name)
     theirs = json.loads((folder / "config.json").read_text())
     ours = diffusers_options.describe_unet(*diffusers_options.read_unet(folder))
@@ -117,7 +117,7 @@ def test_what_is_written_is_what_diffusers_wrote(name, tmp_path):
         ({"_class_name": "UNet2DConditionModel"}, "_class_name"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_represented_is_refused_by_name(changes, key, tmp_path):
+def test_unsupported_options_are_refused_by_name(changes, key, tmp_path):
     with pytest.raises(ValueError) as caught:
         diffusers_options.read_unet(folder_of(tmp_path, **changes))
     assert key in str(caught.value) and str(tmp_path / "config.json") in str(caught.value)

@@ -49,7 +49,7 @@ def of(workdir):
 
 
 @pytest.mark.parametrize("name", saved_models.MODELS)
-def test_imported_models_compute_what_diffusers_computes(name, tmp_path, capsys):
+def test_imported_models_give_the_outputs_of_diffusers(name, tmp_path, capsys):
     results = bring(capsys, saved_models.write(tmp_path / "model", name), tmp_path / "run")
     _, experiment, params = of(tmp_path / "run")
     assert results["parameters"] == {"two_resolutions": 74683, "oblong": 60403, "grey": 86121}[name]
@@ -77,7 +77,7 @@ def test_import_then_export_gives_the_same_files(name, tmp_path, capsys):
 
 
 def test_export_then_import_is_the_identity(tmp_path, capsys):
-    """Of parameters and of what the config says, for a model of ours, and for each of its averages."""
+    """Parameters and keys of the config are the same, for a model of this package and each of its averages."""
     config = configs.load("cifar10_ddpm:tiny")
     config.ema.decays = (0.9, 0.5)
     config.network.unet.groups = 4

@@ -137,7 +137,7 @@ AT = Level(*map(np.float64, (0.01, math.log(0.98), math.log(0.05))))
 
 
 def test_uniform_dequantisation_is_exact_for_a_density_flat_over_bins(x64):
-    """Where the density is constant on each bin the result is log2 of the level's probability."""
+    """The result is log2 of the level's probability if the density is constant on each bin."""
     levels, dims = 5, 3
     x0 = jnp.asarray([[-1.0, 0.0, 0.5], [1.0, 1.0, -0.5]])
     mass = np.array([0.1, 0.2, 0.3, 0.25, 0.15])

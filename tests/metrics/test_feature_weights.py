@@ -54,7 +54,7 @@ def test_its_training_learns_and_is_deterministic():
     assert script["accuracy"](script["train"](80)) > 0.5
 
 
-def test_the_shipped_network_of_grey_images_knows_digits_of_another_source():
+def test_the_shipped_network_of_grey_images_classifies_digits_of_another_source():
     """Scans of 8 x 8 pixels, enlarged to the 20 x 20 of MNIST; it was trained on none of them."""
     assert feature_weights.GREY28.stat().st_size < 600_000
     x0, label = digits("heldout").read(np.arange(200))

@@ -73,7 +73,7 @@ NETS = {
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_networks_start_near_zero_and_know_the_time(name):
+def test_networks_start_near_zero_and_depend_on_the_time(name):
     net, shape = NETS[name]
     x = jnp.broadcast_to(jax.random.normal(KEY, shape[1:]), shape)
     params, apply = jax.jit(net.init)(KEY, x, jnp.zeros(2)), jax.jit(net.apply)
@@ -84,7 +84,7 @@ def test_networks_start_near_zero_and_know_the_time(name):
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_networks_refuse_what_does_not_fit(name):
+def test_networks_refuse_bad_shapes_and_numbers_of_steps(name):
     net, shape = NETS[name]
     with pytest.raises(ValueError, match=rf"{name}.*\bx\b"):
         net.init(KEY, jnp.zeros((2, 3, 3)), jnp.zeros(2))

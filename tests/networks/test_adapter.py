@@ -121,7 +121,7 @@ class Doubling(nn.Module):
         return nn.Dense(2 * x.shape[-1])(x)
 
 
-def test_more_channels_can_be_asked_for():
+def test_output_channels_can_be_chosen():
     assert run(Doubling(), drawn(4, 3), out_channels=6).shape == (4, 6)
 
 
@@ -190,7 +190,7 @@ class KeysFirst(nn.Module):
 
 
 @pytest.mark.parametrize("module", [NoTime(), TooMuch(), KeysFirst(), Plain, lambda x, time: x])
-def test_what_cannot_be_called_is_refused_in_one_line(module):
+def test_modules_that_cannot_be_called_are_refused_in_one_line(module):
     with pytest.raises(ValueError, match="network") as caught:
         adapt(module)
     assert "\n" not in str(caught.value)

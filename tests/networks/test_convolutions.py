@@ -204,7 +204,7 @@ def test_gradients_by_example_recomputed_and_spread_over_devices(choice, plain, 
 
 
 @chosen
-def test_each_way_is_as_exact_as_is_asked_for(choice, plain, share):
+def test_every_method_uses_the_requested_precision(choice, plain, share):
     shapes = (2, 4, 4, CHANNELS), (3, 3, CHANNELS, CHANNELS)
     inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
 

@@ -142,6 +142,6 @@ def test_positions_are_those_of_their_row_and_column():
         ({}, (32,), "mlp"),
     ],
 )
-def test_what_does_not_fit_is_an_error_before_anything_compiles(options, shape, named):
+def test_bad_options_and_shapes_are_errors_before_compilation(options, shape, named):
     with pytest.raises(ValueError, match=rf"dit.*\b{named}\b"):
         shapes_of(DiT(1, **options), shape)

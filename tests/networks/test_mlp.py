@@ -72,6 +72,6 @@ def test_bfloat16_is_close_and_float64_is_exact():
         ({}, (4, 2, 2), "x"),
     ],
 )
-def test_what_does_not_fit_is_an_error(options, shape, named):
+def test_bad_options_and_shapes_are_errors(options, shape, named):
     with pytest.raises(ValueError, match=rf"mlp.*\b{named}\b"):
         jax.eval_shape(MLP(2, **options).init, jax.random.key(0), jnp.zeros(shape), TIME, None, None)

@@ -113,6 +113,6 @@ def test_stretching_keeps_corners_and_lines():
         ({}, (8, 9, 3), "width"),
     ],
 )
-def test_what_does_not_fit_is_an_error_before_anything_compiles(options, shape, named):
+def test_bad_options_and_shapes_are_errors_before_compilation(options, shape, named):
     with pytest.raises(ValueError, match=rf"ncsn.*\b{named}\b"):
         shapes_of(NCSN(**{"out_channels": 3, "num_steps": 4} | options), shape)

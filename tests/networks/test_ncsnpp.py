@@ -182,7 +182,7 @@ def test_fourier_features_of_time_are_a_fixed_draw():
         ({"blocks": 0}, "blocks"),
     ],
 )
-def test_what_does_not_fit_is_an_error_before_anything_compiles(options, named):
+def test_bad_options_and_shapes_are_errors_before_compilation(options, named):
     with pytest.raises(ValueError, match=rf"ncsnpp.*\b{named}\b"):
         shapes_of(NCSNpp(3, **options), (32, 32, 3))
     with pytest.raises(ValueError, match=r"ncsnpp.*\baugment\b"):

@@ -172,7 +172,7 @@ def test_any_height_width_and_number_of_channels_with_labels(net, shape):
         ({}, (32, 3), "x"),
     ],
 )
-def test_what_does_not_fit_is_an_error_before_anything_compiles(options, shape, named):
+def test_bad_options_and_shapes_are_errors_before_compilation(options, shape, named):
     with pytest.raises(ValueError, match=rf"unet.*\b{named}\b"):
         shapes_of(UNet(3, **options), shape)
 

@@ -46,6 +46,6 @@ def test_output_is_x_at_the_start_and_follows_time_and_label():
         ({"dropout": 1.0}, "dropout"),
     ],
 )
-def test_what_does_not_fit_is_an_error_before_anything_compiles(options, named):
+def test_bad_options_and_shapes_are_errors_before_compilation(options, named):
     with pytest.raises(ValueError, match=rf"vdm.*\b{named}\b"):
         shapes_of(VDMUNet(**{"out_channels": 3} | options), (32, 32, 3))

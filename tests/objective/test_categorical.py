@@ -128,7 +128,7 @@ def test_masked_bound_is_finite_at_both_ends():
     assert float(found[0]) == 0 and np.isfinite(found).all()
 
 
-def test_the_network_sees_one_hot_states():
+def test_the_network_input_is_one_hot_states():
     process = PROCESSES[1]
 
     class Net:

@@ -76,7 +76,7 @@ def test_float32_agrees_with_float64_and_gradients_are_finite(name, sigma):
 
 
 def test_tanh_approximation_is_close_to_the_exact_one(x64):
-    """Of two levels, the lower has the mass Phi(-mean / sigma): at most 1.79e-4 off, at 2.59."""
+    """The lower of two levels has the mass Phi(-mean / sigma): at most 1.79e-4 off, at 2.59."""
     mean = jnp.linspace(-5, 5, 10_001)
     exact, approximate = (
         jax.jit(decoders.DECODERS[n](2))(-jnp.ones_like(mean), mean, 0.0) for n in ("bins", "bins_tanh")

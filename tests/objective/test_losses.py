@@ -34,7 +34,7 @@ def squared_error(predict, target):
 
 @pytest.mark.parametrize("name", WEIGHT_OF_X0)
 @pytest.mark.parametrize("target", [name for name, make in prediction.TARGETS.items() if not facts_of(make).chain])
-def test_weight_is_the_same_on_x0_whatever_the_network_predicts(name, target):
+def test_weight_on_x0_does_not_depend_on_the_prediction_target(name, target):
     """An error d of x0 (x_t known) is an error (a - b alpha/sigma) d of the target."""
     a, b = ab = prediction.TARGETS[target]()(SCHEDULE, AT)
     scale = (a - b * AT.alpha / AT.sigma) ** 2

@@ -17,7 +17,7 @@ SCHEDULES = {"straight": schedules.rectified_flow(), "shifted": schedules.rectif
 
 
 def carried(path, x, t, s, std=STD):
-    """Where the flow of N(MEAN, std²) takes x [B,D] from t to s, both [B]."""
+    """The point at s to which the flow of N(MEAN, std²) carries x [B,D] from t, both [B]."""
     at, to = level(path, t), level(path, s)
     scale = jnp.hypot(to.alpha * std, to.sigma) / jnp.hypot(at.alpha * std, at.sigma)
     return expand(to.alpha, x) * MEAN + expand(scale, x) * (x - expand(at.alpha, x) * MEAN)

@@ -138,7 +138,7 @@ def test_lost_probabilities_give_lost_draws(process):
     np.testing.assert_array_equal(np.isnan(bits), [True, False])
 
 
-def test_what_is_not_masked_is_known():
+def test_unmasked_values_are_certain():
     process = PROCESSES[1]
     log_probs = jnp.log(jnp.full((1, 2, LEVELS), 1 / LEVELS))
     found = np.exp(process.known(log_probs, process.values(jnp.array([[1, LEVELS]]), np.float32)))

@@ -42,7 +42,7 @@ def test_losses(tmp_path, records):
 
 @pytest.mark.parametrize("steps", [1, 3, 40])
 def test_losses_by_time(steps, tmp_path):
-    """Of intervals that an evaluation did not reach, and values that are not finite, nothing is drawn."""
+    """Nothing is drawn for intervals that an evaluation did not reach, and for values that are not finite."""
     records = [{"step": n, "heldout_loss": 1.0, "heldout_loss_bin_0": 1 / n, "heldout_loss_bin_9": math.nan}
                | ({"heldout_loss_bin_3": 0.01} if n % 2 else {}) for n in range(1, steps + 1)]  # fmt: skip
     plots.loss_by_time(tmp_path / "a.png", [{"step": 0, "loss": 2.0}, *records], "run")

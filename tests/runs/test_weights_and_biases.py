@@ -19,7 +19,7 @@ def report(workdir):
     reporter.close()
 
 
-def test_what_is_logged_and_that_a_resumed_run_goes_on(tmp_path, monkeypatch):
+def test_metrics_are_logged_and_a_resumed_run_goes_on(tmp_path, monkeypatch):
     calls = []
 
     class Opened:
@@ -71,7 +71,7 @@ def test_another_run_has_another_id(tmp_path, monkeypatch):
     assert ids[0] != ids[1]
 
 
-def test_asked_for_but_not_installed_is_an_error_before_training(tmp_path, monkeypatch):
+def test_missing_wandb_is_an_error_before_training(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"report\.wandb"):
         weights_and_biases.check("project")

@@ -1,4 +1,4 @@
-"""What is known of a degraded image: orthonormal coordinates, and masks that mean what they say."""
+"""Known coordinates of a degraded image: they are orthonormal, and masks select the named pixels."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +20,7 @@ def test_coordinates_are_orthonormal(degraded):
     np.testing.assert_allclose(degraded.back(turned), X, atol=1e-5)
 
 
-def test_what_is_known_is_the_grey_of_a_pixel_or_the_mean_of_a_block():
+def test_known_coordinates_are_the_grey_of_a_pixel_or_the_mean_of_a_block():
     grey = degradation.colour(X.shape[1:])
     wanted = np.broadcast_to(X.mean(-1, keepdims=True), X.shape)
     np.testing.assert_allclose(grey.show(grey.rotate(X)), wanted, atol=1e-5)
@@ -31,7 +31,7 @@ def test_what_is_known_is_the_grey_of_a_pixel_or_the_mean_of_a_block():
     assert coarse.mask.sum() == 2 * 3 * 3
 
 
-def test_a_model_in_coordinates_says_the_same():
+def test_a_model_in_coordinates_makes_the_same_prediction():
     degraded = degradation.detail(X.shape[1:], 2)
     at = level(schedules.vp(), jnp.full(3, 0.5))
     seen = []
@@ -89,6 +89,6 @@ def test_masks_that_do_not_fit_are_refused_in_one_line(mask, tmp_path):
         (lambda: degradation.detail((2,), 2), "factor"),
     ],
 )
-def test_what_cannot_be_degraded_is_refused(make, option):
+def test_unsuitable_shapes_are_refused(make, option):
     with pytest.raises(ValueError, match=option):
         make()

@@ -51,7 +51,7 @@ def test_first_order_steps_are_steps_along_the_velocity(name, shift, x64):
 
 
 def flow_of_gaussian(z):
-    """Where the flow takes noise z [B,2] of Gaussian data: mean + C^(1/2) z."""
+    """End of the flow of Gaussian data from noise z [B,2]: mean + C^(1/2) z."""
     variances, axes = np.linalg.eigh(oracles.GAUSSIAN.covariances[0])
     return oracles.GAUSSIAN.mean + (np.asarray(z) @ axes * np.sqrt(variances)) @ axes.T
 

@@ -30,7 +30,7 @@ def test_a_grid_of_a_chain_ends_at_0_after_a_level_with_noise(name):
         assert times[0] == 1 or name == "strided"
 
 
-def test_spacing_is_what_the_name_says():
+def test_spacing_is_even_in_the_named_variable():
     np.testing.assert_allclose(grids.uniform(4, end=0.2), [1, 0.8, 0.6, 0.4, 0.2], rtol=1e-14)
     np.testing.assert_allclose(np.diff(np.sqrt(grids.quadratic(7, 0.01))), -0.9 / 7, rtol=1e-12)
     # In log sigma/alpha near the ends, time is told apart to 2^-52, and t = 1e-3 to 2e-13 of itself.
@@ -93,7 +93,7 @@ def test_the_grid_to_the_first_level_stops_there():
     np.testing.assert_array_equal(np.round(grids.to_first(2, 5) * 5, 12), [5, 3, 1])
 
 
-def test_an_own_grid_gets_what_its_signature_names():
+def test_a_custom_grid_receives_the_arguments_of_its_signature():
     def own(num_steps, chain_steps=0, power=1.0):
         return np.append(np.linspace(1, 0, num_steps + 1)[:-1] ** power, [0.0] * (1 + chain_steps))
 

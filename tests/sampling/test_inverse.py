@@ -161,7 +161,7 @@ def ask(operator, x):
     return np.asarray(jax.jit(jax.vmap(operator))(jnp.asarray(x)))
 
 
-def test_built_in_operators_are_what_numpy_makes_of_them(x64):
+def test_built_in_operators_equal_their_numpy_versions(x64):
     x = RNG.normal(size=(2, 4, 6, 3))
     blocks = x.reshape(2, 2, 2, 3, 2, 3).mean((2, 4))
     np.testing.assert_allclose(ask(inverse.superres(x.shape[1:]).apply, x), blocks, atol=1e-12)

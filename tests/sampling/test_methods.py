@@ -102,7 +102,7 @@ def test_ddim_with_clipping_keeps_or_rederives_eps(keep, x64):
 
 @pytest.mark.parametrize("final", [False, True])
 @pytest.mark.parametrize("order", [2, 3])
-def test_the_last_steps_of_dpm_solver_have_lower_orders_if_asked(order, final, x64):
+def test_the_last_steps_of_dpm_solver_may_have_lower_orders(order, final, x64):
     """Lu et al. 2022: step i of N has order min(order, i), and at most N + 1 - i; down to the first level."""
     make = exponential.dpmpp_2m if order == 2 else functools.partial(exponential.dpmpp_3m, "half")
     found, rows, x = chain_walk(make(lower_order_final=final), end=1 / 40)
@@ -132,7 +132,7 @@ def test_the_last_steps_of_dpm_solver_have_lower_orders_if_asked(order, final, x
 
 @pytest.mark.parametrize("final", [False, True])
 @pytest.mark.parametrize("order", [2, 3])
-def test_the_last_steps_of_unipc_have_lower_orders_if_asked(order, final, x64):
+def test_the_last_steps_of_unipc_may_have_lower_orders(order, final, x64):
     """Orders 1, 2, …, 2, 1, as diffusers' UniPCMultistepScheduler has them, each correction that of its step."""
     found, rows, x = chain_walk(exponential.unipc(order, final), steps=6, end=1 / 40)
     number = len(rows.h)
@@ -205,7 +205,7 @@ def test_moments_are_integrals(x64):
     np.testing.assert_array_equal(np.ravel(exponential.moments(jnp.array([jnp.inf]), 4)), 1)
 
 
-def test_churn_raises_the_noise_and_asks_the_network_there(x64):
+def test_churn_raises_the_noise_and_the_level_of_the_network(x64):
     schedule, steps = schedules.edm(), 8
     method = churn.edm(churn=2.0, s_min=0.01, s_max=20.0, s_noise=1.003)
     rows = loop.coefficients(PROCESS, schedule, grids.uniform(steps, end=0.0), denoise=True, method=method)
@@ -320,7 +320,7 @@ def a_half(e, covariance):
     return e / 2 * np.linalg.inv(covariance)
 
 
-def test_langevin_steps_have_the_ratio_of_norms_asked_for(x64):
+def test_langevin_steps_have_the_requested_ratio_of_norms(x64):
     """|step · score| / |sqrt(2 step) noise| = snr sqrt(alpha-ratio²): Song's rule, on an example's own norms."""
     row = jax.tree.map(lambda field: jnp.asarray(np.repeat(field[100:101], 5)), orders.rows("VP", 160, "ddim"))
     x, keys = 2 * jax.random.normal(jax.random.key(3), (5, 2)), jax.random.split(jax.random.key(4), 5)
@@ -332,7 +332,7 @@ def test_langevin_steps_have_the_ratio_of_norms_asked_for(x64):
     np.testing.assert_allclose(moved, e * score + jnp.sqrt(2 * e) * noise, rtol=1e-10)
 
 
-def test_annealed_langevin_dynamics_visit_every_level_from_the_first_one_on_if_asked(x64):
+def test_annealed_langevin_dynamics_visit_every_level_and_may_include_the_first(x64):
     """On N(m, c), where n steps of size e = 2 snr² sigma² at a level map mean and variance affinely; down to k = 1."""
     m, c, snr, steps, count = 3.0, 0.25, 0.3, 4, 8000
     schedule, sigmas = schedules.geometric(5, 0.1, 1.0), np.geomspace(1.0, 0.1, 5)

@@ -187,7 +187,7 @@ def test_the_kernels_of_an_exact_observation(x64):
     np.testing.assert_allclose(var, jnp.broadcast_to(rows.to.sigma[:-1, None] ** 2, y.shape), rtol=1e-12)
 
 
-def test_resampling_brings_what_is_missing_nearer_to_what_is_known():
+def test_resampling_brings_missing_pixels_nearer_to_the_known():
     """Two correlated elements, one of them known: re-noising alone misses the conditional mean by more."""
     steps, n, y, rho = 24, 1000, 1.5, 0.9
     schedule = schedules.cosine(steps)

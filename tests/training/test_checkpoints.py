@@ -1,4 +1,4 @@
-"""What is saved comes back, on any number of devices; what was killed, flipped or never written is named, not read."""
+"""States are restored on any number of devices; interrupted, damaged and missing saves are errors with their names."""
 
 import json
 import os
@@ -180,7 +180,7 @@ def test_weights_of_unknown_average(run):
         ([None] * 5, 2, 2, [2, 4, 5], None),
     ],
 )
-def test_what_is_kept(tmp_path, losses, keep, keep_every, kept, best):
+def test_the_newest_and_best_checkpoints_are_kept(tmp_path, losses, keep, keep_every, kept, best):
     assert save_all(tmp_path, losses, keep, keep_every) == kept
     assert checkpoints.find_step(tmp_path) == 5
     assert checkpoints.find_step(tmp_path, "3" if 3 in kept else "5") in kept

@@ -72,7 +72,7 @@ def test_resumed_run_equals_the_uninterrupted_one_in_every_bit(uninterrupted, tm
     assert int(last.step) == 6 and last.history["count"].sum() == 6 * recipe().batch_size
 
 
-def test_what_a_run_leaves_behind(uninterrupted):
+def test_a_run_writes_metrics_checkpoints_and_curves(uninterrupted):
     workdir, result = uninterrupted
     assert result["step"] == 6 and np.isfinite(result["loss"]) and np.isfinite(result["heldout_loss"])
     records = {r["step"]: r for r in metric_log.read_metrics(workdir)}
@@ -111,7 +111,7 @@ def test_losses_and_pictures_name_their_weights(tmp_path, caplog):
     assert (tmp_path / "raw" / "images" / "samples_00000002_raw_weights.png").exists()
 
 
-def test_finished_run_says_so_and_trains_no_further(uninterrupted, caplog):
+def test_finished_run_is_logged_and_trains_no_further(uninterrupted, caplog):
     workdir, result = uninterrupted
     with caplog.at_level("INFO", logger="diffusion_jax"):
         again = loop.train(recipe(), workdir)
@@ -144,7 +144,7 @@ def test_another_config_in_the_same_workdir_is_refused_by_name(uninterrupted):
         loop.train(config, workdir)
 
 
-def test_what_may_differ_on_resume(uninterrupted, tmp_path, monkeypatch):
+def test_layout_and_reports_may_differ_on_resume(uninterrupted, tmp_path, monkeypatch):
     """Longer, in another layout, with other reports: it goes on."""
     config = recipe()
     config.loss.name, config.prediction.variance, config.times.name = "simple", "fixed_large", "uniform"
@@ -275,7 +275,7 @@ def signal_in_a_picture(patch):
         (signal_in_a_picture, loop.Preempted),
     ],
 )
-def test_whatever_ends_a_run_saves_first(fault, error, uninterrupted, tmp_path, monkeypatch):
+def test_a_run_is_saved_on_any_error_or_signal(fault, error, uninterrupted, tmp_path, monkeypatch):
     """The state that is saved is that of a run without the fault, after the same step."""
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     fault(monkeypatch)

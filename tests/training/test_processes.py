@@ -216,7 +216,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk_is_told_in_one_line_and_damages_nothing(small_disk):
+def test_a_full_disk_is_an_error_on_one_line_and_damages_nothing(small_disk):
     flags = [*FLAGS, "--config.train_steps=100", "--config.eval.every=0", "--config.checkpoint.every=5"]
     flags += ["--config.checkpoint.keep=50"]
     done = subprocess.run(
@@ -249,7 +249,7 @@ def slurm(**changes):
     return devices.from_slurm(step | changes)
 
 
-def test_a_step_of_slurm_says_who_this_is():
+def test_a_step_of_slurm_gives_the_number_of_this_process():
     assert slurm() == {"num_processes": 6, "process_id": 3, "local_device_ids": []}
     assert devices.from_slurm({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2", "SLURM_PROCID": "0"}) is None  # no srun
     assert slurm(SLURM_STEP_NUM_TASKS="1") is None

@@ -27,7 +27,7 @@ def unet(dropout=0.2):
 
 @pytest.fixture(scope="module", autouse=True)
 def float64():
-    """How work is laid out is an identity, which rounding in float32 would blur."""
+    """float64, as the layout of work is an identity that rounding in float32 would blur."""
     with jax.enable_x64(True):
         yield
 
