@@ -111,6 +111,8 @@ def main() -> int:
     except BrokenPipeError:  # nobody reads the output any more, as after | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return UNREAD
+    if environment.waits_for_compiled_code():
+        os._exit(code)
     return code
 
 

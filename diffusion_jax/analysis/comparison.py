@@ -29,7 +29,15 @@ SHOWN = re.compile(r"multi_bits_per_dim_\d+|heartbeat_.*|svm_agreement|class_div
 """Names of further values of the printed table."""
 MOST_COLUMNS = 20
 """Most keys and most values in a printed table."""
-RECORD_KEYS = ("report.", "checkpoint.", "guard.", "eval.", "data.workers", "data.fingerprint")
+RECORD_KEYS = (
+    "report.",
+    "checkpoint.",
+    "guard.",
+    "eval.",
+    "data.workers",
+    "data.fingerprint",
+    "data.heldout_fingerprint",
+)
 """Beginnings of the keys that do not change what a run learns; a table of runs lists them last."""
 NOT_RUN = "missing"
 TIMES = ("train_seconds", "evaluate_seconds", "steps")

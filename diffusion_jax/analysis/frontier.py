@@ -92,7 +92,7 @@ def compare_samplers(
     directory = trained.evaluation_directory(run) / "frontier"
     files.check_folder(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    done = {path.stem for path in directory.glob("*.npz") if not draws or "frechet_low" in read_cell(path)}
+    done = {path.stem for path in directory.glob("*.npz") if not draws or _draws(read_cell(path), draws) == draws}
     missing = [cell for cell in cells if cell.name not in done]
     reference = sample_metrics.own_reference(run, network)
     real = mean, cov = reference.mean, reference.cov
@@ -151,6 +151,7 @@ def evaluate_cell(
     }
     if draws:
         values["frechet_low"], values["frechet_high"] = frechet.frechet_interval(*real, extracted.features, draws)
+        values["draws"] = draws
     if config.eval.svm and (heldout := sources.heldout_or_none(config, "SVM")):
         train = sources.source(config, "train")
         examples = (source.read(np.arange(source.size)) for source in (train, heldout))
@@ -190,6 +191,11 @@ def read_cell(path: epath.Path) -> dict[str, Any]:
     return values
 
 
+def _draws(cell: Mapping[str, Any], default: int) -> int:
+    """Return the draws behind the interval of a cell: 0 without one, default where a stored cell lacks the number."""
+    return int(cell.get("draws", default)) if "frechet_low" in cell else 0
+
+
 def read_cells(directory: epath.Path, features: str = "pixels") -> list[dict[str, Any]]:
     """Return the values of the stored cells, by sampler, grid, calls and samples."""
     cells = [read_cell(path) for path in directory.glob("*.npz")]
@@ -220,11 +226,12 @@ def markdown(
     ]
     header = ["sampler", "grid", "steps", "samples", *(COLUMNS[name] for name in columns)]
     held = "" if heldout_distance is None else f" Held-out data: {heldout_distance:.4g}."
+    interval = ", with a 95 % bootstrap interval" if "frechet_low" in columns else ""
     few = min(cell["num_samples"] for cell in cells) <= dims
     lines = [
         f"# Samplers of {title}",
         "",
-        f"Fréchet distance to the training data in {plots.frechet_unit(features)}, with a 95 % bootstrap interval. "
+        f"Fréchet distance to the training data in {plots.frechet_unit(features)}{interval}. "
         f"It decreases with the number of samples.{held} Network calls are per sample.",
         *(
             [f"Some rows have no more samples than there are features, {dims}: compare equal numbers only."]

@@ -18,7 +18,7 @@ from diffusion_jax.analysis.heldout import first_examples
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.experiment import choices, objectives, paths, samplers, sources
 from diffusion_jax.process.base import Array, level
-from diffusion_jax.runs import pictures
+from diffusion_jax.runs import pictures, trained
 from diffusion_jax.runs.trained import Run
 from diffusion_jax.sampling import ddpm, flow, loop
 
@@ -131,6 +131,7 @@ def _carry(run: Run, function: Carry, x: np.ndarray, label: np.ndarray) -> tuple
     tiled = devices.TiledMap(function, run.config.sampler.tile, name="examples")
     carried, calls, solved = tiled(run.params, np.asarray(x, np.float32), np.asarray(label, np.int32))
     if not solved.all():
+        trained.check_weights(run)
         options = run.config.ode
         raise FloatingPointError(
             f"the ODE of {(~solved).sum()} of {len(x)} examples cannot be solved to rtol={options.rtol:g}, "

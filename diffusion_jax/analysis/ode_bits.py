@@ -13,6 +13,7 @@ from diffusion_jax.experiment import choices, objectives, paths
 from diffusion_jax.likelihood import ode_likelihood
 from diffusion_jax.likelihood.variational import standard_error, to_bits
 from diffusion_jax.process.base import Array, level
+from diffusion_jax.runs import trained
 from diffusion_jax.runs.trained import Run
 from diffusion_jax.sampling import flow
 
@@ -66,6 +67,7 @@ def _evaluate(run: Run, parts_of: heldout.OnExamples, min_t: float) -> Results:
     parts = heldout.map_copies(run, parts_of, config.eval.passes, "ODEs")
     calls, ok, probe_var = parts.pop("calls"), parts.pop("ok"), parts.pop("probe_var")
     if not ok.all():
+        trained.check_weights(run)
         raise FloatingPointError(
             f"--likelihood=ode: {(~ok).sum()} of {ok.size} examples cannot be solved to rtol={options.rtol:g}, "
             f"atol={options.atol:g} in {options.max_calls} network calls. Raise ode.max_calls, or ode.rtol and ode.atol"

@@ -102,6 +102,9 @@ def load(file: str) -> dict[str, Any]:
     for key in ("config", "seeds", "cells"):
         if not described.get(key):
             raise ValueError(f"--sweep={file}: {key!r} is missing or empty")
+    seeds = described["seeds"]
+    if not isinstance(seeds, range | list | tuple) or not all(type(seed) is int for seed in seeds):
+        raise ValueError(f"--sweep={file}: 'seeds' must be a list of whole numbers, such as (0, 1, 2) (got {seeds!r})")
     for name in described["cells"]:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise ValueError(

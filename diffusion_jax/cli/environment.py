@@ -92,6 +92,12 @@ def logging_to_stderr() -> Iterator[None]:
         log.propagate = propagate
 
 
+def waits_for_compiled_code() -> bool:
+    """Return whether a thread waits for compiled code, so that the interpreter would abort at its end."""
+    devices = sys.modules.get("diffusion_jax.devices")
+    return devices is not None and any(thread.name == devices.WAITING for thread in threading.enumerate())
+
+
 def silence_threads() -> None:
     """Print no traceback of background threads. An error in a thread of Orbax is raised in the main thread as well."""
     threading.excepthook = lambda args: None

@@ -20,6 +20,7 @@ from diffusion_jax.devices.sharding import (
     AXIS,
     FASTER,
     MODES,
+    WAITING,
     abstract,
     check,
     compiler_options,

@@ -5,9 +5,11 @@ averaged inside. The state is one tree of global arrays, replicated on every dev
 them.
 """
 
+import contextlib
 import functools
 import math
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+WAITING = "wait for compiled code"
+"""Name of the threads that wait for compiled code; the interpreter cannot end one of them."""
 AXIS = "batch"
 MODES = ("shard_map", "pmap", "fsdp")
 LEAST_SHARDED = 1024
@@ -169,7 +173,19 @@ def put_rows(batch: Any) -> Any:
 
 
 def fetch(tree: Any) -> Any:
-    """Return a tree of arrays divided over devices as whole arrays on every host."""
+    """Return a tree of arrays divided over devices as whole arrays on every host.
+
+    Handlers of signals run during the wait for compiled code, which a thread does.
+    """
+    finished = threading.Event()
+
+    def wait() -> None:
+        with contextlib.suppress(Exception):  # raised again below
+            jax.block_until_ready(tree)
+        finished.set()
+
+    threading.Thread(target=wait, name=WAITING, daemon=True).start()
+    finished.wait()
 
     def whole(x: jax.Array) -> np.ndarray:
         here = x.is_fully_addressable or x.is_fully_replicated

@@ -70,6 +70,8 @@ def source(config: ConfigDict, split: str) -> Source:
                 raise ValueError(f"data.{field}: {data.name} has {found}, not {expected} as in the config. Correct it")
     if data.size and (split == "train" or str(data.name) != IN_MEMORY):
         _warn_if_changed(data, opened if split == "train" else None)
+    if split == "heldout":
+        _warn_if_heldout_changed(data, opened)
     return opened
 
 
@@ -93,6 +95,18 @@ def _warn_if_changed(data: ConfigDict, train: Source | None) -> None:
             "other data, and held-out examples may be among those trained on",
             *(train.name, f"{train.size:,}", f"{data.size:,}", "" if train.size != data.size else ", other content"),
         )
+
+
+def _warn_if_heldout_changed(data: ConfigDict, opened: Source) -> None:
+    key = f"heldout {_key(data)} {data.heldout_fingerprint}"
+    if data.heldout_fingerprint and key not in _COMPARED:
+        _COMPARED.add(key)
+        if fingerprint(opened) != data.heldout_fingerprint:
+            log.warning(
+                "%s: the held-out data are not those of the training (%s examples now). Figures of them cannot be "
+                "compared with those of the training",
+                *(opened.name, f"{opened.size:,}"),
+            )
 
 
 def _key(data: ConfigDict) -> str:
@@ -139,6 +153,14 @@ def resolve(config: ConfigDict, train: Source) -> ConfigDict:
         config.data.update(shape=train.shape, levels=train.levels, classes=train.classes, size=train.size)
         config.data.update(class_names=train.class_names, fingerprint=fingerprint(train))
     _COMPARED.add(_key(config.data))
+    return config
+
+
+def with_heldout(config: ConfigDict, heldout: Source) -> ConfigDict:
+    """Return the config with the fingerprint of its held-out data filled in."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.heldout_fingerprint = fingerprint(heldout)
     return config
 
 

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
 from diffusion_jax import devices, files
 from diffusion_jax.experiment import drawing, guidances, sources, wiring
+from diffusion_jax.networks.parameters import check_finite
 from diffusion_jax.training import autoencoders, checkpoints, loop, state
 
 log = logging.getLogger(__name__)
@@ -147,6 +149,12 @@ def labels(run: Run, seeds: np.ndarray, label: int | None = None) -> np.ndarray 
 def network_calls(run: Run) -> int:
     """Return the number of function evaluations (NFE) per sample, from `wiring.count_calls`."""
     return wiring.count_calls(run.config, run.params, run.guide)
+
+
+def check_weights(run: Run) -> None:
+    """Raise ValueError, with the names of the first arrays, if the weights of a run are not finite."""
+    arrays = traverse_util.flatten_dict(run.params, sep="/")
+    check_finite(f"--workdir={run.workdir}: weights of step {run.step}", arrays, "Try another --step or --ema")
 
 
 def heldout_loss(run: Run) -> dict[str, float]:

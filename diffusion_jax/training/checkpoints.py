@@ -47,6 +47,7 @@ MAY_DIFFER = (
     *("data.workers", "checkpoint", "guard", "report", "eval", "sampler", "guidance", "ode"),
     *("data.arrays.path", "data.arrays.heldout", "data.folder.path", "data.folder.heldout", "data.folder.in_memory"),
     *("data.folder.max_pixels", "data.idx.path", "data.tfds.data_dir", "data.tfds.in_memory", "data.class_names"),
+    "data.heldout_fingerprint",
 )
 """Config keys and sections that may change on resume: they alter no step."""
 

@@ -92,6 +92,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     pipeline.check(train_source, config.seed, 0, config.batch_size, config.data.flip)
     if config.eval.every:
         heldout = sources.source(config, "heldout")
+        config = sources.with_heldout(config, heldout)
     draw = drawing.quick_samples(config) if config.report.samples_every else None
     judge = None
     if config.eval.quality_every:

@@ -63,8 +63,9 @@ def test_cells_are_drawn_once_and_add_to_one_table(workdir, capsys, monkeypatch,
     with np.load(folder / "frontier_halves.npz") as file:
         assert "frechet_low" not in file.files and file["frechet_halves"] > 0 and "seconds" not in file.files
     assert width(folder / "frontier_halves.png") > 300
-    code, lines, _ = run(capsys, workdir, *flags, "--bootstrap=2")  # the interval is added
-    assert code == 0 and json.loads(lines[-1])["computed"] == 1
+    for draws, computed in ((2, 1), (2, 0), (3, 1)):  # the interval is added, kept, and computed from more draws
+        code, lines, _ = run(capsys, workdir, *flags, f"--bootstrap={draws}")
+        assert code == 0 and json.loads(lines[-1])["computed"] == computed
     cells[0].write_bytes(b"cut")
     code, _, errors = run(capsys, workdir, "--samplers=ode_heun", "--steps=2", "--num_samples=40")
     assert code == 2 and str(cells[0]) in errors

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from diffusion_jax import config as configs
+from diffusion_jax.data import folder
 from diffusion_jax.data.source import from_arrays
 from diffusion_jax.experiment import sources
 
@@ -85,6 +86,24 @@ def test_changed_training_data_give_one_warning(change, tmp_path, caplog, monkey
     config.data.size = 0  # imported weights have seen no data
     sources.source(config, "train")
     assert len(told) == (change != "none")
+
+
+@pytest.mark.parametrize("change", ["none", "one deleted"])
+def test_changed_heldout_files_give_one_warning(change, tmp_path, caplog, monkeypatch):
+    for i in range(12):
+        Image.effect_noise((8, 8), 99).save(tmp_path / f"{i}.png")
+    config = configs.defaults()
+    config.data.name, config.data.folder.path, config.data.folder.heldout_fraction = "folder", str(tmp_path), 0.5
+    config = sources.resolve(config, sources.source(config, "train"))
+    stored = sources.with_heldout(config, sources.source(config, "heldout"))
+    monkeypatch.setattr(sources, "_COMPARED", set())  # another process
+    caplog.clear()
+    if change != "none":
+        next(path for path in sorted(tmp_path.iterdir()) if folder.place_of(path.name) < 0.5).unlink()
+    for _ in range(2):
+        sources.source(stored, "heldout")
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(lines) == (change != "none") and all(str(tmp_path) in line for line in lines)
 
 
 def test_every_file_is_read_and_the_bad_ones_are_named(tmp_path):

@@ -188,6 +188,33 @@ def test_a_second_interrupt_ends_compiled_code_at_once():
             process.kill()
 
 
+DRAWING = """
+import jax, jax.numpy as jnp, os
+from diffusion_jax import devices
+long = jax.jit(lambda x: jax.lax.scan(lambda x, _: (jnp.tanh(x @ x), None), x, length=10**6)[0])
+with devices.preemption() as notice:
+    notice.raising = True
+    x = long(jnp.ones((300, 300)))
+    print("ready", flush=True)
+    try:
+        devices.fetch(x)
+    except KeyboardInterrupt:
+        os._exit(75)
+"""
+
+
+def test_a_signal_is_raised_while_compiled_code_runs():
+    """As in a picture of many steps: the state is saved without waiting for its end."""
+    with subprocess.Popen([sys.executable, "-c", DRAWING], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(timeout=60) == 75
+        finally:
+            process.kill()
+
+
 def test_kills_leave_no_trace():
     """A few of them; `python -m tests.kills` has more."""
     done = subprocess.run(
