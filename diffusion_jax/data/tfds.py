@@ -33,13 +33,15 @@ def tfds(
     channels: int = 0,
     resize: str = "none",
     filter: str = "lanczos",
+    alpha: str = "white",
     in_memory: bool = False,
 ) -> Source:
     """Return a split of a prepared set, such as "cifar10", "imagenet_resized/64x64" or "mnist:3.0.1".
 
     data_dir: the directory of `prepare`. train, heldout: names of splits, slices such as "train[90%:]" included.
     image_key, label_key: the features to read; label_key "": unlabelled. size, channels: 0: those of the set; size is
-    needed where the images differ in size. resize, filter: see `images.Rule`. in_memory: decode all examples once.
+    needed where the images differ in size. resize, filter, alpha: see `images.Rule`. in_memory: decode all examples
+    once.
 
     Raises FileNotFoundError with the command that prepares the set, or ValueError.
     """
@@ -73,7 +75,7 @@ def tfds(
                 f"data.tfds.size: images of {dataset} differ in size. Set size, and resize to center_crop or stretch"
             )
         size = (height, width)
-    rule = images.rule("tfds", size, channels or own_channels, resize, filter)
+    rule = images.rule("tfds", size, channels or own_channels, resize, filter, alpha)
     raw = tensorflow_datasets.decode.DeserializeMethod.RAW_BYTES
     try:
         records = builder.as_data_source(split=wanted, deserialize_method=raw)
@@ -86,7 +88,10 @@ def tfds(
     encoded = {image_key: tensorflow_datasets.decode.SkipDecoding()}
     parse = functools.partial(wanted_features.deserialize_example_np, decoders=encoded)
     item = functools.partial(_item, name, records, parse, image_key, label_key, classes, rule)
-    source = from_items(name, rule.shape, 256, classes, len(records), item)
+    note = ""
+    if own_channels == 4 and rule.channels < 4:
+        note = f"images with transparency are laid over {alpha} (data.tfds.alpha)"
+    source = from_items(name, rule.shape, 256, classes, len(records), item)._replace(note=note)
     return load(source) if in_memory else source
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import norm
 
 from diffusion_jax import config as configs
@@ -146,6 +147,20 @@ def test_odd_images_that_do_not_fit_or_are_not_there(run, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     with pytest.raises((ValueError, OSError)):
         detection.odd_source(run, spec)
+
+
+@pytest.mark.parametrize("name, shade", [("folder", 0), ("tfds", 0), ("digits", 255)])
+def test_odd_image_files_are_read_as_those_of_the_run(tmp_path, name, shade):
+    """Transparent images lie over the colour of the run's own, so that no score tells the background."""
+    Image.new("RGBA", (20, 8)).save(tmp_path / "0.png")
+    deep = np.full((8, 8), 2047, np.uint16)
+    Image.fromarray(deep).save(tmp_path / "1.png")
+    config = configs.load("digits:tiny")
+    config.data.update(name=name, levels=256, shape=(8, 8, 1))
+    config.data.folder.update(alpha="black", white_point=4095, resize="none", filter="box")
+    config.data.tfds.update(alpha="black")
+    x, _ = detection.odd_source(trained.Run("w", 1, "none", config, None, None), tmp_path).read(np.arange(2))
+    assert (x[0] == shade).all() and (x[1] == (127 if name == "folder" else 7)).all()
 
 
 def test_too_few_images_and_other_shapes(run):
