@@ -67,7 +67,7 @@ def tfds(
         splits, features = builder.info.splits, builder.info.features
     wanted = {"train": train, "heldout": heldout}[split]
     _check_files(dataset, splits, wanted)
-    image, classes = _features(dataset, features, image_key, label_key)
+    image, names = _features(dataset, features, image_key, label_key)
     height, width, own_channels = image.shape
     if not size:
         if not (height and width):
@@ -87,11 +87,14 @@ def tfds(
     )
     encoded = {image_key: tensorflow_datasets.decode.SkipDecoding()}
     parse = functools.partial(wanted_features.deserialize_example_np, decoders=encoded)
+    classes = len(names)
     item = functools.partial(_item, name, records, parse, image_key, label_key, classes, rule)
     note = ""
     if own_channels == 4 and rule.channels < 4:
         note = f"images with transparency are laid over {alpha} (data.tfds.alpha)"
     source = from_items(name, rule.shape, 256, classes, len(records), item)._replace(note=note)
+    if names != tuple(map(str, range(classes))):  # as TensorFlow Datasets calls classes without names
+        source = source._replace(class_names=names)
     return load(source) if in_memory else source
 
 
@@ -115,8 +118,8 @@ def _item(
     return images.decode(example[image_key], what, rule), label
 
 
-def _features(dataset: str, features: Any, image_key: str, label_key: str) -> tuple[Any, int]:
-    """Return the checked image feature and the number of classes."""
+def _features(dataset: str, features: Any, image_key: str, label_key: str) -> tuple[Any, tuple[str, ...]]:
+    """Return the checked image feature and the names of the classes."""
     for option, key in (("image_key", image_key), ("label_key", label_key)):
         if key not in features and (key or option == "image_key"):
             none = ', or "" for unlabelled data' if option == "label_key" else ""
@@ -128,11 +131,11 @@ def _features(dataset: str, features: Any, image_key: str, label_key: str) -> tu
         raise ValueError(
             f"data.tfds.image_key={image_key!r}: {image} of {dataset} is not an 8-bit image. Use another feature"
         )
-    if label is not None and type(label).__name__ != "ClassLabel":
+    if label is not None and not (type(label).__name__ == "ClassLabel" and label.num_classes):
         raise ValueError(
-            f'data.tfds.label_key={label_key!r}: {label} of {dataset} is not a ClassLabel. Use another, or ""'
+            f'data.tfds.label_key={label_key!r}: {label} of {dataset} has no classes. Use a ClassLabel, or ""'
         )
-    return image, label.num_classes if label is not None else 0
+    return image, tuple(label.names) if label is not None else ()
 
 
 def _check_files(dataset: str, splits: Any, wanted: str) -> None:

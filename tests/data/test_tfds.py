@@ -33,6 +33,7 @@ class TinySet(tfds.core.GeneratorBasedBuilder):
             "photo": tfds.features.Image(shape=(None, None, 3)),
             "deep": tfds.features.Image(shape=(4, 6, 1), dtype=np.uint16),
             "label": tfds.features.ClassLabel(num_classes=5),
+            "kind": tfds.features.ClassLabel(names=["cat", "dog", "eel"]),
             "number": tfds.features.Scalar(dtype=np.int64),
             "nested": {"flags": tfds.features.Sequence({"on": np.bool_})},
         }))
@@ -46,7 +47,7 @@ class TinySet(tfds.core.GeneratorBasedBuilder):
             yield i, {
                 "image": images[i], "grey": images[i, ..., :1], "photo": np.full((4 + i % 3, 6, 3), i, np.uint8),
                 "clear": np.concatenate([images[i], np.zeros((4, 6, 1), np.uint8)], 2),
-                "deep": images[i, ..., :1].astype(np.uint16), "label": i % 5, "number": i,
+                "deep": images[i, ..., :1].astype(np.uint16), "label": i % 5, "number": i, "kind": i % 3,
                 "nested": {"flags": [{"on": True}]},
             }
 
@@ -144,6 +145,14 @@ def test_other_features_splits_and_sizes(data_dir):
     first = tfds("train", "tiny_set", data_dir, train="train[:75%]", heldout="train[75%:]")
     whole = everything(tfds("train", "tiny_set", data_dir))[0]
     np.testing.assert_array_equal(np.concatenate([everything(first)[0], everything(last)[0]]), whole)
+
+
+def test_classes_have_the_names_of_the_set(data_dir):
+    for in_memory in (False, True):
+        source = tfds("train", "tiny_set", data_dir, label_key="kind", in_memory=in_memory)
+        assert source.class_names == ("cat", "dog", "eel") and source.classes == 3
+    for numbered in ("label", ""):
+        assert tfds("train", "tiny_set", data_dir, label_key=numbered).class_names == ()
 
 
 def test_transparency_is_told_and_lies_over_a_colour(data_dir):
