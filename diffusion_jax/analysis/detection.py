@@ -154,10 +154,9 @@ def report(run: Run, odd: Source, out: pathlib.Path, num_examples: int = 1000) -
     x = odd.read(np.arange(len(values[f"{SHOWN}_odd"])))[0]
     order = np.argsort(values[f"{SHOWN}_odd"])
     extremes = {f"least odd by {SHOWN}": x[order[:10]], f"oddest by {SHOWN}": x[order[::-1][:10]]}
-    picture = out.with_suffix(".png")
     histograms = {score: (values[f"{score}_normal"], values[f"{score}_odd"]) for score in figures["auroc"]}
     titles = {score: f"{score}, AUROC {value:.3f}" for score, value in figures["auroc"].items()}
-    plots.detection(picture, histograms, titles, extremes, run.config.data.levels)
+    picture = plots.detection(out.with_suffix(".png"), histograms, titles, extremes, run.config.data.levels)
     return {"scores": str(out), "picture": str(picture), **figures}
 
 

@@ -106,13 +106,14 @@ def test_the_command(command, workdir, run, tmp_path):
     x, _ = sources.source(run.config, "heldout").read(np.arange(60))
     np.save(tmp_path / "odd.npy", run.config.data.levels - 1 - x)
     out = tmp_path / "scores.npz"
-    flags = ["--num_examples=60", "--num_steps=2", f"--out={out}"]
+    flags = ["--num_examples=60", "--num_steps=2", f"--out={out}", "--format=pdf"]
     done = command("detect", f"--workdir={workdir}", f"--odd={tmp_path}/odd.npy", *flags)
     assert done.code == 0, done.err
     assert done.results["num_fit"] == done.results["num_normal"] == 30 and done.results["num_odd"] == 60
     assert done.results["auroc"]["nearest"] > 0.99  # inverted images are far away in pixels
     assert set(done.results["auroc"]) == set(done.results["fpr95"]) == set(done.results["auroc_train"])
-    assert out.with_suffix(".png").exists()
+    assert done.results["picture"] == str(out.with_suffix(".pdf")) and out.with_suffix(".pdf").exists()
+    assert not out.with_suffix(".png").exists()
     with np.load(out) as file:
         for score, value in done.results["auroc"].items():
             normal, odd = file[f"{score}_normal"], file[f"{score}_odd"]
