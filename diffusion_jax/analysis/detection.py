@@ -154,10 +154,9 @@ def report(run: Run, odd: Source, out: pathlib.Path, num_examples: int = 1000) -
     x = odd.read(np.arange(len(values[f"{SHOWN}_odd"])))[0]
     order = np.argsort(values[f"{SHOWN}_odd"])
     extremes = {f"least odd by {SHOWN}": x[order[:10]], f"oddest by {SHOWN}": x[order[::-1][:10]]}
-    picture = out.with_suffix(".png")
     histograms = {score: (values[f"{score}_normal"], values[f"{score}_odd"]) for score in figures["auroc"]}
     titles = {score: f"{score}, AUROC {value:.3f}" for score, value in figures["auroc"].items()}
-    plots.detection(picture, histograms, titles, extremes, run.config.data.levels)
+    picture = plots.detection(out.with_suffix(".png"), histograms, titles, extremes, run.config.data.levels)
     return {"scores": str(out), "picture": str(picture), **figures}
 
 
@@ -388,8 +387,8 @@ def fpr95(normal: np.ndarray, odd: np.ndarray) -> float:
 def odd_source(run: Run, spec: str | os.PathLike[str]) -> Source:
     """Return the images of `spec`, a file, a directory or a recipe.
 
-    A file is .npz or .npy; a directory holds IDX files or images. Of a directory of IDX files and of a recipe these are
-    the held-out images. Raises ValueError or OSError.
+    A file is .npz or .npy; a directory holds IDX files or images, which are read by `folder_rules`. Of a directory of
+    IDX files and of a recipe these are the held-out images. Raises ValueError or OSError.
     """
     place, data = pathlib.Path(files.expand(spec)), run.config.data
     if place.suffix in (".npz", ".npy"):
@@ -397,13 +396,24 @@ def odd_source(run: Run, spec: str | os.PathLike[str]) -> Source:
     elif place.is_dir() and list(place.glob("*-images-idx*")):
         found = idx.idx("heldout", path=str(place), levels=data.levels or 256)
     elif place.is_dir():
-        found = folder.folder(
-            "train", path=str(place), size=tuple(data.shape[:2]), channels=int(data.shape[-1]), heldout_fraction=0
-        )
+        shape: dict[str, Any] = {"size": tuple(data.shape[:2]), "channels": int(data.shape[-1])}
+        found = folder.folder("train", path=str(place), heldout_fraction=0, **shape, **folder_rules(run))
     else:
         found = sources.source(configs.load(str(spec)), "heldout")
     check_fits(run, found)
     return found
+
+
+def folder_rules(run: Run) -> dict[str, Any]:
+    """Return the options of `data.folder` by which the run reads its own image files.
+
+    They are those of a folder or of TensorFlow Datasets, so that odd images have the same background; other runs have
+    none. resize: center_crop where the run scales nothing, so that files of any size can be read.
+    """
+    data = run.config.data
+    own = data[data.name] if data.name in ("folder", "tfds") else {}
+    found = {name: own[name] for name in ("alpha", "white_point", "filter", "resize", "max_pixels") if name in own}
+    return {name: value for name, value in found.items() if (name, value) != ("resize", "none")}
 
 
 def check_fits(run: Run, odd: Source) -> None:

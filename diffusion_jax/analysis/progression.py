@@ -56,9 +56,9 @@ def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, 
         "interpolation": (["pixels", *reversed(depths)], "interpolation of two held-out examples at level t"),
     }
     if guidances.uses_label(config):
-        names = [*config.data.class_names] or [f"class {i}" for i in range(config.data.classes)]
-        arrays["samples_by_class"] = class_samples(run, len(names[:MOST_CLASSES]), seeds)
-        labels["samples_by_class"] = (names[:MOST_CLASSES], "samples by class, equal seeds in each column")
+        names = sources.captions(config, np.arange(config.data.classes)[:MOST_CLASSES])
+        arrays["samples_by_class"] = class_samples(run, len(names), seeds)
+        labels["samples_by_class"] = (names, "samples by class, equal seeds in each column")
     paths = {}
     for name, array in arrays.items():
         paths[name] = pictures.table(directory / f"{name}.png", array, config.data.levels, *labels[name])

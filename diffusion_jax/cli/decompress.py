@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from diffusion_jax.cli.common import Results, add_verify, add_workdir, output
+from diffusion_jax.cli.common import Results, add_format, add_verify, add_workdir, output
 from diffusion_jax.cli.parser import Flags, Parser, Path
 
 SHOWN = 12
@@ -13,6 +13,7 @@ def add_flags(parser: Parser) -> None:
     """Declare the flags."""
     add_workdir(parser)
     add_verify(parser)
+    add_format(parser)
     parser.flag("file", Path, "", "Compressed file", needed=True)
     parser.flag("out", Path, "decompressed.npz", "File of the examples")
     parser.flag("progressive", int, 0, "Number of noise levels to show in a picture beside --out; 0: no picture")
@@ -30,7 +31,7 @@ def run(args: Flags) -> Results:
 
     if args.progressive < 0:
         raise ValueError(f"--progressive={args.progressive}: must be 0 or more")
-    out = output(args.out, ".npz", picture="png") if args.progressive else output(args.out, ".npz")
+    out = output(args.out, ".npz", picture=args.format) if args.progressive else output(args.out, ".npz")
     header = compression.read_header(args.file)
     loaded = trained.load(args.workdir, header["step"], header["ema"], args.verify, bound=header["bound"])
     began = time.perf_counter()

@@ -1,12 +1,13 @@
 """Score images by how odd they are for a run: anomaly and out-of-distribution detection."""
 
-from diffusion_jax.cli.common import Results, add_run_flags, load_run, output
+from diffusion_jax.cli.common import Results, add_format, add_run_flags, load_run, output
 from diffusion_jax.cli.parser import Flags, Parser, Path
 
 
 def add_flags(parser: Parser) -> None:
     """Declare the flags."""
     add_run_flags(parser, "bound", "data")
+    add_format(parser)
     spec = "Odd images: .npz, .npy, a folder, a directory of IDX files, a recipe, or classes (each against the others)"
     parser.flag("odd", Path, "", spec, needed=True)
     parser.flag("num_examples", int, 1000, "Images of each kind; half of the held-out ones fit the scores")
@@ -19,7 +20,7 @@ def run(args: Flags) -> Results:
     from diffusion_jax import files
     from diffusion_jax.analysis import detection, tables
 
-    out = output(args.out, ".npz", picture="png")
+    out = output(args.out, ".npz", picture=args.format)
     if args.num_steps < 2:
         raise ValueError(f"--num_steps={args.num_steps}: must be at least 2")
     if args.num_examples < 2 * detection.FEWEST:

@@ -29,6 +29,7 @@ def run(args: Flags) -> Results:
     """Draw samples at seeds seed, seed + 1, …"""
     from diffusion_jax import devices, files
     from diffusion_jax.data import scaling
+    from diffusion_jax.experiment import sources
     from diffusion_jax.runs import pictures, trained
 
     out = output(args.out, ".npz", picture="png")
@@ -42,15 +43,17 @@ def run(args: Flags) -> Results:
         )
     label = class_number(args.label, tuple(loaded.config.data.class_names))
     seeds, samples = trained.draw(loaded, args.num_samples, args.seed, label)
+    labels = trained.labels(loaded, seeds, label)
+    captions = [] if labels is None else sources.captions(loaded.config, labels[: args.pictured])
     arrays = {"samples": samples, "seeds": seeds}
     if args.layout == "openai":
         arrays = {"arr_0": scaling.to_rgb(samples, levels)}
-    elif (labels := trained.labels(loaded, seeds, label)) is not None:
+    elif labels is not None:
         arrays["labels"] = labels
     picture = out.with_suffix(".png")
     if devices.is_first():
         files.save_npz(out, arrays)
-        pictures.save_png(picture, samples[: args.pictured], levels)
+        pictures.save_png(picture, samples[: args.pictured], levels, captions)
     calls = trained.network_calls(loaded)
     log.info("%s: %d network calls per sample", loaded.config.sampler.name, calls)
     written = {"samples": str(out), "picture": str(picture)}

@@ -33,13 +33,15 @@ def tfds(
     channels: int = 0,
     resize: str = "none",
     filter: str = "lanczos",
+    alpha: str = "white",
     in_memory: bool = False,
 ) -> Source:
     """Return a split of a prepared set, such as "cifar10", "imagenet_resized/64x64" or "mnist:3.0.1".
 
     data_dir: the directory of `prepare`. train, heldout: names of splits, slices such as "train[90%:]" included.
     image_key, label_key: the features to read; label_key "": unlabelled. size, channels: 0: as in the set; size is
-    needed where the images differ in size. resize, filter: see `images.Rule`. in_memory: decode all examples once.
+    needed where the images differ in size. resize, filter, alpha: see `images.Rule`. in_memory: decode all examples
+    once.
 
     Raises FileNotFoundError with the command that prepares the set, or ValueError.
     """
@@ -65,7 +67,7 @@ def tfds(
         splits, features = builder.info.splits, builder.info.features
     wanted = {"train": train, "heldout": heldout}[split]
     _check_files(dataset, splits, wanted)
-    image, classes = _features(dataset, features, image_key, label_key)
+    image, names = _features(dataset, features, image_key, label_key)
     height, width, own_channels = image.shape
     if not size:
         if not (height and width):
@@ -73,7 +75,7 @@ def tfds(
                 f"data.tfds.size: images of {dataset} differ in size. Set size, and resize to center_crop or stretch"
             )
         size = (height, width)
-    rule = images.rule("tfds", size, channels or own_channels, resize, filter)
+    rule = images.rule("tfds", size, channels or own_channels, resize, filter, alpha)
     raw = tensorflow_datasets.decode.DeserializeMethod.RAW_BYTES
     try:
         records = builder.as_data_source(split=wanted, deserialize_method=raw)
@@ -85,8 +87,14 @@ def tfds(
     )
     encoded = {image_key: tensorflow_datasets.decode.SkipDecoding()}
     parse = functools.partial(wanted_features.deserialize_example_np, decoders=encoded)
+    classes = len(names)
     item = functools.partial(_item, name, records, parse, image_key, label_key, classes, rule)
-    source = from_items(name, rule.shape, 256, classes, len(records), item)
+    note = ""
+    if own_channels == 4 and rule.channels < 4:
+        note = f"images with transparency are laid over {alpha} (data.tfds.alpha)"
+    source = from_items(name, rule.shape, 256, classes, len(records), item)._replace(note=note)
+    if names != tuple(map(str, range(classes))):  # as TensorFlow Datasets calls classes without names
+        source = source._replace(class_names=names)
     return load(source) if in_memory else source
 
 
@@ -110,8 +118,8 @@ def _item(
     return images.decode(example[image_key], what, rule), label
 
 
-def _features(dataset: str, features: Any, image_key: str, label_key: str) -> tuple[Any, int]:
-    """Return the checked image feature and the number of classes."""
+def _features(dataset: str, features: Any, image_key: str, label_key: str) -> tuple[Any, tuple[str, ...]]:
+    """Return the checked image feature and the names of the classes."""
     for option, key in (("image_key", image_key), ("label_key", label_key)):
         if key not in features and (key or option == "image_key"):
             none = ', or "" for unlabelled data' if option == "label_key" else ""
@@ -123,11 +131,11 @@ def _features(dataset: str, features: Any, image_key: str, label_key: str) -> tu
         raise ValueError(
             f"data.tfds.image_key={image_key!r}: {image} of {dataset} is not an 8-bit image. Use another feature"
         )
-    if label is not None and type(label).__name__ != "ClassLabel":
+    if label is not None and not (type(label).__name__ == "ClassLabel" and label.num_classes):
         raise ValueError(
-            f'data.tfds.label_key={label_key!r}: {label} of {dataset} is not a ClassLabel. Use another, or ""'
+            f'data.tfds.label_key={label_key!r}: {label} of {dataset} has no classes. Use a ClassLabel, or ""'
         )
-    return image, label.num_classes if label is not None else 0
+    return image, tuple(label.names) if label is not None else ()
 
 
 def _check_files(dataset: str, splits: Any, wanted: str) -> None:

@@ -228,6 +228,12 @@ def summary(train: Source, heldout: Source | None) -> str:
     return line
 
 
+def captions(config: ConfigDict, labels: np.ndarray) -> list[str]:
+    """Return the names of the classes of labels int [N]; "class 3" where classes have numbers only."""
+    names = config.data.class_names or [f"class {i}" for i in range(config.data.classes)]
+    return [names[label] for label in labels]
+
+
 def check_files(config: ConfigDict) -> None:
     """Read every example of both splits once. Raises ValueError with the number of bad ones and the first of them."""
     for split in SPLITS if config.eval.every else SPLITS[:1]:

@@ -38,8 +38,8 @@ class Reporter(NamedTuple):
 
     scalars: Callable[[int, Mapping[str, Any]], None]
     """`scalars(step, values)`: numbers by name."""
-    images: Callable[[int, str, np.ndarray, int, str], None]
-    """`images(step, name, samples, levels, weights)`: samples as `pictures.picture` takes them, and their weights."""
+    images: Callable[[int, str, np.ndarray, int, str, Sequence[str]], None]
+    """`images(step, name, samples, levels, weights, captions)`: as `pictures.picture` takes them, and their weights."""
     close: Callable[[], None]
 
 
@@ -53,7 +53,7 @@ def open_reporter(
     of Weights & Biases to write to as well; empty for none.
     """
     if jax.process_index() != 0:
-        return Reporter(lambda step, values: None, lambda step, name, samples, levels, weights: None, lambda: None)
+        return Reporter(lambda *_: None, lambda *_: None, lambda: None)
     directory = files.place_of(workdir)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / METRICS
@@ -80,8 +80,10 @@ def open_reporter(
         if cloud:
             cloud.scalars(int(step), numbers)
 
-    def images(step: int, name: str, samples: np.ndarray, levels: int, weights: str) -> None:
-        pixels = pictures.picture(samples, levels)
+    def images(
+        step: int, name: str, samples: np.ndarray, levels: int, weights: str, captions: Sequence[str] = ()
+    ) -> None:
+        pixels = pictures.picture(samples, levels, captions)
         pictures.write_png(directory / "images" / f"{name}_{step:08d}_{weights.replace(' ', '_')}.png", pixels)
         shown = pixels.reshape(*pixels.shape[:2], -1)
         if board:

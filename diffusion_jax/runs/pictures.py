@@ -20,6 +20,8 @@ TILE = 64
 """Pixels to which smaller images are enlarged, by a whole factor."""
 BORDER = 2
 """Pixels between tiles."""
+CAPTION = (48, 14, 10)
+"""Least width and height of a caption, and its font size, in pixels."""
 MOST = 400
 """Most tiles of a picture."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -42,12 +44,13 @@ def written_as(name: str) -> Iterator[None]:
 # Samples.
 
 
-def picture(samples: np.ndarray, levels: int) -> np.ndarray:
+def picture(samples: np.ndarray, levels: int, captions: Sequence[str] = ()) -> np.ndarray:
     """Return samples as one picture, uint8 [height, width] or [height, width, 3].
 
     samples: integers 0..levels-1 [N, H, W, C] give a grid of the first MOST images, [N, D] one image with a row per
-    sample; floats (levels 0) [N, D] give a scatter plot, [N, H, W, C] a grid from -1 (black) to 1 (white). Raises
-    FloatingPointError for images that are not finite.
+    sample; floats (levels 0) [N, D] give a scatter plot, [N, H, W, C] a grid from -1 (black) to 1 (white). captions:
+    a text under each image of a grid, such as the name of its class. Raises FloatingPointError for images that are not
+    finite.
     """
     samples = np.asarray(samples)
     if levels == 0 and samples.ndim == 2:
@@ -56,7 +59,7 @@ def picture(samples: np.ndarray, levels: int) -> np.ndarray:
         samples, levels = _grey(samples, samples.ndim - 3), 256
     if levels > 1 and samples.ndim == 2:
         return grid(samples[None, :MOST, :, None], levels, tile=MOST)
-    return grid(samples[:MOST], levels)
+    return grid(samples[:MOST], levels, captions=captions[:MOST])
 
 
 def _grey(samples: np.ndarray, leading: int = 1) -> np.ndarray:
@@ -65,13 +68,15 @@ def _grey(samples: np.ndarray, leading: int = 1) -> np.ndarray:
     return np.round((samples.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
 
 
-def grid(samples: np.ndarray, levels: int, tile: int = TILE, columns: int = 0) -> np.ndarray:
+def grid(
+    samples: np.ndarray, levels: int, tile: int = TILE, columns: int = 0, captions: Sequence[str] = ()
+) -> np.ndarray:
     """Return images [N, H, W, C] of 0..levels-1 row by row as one picture.
 
-    The picture is enlarged if images are smaller than `tile`. columns: images in a row; 0: a nearly square picture. One
-    channel gives [height, width], three give [height, width, 3]; other numbers of channels are placed side by side in
-    grey. Raises ValueError for another shape, or fewer than 2 levels, and FloatingPointError for images that are not
-    finite.
+    The picture is enlarged if images are smaller than `tile`. columns: images in a row; 0: a nearly square picture.
+    captions: a text under each image. One channel gives [height, width], three give [height, width, 3]; other numbers
+    of channels are placed side by side in grey. Raises ValueError for another shape, or fewer than 2 levels, and
+    FloatingPointError for images that are not finite.
     """
     if samples.ndim != 4 or not len(samples) or levels < 2:
         raise ValueError(
@@ -85,6 +90,9 @@ def grid(samples: np.ndarray, levels: int, tile: int = TILE, columns: int = 0) -
     shades = shades.repeat(factor, axis=1).repeat(factor, axis=2)
     count, height, width, channels = shades.shape
     columns = columns or min(count, math.ceil(math.sqrt(count * height / width)))
+    if captions:
+        shades = captioned(shades, captions)
+        height, width = shades.shape[1:3]
     rows = math.ceil(count / columns)
     down, right = height + BORDER, width + BORDER
     pixels = np.full((rows * down + BORDER, columns * right + BORDER, channels), 128, np.uint8)
@@ -92,6 +100,26 @@ def grid(samples: np.ndarray, levels: int, tile: int = TILE, columns: int = 0) -
         top, left = n // columns * down + BORDER, n % columns * right + BORDER
         pixels[top : top + height, left : left + width] = image
     return pixels[..., 0] if channels == 1 else pixels
+
+
+def captioned(shades: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+    """Add a text under each image, uint8 [N, H, W, 1 or 3]; long ones are cut off."""
+    from matplotlib import get_data_path
+    from PIL import Image, ImageDraw, ImageFont
+
+    least, height, size = CAPTION
+    font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)  # that of the figures
+    missing = max(0, least - shades.shape[2])
+    shades = np.pad(shades, ((0, 0), (0, 0), (missing // 2, missing - missing // 2), (0, 0)), constant_values=128)
+    width, strips = shades.shape[2], []
+    for caption in captions:
+        text = " ".join(caption.split())
+        while font.getlength(text) > width:
+            text = text.removesuffix("…")[:-1] + "…"
+        strip = Image.new("L", (width, height), 255)
+        ImageDraw.Draw(strip).text((width / 2, height / 2), text, fill=0, font=font, anchor="mm")
+        strips.append(np.asarray(strip))
+    return np.concatenate([shades, np.stack(strips)[..., None].repeat(shades.shape[-1], -1)], axis=1)
 
 
 def scatter(samples: np.ndarray) -> np.ndarray:
@@ -122,9 +150,9 @@ def check_finite(samples: np.ndarray) -> None:
         raise FloatingPointError(f"{lost} of {len(samples)} samples are not finite")
 
 
-def save_png(path: epath.PathLike, samples: np.ndarray, levels: int) -> None:
-    """Write `picture(samples, levels)` as a PNG file; make its directory if necessary."""
-    write_png(epath.Path(path), picture(samples, levels))
+def save_png(path: epath.PathLike, samples: np.ndarray, levels: int, captions: Sequence[str] = ()) -> None:
+    """Write `picture(samples, levels, captions)` as a PNG file; make its directory if necessary."""
+    write_png(epath.Path(path), picture(samples, levels, captions))
 
 
 def write_png(path: epath.Path, pixels: np.ndarray) -> None:

@@ -108,11 +108,11 @@ def detection(
     titles: Mapping[str, str],
     extremes: Mapping[str, np.ndarray],
     levels: int,
-) -> None:
+) -> epath.Path:
     """Draw anomaly scores: a histogram panel per score, above rows of images [N,H,W,C].
 
     histograms: name of the score -> (scores of held-out images, scores of odd images). extremes: title of a row ->
-    its images; other shapes are not drawn.
+    its images; other shapes are not drawn. Returns the path, with the suffix of the format.
     """
     columns, extra = 4, len(extremes) if next(iter(extremes.values())).ndim == 4 else 0
     rows = math.ceil(len(histograms) / columns)
@@ -133,7 +133,7 @@ def detection(
         strip.imshow(grid(images, levels, columns=len(images)), cmap="gray", vmin=0, vmax=255, interpolation="none")
         strip.set_title(name, fontsize=9)
         strip.set_axis_off()
-    save_figure(figure, path)
+    return save_figure(figure, path)
 
 
 def frechet_unit(features: str) -> str:

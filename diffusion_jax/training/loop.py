@@ -244,7 +244,10 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
                 seeds = np.arange(config.report.num_samples)
                 pictured = if_finite(n, draw, state.weights(train_state, shown), seeds)
                 if pictured is not None:
-                    reporter.images(n, "samples", pictured, config.data.levels, state.describe_weights(shown))
+                    labels = experiment.sampler.labels(jax.numpy.asarray(seeds, np.uint32))
+                    captions = [] if labels is None else sources.captions(config, np.asarray(labels))
+                    weights = state.describe_weights(shown)
+                    reporter.images(n, "samples", pictured, config.data.levels, weights, captions)
         if (measured is not None or pictured is not None) and (
             lagging := lag(config, shown, n - int(train_state.skipped[0]))
         ):

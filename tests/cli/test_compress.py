@@ -80,9 +80,10 @@ def test_partial_decodings_lie_on_the_rate_distortion_curve(run, tmp_path):
 
 def test_the_way_as_a_picture(workdir, packed, command, tmp_path):
     flags = [f"--workdir={workdir}", f"--file={packed[0]}", f"--out={tmp_path}/x.npz"]
-    done = command("decompress", *flags, "--progressive=2")
+    done = command("decompress", *flags, "--progressive=2", "--format=svg")
     assert done.code == 0 and len(done.results["rmse"]) == len(done.results["rate_bits_per_dim"]) == 2
-    assert (tmp_path / "x.png").exists()
+    assert not (tmp_path / "x.png").exists()
+    assert done.results["picture"] == str(tmp_path / "x.svg") and (tmp_path / "x.svg").exists()
     assert command("decompress", *flags, "--progressive=-1").code == 2
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import norm
 
 from diffusion_jax import config as configs
@@ -105,13 +106,14 @@ def test_the_command(command, workdir, run, tmp_path):
     x, _ = sources.source(run.config, "heldout").read(np.arange(60))
     np.save(tmp_path / "odd.npy", run.config.data.levels - 1 - x)
     out = tmp_path / "scores.npz"
-    flags = ["--num_examples=60", "--num_steps=2", f"--out={out}"]
+    flags = ["--num_examples=60", "--num_steps=2", f"--out={out}", "--format=pdf"]
     done = command("detect", f"--workdir={workdir}", f"--odd={tmp_path}/odd.npy", *flags)
     assert done.code == 0, done.err
     assert done.results["num_fit"] == done.results["num_normal"] == 30 and done.results["num_odd"] == 60
     assert done.results["auroc"]["nearest"] > 0.99  # inverted images are far away in pixels
     assert set(done.results["auroc"]) == set(done.results["fpr95"]) == set(done.results["auroc_train"])
-    assert out.with_suffix(".png").exists()
+    assert done.results["picture"] == str(out.with_suffix(".pdf")) and out.with_suffix(".pdf").exists()
+    assert not out.with_suffix(".png").exists()
     with np.load(out) as file:
         for score, value in done.results["auroc"].items():
             normal, odd = file[f"{score}_normal"], file[f"{score}_odd"]
@@ -146,6 +148,20 @@ def test_odd_images_that_do_not_fit_or_are_not_there(run, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     with pytest.raises((ValueError, OSError)):
         detection.odd_source(run, spec)
+
+
+@pytest.mark.parametrize("name, shade", [("folder", 0), ("tfds", 0), ("digits", 255)])
+def test_odd_image_files_are_read_as_those_of_the_run(tmp_path, name, shade):
+    """Transparent images lie over the colour of the run's own, so that no score tells the background."""
+    Image.new("RGBA", (20, 8)).save(tmp_path / "0.png")
+    deep = np.full((8, 8), 2047, np.uint16)
+    Image.fromarray(deep).save(tmp_path / "1.png")
+    config = configs.load("digits:tiny")
+    config.data.update(name=name, levels=256, shape=(8, 8, 1))
+    config.data.folder.update(alpha="black", white_point=4095, resize="none", filter="box")
+    config.data.tfds.update(alpha="black")
+    x, _ = detection.odd_source(trained.Run("w", 1, "none", config, None, None), tmp_path).read(np.arange(2))
+    assert (x[0] == shade).all() and (x[1] == (127 if name == "folder" else 7)).all()
 
 
 def test_too_few_images_and_other_shapes(run):

@@ -29,6 +29,8 @@ CASES = [
     (["sample", "--out={run}/s.npz"], "s.png/", "run"),
     (["restore", "--out={run}/s.npz", "--format=pdf"], "s.pdf/", "run"),
     (["encode", "--out={run}/s.npz", "--format=svg"], "s.svg/", "run"),
+    (["detect", "--odd=classes", "--out={run}/s.npz", "--format=svg"], "s.svg/", "run"),
+    (["decompress", "--file=x", "--progressive=2", "--out={run}/s.npz", "--format=pdf"], "s.pdf/", "run"),
     (["sweep", "--sweep={sweep}"], "sweep.json/", "new"),
     (["sweep", "--sweep={sweep}"], "a/seed1", "swept"),
     (["sweep", "--sweep={sweep}"], "a/seed1/result.json/", "swept"),

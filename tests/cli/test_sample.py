@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffusion_jax.cli import sample
-from diffusion_jax.runs import trained
+from diffusion_jax.runs import pictures, trained
 
 
 def test_a_sample_depends_on_its_seed_alone(draw):
@@ -90,6 +90,26 @@ def test_a_layout_that_does_not_fit_is_refused_before_anything_is_drawn(channels
     done = command("sample", "--workdir=w", "--layout=openai", f"--out={tmp_path / 'x.npz'}")
     assert done.code == 2 and bool(drawn) == (channels != 4)
     assert channels != 4 or "--layout" in done.err[-1]
+
+
+@pytest.mark.parametrize("labels", [[1, 0, 1], None])
+def test_the_picture_names_the_classes(labels, command, tmp_path, monkeypatch):
+    from diffusion_jax import config as configs
+
+    config, given = configs.load("digits:tiny"), []
+    config.data.update(shape=(8, 8, 1), levels=17, classes=2, class_names=("cat", "dog"))
+    run = trained.Run("w", 1, "none", config, None, None)
+    found = labels if labels is None else np.array(labels)
+    monkeypatch.setattr(trained, "load", lambda *_, **__: run)
+    monkeypatch.setattr(trained, "draw", lambda *_: (np.arange(3), np.zeros((3, 8, 8, 1), np.uint8)))
+    monkeypatch.setattr(trained, "labels", lambda *_: found)
+    monkeypatch.setattr(trained, "network_calls", lambda _: 1)
+    monkeypatch.setattr(pictures, "save_png", lambda *arguments: given.append(arguments))
+    for layout in ("plain", "openai"):
+        flags = [f"--layout={layout}", "--pictured=2", f"--out={tmp_path / 'x.npz'}"]
+        done = command("sample", "--workdir=w", *flags)
+        assert done.code == 0, done.err
+        assert len(given[-1][1]) == 2 and list(given[-1][3]) == (["dog", "cat"] if labels else [])
 
 
 def test_a_class_has_a_number_and_may_have_a_name():

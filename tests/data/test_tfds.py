@@ -29,9 +29,11 @@ class TinySet(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({
             "image": tfds.features.Image(shape=(4, 6, 3)),
             "grey": tfds.features.Image(shape=(4, 6, 1)),
+            "clear": tfds.features.Image(shape=(4, 6, 4)),
             "photo": tfds.features.Image(shape=(None, None, 3)),
             "deep": tfds.features.Image(shape=(4, 6, 1), dtype=np.uint16),
             "label": tfds.features.ClassLabel(num_classes=5),
+            "kind": tfds.features.ClassLabel(names=["cat", "dog", "eel"]),
             "number": tfds.features.Scalar(dtype=np.int64),
             "nested": {"flags": tfds.features.Sequence({"on": np.bool_})},
         }))
@@ -44,7 +46,8 @@ class TinySet(tfds.core.GeneratorBasedBuilder):
         for i in range(first, last):
             yield i, {
                 "image": images[i], "grey": images[i, ..., :1], "photo": np.full((4 + i % 3, 6, 3), i, np.uint8),
-                "deep": images[i, ..., :1].astype(np.uint16), "label": i % 5, "number": i,
+                "clear": np.concatenate([images[i], np.zeros((4, 6, 1), np.uint8)], 2),
+                "deep": images[i, ..., :1].astype(np.uint16), "label": i % 5, "number": i, "kind": i % 3,
                 "nested": {"flags": [{"on": True}]},
             }
 
@@ -142,6 +145,23 @@ def test_other_features_splits_and_sizes(data_dir):
     first = tfds("train", "tiny_set", data_dir, train="train[:75%]", heldout="train[75%:]")
     whole = everything(tfds("train", "tiny_set", data_dir))[0]
     np.testing.assert_array_equal(np.concatenate([everything(first)[0], everything(last)[0]]), whole)
+
+
+def test_classes_have_the_names_of_the_set(data_dir):
+    for in_memory in (False, True):
+        source = tfds("train", "tiny_set", data_dir, label_key="kind", in_memory=in_memory)
+        assert source.class_names == ("cat", "dog", "eel") and source.classes == 3
+    for numbered in ("label", ""):
+        assert tfds("train", "tiny_set", data_dir, label_key=numbered).class_names == ()
+
+
+def test_transparency_is_told_and_lies_over_a_colour(data_dir):
+    for alpha, shade in (("white", 255), ("black", 0)):
+        laid = tfds("train", "tiny_set", data_dir, image_key="clear", channels=3, alpha=alpha)
+        assert (everything(laid)[0] == shade).all() and laid.note.endswith(f"over {alpha} (data.tfds.alpha)")
+    kept = tfds("train", "tiny_set", data_dir, image_key="clear")
+    assert kept.shape == (4, 6, 4) and not kept.note
+    assert not tfds("train", "tiny_set", data_dir).note
 
 
 def test_reading_and_converting_never_import_tensorflow(prepared):
@@ -266,7 +286,7 @@ def test_damaged_set_is_converted_or_raises_one_line(prepared, tmp_path, name, d
     option=st.one_of(
         st.tuples(st.just("size"), st.one_of(st.integers(max_value=-1), st.floats(), TEXT)),
         st.tuples(st.just("channels"), st.one_of(st.integers(), st.floats(), TEXT)),
-        st.tuples(st.sampled_from(["resize", "filter", "train", "image_key", "label_key"]), TEXT),
+        st.tuples(st.sampled_from(["resize", "filter", "alpha", "train", "image_key", "label_key"]), TEXT),
         st.tuples(st.just("dataset"), TEXT),
     )
 )

@@ -57,6 +57,15 @@ def test_classes_without_examples_are_refused_by_name(label):
     assert f"({', '.join(missing)})" in str(caught.value)
 
 
+def test_captions_are_the_names_of_the_classes_or_their_numbers():
+    data = {"classes": 3, "class_names": ("cat", "dog", "eel")}
+    assert sources.captions(ConfigDict({"data": data}), np.array([2, 0])) == ["eel", "cat"]
+    assert sources.captions(ConfigDict({"data": data | {"class_names": ()}}), np.array([2, 0])) == [
+        "class 2",
+        "class 0",
+    ]
+
+
 def test_the_line_on_the_data_counts_examples_and_classes():
     train = vectors(0, 1, np.arange(20) % 3, 3)._replace(class_names=("cat", "dog", "eel"), note="2 files: a.gif")
     line = sources.summary(train, vectors(0, 1))

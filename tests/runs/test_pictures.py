@@ -79,6 +79,28 @@ def test_arrays_that_are_no_images_are_refused(shape, levels):
         pictures.picture(np.zeros(shape), levels)
 
 
+def test_captions_stand_under_the_images():
+    """Every pixel of the images stays; names of any length and letters have the same room."""
+    samples = np.random.default_rng(0).integers(0, 17, (4, 8, 8, 1))
+    plain = pictures.picture(samples, 17)
+    names = ["cat", "x" * 60, "日本 \n\N{PILE OF POO}", ""]
+    found = pictures.picture(samples, 17, names)
+    height = pictures.CAPTION[1]
+    assert found.shape == (plain.shape[0] + 2 * height, plain.shape[1]) and found.dtype == np.uint8
+    strips = [*range(66, 66 + height), *range(132 + height, 132 + 2 * height)]
+    np.testing.assert_array_equal(np.delete(found, strips, 0), plain)
+    inked = [
+        (found[top : top + height, left : left + 64] < 128).any() for top in (66, 132 + height) for left in (2, 68)
+    ]
+    assert inked == [True, True, True, False]
+    narrow = pictures.picture(samples[:, :, :1].repeat(3, -1), 17, names)
+    assert narrow.ndim == 3 and narrow.shape[1] >= 4 * pictures.CAPTION[0]
+    many = np.zeros((pictures.MOST + 5, 64, 64, 1), np.uint8)
+    assert pictures.picture(many, 256, ["a"] * len(many)).shape[1] == 20 * 66 + 2
+    vectors = np.zeros((4, 2), np.float32)
+    np.testing.assert_array_equal(pictures.picture(vectors, 0, names), pictures.picture(vectors, 0))
+
+
 @pytest.mark.parametrize("dims", [1, 2, 5])
 @pytest.mark.parametrize("number", [1, 3000])
 def test_scatter_of_vectors(tmp_path, dims, number):

@@ -288,6 +288,20 @@ def test_a_run_is_saved_on_any_error_or_signal(fault, error, uninterrupted, tmp_
     assert_equal(stored_state(tmp_path, 3), stored_state(uninterrupted[0], 3))
 
 
+def test_pictures_of_a_conditional_model_name_its_classes(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(metric_log.pictures, "picture", lambda *a: given.append(a) or np.zeros((4, 4), np.uint8))
+    config = recipe()
+    config.train_steps = config.report.samples_every = 1
+    config.report.num_samples, config.eval.every = 5, 0
+    for conditional in (True, False):
+        config.network.conditional = conditional
+        loop.train(config, str(tmp_path / str(conditional)))
+        captions = given[-1][2]
+        assert len(given[-1][0]) == 5 and len(captions) == (5 if conditional else 0)
+        assert set(captions) <= {f"class {i}" for i in range(8)}
+
+
 def test_a_workdir_is_trained_by_one_at_a_time(tmp_path):
     with (
         checkpoints.lock(tmp_path),
