@@ -192,7 +192,10 @@ def read_cell(path: epath.Path) -> dict[str, Any]:
 
 
 def _draws(cell: Mapping[str, Any], default: int) -> int:
-    """Return the draws behind the interval of a cell: 0 without one, default where a stored cell lacks the number."""
+    """Return the draws behind the interval of a cell.
+
+    They are 0 without an interval, and default where a stored cell lacks the number.
+    """
     return int(cell.get("draws", default)) if "frechet_low" in cell else 0
 
 

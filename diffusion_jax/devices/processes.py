@@ -161,7 +161,7 @@ def _tasks_per_node(text: str) -> list[int]:
 
 
 def _slurm_error(name: str, value: str | None) -> ValueError:
-    """Return the error of a variable that is missing (None) or does not fit a step of several tasks."""
+    """Return the error of a variable that is missing (None) or does not fit."""
     wrong = "not set" if value is None else f"does not describe this task (got {value!r})"
     return ValueError(f"{name}: {wrong}. Start the tasks with srun, or unset SLURM_STEP_ID for a single process")
 

@@ -229,7 +229,7 @@ def summary(train: Source, heldout: Source | None) -> str:
 
 
 def captions(config: ConfigDict, labels: np.ndarray) -> list[str]:
-    """Return the names of the classes of labels int [N]; "class 3" where classes have numbers only."""
+    """Return the class names of labels int [N]; "class 3" where there are only numbers."""
     names = config.data.class_names or [f"class {i}" for i in range(config.data.classes)]
     return [names[label] for label in labels]
 

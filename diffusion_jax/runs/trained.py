@@ -152,7 +152,7 @@ def network_calls(run: Run) -> int:
 
 
 def check_weights(run: Run) -> None:
-    """Raise ValueError, with the names of the first arrays, if the weights of a run are not finite."""
+    """Raise ValueError, naming arrays, if the weights of a run are not finite."""
     arrays = traverse_util.flatten_dict(run.params, sep="/")
     check_finite(f"--workdir={run.workdir}: weights of step {run.step}", arrays, "Try another --step or --ema")
 

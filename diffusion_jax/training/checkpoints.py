@@ -329,7 +329,7 @@ def check_resume(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
 
 
 def _check_reachable(place: epath.Path) -> None:
-    """Check that a URL without checkpoints can be read at all, which `is_dir` does not tell. Raises OSError."""
+    """Raise OSError if a URL cannot be read, which `is_dir` does not report."""
     if "://" not in str(place):
         return
     try:
