@@ -12,6 +12,7 @@ set from the command line, `--config.KEY=VALUE`.
 
 import ast
 import difflib
+import fnmatch
 import functools
 import importlib.util
 import pathlib
@@ -113,7 +114,7 @@ SCHEMA: dict[str, Key] = {
     ),
     "ema.ramp": Key(0.05, "Half-life of an average at most ramp times the updates so far; 0: no ramp."),
     "sampler.name": Key("ancestral", "Sampler: ancestral, ddim, dpmpp_2m, …; docs/samplers.md lists all."),
-    "sampler.num_steps": Key(0, "Sampling steps; 0: all steps of the chain."),
+    "sampler.num_steps": Key(0, "Sampling steps; 0: all steps of the chain, down to sampler.min_t."),
     "sampler.grid": Key(
         "uniform", "Time grid: uniform, quadratic, logsnr, karras; of a chain also inclusive, strided, to_first."
     ),
@@ -171,14 +172,25 @@ GONE: dict[str, Any] = {}
 """Keys that exist no more, with the default they had: a stored config may hold that value, and no other."""
 FORMER: dict[str, Any] = {"ema.ramp": 0.0}
 """Defaults that have changed: a stored config that lacks such a key was trained with this value."""
-ALIASES = {
-    "lr": "optimizer.learning_rate",
-    "steps": "train_steps",
-    "decay": "ema.decays",
-    "ema": "ema.decays",
-    "sampler.steps": "sampler.num_steps",
+ALIASES: dict[str, tuple[str, ...]] = {
+    "lr": ("optimizer.learning_rate",),
+    "wd": ("optimizer.*.weight_decay",),
+    "beta1": ("optimizer.*.b1", "optimizer.muon.beta"),
+    "beta2": ("optimizer.*.b2",),
+    "betas": ("optimizer.*.b1", "optimizer.*.b2", "optimizer.muon.beta"),
+    "steps": ("train_steps", "*.num_steps"),
+    "timesteps": ("process.num_steps",),
+    "decay": ("ema.decays",),
+    "ema": ("ema.decays",),
+    "w": ("guidance.scale",),
+    "cfg_scale": ("guidance.scale",),
+    "guidance_scale": ("guidance.scale",),
+    "type": ("*.name",),
+    "dir": ("data.*.path", "data.*.data_dir"),
+    "data_dir": ("data.*.path",),
+    "path": ("data.*.path", "data.*.data_dir"),
 }
-"""Names that people type, for hints."""
+"""Names that people type, as the last part of a key, for hints: patterns of the keys in use that they mean."""
 
 
 @functools.cache
@@ -451,27 +463,67 @@ def _parse_tuple(text: str, like: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _hint(config: ConfigDict, key: str, node: Any, depth: int) -> str:
     """Return the nearest keys to an unknown one, and the keys of its section."""
-    known, last = [name for name, _ in flatten(config)], key.rpartition(".")[2]
-    part = key.split(".")[depth]
-    section = key.split(".")[0] if depth else ""
-    same = [name for name in known if name.rpartition(".")[2] == last]
-    if section:  # of the choice that is made there, first
-        chosen = config[section].get("name", "") if isinstance(config[section], ConfigDict) else ""
-        same = (
-            sorted(
-                (name for name in same if name.startswith(f"{section}.")), key=lambda name: f".{chosen}." not in name
-            )
-            or same
-        )
-    here = list(node) if isinstance(node, ConfigDict) else []
-    near = difflib.get_close_matches(part, here, 1) or difflib.get_close_matches(key, known, 1)
-    if near and near[0] in here and depth:
-        near = [".".join([*key.split(".")[:depth], near[0]])]
-    alias = ALIASES.get(key) or (ALIASES.get(last) if not depth else None)
-    nearest = [alias] if alias else same[:3] or near
-    hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
     place = ".".join(key.split(".")[:depth]) or "the config"
-    return f"{hint}Keys of {place}: {', '.join(here)}" if here else f"{hint}{place} is a value"
+    if not isinstance(node, ConfigDict):
+        return f"{place} is a value"
+    nearest = _nearest(config, key)
+    hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
+    return f"{hint}Keys of {place}: {', '.join(node)}"
+
+
+def _nearest(config: ConfigDict, key: str) -> list[str]:
+    """Return the keys that an unknown one may mean, at most three.
+
+    Its sections are mended where they are misspelt. Within the first of them, in this order: the same key, ALIASES, the
+    same last part, a similar last part; options of the choice that the key names, or the config makes, before others.
+    """
+    *sections, last = key.split(".")
+    place, node = _sections(config, sections)
+    known = [name for name, _ in flatten(config) if not place or name.startswith(f"{place[0]}.")]
+    used = in_use(config)
+    first = [name for name in known if name in used]
+    if len(place) > 1:
+        first = [name for name in known if name.startswith(f"{'.'.join(place)}.") or name.count(".") == 1]
+    of_guidance = [name for name in used if name.startswith("guidance.") and place[:1] == ["sampler"]]
+    inside = [".".join([*place, name]) for name in node]
+
+    def last_of(name: str) -> str:
+        return name.rpartition(".")[2]
+
+    def similar(names: list[str]) -> list[str]:
+        near = [] if last in ALIASES else difflib.get_close_matches(last, map(last_of, names), 1)
+        return list(dict.fromkeys(name for name in names if last_of(name) in near))
+
+    found = (
+        [name for name in inside if last_of(name) == last and len(place) == len(sections)],
+        _aliased(last, first, place[0] if place else ""),
+        _aliased(last, of_guidance, "guidance"),
+        *([name for name in names if last_of(name) == last] for names in (first, known)),
+        *(similar(names) for names in ([*inside, *first], known)),
+    )
+    return next((names[:3] for names in found if names), [])
+
+
+def _sections(config: ConfigDict, sections: list[str]) -> tuple[list[str], ConfigDict]:
+    """Return the sections that exist, or are nearest, as far as there are some, and the last of them itself."""
+    place, node = [], config
+    for part in sections:
+        inner = [name for name in node if isinstance(node[name], ConfigDict)]
+        near = [part] if part in inner else difflib.get_close_matches(part, inner, 1, cutoff=0.8)
+        if not near:
+            break
+        place.append(near[0])
+        node = node[near[0]]
+    return place, node
+
+
+def _aliased(last: str, names: list[str], section: str) -> list[str]:
+    """Return those of `names` that an alias means; without a section top-level keys, or those of the only section."""
+    found = [name for pattern in ALIASES.get(last, ()) for name in fnmatch.filter(names, pattern)]
+    if not section:
+        found = [name for name in found if "." not in name] or found
+        return found if len({name.partition(".")[0] for name in found}) == 1 else []
+    return found
 
 
 # Stored configs.

@@ -111,6 +111,66 @@ def test_wrong_overrides_name_the_flag_as_typed_and_the_nearest_key(key, text, n
     assert f"--config.{key}" in str(caught.value) and named in str(caught.value) and "\n" not in str(caught.value)
 
 
+HINTS = [
+    ("optimizer.lr", {}, ["optimizer.learning_rate"]),
+    ("optimizer.adam.lr", {}, ["optimizer.learning_rate"]),
+    ("optimizer.wd", {}, ["optimizer.adam.weight_decay"]),
+    ("optimizer.wd", {"optimizer.name": "lion"}, ["optimizer.lion.weight_decay"]),
+    ("optimizer.betas", {}, ["optimizer.adam.b1", "optimizer.adam.b2"]),
+    ("optimizer.betas", {"optimizer.name": "muon"}, ["optimizer.muon.beta"]),
+    ("optimizer.beta1", {}, ["optimizer.adam.b1"]),
+    ("optimizer.adamw.beta2", {}, ["optimizer.adamw.b2"]),
+    ("optimizer.weight_decay", {"optimizer.name": "adamw"}, ["optimizer.adamw.weight_decay"]),
+    ("bound.steps", {}, ["bound.num_steps"]),
+    ("sampler.steps", {}, ["sampler.num_steps"]),
+    ("process.steps", {}, ["process.num_steps"]),
+    ("process.timesteps", {}, ["process.num_steps"]),
+    ("steps", {}, ["train_steps"]),
+    ("data.dir", {}, []),
+    ("data.dir", {"data.name": "folder"}, ["data.folder.path"]),
+    ("data.dir", {"data.name": "tfds"}, ["data.tfds.data_dir"]),
+    ("data.path", {"data.name": "idx"}, ["data.idx.path"]),
+    ("data.path", {}, ["data.arrays.path", "data.folder.path", "data.idx.path"]),
+    ("data.data_dir", {"data.name": "folder"}, ["data.folder.path"]),
+    ("loss.type", {}, ["loss.name"]),
+    ("type", {}, []),
+    ("sampler.cfg_scale", {}, ["guidance.scale"]),
+    ("sampler.w", {}, ["guidance.scale"]),
+    ("guidance.w", {}, ["guidance.scale"]),
+    ("cfg_scale", {}, ["guidance.scale"]),
+    ("network.w", {}, []),
+    ("lr", {}, ["optimizer.learning_rate"]),
+    ("optim.lr", {}, ["optimizer.learning_rate"]),
+    ("model.channels", {}, ["network.unet.channels"]),
+    ("training.lr", {}, ["optimizer.learning_rate"]),
+    ("optimiser.beta1", {}, ["optimizer.adam.b1"]),
+    ("wd", {}, ["optimizer.adam.weight_decay"]),
+    ("ema.decay", {}, ["ema.decays"]),
+    ("network.unt.channels", {}, ["network.unet.channels"]),
+    ("network.unet.chanels", {}, ["network.unet.channels"]),
+    ("network.dropuot", {}, ["network.unet.dropout"]),
+    ("network.mlpp.width", {}, ["network.mlp.width"]),
+    ("network.channels", {"network.name": "dit"}, ["network.dit.channels"]),
+    ("optimizer.learning_rat", {}, ["optimizer.learning_rate"]),
+    ("schedule.cosin", {}, ["schedule.cosine"]),
+    ("sampler.zzz", {}, []),
+]
+
+
+@pytest.mark.parametrize(("key", "others", "hinted"), HINTS)
+def test_a_hint_names_keys_of_the_section_and_of_the_choices_made(key, others, hinted):
+    c = configs.defaults()
+    configs.override_all(c, others)
+    with pytest.raises(ValueError) as caught:
+        configs.override(c, key, "1")
+    _, said, hint = str(caught.value).partition("Did you mean ")
+    assert hint.partition("?")[0].split(" or ") == hinted if hinted else not said
+    section, dot, _ = key.partition(".")
+    if key.count(".") <= 1:
+        keys = str(caught.value).rpartition(": ")[2].split(", ")
+        assert keys == list(c[section] if dot and section in c else c)
+
+
 def test_the_section_is_the_one_that_the_flag_changes():
     with pytest.raises(ValueError, match=r"--sampler\.eta.*ddim\.eta"):
         configs.override(configs.defaults().sampler, "eta", "0.5", prefix="sampler")

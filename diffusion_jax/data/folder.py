@@ -78,7 +78,10 @@ def folder(
     item = functools.partial(_item, root, names, label, rule)
     over = ""
     if transparent and channels < 4:
-        over = f"{transparent:,} images with transparency are laid over {alpha} (data.folder.alpha)"
+        over = (
+            f"{transparent:,} images have an alpha channel or a transparent colour: transparent pixels, if any, are "
+            f"laid over {alpha} (data.folder.alpha)"
+        )
     source = from_items(f"{root}/{split}", rule.shape, 256, len(classes), len(names), item)._replace(
         class_names=tuple(classes),
         counts=count(label, len(classes)),
@@ -170,7 +173,7 @@ def _classes(path: str, names: list[str]) -> list[str]:
 
 
 def _check(root: str, names: list[str], rule: images.Rule) -> int:
-    """Check the header of every file and count the files with transparency. Raises the error of the first bad file."""
+    """Check the header of every file and count those with alpha. Raises the error of the first bad file."""
     Image.init()
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         return sum(pool.map(lambda name: images.check(pathlib.Path(root, name), rule), names))

@@ -79,11 +79,11 @@ def rule(
     if filter not in FILTERS:
         raise ValueError(f"data.{section}.filter={filter!r}: unknown. Use one of {', '.join(FILTERS)}")
     try:
-        ImageColor.getrgb(alpha)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"data.{section}.alpha={alpha!r}: must be a colour: white, black, #rrggbb or a name"
-        ) from error
+        opaque = ImageColor.getrgb(alpha)[3:] in ((), (255,))
+    except (ValueError, TypeError, AttributeError):
+        opaque = False
+    if not opaque:
+        raise ValueError(f"data.{section}.alpha={alpha!r}: must be an opaque colour: white, black, #rrggbb or a name")
     if not (isinstance(white_point, int) and 1 <= white_point <= 65535):
         raise ValueError(f"data.{section}.white_point={white_point}: must be 1 … 65535, such as 4095 for 12 bits")
     if not (isinstance(max_pixels, int) and max_pixels >= 0):
@@ -92,7 +92,7 @@ def rule(
 
 
 def check(file: pathlib.Path, rule: Rule) -> bool:
-    """Check the header of an image file; return True if it has transparency.
+    """Check the header of an image file; return True if it has an alpha channel or a transparent colour.
 
     Raises ValueError.
     """
@@ -174,7 +174,7 @@ def _opened(file: Any, name: str, rule: Rule) -> Iterator[Image.Image]:
         raise FileNotFoundError(f"{name}: {what}. Restore the file, or remove its name") from error
     except ValueError as error:
         if isinstance(error.__cause__, Image.DecompressionBombError):
-            raise ValueError(f"{error} To allow it, set data.folder.max_pixels to its number of pixels") from error
+            raise ValueError(f"{error}. To allow it, set data.folder.max_pixels to its number of pixels") from error
         raise
 
 

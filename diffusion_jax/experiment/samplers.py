@@ -86,7 +86,7 @@ def sampler(
             f"{config.schedule.name!r} has no signal left. Start sampler.levels or sampler.times below t = 1 (and set "
             "report.sampler_steps=0), or use prediction.target=v, velocity, x0 or posterior_mean"
         )
-    if method.uses_kernel and len(times) - 1 != chain:
+    if method.uses_kernel and len(times) - 1 != round(chain * (times[0] - times[-1])):
         check_single_steps(config, "sampler.num_steps=0 and report.sampler_steps=0")
     return loop.Sampler(
         process=process,
@@ -149,7 +149,7 @@ def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
         )
     return grids.make(
         grid,
-        section.num_steps or chain,
+        section.num_steps or max(1, chain - round(section.min_t * chain)),
         chain_steps=chain,
         schedule=path.fixed,
         end=section.min_t,

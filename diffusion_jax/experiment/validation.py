@@ -145,6 +145,8 @@ def check(config: ConfigDict) -> None:
         raise ValueError(
             f"sampler.dynamic_threshold={config.sampler.dynamic_threshold}: needs sampler.clip_x0=True. Set it, or 0"
         )
+    if config.sampler.keep_eps and not config.sampler.clip_x0:
+        raise ValueError("sampler.keep_eps=True: needs sampler.clip_x0=True. Set it, or sampler.keep_eps=False")
     if not config.prediction.sigma_data > 0:
         raise ValueError(f"prediction.sigma_data={config.prediction.sigma_data} must be above 0")
     if config.network.conditional and not config.data.classes:

@@ -273,7 +273,10 @@ def _heads(file: _File, channels: list[int]) -> tuple[int, int]:
 
 
 def describe_unet(unet: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return the contents of config.json for `unet` and data of `shape` (H,W,C). Raises ValueError."""
+    """Return the contents of config.json for `unet` and data of `shape` (H,W,C).
+
+    Raises ValueError that names every obstacle.
+    """
     height, width, channels = shape
     groups = fit.norm_groups(unet, shape)
     levels = range(len(unet.multipliers))
@@ -295,7 +298,7 @@ def describe_unet(unet: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
     if unet.fourier:
         faults.append(f"network.unet.fourier={unet.fourier}: diffusers has no such features. Train with ()")
     if faults:
-        raise ValueError(f"export: {'; '.join(faults)}")
+        raise ValueError("; ".join(faults))
     return {
         "_class_name": "UNet2DModel",
         **{key: values[0] for key, (_, values) in _MODEL.items()},
@@ -318,7 +321,10 @@ def describe_unet(unet: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def describe_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the contents of scheduler_config.json for a nested config. Raises ValueError."""
+    """Return the contents of scheduler_config.json for a nested config.
+
+    Raises ValueError that names every obstacle.
+    """
     schedule, prediction = config["schedule"], config["prediction"]
     name = schedule["name"]
     faults = []
@@ -335,7 +341,7 @@ def describe_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
         if options.get(key, constant) != constant:
             faults.append(f"schedule.{name}.{key}={options[key]}: in diffusers it is {constant}. Use that")
     if faults:
-        raise ValueError(f"export: {'; '.join(faults)}")
+        raise ValueError("; ".join(faults))
 
     def named(table: Mapping[str, str], value: str) -> str:
         return next(theirs for theirs, ours in table.items() if ours == value)

@@ -109,14 +109,28 @@ def from_ddpm_tf1(config: ConfigDict, path: str, workdir: str) -> dict[str, Any]
 
 
 def to_diffusers(config: ConfigDict, params: Any, path: str) -> dict[str, Any]:
-    """Write parameters as a folder that diffusers loads. Raises ValueError or OSError before that."""
+    """Write parameters as a folder that diffusers loads.
+
+    Raises ValueError that names every obstacle of network and chain, or OSError, before anything is written.
+    """
     diffusers_folder.check_vacant(path)
     shape = tuple(config.data.shape)
     if config.latent.workdir:
         raise ValueError("latent.workdir: a model of latents cannot be exported, as its autoencoder has no counterpart")
-    unet = network(wiring.build(config))
-    described = diffusers_options.describe_unet(unet, shape)
-    scheduler = diffusers_options.describe_scheduler(config.to_dict())
+    experiment = wiring.build(config)
+    found: list[dict[str, Any]] = []
+    faults: list[str] = []
+    for describe in (
+        lambda: diffusers_options.describe_unet(network(experiment), shape),
+        lambda: diffusers_options.describe_scheduler(config.to_dict()),
+    ):
+        try:
+            found.append(describe())
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError(f"export: {'; '.join(faults)}")
+    (described, scheduler), unet = found, network(experiment)
     check_finite(params["net"])
     tensors = diffusers.from_flax(params["net"], unet, shape)
     if config.network.label_dropout:

@@ -118,6 +118,8 @@ def test_files_of_other_kinds_and_transparency_are_in_the_note(tmp_path):
     for named in ("4 files", "2 .gif", "a.gif", "1 .heic", "c.heic", "README", "1 images", "black"):
         assert named in source.note
     assert not folder("heldout", path, size=(6, 4), heldout=fill(tmp_path.parent / "w", ["0.png"])).note
+    Image.fromarray(np.dstack([PIXELS[3], np.full((6, 4), 255, np.uint8)])).save(tmp_path / "1.png")
+    assert "1 images have an alpha channel" in folder("train", path, size=(6, 4), heldout_fraction=0).note
     (tmp_path / "0.png").unlink(), (tmp_path / "1.png").unlink()
     with pytest.raises(ValueError, match=r"2 \.gif"):
         folder("train", path)

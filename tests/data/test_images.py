@@ -80,7 +80,7 @@ def test_a_large_file_is_refused_unless_allowed(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     file = tmp_path / "large.png"
     file.write_bytes(encoded(PIXELS))
-    with pytest.raises(ValueError, match=r"large\.png.*max_pixels"):
+    with pytest.raises(ValueError, match=r"large\.png.*\. To allow it, set data\.folder\.max_pixels"):
         images.check(file, RGB)
     allowed = images.rule("folder", (6, 4), 3, "none", "box", max_pixels=24)
     assert not images.check(file, allowed)
@@ -219,9 +219,17 @@ def test_damaged_files_raise_with_their_name(tmp_path):
         ((8, 5, "none", "box"), r"folder\.channels"),
         ((8, 3, "crop", "box"), r"folder\.resize"),
         ((8, 3, "none", "area"), r"folder\.filter"),
+        ((8, 3, "none", "box", "transparent"), r"folder\.alpha"),
+        ((8, 3, "none", "box", "rgba(0,0,0,0)"), r"folder\.alpha"),
+        ((8, 3, "none", "box", "#ffffff80"), r"folder\.alpha"),
     ],
 )
 def test_invalid_rules_raise(options, option):
     with pytest.raises(ValueError, match=option):
         images.rule("folder", *options)
     assert images.rule("folder", [8], 3, "none", "box").shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("colour", ["white", "#ff8000", "#ff8000ff", "rgb(1,2,3)", "rgba(1,2,3,255)"])
+def test_opaque_colours_are_allowed_under_transparency(colour):
+    assert images.rule("folder", 8, 3, "none", "box", colour).alpha == colour

@@ -261,6 +261,27 @@ def sound(tmp_path_factory):
     return path
 
 
+def test_an_export_names_all_obstacles_of_network_and_chain_at_once(tmp_path):
+    config = configs.load("digits:tiny")
+    config.data.update(shape=(8, 8, 1), levels=17)
+    config.schedule.name, config.network.conditioning = "const", "logsnr"
+    config.prediction.target, config.network.unet.fourier = "posterior_mean", (7, 8)
+    with pytest.raises(ValueError) as caught:
+        exchange.to_diffusers(config, {"net": {}}, tmp_path / "out")
+    said = str(caught.value)
+    for key in ("network.unet.fourier", "network.conditioning", "schedule.name", "prediction.target"):
+        assert said.count(f"{key}=") == 1
+    assert "\n" not in said and not (tmp_path / "out").exists()
+
+
+def test_an_export_names_the_network_and_the_chain_where_neither_fits(tmp_path):
+    config = configs.load("toy2d:tiny")
+    config.data.update(shape=(2,), levels=0)
+    config.network.conditioning = "logsnr"
+    with pytest.raises(ValueError, match=r"network\.name.*network\.conditioning"):
+        exchange.to_diffusers(config, {"net": {}}, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("case", "argv", "key"), BAD, ids=[f"{i} {case} {key}" for i, (case, _, key) in enumerate(BAD)]
 )
