@@ -65,7 +65,7 @@ represented = place("REPRESENTED", "runs/digits_cond")
 #
 # A score is larger for odder images. The bound itself fails: simple images cost few bits under any model of natural
 # images, even of a kind that the model has never seen (Nalisnick et al. 2019). Left: the bits of held-out and of odd
-# images. Middle: the score that tells them best. Right: detections against false alarms of all scores.
+# images. Middle: the score with the largest area under the ROC curve (AUROC). Right: the ROC curves of all scores.
 
 # %%
 with np.load(detection) as file:
@@ -79,14 +79,20 @@ for axis, name in zip(axes, ("bits", best), strict=False):
     bins = np.linspace(*np.quantile(np.concatenate([normal, odd]), [0.005, 0.995]), 40)
     for values, label in ((normal, "held-out"), (odd, "odd")):
         axis.hist(values.clip(bins[0], bins[-1]), bins, density=True, alpha=0.6, label=label)
-    axis.set(title=f"{name}: AUROC {areas[name]:.3f}", xlabel="score", yticks=[])
+    axis.set(
+        title=f"{name}: AUROC {areas[name]:.3f}",
+        xlabel="bits/dim" if name == "bits" else f"score: {name}",
+        ylabel="density",
+        yticks=[],
+    )
     axis.legend()
-for name in names:
+styles = [line for line in ("-", "--", ":") for _ in range(4)]  # few hues differ for every eye
+for i, name in enumerate(names):
     thresholds = np.sort(np.concatenate([scores[f"{name}_normal"], scores[f"{name}_odd"]]))
     false, true = ((scores[f"{name}_{kind}"][:, None] > thresholds).mean(0) for kind in ("normal", "odd"))
-    axes[2].plot(false, true, label=name, linestyle="--" if name == "nearest" else "-")
-axes[2].set(xlabel="false alarms", ylabel="detections", title="all scores")
-axes[2].legend(fontsize=7)
+    axes[2].plot(false, true, label=name, color=f"C{i % 4}", linestyle=styles[i])
+axes[2].set(xlabel="false positive rate", ylabel="true positive rate", title="ROC curves")
+axes[2].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 for name in sorted(areas, key=areas.__getitem__, reverse=True):
     print(f"{name:15} AUROC {areas[name]:.3f}")
 
@@ -114,7 +120,7 @@ sizes = {
 }
 figure, axis = plt.subplots(figsize=(7, 2.4))
 axis.barh(list(sizes), [8 * size / x.size for size in sizes.values()], color=["C0"] + ["C2"] * (len(sizes) - 1))
-axis.set(xlabel="bits/dim, whole file")
+axis.set(xlabel="bits/dim, whole file", title="Size of the held-out images")
 axis.invert_yaxis()
 for name, size in sizes.items():
     print(f"{name:28} {size:9,} bytes  {8 * size / x.size:.3f} bits/dim")
@@ -147,7 +153,7 @@ axis.set(xticks=range(len(blocks)), yticks=range(len(times)), yticklabels=times,
 axis.set_xticklabels(blocks, rotation=45, ha="right")
 axis.grid(False)
 figure.colorbar(picture, label="accuracy")
-axis.set_title(f"{represented.name}: best at {figures['probe_block']}, t = {figures['probe_t']:.2f}")
+axis.set_title(f"Probe accuracy (best: block {figures['probe_block']}, t = {figures['probe_t']:.2f})")
 for name, prefix in (("network", ""), ("pixels", "pixels_"), ("principal components", "pca_")):
     accuracy, error = (figures[f"{prefix}probe_accuracy{end}"] for end in ("", "_stderr"))
     print(f"{name:21} probe {accuracy:.3f} ± {error:.3f}, k-means NMI {figures[f'{prefix}cluster_nmi']:.3f}")
