@@ -28,7 +28,7 @@
 #     python -m diffusion_jax.main frontier --workdir=runs/fashion_cond --features=grey28 --num_samples=200 \
 #         --samplers=ddim,dpmpp_2m:logsnr --steps=5,10,20
 #
-# The environment variable `RUNS` names other directories. What a directory lacks is said and left out.
+# The environment variable `RUNS` names other directories. Missing results are reported and skipped.
 
 # %%
 import os
@@ -100,13 +100,15 @@ for run in runs:
     axes[0].loglog(bound["t"], bound["bits_per_dim"])
     axes[0].set(title=f"{run.name}: {bits.mean():.3f} bits/dim", xlabel="t", ylabel="bits/dim of a step")
     axes[1].plot(bound["rate_bits_per_dim"], bound["rmse"])
-    axes[1].set(xlabel="rate (bits/dim)", ylabel="RMSE (0 to 255)", ylim=(0, None), title="rate and distortion")
+    axes[1].set(xlabel="rate (bits/dim)", ylabel="RMSE (0 to 255)", ylim=(0, None), title="Rate and distortion")
     label = sources.source(c, "heldout").read(np.arange(len(bits)))[1]
     classes = np.unique(label)
     of_class = [bits[label == k] for k in classes]
     error = [2 * values.std() / max(len(values) - 1, 1) ** 0.5 for values in of_class]
     axes[2].bar(classes, [values.mean() for values in of_class], yerr=error, capsize=3)
-    axes[2].set(xlabel="class", ylabel="bits/dim", title=f"{len(bits)} held-out images", xticks=classes)
+    axes[2].set(
+        xlabel="class", ylabel="bits/dim", title=f"Bound by class ({len(bits)} images, ± 2 s.e.)", xticks=classes
+    )
     worst = classes[np.argmax([values.mean() for values in of_class])]
     print(f"{run.name}: {bits.mean():.3f} ± {bits.std() / len(bits) ** 0.5:.3f} bits/dim; most for class {worst}")
 
