@@ -505,7 +505,7 @@ def _nearest(config: ConfigDict, key: str) -> list[str]:
 
 
 def _sections(config: ConfigDict, sections: list[str]) -> tuple[list[str], ConfigDict]:
-    """Return the sections that exist, or are nearest, as far as there are some, and the last of them itself."""
+    """Return the existing or nearest sections, and the last of them itself."""
     place, node = [], config
     for part in sections:
         inner = [name for name in node if isinstance(node[name], ConfigDict)]
@@ -518,7 +518,10 @@ def _sections(config: ConfigDict, sections: list[str]) -> tuple[list[str], Confi
 
 
 def _aliased(last: str, names: list[str], section: str) -> list[str]:
-    """Return those of `names` that an alias means; without a section top-level keys, or those of the only section."""
+    """Return the `names` that an alias means.
+
+    Without a section these are top-level keys, or keys of the only section that has some.
+    """
     found = [name for pattern in ALIASES.get(last, ()) for name in fnmatch.filter(names, pattern)]
     if not section:
         found = [name for name in found if "." not in name] or found

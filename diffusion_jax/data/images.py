@@ -92,7 +92,9 @@ def rule(
 
 
 def check(file: pathlib.Path, rule: Rule) -> bool:
-    """Check the header of an image file; return True if it has an alpha channel or a transparent colour.
+    """Check the header of an image file; return True for an alpha channel.
+
+    A transparent colour of a palette counts as one.
 
     Raises ValueError.
     """
