@@ -53,7 +53,7 @@ SCHEMA: dict[str, Key] = {
     "data.size": Key(0, "Number of training examples; filled in from the data."),
     "data.class_names": Key((), "Names of the classes, where they have some; filled in from the data."),
     "data.fingerprint": Key("", "Hash of some training examples; filled in from the data."),
-    "data.heldout_fingerprint": Key("", "The same of the held-out examples, if training evaluates them."),
+    "data.heldout_fingerprint": Key("", "Hash of some held-out examples; filled in when training evaluates them."),
     "data.mean": Key(0.0, "The model sees (x - mean) / std of data in [-1, 1]."),
     "data.std": Key(1.0, "See data.mean."),
     "data.dequantise": Key(False, "Add uniform noise of one grey level, so that the data have a density."),

@@ -46,7 +46,7 @@ def path_weights(run: Run) -> tuple[path_bound.PathWeights, int]:
 
 
 def latent_weights(run: Run) -> tuple[path_bound.PathWeights, int]:
-    """Return the weights of latents of an autoencoder, a chain of one step."""
+    """Return the path weights of an autoencoder, as of a chain of one step."""
     terms_of = run.experiment.terms
     assert terms_of is not None
 

@@ -49,8 +49,6 @@ def initialise(
             f"--{missing[0]}: missing. Give all three, or none; given: "
             f"{', '.join(f'--{n}' for n in given if n not in missing)}"
         )
-    if wait_seconds < 1:
-        raise ValueError(f"--wait_seconds={wait_seconds}: must be at least 1")
     if missing:
         arguments = from_slurm(os.environ) or ({} if _on_tpu() else None)
     else:
@@ -64,6 +62,8 @@ def initialise(
         assert coordinator_address is not None
         check_address(coordinator_address)
         arguments = given | {"cluster_detection_method": "deactivate"}
+    if arguments is not None and wait_seconds < 1:
+        raise ValueError(f"--wait_seconds={wait_seconds}: must be at least 1")
     if arguments is not None and not jax.distributed.is_initialized():
         try:
             with _waiting(arguments, wait_seconds):

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 WAITING = "wait for compiled code"
-"""Name of the threads that wait for compiled code; the interpreter cannot end one of them."""
+"""Name of the threads that wait for compiled code; the interpreter waits for them when it ends."""
 AXIS = "batch"
 MODES = ("shard_map", "pmap", "fsdp")
 LEAST_SHARDED = 1024
@@ -109,7 +109,7 @@ def map_over_devices(function: Callable[..., Any], replicated: int, reduced: boo
 def compiler_options() -> dict[str, str] | None:
     """XLA compiler options for the functions of this module: `FASTER` or None.
 
-    That is where this process has several CPU devices, XLA_FLAGS sets one of the options, or this jaxlib rejects them.
+    They are None where this process has several CPU devices, XLA_FLAGS sets one of the options, or this jaxlib rejects them.
     (pmap takes no options.)
     """
     options = FASTER.get(jax.default_backend())
@@ -184,7 +184,7 @@ def fetch(tree: Any) -> Any:
             jax.block_until_ready(tree)
         finished.set()
 
-    threading.Thread(target=wait, name=WAITING, daemon=True).start()
+    threading.Thread(target=wait, name=WAITING).start()
     finished.wait()
 
     def whole(x: jax.Array) -> np.ndarray:

@@ -70,7 +70,7 @@ def source(config: ConfigDict, split: str) -> Source:
                 raise ValueError(f"data.{field}: {data.name} has {found}, not {expected} as in the config. Correct it")
     if data.size and (split == "train" or str(data.name) != IN_MEMORY):
         _warn_if_changed(data, opened if split == "train" else None)
-    if split == "heldout":
+    if split == "heldout" and str(data.name) != IN_MEMORY:
         _warn_if_heldout_changed(data, opened)
     return opened
 
@@ -156,11 +156,11 @@ def resolve(config: ConfigDict, train: Source) -> ConfigDict:
     return config
 
 
-def with_heldout(config: ConfigDict, heldout: Source) -> ConfigDict:
+def with_heldout(config: ConfigDict, heldout_fingerprint: str) -> ConfigDict:
     """Return the config with the fingerprint of its held-out data filled in."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.data.heldout_fingerprint = fingerprint(heldout)
+        config.data.heldout_fingerprint = heldout_fingerprint
     return config
 
 

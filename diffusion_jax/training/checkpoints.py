@@ -169,6 +169,7 @@ def steps(workdir: epath.PathLike) -> list[int]:
     """Return the steps of the checkpoints on disk, in order."""
     directory = _directory(workdir)
     if not directory.is_dir():
+        _check_reachable(directory.parent)
         return []
     return sorted(found.step for found in ocp.path.step.standard_name_format().find_all(directory))
 
@@ -182,7 +183,6 @@ def find_step(workdir: epath.PathLike, step: int | str = "newest", verify: bool 
     kept = steps(workdir)
     if not kept:
         place = files.place_of(workdir)
-        _check_reachable(place)
         if place.parent.name == "checkpoints" and place.name.isdigit():
             advice = f"is a checkpoint. Use --workdir={place.parent.parent} --step={place.name}"
         elif place.name == "checkpoints" and place.is_dir():

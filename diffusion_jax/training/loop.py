@@ -90,9 +90,12 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     quality.check_evaluation(config)
     devices.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
     pipeline.check(train_source, config.seed, 0, config.batch_size, config.data.flip)
+    if kept:
+        before = configs.merge(checkpoints.read_config(workdir, verify=verify)).data.heldout_fingerprint
+        config = sources.with_heldout(config, before)
     if config.eval.every:
         heldout = sources.source(config, "heldout")
-        config = sources.with_heldout(config, heldout)
+        config = sources.with_heldout(config, sources.fingerprint(heldout))
     draw = drawing.quick_samples(config) if config.report.samples_every else None
     judge = None
     if config.eval.quality_every:

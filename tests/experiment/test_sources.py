@@ -104,7 +104,7 @@ def test_changed_heldout_files_give_one_warning(change, tmp_path, caplog, monkey
     config = configs.defaults()
     config.data.name, config.data.folder.path, config.data.folder.heldout_fraction = "folder", str(tmp_path), 0.5
     config = sources.resolve(config, sources.source(config, "train"))
-    stored = sources.with_heldout(config, sources.source(config, "heldout"))
+    stored = sources.with_heldout(config, sources.fingerprint(sources.source(config, "heldout")))
     monkeypatch.setattr(sources, "_COMPARED", set())  # another process
     caplog.clear()
     if change != "none":
