@@ -20,7 +20,7 @@ METRICS = ("--metrics=fid,pr,nn", "--features=grey28", "--num_samples=2000", "--
 
 
 def get_sweep(variant: str = "") -> dict[str, Any]:
-    """The grid; "tiny" for tests."""
+    """The grid; "tiny" for tests, on digits."""
     if variant not in ("", "tiny"):
         raise ValueError(f"sweep variant {variant!r} is not known; use none or :tiny")
     few = {"sampler.name": "dpmpp_2m", "sampler.grid": "logsnr", "sampler.num_steps": 15}
@@ -31,7 +31,7 @@ def get_sweep(variant: str = "") -> dict[str, Any]:
         "gan": {"config": "fashion_gan", "train_steps": 1050},
     }
     if variant == "tiny":
-        cells = {name: {"config": f"{cells[name]['config']}:tiny"} for name in ("vae", "gan")}
+        cells = {name: {"config": f"digits_{name}:tiny"} for name in ("vae", "gan")}
     return {
         "config": "fashion_ddpm",
         "seeds": range(2 if variant else 3),

@@ -109,7 +109,7 @@ def make_restorer(
     if noise < 0:
         raise ValueError(f"--noise={noise}: must be at least 0")
     if noise and rule == "renoise":
-        raise ValueError(f"--rule=renoise: needs --noise=0 (got {noise}). Use --rule=noise_aware")
+        raise ValueError(f"--noise={noise}: must be 0 for --rule=renoise. Use --rule=noise_aware")
     if not noise and not (~degraded.mask).any():
         raise ValueError(f"--noise={noise}: without missing pixels there must be noise to remove. Use --noise=0.5")
     if repeats < 1 or length < 1 or (repeats > 1 and rule not in RESAMPLED):

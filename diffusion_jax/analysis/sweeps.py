@@ -47,7 +47,7 @@ from diffusion_jax import config as configs
 from diffusion_jax.experiment import sources, wiring
 from diffusion_jax.experiment.objectives import loss_facts
 from diffusion_jax.runs import metric_log
-from diffusion_jax.training import checkpoints, loop
+from diffusion_jax.training import autoencoders, checkpoints, loop
 
 log = logging.getLogger(__name__)
 
@@ -160,8 +160,8 @@ def check(described: Mapping[str, Any], check_flags: CheckFlags | None = None, d
                 section = config.data.to_json_best_effort()
                 if section not in opened:
                     opened[section] = sources.source(config, "train")
-                config = sources.resolve(config, opened[section])
-            if config.data.shape:
+                config = autoencoders.attach(sources.resolve(config, opened[section]))
+            if config.data.shape and (data or not config.latent.workdir):
                 wiring.parameters(config, wiring.build(config).network)
         except (ValueError, OSError) as error:
             raise ValueError(f"cell {cell!r}: {' '.join(str(error).split())}") from error
