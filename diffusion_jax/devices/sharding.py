@@ -109,8 +109,8 @@ def map_over_devices(function: Callable[..., Any], replicated: int, reduced: boo
 def compiler_options() -> dict[str, str] | None:
     """XLA compiler options for the functions of this module: `FASTER` or None.
 
-    They are None where this process has several CPU devices, XLA_FLAGS sets one of the options, or this jaxlib rejects them.
-    (pmap takes no options.)
+    They are None where this process has several CPU devices, XLA_FLAGS sets one of the options, or this jaxlib rejects
+    them. (pmap takes no options.)
     """
     options = FASTER.get(jax.default_backend())
     if jax.default_backend() == "cpu" and jax.local_device_count() > 1:
