@@ -111,7 +111,7 @@ def main() -> int:
     except BrokenPipeError:  # nobody reads the output any more, as after | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return UNREAD
-    if environment.waits_for_compiled_code():  # without its end
+    if environment.waits_for_compiled_code():  # do not wait for its end
         os._exit(code)
     return code
 

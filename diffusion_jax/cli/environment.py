@@ -93,7 +93,7 @@ def logging_to_stderr() -> Iterator[None]:
 
 
 def waits_for_compiled_code() -> bool:
-    """Return whether a thread waits for compiled code, as the interpreter then would."""
+    """Return whether compiled code still runs. The interpreter would wait for its end."""
     devices = sys.modules.get("diffusion_jax.devices")
     return devices is not None and any(thread.name == devices.WAITING for thread in threading.enumerate())
 

@@ -91,8 +91,8 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     devices.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
     pipeline.check(train_source, config.seed, 0, config.batch_size, config.data.flip)
     if kept:
-        before = configs.merge(checkpoints.read_config(workdir, verify=verify)).data.heldout_fingerprint
-        config = sources.with_heldout(config, before)
+        stored = checkpoints.read_config(workdir, verify=verify)
+        config = sources.with_heldout(config, stored["data"].get("heldout_fingerprint", ""))
     if config.eval.every:
         heldout = sources.source(config, "heldout")
         config = sources.with_heldout(config, sources.fingerprint(heldout))

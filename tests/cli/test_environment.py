@@ -3,10 +3,12 @@
 import logging
 import os
 import sys
+import threading
 
 import jax
 import pytest
 
+from diffusion_jax import devices
 from diffusion_jax.cli import environment
 
 
@@ -79,3 +81,14 @@ def test_a_process_starts_again_with_huge_pages_once(tmp_path, monkeypatch):
         environment.use_huge_pages()
     assert started == [(sys.executable, ["python", "-m", "diffusion_jax.main", "train"])]
     assert "hugetlb" in os.environ["GLIBC_TUNABLES"]
+
+
+def test_threads_that_wait_for_compiled_code_are_found():
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait, name=devices.WAITING)
+    assert not environment.waits_for_compiled_code()
+    thread.start()
+    assert environment.waits_for_compiled_code()
+    ended.set()
+    thread.join()
+    assert not environment.waits_for_compiled_code()
