@@ -44,7 +44,8 @@ def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified:
 
     The noise levels are the `feature_levels`. probe_accuracy: of the block and level that are best in
     cross-validation on the training examples, with its standard error; pixels_ and pca_: the same of pixels and of
-    their principal components. cluster_nmi, cluster_ari, cluster_accuracy (Hungarian matching): k-means on the block
+    their principal components; probe_gain: the accuracy minus that of pixels, with the standard error of the paired
+    difference. cluster_nmi, cluster_ari, cluster_accuracy (Hungarian matching): k-means on the block
     and level with the largest silhouette, chosen without labels; best_cluster_nmi: chosen with them. mixture_nmi and so
     on: a Gaussian mixture at the same place. seed: of folds, k-means and mixtures. num_classified: held-out examples
     for the classifier of a conditional run, which costs some 160 network calls for each example and noise level; 0:
@@ -67,18 +68,23 @@ def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified:
     for name, source in splits.items():
         stored, label[name] = source.read(np.arange(source.size))
         x[name] = np.asarray(to_model(stored, config.data.levels)).reshape(source.size, -1).astype(np.float64)
-    figures = probes(found["train"], found["heldout"], label, seed)
+    place, validated = best_place(found["train"], label["train"], seed)
+    right = {"probe": probe({name: of[place] for name, of in found.items()}, label)}
+    figures: dict[str, Any] = {"probe_block": place[0], "probe_t": place[1], "probe_cross_validated": validated}
     for name, made in {"pixels": x, "pca": _principal(x)}.items():
-        figures |= {f"{name}_probe_{key}": value for key, value in probe(made, label).items()}
+        right[f"{name}_probe"] = probe(made, label)
         for method in (cluster, mixture):
-            values = method(made["heldout"], label["heldout"], seed)[1]
-            figures |= {f"{name}_{method.__name__}_{key}": value for key, value in values.items()}
+            agreement = method(made["heldout"], label["heldout"], seed)[1]
+            figures |= {f"{name}_{method.__name__}_{key}": value for key, value in agreement.items()}
+    gain = right["probe"] - right["pixels_probe"]
+    figures |= {"probe_gain": float(gain.mean()), "probe_gain_stderr": _standard_error(gain)}
     figures |= clusters(found["heldout"], label["heldout"], seed)
     if config.network.conditional and num_classified:
         classified = heldout.first_examples(splits["heldout"], num_classified)
-        right = classify(run, classified) == label["heldout"][: classified.size]
+        right["classifier"] = classify(run, classified) == label["heldout"][: classified.size]
         figures["num_classified"] = classified.size
-        figures |= {"classifier_accuracy": float(right.mean()), "classifier_accuracy_stderr": _binomial_error(right)}
+    for name, values in right.items():
+        figures |= {f"{name}_accuracy": float(values.mean()), f"{name}_accuracy_stderr": _standard_error(values)}
     return figures | {f"num_{name}": source.size for name, source in splits.items()}
 
 
@@ -169,23 +175,16 @@ def _levels(run: Run) -> Any:
 # Probes.
 
 
-def probes(train: Features, test: Features, label: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, Any]:
-    """Return the figures of linear probes, with the best place by cross-validation."""
+def best_place(train: Features, label: np.ndarray, seed: int = 0) -> tuple[tuple[str, float], dict[str, float]]:
+    """Return the block and t with the best probe in cross-validation, and the accuracy of each."""
     from sklearn.model_selection import KFold, cross_val_score
 
     folds = KFold(FOLDS, shuffle=True, random_state=seed)
     validated = {
-        place: float(cross_val_score(_linear(), x, label["train"], cv=folds).mean())
-        for place, x in _each("probes", train)
+        place: float(cross_val_score(_linear(), x, label, cv=folds).mean()) for place, x in _each("probes", train)
     }
     best = max(validated, key=lambda place: validated[place])
-    values = probe({"train": train[best], "heldout": test[best]}, label)
-    grid = {f"{block} t={t:.3g}": value for (block, t), value in validated.items()}
-    return {f"probe_{key}": value for key, value in values.items()} | {
-        "probe_block": best[0],
-        "probe_t": best[1],
-        "probe_cross_validated": grid,
-    }
+    return best, {f"{block} t={t:.3g}": value for (block, t), value in validated.items()}
 
 
 def _each(name: str, found: Features) -> Iterator[tuple[tuple[str, float], np.ndarray]]:
@@ -196,10 +195,13 @@ def _each(name: str, found: Features) -> Iterator[tuple[tuple[str, float], np.nd
             report(n)
 
 
-def probe(x: Mapping[str, np.ndarray], label: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Return the held-out accuracy of a linear probe, and its standard error. x, label: "train" and "heldout"."""
+def probe(x: Mapping[str, np.ndarray], label: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return 1 for each held-out example [N] that a linear probe classifies rightly, else 0.
+
+    x, label: of "train" and "heldout".
+    """
     right = _linear().fit(x["train"], label["train"]).predict(x["heldout"]) == label["heldout"]
-    return {"accuracy": float(right.mean()), "accuracy_stderr": _binomial_error(right)}
+    return np.asarray(right, np.float64)
 
 
 def _linear() -> Any:
@@ -217,8 +219,8 @@ def _principal(x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: fitted.transform(value) for name, value in x.items()}
 
 
-def _binomial_error(right: np.ndarray) -> float:
-    return float(np.sqrt(right.mean() * (1 - right.mean()) / len(right)))
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std() / np.sqrt(len(values)))
 
 
 # Clusters.

@@ -123,6 +123,12 @@ def clips_x0(config: ConfigDict, section: ConfigDict) -> bool:
     return bool(section.clip_x0 and target_facts(config).clips)
 
 
+def number_of_steps(config: ConfigDict) -> int:
+    """Return sampler.num_steps, or the steps of the chain down to sampler.min_t; 0 without either."""
+    section, chain = config.sampler, config.process.num_steps
+    return section.num_steps or (max(1, chain - round(section.min_t * chain)) if chain else 0)
+
+
 def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
     """Return the falling time grid of config.sampler. Raises ValueError where schedule or chain do not suit it."""
     section, chain = config.sampler, config.process.num_steps
@@ -140,7 +146,7 @@ def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
             hint = f". For {first} steps use sampler.num_steps={first}" if len(section.levels) == 1 else ""
             raise ValueError(f"sampler.levels: must start at the last level of the chain, {chain} (got {first}){hint}")
         return times
-    if not (section.num_steps or chain):
+    if not number_of_steps(config):
         raise ValueError("sampler.num_steps=0 is the number of steps of the chain, but process.num_steps=0; set it")
     if "schedule" in inspect.signature(grid).parameters and path.fixed is None:
         raise ValueError(
@@ -149,7 +155,7 @@ def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
         )
     return grids.make(
         grid,
-        section.num_steps or max(1, chain - round(section.min_t * chain)),
+        number_of_steps(config),
         chain_steps=chain,
         schedule=path.fixed,
         end=section.min_t,

@@ -57,6 +57,13 @@ def check_process(config: ConfigDict, process: Process) -> None:
             f"{target_is}: has the variance in its mean (got {variance_is}). Set prediction.variance={target.family}, "
             "or use prediction.target=dpm2015_code",
         ),
+        *(
+            (
+                config.sampler[key] and not target.clips,
+                f"sampler.{key}={config.sampler[key]}: {target_is} is never clipped. Leave sampler.{key}",
+            )
+            for key in ("keep_eps", "dynamic_threshold")
+        ),
         (
             target.preserves_variance and not paths.preserves_variance(config),
             f"{target_is}: needs a variance-preserving schedule (got {schedule_is})",

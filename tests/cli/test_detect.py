@@ -8,7 +8,7 @@ from PIL import Image
 from scipy.stats import norm
 
 from diffusion_jax import config as configs
-from diffusion_jax.analysis import detection
+from diffusion_jax.analysis import detection, image_statistics
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import from_arrays
 from diffusion_jax.experiment import sources, wiring
@@ -31,12 +31,12 @@ def test_statistics_of_a_denoiser_that_always_predicts_zero(run):
 
     replaced = run._replace(experiment=run.experiment._replace(predict=zero))
     source = sources.source(run.config, "heldout")._replace(size=6)
-    found = detection._statistics(replaced)
+    found = image_statistics.statistics(replaced)
     measured = detection.heldout.map_batches(replaced, found, source)
     square = (
         np.square(np.asarray(to_model(source.read(np.arange(6))[0], run.config.data.levels))).reshape(6, -1).mean(1)
     )
-    ratio = detection._levels(run).at.logsnr
+    ratio = image_statistics.noise_levels(run).at.logsnr
     starts = measured["reconstruction"].shape[1]
     np.testing.assert_allclose(measured["reconstruction"], square[:, None].repeat(starts, 1), rtol=1e-5)
     np.testing.assert_allclose(measured["score_norms"], np.log(square)[:, None] + ratio, rtol=1e-4)
@@ -52,7 +52,7 @@ def test_the_bound_of_gaussian_data_from_a_few_levels(begin):
     for count, limit in ((20, 2e-2), (2000, 2e-5)):
         log_snr = np.r_[begin, np.linspace(-10, 8, count)]
         signal = variances * np.exp(log_snr)
-        found = detection.diffusion_nats(variances / (1 + signal), log_snr)
+        found = image_statistics.diffusion_nats(variances / (1 + signal), log_snr)
         exact = (np.log1p(signal[:, -1]) - np.log1p(signal[:, 0])) / 2
         np.testing.assert_allclose(found, exact, rtol=limit)
 
@@ -79,7 +79,7 @@ def test_bits_from_a_few_levels_are_the_entropy_of_gaussian_pixels(run, steps, s
     x = np.random.default_rng(0).normal(-0.2, 0.25, (100, 8, 8, 1))
     source = from_arrays("gaussian", np.rint((x + 1) * 127.5).astype(np.uint8), None, 256, 0)
     entropy = np.log2(0.25 * 127.5 * np.sqrt(2 * np.pi * np.e))
-    found = detection.measure(other, source)["bits"].mean()
+    found = image_statistics.measure(other, source)["bits"].mean()
     assert found == pytest.approx(entropy, abs=0.8)  # 0.02 to 0.08 measured; the decoder alone is 2 bits
 
 

@@ -56,7 +56,7 @@ def test_clusters_and_probes_of_separate_classes():
     silhouette, figures = representation.cluster(x, label)
     assert silhouette > 0.9 and figures == pytest.approx({"nmi": 1, "ari": 1, "accuracy": 1})
     halves = {"train": x[::2], "heldout": x[1::2]}, {"train": label[::2], "heldout": label[1::2]}
-    assert representation.probe(*halves)["accuracy"] == 1
+    assert representation.probe(*halves).mean() == 1
     assert representation.mixture(x, label)[1] == pytest.approx({"nmi": 1, "ari": 1, "accuracy": 1})
     shuffled = generator.permutation(label)
     assert representation.cluster(x, shuffled)[1]["nmi"] < 0.15
@@ -124,6 +124,8 @@ def test_the_command(command, workdir):
     }
     assert names | {"probe_block", "probe_t", "cluster_block", "cluster_t"} <= set(done.results)
     assert 0 <= done.results["probe_accuracy"] <= 1
+    gain = done.results["probe_accuracy"] - done.results["pixels_probe_accuracy"]
+    assert done.results["probe_gain"] == pytest.approx(gain) and done.results["probe_gain_stderr"] > 0
     assert done.results["pixels_probe_accuracy"] > 0.5
 
 

@@ -119,6 +119,8 @@ REFUSED = [
     ({"sampler__min_t": 0.1}, "sampler.min_t"),
     ({"sampler__min_t": 0.9}, "sampler.min_t"),
     ({"sampler__keep_eps": True, "sampler__clip_x0": False}, "sampler.keep_eps"),
+    ({"sampler__keep_eps": True, "prediction__target": "posterior_mean"}, "sampler.keep_eps"),
+    ({"sampler__dynamic_threshold": 0.9, "prediction__target": "posterior_mean"}, "sampler.dynamic_threshold"),
     ({"sampler__times": (1.0, 0.2, 0.4, 0.0)}, "sampler.times"),
     ({"sampler__times": (0.9, 0.0)}, ""),
     ({"sampler__name": "ddim", "sampler__ddim__eta": 2.0}, "sampler.ddim.eta"),
@@ -332,7 +334,11 @@ def test_the_default_number_of_steps_is_that_of_the_chain_down_to_min_t(grid, va
     c = config(process__num_steps=8, sampler__min_t=0.25, sampler__grid=grid, sampler__denoise=False)
     c.prediction.variance, c.loss.name = variance, "simple" if variance == "fixed_large" else "vlb"
     rows = wiring.build(c).sampler.coefficients(None)
-    assert len(rows.at.t) == 6 and rows.at.t[0] == 1 and rows.to.t[-1] == pytest.approx(0.25)
+    assert (
+        samplers.number_of_steps(c) == len(rows.at.t) == 6
+        and rows.at.t[0] == 1
+        and rows.to.t[-1] == pytest.approx(0.25)
+    )
     c.sampler.num_steps = 7
     if grid == "uniform":
         with pytest.raises(ValueError, match=r"sampler\.num_steps=7"):
