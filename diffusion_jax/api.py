@@ -39,7 +39,7 @@ from diffusion_jax.analysis import (
 )
 from diffusion_jax.data.source import Source, from_arrays
 from diffusion_jax.experiment import choices, sources, wiring
-from diffusion_jax.experiment.choices import Given
+from diffusion_jax.experiment.choices import Instance
 from diffusion_jax.networks import adapter
 from diffusion_jax.objective import reverse
 from diffusion_jax.objective.prediction import Prediction
@@ -166,7 +166,7 @@ class Model:
             elif isinstance(choice, str):
                 configs.put(config, f"{section}.name", choice)
             else:
-                configs.put(config, f"{section}.name", Given(choice, spelling(choice)))
+                configs.put(config, f"{section}.name", Instance(choice, spelling(choice)))
         if self.num_steps is not None:
             config.process.num_steps = self.num_steps
         elif isinstance(self.schedule, Choice) and "num_steps" not in self.schedule.options:
@@ -228,7 +228,7 @@ def train(
     if labels is None and model.label_dropout:
         raise ValueError("label_dropout: there are no labels; pass labels=")
     splits = {"train": source} | ({"heldout": held._replace(classes=source.classes)} if held else {})
-    configs.put(config, "data.name", Given(splits, sources.IN_MEMORY))
+    configs.put(config, "data.name", Instance(splits, sources.IN_MEMORY))
     config.update(train_steps=train_steps, batch_size=batch_size, seed=seed)
     config.network.conditional = labels is not None
     config.optimizer.update(learning_rate=learning_rate, warmup_steps=max(1, min(5000, train_steps // 10)))
@@ -272,10 +272,10 @@ def load(
 
     Raises FileNotFoundError or ValueError where there is no such run, or its network cannot be imported.
     """
-    given: dict[str, Given] = {}
+    given: dict[str, Instance] = {}
     for key, made in (("network.name", network), ("schedule.name", schedule)):
         if made is not None:
-            given[key] = Given(made, spelling(type(made) if isinstance(made, nn.Module) else made))
+            given[key] = Instance(made, spelling(type(made) if isinstance(made, nn.Module) else made))
     stored = trained.read_config(str(workdir), step) if data is not None or heldout is not None else None
     if stored is not None:
         pairs = {"train": (data, labels), "heldout": (heldout, heldout_labels)}
@@ -284,7 +284,7 @@ def load(
             for name, (x, y) in pairs.items()
             if x is not None
         }
-        given["data.name"] = Given(splits, sources.IN_MEMORY)
+        given["data.name"] = Instance(splits, sources.IN_MEMORY)
     return Run(trained.load(str(workdir), step, ema, given=given))
 
 
@@ -529,7 +529,7 @@ class Run:
             splits = {"train": sources.source(run.config, "train")}
         except (ValueError, OSError):  # the training data are not at hand, and not every question needs them
             splits = {}
-        configs.put(run.config, "data.name", Given({**splits, "heldout": source}, sources.IN_MEMORY))
+        configs.put(run.config, "data.name", Instance({**splits, "heldout": source}, sources.IN_MEMORY))
         return run
 
     def _source(self, data: Any, labels: Any) -> Source:
@@ -637,7 +637,7 @@ def _put_network(config: ConfigDict, network: nn.Module) -> None:
         for key, value in fields.items():
             configs.put(config, f"network.options.{key}", value)
     else:
-        configs.put(config, "network.name", Given(network, name))
+        configs.put(config, "network.name", Instance(network, name))
 
 
 def _put_known(config: ConfigDict, key: str, value: Any) -> None:
@@ -648,9 +648,9 @@ def _put_known(config: ConfigDict, key: str, value: Any) -> None:
     configs.put(config, key, value)
 
 
-def _given(config: ConfigDict) -> dict[str, Given]:
+def _given(config: ConfigDict) -> dict[str, Instance]:
     """Return the objects that a config holds in place of names, by key."""
-    return {key: value for key, value in configs.flatten(config) if isinstance(value, Given)}
+    return {key: value for key, value in configs.flatten(config) if isinstance(value, Instance)}
 
 
 def _sources(data: Any, labels: Any, levels: int | None, name: str) -> Source:

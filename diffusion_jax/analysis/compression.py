@@ -10,13 +10,14 @@ depend on.
 """
 
 import base64
+import collections
 import hashlib
 import json
 import os
 import pathlib
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -115,7 +116,13 @@ def decompress(run: Run, file: str | os.PathLike[str]) -> tuple[np.ndarray, np.n
     run: loaded with the step, average and bound of the file, see `read_header`. Raises ValueError for a damaged file,
     or one that another model, device kind, version of JAX, or program wrote.
     """
-    return _decode(run, file, _model(run))
+    model = _model(run)
+    header, label, stack = _open(run, file, model)
+    found = []
+    for _, latents in _groups(run, model, header, label, stack):
+        ((_, x),) = collections.deque(latents, maxlen=1)  # the last one is the data
+        found.append(x)
+    return _joined(file, header, found), label
 
 
 def progressive(
@@ -135,31 +142,23 @@ def progressive(
     size = len(model.chain.scale)
     chosen = np.unique(np.linspace(1, size, count).round().astype(int))[::-1]
     nats, square = np.zeros(len(chosen)), np.zeros(len(chosen))
-    restored: list[np.ndarray] = []
-
-    def watching(stack: bits_back.Stack) -> tuple[bits_back.Watch, Finish]:
+    header, label, stack = _open(run, file, model)
+    found, restored = [], []
+    for labels, latents in _groups(run, model, header, label, stack):
         full = stack.exact_bits
-        states: dict[int, tuple[int, np.ndarray]] = {}
-
-        def watch(k: int, z: np.ndarray) -> None:
-            if k in chosen:
-                states[k] = stack.exact_bits, z
-
-        def finish(x: np.ndarray, label: np.ndarray) -> None:
-            x0, shown = _in_range(run, x).astype(np.float64), []
-            for i, k in enumerate(chosen):
-                left, z = states[k]
-                alpha, sigma = (np.exp(part[size - k]) for part in (model.at.log_alpha, model.at.log_sigma))
-                noise = np.square((z - alpha * x0) / sigma) / 2 + np.log(sigma * np.sqrt(2 * np.pi))  # -log q(z | x0)
-                nats[i] += (full - left) * np.log(2) - (noise - np.log(model.chain.spacing[k - 1])).sum()
-                predicted = np.asarray(model.predict_x0(k, z, label))
-                square[i] += np.square(predicted - x0).sum()
-                shown.append(np.asarray(back(predicted)))
-            restored.append(np.stack(shown))
-
-        return watch, finish
-
-    x, label = _decode(run, file, model, watching)
+        states = {k: (stack.exact_bits, z) for k, z in latents if k == 0 or k in chosen}
+        found.append(states[0][1])
+        x0, shown = _in_range(run, found[-1]).astype(np.float64), []
+        for i, k in enumerate(chosen):
+            left, z = states[k]
+            alpha, sigma = (np.exp(part[size - k]) for part in (model.at.log_alpha, model.at.log_sigma))
+            noise = np.square((z - alpha * x0) / sigma) / 2 + np.log(sigma * np.sqrt(2 * np.pi))  # -log q(z | x0)
+            nats[i] += (full - left) * np.log(2) - (noise - np.log(model.chain.spacing[k - 1])).sum()
+            predicted = np.asarray(model.predict_x0(k, z, labels))
+            square[i] += np.square(predicted - x0).sum()
+            shown.append(np.asarray(back(predicted)))
+        restored.append(np.stack(shown))
+    x = _joined(file, header, found)
     curves = {
         "t": np.asarray(model.at.t)[size - chosen],
         "rate_bits_per_dim": variational.to_bits(nats, x.size),
@@ -168,53 +167,52 @@ def progressive(
     return x, label, curves, np.concatenate(restored[::-1], axis=1)
 
 
-Finish = Callable[[np.ndarray, np.ndarray], None]
-"""What is done with the examples and labels of a group after its last bit."""
-
-
-def _decode(
-    run: Run,
-    file: str | os.PathLike[str],
-    model: "_Model",
-    watching: Callable[[bits_back.Stack], tuple[bits_back.Watch, Finish]] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return examples and labels. watching: makes the observers of a group, from the stack before it."""
+def _open(
+    run: Run, file: str | os.PathLike[str], model: "_Model"
+) -> tuple[dict[str, Any], np.ndarray, bits_back.Stack]:
+    """Return header, labels and code of a file. Raises ValueError unless the model wrote it."""
     header, words = _read(file)
-    chain, reverse, probabilities, *_ = model
-    for key, value in _identity(run, chain).items():
+    for key, value in _identity(run, model.chain).items():
         if header.get(key) != value:
             raise ValueError(
                 f"{file}: {key} is {header.get(key)!r} in the file, but {value!r} here. Decode with the run and on the "
                 "kind of machine that wrote it"
             )
-    count, shape = header["count"], tuple(header["shape"])
     label = np.frombuffer(zlib.decompress(base64.b64decode(header["labels"])), np.int32)
-    stack = bits_back.Stack(words)
-    found: list[np.ndarray] = []
+    return header, label, bits_back.Stack(words)
+
+
+def _groups(
+    run: Run, model: "_Model", header: dict[str, Any], label: np.ndarray, stack: bits_back.Stack
+) -> Iterator[tuple[np.ndarray, Iterator[tuple[int, np.ndarray]]]]:
+    """Yield labels and latents (`bits_back.decode`) of each group, the last group first."""
+    count = len(label)
     with progress.track("examples", count) as report:
         for begin in reversed(range(0, count, GROUP)):
             labels = label[begin : begin + GROUP]
-            watch, finish = watching(stack) if watching else (None, None)
-            group = bits_back.decode(
-                stack,
-                (len(labels), *shape),
-                lambda x: _in_range(run, x),
-                chain,
-                lambda k, z, labels=labels: reverse(k, z, labels),
-                lambda z, labels=labels: probabilities(z, labels),
-                watch,
+            yield (
+                labels,
+                bits_back.decode(
+                    stack,
+                    (len(labels), *header["shape"]),
+                    lambda x: _in_range(run, x),
+                    model.chain,
+                    lambda k, z, labels=labels: model.reverse(k, z, labels),
+                    lambda z, labels=labels: model.probabilities(z, labels),
+                ),
             )
-            if finish:
-                finish(group, labels)
-            found.append(group)
             report(count - begin)
+
+
+def _joined(file: str | os.PathLike[str], header: dict[str, Any], found: list[np.ndarray]) -> np.ndarray:
+    """Return the examples of groups, the last group first. Raises ValueError if they are not those of the file."""
     x = np.concatenate(found[::-1]).astype(header["dtype"])
     if _digest(x.tobytes()) != header["examples_sha256"]:
         raise ValueError(
             f"{file}: the decoded examples differ from the encoded ones (checksum). The network's outputs are not the "
             "same bits on this machine; decode on the machine that wrote the file"
         )
-    return x, label
+    return x
 
 
 def read_header(file: str | os.PathLike[str]) -> dict[str, Any]:

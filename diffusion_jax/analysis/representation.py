@@ -176,7 +176,10 @@ def _levels(run: Run) -> Any:
 
 
 def best_place(train: Features, label: np.ndarray, seed: int = 0) -> tuple[tuple[str, float], dict[str, float]]:
-    """Return the block and t with the best probe in cross-validation, and the accuracy of each."""
+    """Return the block and t of the best probe, and the accuracy of each.
+
+    The accuracy is that of cross-validation.
+    """
     from sklearn.model_selection import KFold, cross_val_score
 
     folds = KFold(FOLDS, shuffle=True, random_state=seed)

@@ -27,8 +27,8 @@ PROVIDED = (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Given:
-    """An object handed over from Python in place of a name in a config. Calling it as a factory returns the object."""
+class Instance:
+    """An object in place of a name in a config, passed from Python. Calling it as a factory returns the object."""
 
     made: Any
     spelling: str
@@ -55,12 +55,12 @@ OWN_OPTIONS = {"name": "options", "grid": "grid_options", "schedule": "schedule_
 """Where a section of a config has the options of a choice `module:function`, by the key of the choice."""
 
 
-def choose(key: str, name: str | Given, table: Mapping[str, Any]) -> Any:
-    """Return the choice of a name: `table[name]`, the imported "module:attribute", or a `Given` as it is.
+def choose(key: str, name: str | Instance, table: Mapping[str, Any]) -> Any:
+    """Return the choice of a name: `table[name]`, the imported "module:attribute", or a `Instance` as it is.
 
     Raises ValueError, naming the key, the nearest name and all names, for an unknown one.
     """
-    if isinstance(name, Given):
+    if isinstance(name, Instance):
         return name
     if name in table:
         return table[name]
@@ -92,7 +92,7 @@ def own(key: str, name: str) -> Any:
 def options(section: Mapping[str, Any] | ConfigDict, key: str = "name") -> dict[str, Any]:
     """Return the options of the choice that a section of a config makes."""
     name = section[key]
-    return {} if isinstance(name, Given) else dict(section.get(OWN_OPTIONS[key] if ":" in name else name, {}))
+    return {} if isinstance(name, Instance) else dict(section.get(OWN_OPTIONS[key] if ":" in name else name, {}))
 
 
 def signature_options(factory: Any) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def signature_options(factory: Any) -> dict[str, Any]:
     return found
 
 
-def make(key: str, name: str | Given, table: Mapping[str, Any], given: Mapping[str, Any], **provided: Any) -> Any:
+def make(key: str, name: str | Instance, table: Mapping[str, Any], given: Mapping[str, Any], **provided: Any) -> Any:
     """Call the factory of a choice with its options and other arguments.
 
     The other arguments are those in its signature that the experiment provides. key: of the config, for errors. given:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from diffusion_jax.experiment import generators
-from diffusion_jax.experiment.choices import Given, refuse
+from diffusion_jax.experiment.choices import Instance, refuse
 from diffusion_jax.experiment.sources import make_to_model
 from diffusion_jax.process.base import Array
 
@@ -35,7 +35,7 @@ def opened(config: ConfigDict) -> Autoencoder | None:
     if not config.latent.workdir:
         return None
     found = config.latent.autoencoder
-    if not isinstance(found, Given):
+    if not isinstance(found, Instance):
         raise ValueError(
             f"latent.workdir={config.latent.workdir}: is not opened. Call training.autoencoders.attach first"
         )

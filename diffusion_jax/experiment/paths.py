@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax.declarations import Facts, facts_of
-from diffusion_jax.experiment.choices import CHAIN_NEEDED, Given, choose, make, options
+from diffusion_jax.experiment.choices import CHAIN_NEEDED, Instance, choose, make, options
 from diffusion_jax.objective import reverse
 from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import Array, Process, Schedule, in_float64, level
@@ -39,7 +39,7 @@ def _scheduled(config: ConfigDict) -> Schedule | LearnedSchedule:
 
 
 @functools.lru_cache(maxsize=64, typed=True)
-def _made(name: str | Given, steps: int, given: tuple[tuple[str, Any], ...]) -> Schedule | LearnedSchedule:
+def _made(name: str | Instance, steps: int, given: tuple[tuple[str, Any], ...]) -> Schedule | LearnedSchedule:
     """Return a checked schedule, cached so that its coefficients can be cached."""
     with np.errstate(all="ignore"):  # the check below finds whatever comes of it
         made: Schedule | LearnedSchedule = make("schedule.name", name, SCHEDULES, dict(given), num_steps=steps)

@@ -239,7 +239,7 @@ def check_files(config: ConfigDict) -> None:
     for split in SPLITS if config.eval.every else SPLITS[:1]:
         opened = source(config, split)
 
-        def complaint(place: int, opened: Source = opened) -> str:
+        def error_of(place: int, opened: Source = opened) -> str:
             try:
                 opened.read(np.array([place]))
             except (OSError, ValueError) as error:
@@ -248,7 +248,7 @@ def check_files(config: ConfigDict) -> None:
 
         bad = []
         with progress.track("read", opened.size) as report, concurrent.futures.ThreadPoolExecutor(16) as pool:
-            for done, line in enumerate(pool.map(complaint, range(opened.size)), 1):
+            for done, line in enumerate(pool.map(error_of, range(opened.size)), 1):
                 bad += [line] if line else []
                 report(done)
         if bad:

@@ -14,6 +14,7 @@ long as it runs the same program on the same kind of device.
 Reference: Townsend et al. 2019 (bits back with ANS), Kingma et al. 2019 (Bit-Swap, the order of the steps).
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -38,13 +39,6 @@ class DataProbabilities(Protocol):
 
     def __call__(self, z: np.ndarray, /) -> np.ndarray:
         """Return the probabilities [B,*D,levels] of the grey levels, given z = z_1 [B,*D]."""
-
-
-class Watch(Protocol):
-    """Observer of a batch that is decoded."""
-
-    def __call__(self, k: int, z: np.ndarray, /) -> None:
-        """Receive z_k [B,*D], once it is decoded and the bits of z_(k+1) are given back."""
 
 
 class Chain(NamedTuple):
@@ -196,21 +190,20 @@ def decode(
     chain: Chain,
     reverse: ReverseMoments,
     probabilities: DataProbabilities,
-    watch: Watch | None = None,
-) -> np.ndarray:
-    """Pop a batch [B,*D] of grey levels, int32, that `encode` pushed.
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Pop a batch that `encode` pushed: yield (k, z_k) for k = N … 1, then (0, x), grey levels [B,*D], int32.
+
+    At each yield the bits that encoded the latent before are back on the stack.
 
     Args:
         stack: as `encode` left it; afterwards as `encode` found it.
         shape: [B,*D].
         x0_of: the function from grey levels [B,*D] to the model's range.
         chain, reverse, probabilities: as for `encode`.
-        watch: called as watch(k, z_k) after each latent is decoded.
     """
     last, size = len(chain.scale) - 1, int(np.prod(shape))
     latents = stack.pop(np.zeros(size), np.full(size, chain.prior_std / chain.spacing[last]))
-    if watch:
-        watch(last + 1, (latents * chain.spacing[last]).reshape(shape))
+    yield last + 1, (latents * chain.spacing[last]).reshape(shape)
     for k in range(last, 0, -1):
         spacing, below = chain.spacing[k], chain.spacing[k - 1]
         z = (latents * spacing).reshape(shape)
@@ -218,13 +211,12 @@ def decode(
         mean = chain.scale[k] * (found * below)
         stack.give_back(latents, mean / spacing, chain.std[k] / spacing)
         latents = found
-        if watch:
-            watch(k, (latents * below).reshape(shape))
+        yield k, (latents * below).reshape(shape)
     z = (latents * chain.spacing[0]).reshape(shape)
     x = stack.pop_levels(probabilities(z).reshape(size, -1)).reshape(shape)
     mean = chain.scale[0] * np.asarray(x0_of(x), np.float64)
     stack.give_back(latents, mean.ravel() / chain.spacing[0], chain.std[0] / chain.spacing[0])
-    return x
+    yield 0, x
 
 
 def grid_spacing(std: np.ndarray, reverse_std: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ def recording(workdir: epath.PathLike, step: int) -> Iterator[Session]:
     """
     session = Session(step)
     if jax.process_index() == 0:
-        _append(workdir, {"event": "start", "step": step, **surroundings()})
+        _append(workdir, {"event": "start", "step": step, **environment()})
     outcome = "finished"
     try:
         yield session
@@ -71,7 +71,7 @@ def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
     return found
 
 
-def surroundings() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """Return the host, devices, command, versions and code of this process."""
     kinds = sorted({f"{device.platform} ({device.device_kind})" for device in jax.devices()})
     return {

@@ -55,8 +55,9 @@ def load(
     """Load the config and the weights of a run.
 
     ema: a decay, or "none" for the raw weights; "": the first average of the config. verify: compare the files with
-    their checksums first. given: objects in place of names, by key of the config, such as {"network.name":
-    choices.Given(...)}. sections: values to change in sections of the config. Raises FileNotFoundError or ValueError.
+    their checksums first. given: objects in place of names, by key of the config, such as
+    {"network.name": choices.Instance(...)}. sections: values to change in sections of the config. Raises
+    FileNotFoundError or ValueError.
     """
     config = read_config(workdir, step, verify)
     for key, value in (given or {}).items():

@@ -16,7 +16,7 @@ from diffusion_jax import config as configs
 from diffusion_jax import files
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import generators, latents, objectives
-from diffusion_jax.experiment.choices import Given
+from diffusion_jax.experiment.choices import Instance
 from diffusion_jax.training import checkpoints, state
 
 FILE = "autoencoder.npz"
@@ -39,7 +39,7 @@ def attach(config: ConfigDict, workdir: str = "", train: Source | None = None, v
     if train is not None and found.scale == 0:
         found = found._replace(scale=measured(config, found._replace(scale=1.0), train))
     config = config.copy_and_resolve_references()
-    configs.put(config, "latent.autoencoder", Given(found._replace(scale=found.scale or 1.0), FILE))
+    configs.put(config, "latent.autoencoder", Instance(found._replace(scale=found.scale or 1.0), FILE))
     return config
 
 

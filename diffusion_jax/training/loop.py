@@ -51,7 +51,7 @@ class Preempted(Exception):
 def train(config: ConfigDict, workdir: str, verify: bool = True) -> dict[str, Any]:
     """Train until config.train_steps, from the newest checkpoint of the workdir if there is one.
 
-    The names of a config may be objects (`experiment.choices.Given`), so that nothing here needs a file. verify:
+    The names of a config may be objects (`experiment.choices.Instance`), so that nothing here needs a file. verify:
     compare a checkpoint with its checksums before it is read.
 
     Returns {"workdir", "step", "loss", …} as last measured. Raises ValueError or OSError, before anything compiles,
@@ -97,9 +97,9 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
         heldout = sources.source(config, "heldout")
         config = sources.with_heldout(config, sources.fingerprint(heldout))
     draw = drawing.quick_samples(config) if config.report.samples_every else None
-    judge = None
+    measure_quality = None
     if config.eval.quality_every:
-        judge = quality.make_monitor(config, drawing.quick_samples(config))
+        measure_quality = quality.make_monitor(config, drawing.quick_samples(config))
     key_init, key_train, key_eval = keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
     if kept:
@@ -234,8 +234,8 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
                 log.info("step %d: held-out loss %s", n, heldout_text(losses, shown))
                 results |= {name: losses[name] for name in ("heldout_loss", RAW_LOSS) if name in losses}
             figures = None
-            if judge and (last or n % config.eval.quality_every == 0):
-                figures = if_finite(n, judge, state.weights(train_state, shown))
+            if measure_quality and (last or n % config.eval.quality_every == 0):
+                figures = if_finite(n, measure_quality, state.weights(train_state, shown))
             if figures:
                 reporter.scalars(n, figures)
                 listed = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())

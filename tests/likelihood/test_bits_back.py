@@ -51,7 +51,7 @@ def test_decoding_inverts_encoding_and_leaves_the_stack_as_it_was(size, dims, sl
     bits_back.encode(stack, x, in_range(x), CHAIN, kernel(slope), probabilities)
     assert 0 < stack.least < len(before)
     trimmed = bits_back.Stack(stack.words()[stack.least :])
-    found = bits_back.decode(trimmed, x.shape, in_range, CHAIN, kernel(slope), probabilities)
+    *_, (_, found) = bits_back.decode(trimmed, x.shape, in_range, CHAIN, kernel(slope), probabilities)
     np.testing.assert_array_equal(found, x)
     np.testing.assert_array_equal(trimmed.words(), before[stack.least :])
 
