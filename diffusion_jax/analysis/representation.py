@@ -7,7 +7,8 @@ figures = represent(run, num_examples=2000)
 A feature is the output of a top-level block of the network at a noised example x_t, pooled over the quarters of the
 image and averaged over draws of the noise. Probes are trained on training examples and tested on held-out ones.
 
-Reference: Xiang et al. 2023 (DDAE, features of denoisers), Li et al. 2023 (diffusion classifier).
+Reference: Xiang et al. 2023 (DDAE, features of denoisers), Li et al. 2023 (diffusion classifier), Lange et al. 2004
+(stability of clusters).
 """
 
 import functools
@@ -33,6 +34,8 @@ DRAWS = 4
 CLASSIFIER_DRAWS = 8
 """Draws of the noise per level in each round of the diffusion classifier."""
 FOLDS, COMPONENTS, STARTS = 3, 32, 10
+PAIRS = 4
+"""Pairs of random halves from which the stability of clusters is measured."""
 ROUNDING = 1e-5
 
 Features = dict[tuple[str, float], np.ndarray]
@@ -45,9 +48,9 @@ def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified:
     The noise levels are the `feature_levels`. probe_accuracy: of the block and level that are best in
     cross-validation on the training examples, with its standard error; pixels_ and pca_: the same of pixels and of
     their principal components; probe_gain: the accuracy minus that of pixels, with the standard error of the paired
-    difference. cluster_nmi, cluster_ari, cluster_accuracy (Hungarian matching): k-means on the block
-    and level with the largest silhouette, chosen without labels; best_cluster_nmi: chosen with them. mixture_nmi and so
-    on: a Gaussian mixture at the same place. seed: of folds, k-means and mixtures. num_classified: held-out examples
+    difference. cluster_nmi, cluster_ari, cluster_accuracy (Hungarian matching): k-means on the block and level with the
+    largest `stability`, chosen without labels; best_cluster_nmi: chosen with them. mixture_nmi and so on: a Gaussian
+    mixture at the same place. seed: of folds, k-means and mixtures. num_classified: held-out examples
     for the classifier of a conditional run, which costs some 160 network calls for each example and noise level; 0:
     none. Raises ValueError for a run without labelled data or a process that is not Gaussian.
     """
@@ -74,7 +77,7 @@ def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified:
     for name, made in {"pixels": x, "pca": _principal(x)}.items():
         right[f"{name}_probe"] = probe(made, label)
         for method in (cluster, mixture):
-            agreement = method(made["heldout"], label["heldout"], seed)[1]
+            agreement = method(made["heldout"], label["heldout"], seed)
             figures |= {f"{name}_{method.__name__}_{key}": value for key, value in agreement.items()}
     gain = right["probe"] - right["pixels_probe"]
     figures |= {"probe_gain": float(gain.mean()), "probe_gain_stderr": _standard_error(gain)}
@@ -232,37 +235,59 @@ def _standard_error(values: np.ndarray) -> float:
 def clusters(found: Features, label: np.ndarray, seed: int = 0) -> dict[str, Any]:
     """Return the figures of k-means at the best places.
 
-    cluster_: at the place with the largest silhouette, mixture_: of a mixture there, best_: at the largest NMI.
+    cluster_: at the place with the largest stability, mixture_: of a mixture there, best_: at the largest NMI.
     """
-    every = {place: cluster(value, label, seed) for place, value in _each("clusters", found)}
-    chosen = max(every, key=lambda place: every[place][0])
-    best = max(every, key=lambda place: every[place][1]["nmi"])
-    mixed = mixture(found[chosen], label, seed)[1]
+    number = len(np.unique(label))
+    every, stable = {}, {}
+    for place, value in _each("clusters", found):
+        every[place], stable[place] = cluster(value, label, seed), stability(value, number, seed)
+    chosen = max(stable, key=lambda place: stable[place])
+    best = max(every, key=lambda place: every[place]["nmi"])
+    mixed = mixture(found[chosen], label, seed)
     return {
-        **{f"cluster_{key}": value for key, value in every[chosen][1].items()},
+        **{f"cluster_{key}": value for key, value in every[chosen].items()},
         **{f"mixture_{key}": value for key, value in mixed.items()},
         "cluster_block": chosen[0],
         "cluster_t": chosen[1],
-        "best_cluster_nmi": every[best][1]["nmi"],
+        "cluster_stability": stable[chosen],
+        "best_cluster_nmi": every[best]["nmi"],
         "best_cluster_block": best[0],
         "best_cluster_t": best[1],
     }
 
 
-def cluster(x: np.ndarray, label: np.ndarray, seed: int = 0) -> tuple[float, dict[str, float]]:
-    """Return the silhouette of k-means on features [N,F], and its agreement with the classes.
+def cluster(x: np.ndarray, label: np.ndarray, seed: int = 0) -> dict[str, float]:
+    """Return the agreement of k-means on features [N,F] with the classes.
 
     The figures are nmi, ari and accuracy, the last one by Hungarian matching of clusters and classes.
     """
     from sklearn.cluster import KMeans
 
-    scaled = _scaled(x)
-    return _agreement(
-        scaled, KMeans(len(np.unique(label)), n_init=STARTS, random_state=seed).fit_predict(scaled), label
-    )
+    found = KMeans(len(np.unique(label)), n_init=STARTS, random_state=seed).fit_predict(_scaled(x))
+    return _agreement(found, label)
 
 
-def mixture(x: np.ndarray, label: np.ndarray, seed: int = 0) -> tuple[float, dict[str, float]]:
+def stability(x: np.ndarray, number: int, seed: int = 0) -> float:
+    """Return the stability of k-means on features [N,F], at most 1, without labels.
+
+    k-means on two random halves of the examples assigns all examples to clusters; the stability is the adjusted Rand
+    index of the two assignments, averaged over PAIRS pairs of halves. number: of clusters.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_rand_score
+
+    scaled, generator = _scaled(x), np.random.default_rng(seed)
+
+    def assigned(draw: int) -> np.ndarray:
+        half = scaled[generator.permutation(len(scaled))[: len(scaled) // 2]]
+        fitted = KMeans(number, n_init=STARTS // 3, random_state=seed + draw).fit(half)
+        return np.asarray(fitted.predict(scaled))
+
+    pairs = [(assigned(2 * i), assigned(2 * i + 1)) for i in range(PAIRS)]
+    return float(np.mean([adjusted_rand_score(a, b) for a, b in pairs]))
+
+
+def mixture(x: np.ndarray, label: np.ndarray, seed: int = 0) -> dict[str, float]:
     """Return the figures of `cluster` of a Gaussian mixture.
 
     It has diagonal covariances, on the whitened principal components.
@@ -275,7 +300,7 @@ def mixture(x: np.ndarray, label: np.ndarray, seed: int = 0) -> tuple[float, dic
     fitted = GaussianMixture(
         len(np.unique(label)), covariance_type="diag", reg_covar=1e-3, n_init=STARTS, max_iter=500, random_state=seed
     )
-    return _agreement(scaled, fitted.fit_predict(reduced), label)
+    return _agreement(fitted.fit_predict(reduced), label)
 
 
 def _scaled(x: np.ndarray) -> np.ndarray:
@@ -290,16 +315,15 @@ def _varied(x: np.ndarray) -> np.ndarray:
     return np.asarray(x.std(0) > ROUNDING * np.abs(x).max())
 
 
-def _agreement(scaled: np.ndarray, found: np.ndarray, label: np.ndarray) -> tuple[float, dict[str, float]]:
-    """Return the silhouette of clusters, int [N], and their agreement with the classes."""
+def _agreement(found: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """Return the agreement of clusters, int [N], with the classes."""
     from scipy.optimize import linear_sum_assignment
-    from sklearn.metrics import adjusted_rand_score, confusion_matrix, normalized_mutual_info_score, silhouette_score
+    from sklearn.metrics import adjusted_rand_score, confusion_matrix, normalized_mutual_info_score
 
     names = np.unique(label)
     table = confusion_matrix(np.searchsorted(names, label), found, labels=np.arange(len(names)))
     matched = table[linear_sum_assignment(table, maximize=True)].sum() / len(label)
-    silhouette = silhouette_score(scaled, found) if len(np.unique(found)) > 1 else -1.0
-    return float(silhouette), {
+    return {
         "nmi": float(normalized_mutual_info_score(label, found)),
         "ari": float(adjusted_rand_score(label, found)),
         "accuracy": float(matched),
