@@ -86,8 +86,8 @@ def sampler(
             f"{config.schedule.name!r} has no signal left. Start sampler.levels or sampler.times below t = 1 (and set "
             "report.sampler_steps=0), or use prediction.target=v, velocity, x0 or posterior_mean"
         )
-    if method.uses_kernel and len(times) - 1 != round(chain * (times[0] - times[-1])):
-        check_single_steps(config, "sampler.num_steps=0 and report.sampler_steps=0")
+    if method.uses_kernel and not np.allclose(-chain * np.diff(times), 1, atol=1e-6):
+        check_single_steps(config, "sampler.num_steps=0, report.sampler_steps=0 and sampler.grid=uniform")
     return loop.Sampler(
         process=process,
         schedule=path,
