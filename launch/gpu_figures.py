@@ -165,14 +165,15 @@ def trained(
     config = f"--config={recipe}:{'tiny' if args.tiny else variant}".rstrip(":")
     flags = [config, run, "--config.report.tensorboard=False", "--config.report.samples_every=0"]
     flags += [f"--config.data.idx.path={args.data}/{data}"] if data else []
-    flags += ["--config.require_accelerator=False"] if args.tiny else []
+    if args.tiny:
+        flags += ["--config.require_accelerator=False", *(["--config.data.shape=28,28,1"] if data else [])]
 
     def train(left: float) -> Result:
         result = command(main_command("train", *flags), left)
         return result if whole or result["status"] != "partial" else result | {"status": "done"}
 
     def evaluate(name: str) -> Callable[[float], Result]:
-        def judge(left: float) -> Result:
+        def measure(left: float) -> Result:
             if not any(pathlib.Path(args.out, recipe).glob("checkpoints/*")):
                 return {"status": "missing", "reason": "no checkpoint of the training"}
             few = (
@@ -180,7 +181,7 @@ def trained(
             )
             return command(main_command("evaluate", run, *evaluations[name], *few), left)
 
-        return judge
+        return measure
 
     least = 5 if args.tiny else 90
     evaluated = [Item(f"{recipe}: {name}", least, evaluate(name)) for name in evaluations]
