@@ -185,7 +185,10 @@ def _open(
 def _groups(
     run: Run, model: "_Model", header: dict[str, Any], label: np.ndarray, stack: bits_back.Stack
 ) -> Iterator[tuple[np.ndarray, Iterator[tuple[int, np.ndarray]]]]:
-    """Yield labels and latents (`bits_back.decode`) of each group, the last group first."""
+    """Yield labels and latents (`bits_back.decode`) of each group, the last group first.
+
+    Exhaust the latents of a group before you ask for the next: all groups share the stack.
+    """
     count = len(label)
     with progress.track("examples", count) as report:
         for begin in reversed(range(0, count, GROUP)):
@@ -205,7 +208,10 @@ def _groups(
 
 
 def _joined(file: str | os.PathLike[str], header: dict[str, Any], found: list[np.ndarray]) -> np.ndarray:
-    """Return the examples of groups, the last group first. Raises ValueError if they are not those of the file."""
+    """Join the examples of groups. Raises ValueError if they are not those of the file.
+
+    found: those of each group, the last group first.
+    """
     x = np.concatenate(found[::-1]).astype(header["dtype"])
     if _digest(x.tobytes()) != header["examples_sha256"]:
         raise ValueError(

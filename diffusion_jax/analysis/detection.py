@@ -150,8 +150,10 @@ def report(run: Run, odd: Source, out: pathlib.Path, num_examples: int = 1000) -
 
 
 def scores(fit: dict[str, np.ndarray], rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the scores [N] of images by name, fitted on other images. Both are as
-    `image_statistics.measure` returns them."""
+    """Return the scores [N] of images by name, fitted on other images.
+
+    fit, rows: as `image_statistics.measure` returns them.
+    """
     mean, std = fit["reconstruction"].mean(0), fit["reconstruction"].std(0) + np.finfo(np.float64).tiny
     return {
         "bits": rows["bits"],

@@ -70,9 +70,10 @@ def compare_samplers(
     Returns the table of all stored cells, and a summary.
 
     samplers: NAME or NAME:GRID, with the other options of run.config.sampler. steps: values of sampler.num_steps; 0:
-    all steps of the chain. number, seed: as in `trained.draw`. features, weights: a feature network, see
-    `quality.feature_network`; "": pixels up to MOST_PIXELS dimensions, else inception. draws: of the bootstrap behind
-    each interval; 0: no intervals. Raises ValueError, before anything is drawn, for a sampler that cannot be built.
+    all steps of the chain, down to sampler.min_t. number, seed: as in `trained.draw`. features, weights: a feature
+    network, see `quality.feature_network`; "": pixels up to MOST_PIXELS dimensions, else inception. draws: of the
+    bootstrap behind each interval; 0: no intervals. Raises ValueError, before anything is drawn, for a sampler that
+    cannot be built.
     """
     config = run.config
     shape, levels = tuple(config.data.shape), config.data.levels

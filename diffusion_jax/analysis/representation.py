@@ -50,7 +50,7 @@ def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified:
     their principal components; probe_gain: the accuracy minus that of pixels, with the standard error of the paired
     difference. cluster_nmi, cluster_ari, cluster_accuracy (Hungarian matching): k-means on the block and level with the
     largest `stability`, chosen without labels; best_cluster_nmi: chosen with them. mixture_nmi and so on: a Gaussian
-    mixture at the same place. seed: of folds, k-means and mixtures. num_classified: held-out examples
+    mixture at the same place. seed: of folds, halves, k-means and mixtures. num_classified: held-out examples
     for the classifier of a conditional run, which costs some 160 network calls for each example and noise level; 0:
     none. Raises ValueError for a run without labelled data or a process that is not Gaussian.
     """
@@ -271,7 +271,8 @@ def stability(x: np.ndarray, number: int, seed: int = 0) -> float:
     """Return the stability of k-means on features [N,F], at most 1, without labels.
 
     k-means on two random halves of the examples assigns all examples to clusters; the stability is the adjusted Rand
-    index of the two assignments, averaged over PAIRS pairs of halves. number: of clusters.
+    index of the two assignments, averaged over PAIRS pairs of halves; 0 for a pair that leaves a cluster empty.
+    number: of clusters. A few examples far from all others are stable clusters too.
     """
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score
@@ -279,12 +280,14 @@ def stability(x: np.ndarray, number: int, seed: int = 0) -> float:
     scaled, generator = _scaled(x), np.random.default_rng(seed)
 
     def assigned(draw: int) -> np.ndarray:
-        half = scaled[generator.permutation(len(scaled))[: len(scaled) // 2]]
+        half = scaled[generator.permutation(len(scaled))[: max(len(scaled) // 2, number)]]
         fitted = KMeans(number, n_init=STARTS // 3, random_state=seed + draw).fit(half)
         return np.asarray(fitted.predict(scaled))
 
-    pairs = [(assigned(2 * i), assigned(2 * i + 1)) for i in range(PAIRS)]
-    return float(np.mean([adjusted_rand_score(a, b) for a, b in pairs]))
+    def agreement(a: np.ndarray, b: np.ndarray) -> float:
+        return float(adjusted_rand_score(a, b)) if min(len(np.unique(a)), len(np.unique(b))) == number else 0.0
+
+    return float(np.mean([agreement(assigned(2 * i), assigned(2 * i + 1)) for i in range(PAIRS)]))
 
 
 def mixture(x: np.ndarray, label: np.ndarray, seed: int = 0) -> dict[str, float]:

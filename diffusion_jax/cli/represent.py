@@ -10,7 +10,7 @@ def add_flags(parser: Parser) -> None:
     parser.flag("num_examples", int, 2000, "Number of training and of held-out examples at most")
     parser.flag("num_steps", int, 5, "Noise levels")
     parser.flag("num_classified", int, 500, "Number of held-out examples that a conditional run classifies; 0: none")
-    parser.flag("seed", int, 0, "Seed of folds, k-means and mixtures")
+    parser.flag("seed", int, 0, "Seed of folds, halves, k-means and mixtures")
 
 
 def run(args: Flags) -> Results:

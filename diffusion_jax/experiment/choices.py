@@ -28,7 +28,7 @@ PROVIDED = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Instance:
-    """An object in place of a name in a config, passed from Python. Calling it as a factory returns the object."""
+    """An object that Python code passed in place of a name in a config. Calling it as a factory returns the object."""
 
     made: Any
     spelling: str
@@ -56,7 +56,7 @@ OWN_OPTIONS = {"name": "options", "grid": "grid_options", "schedule": "schedule_
 
 
 def choose(key: str, name: str | Instance, table: Mapping[str, Any]) -> Any:
-    """Return the choice of a name: `table[name]`, the imported "module:attribute", or a `Instance` as it is.
+    """Return the choice of a name: `table[name]`, the imported "module:attribute", or an `Instance` as it is.
 
     Raises ValueError, naming the key, the nearest name and all names, for an unknown one.
     """

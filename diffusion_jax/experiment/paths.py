@@ -129,11 +129,11 @@ def grid_coefficients(
 
 
 def check_single_steps(config: ConfigDict, instead: str) -> None:
-    """Raise ValueError for a single-step variance if steps span several levels."""
+    """Raise ValueError for a variance that only single steps of the chain have."""
     if variance_facts(config).single_steps:
         raise ValueError(
             f"prediction.variance={config.prediction.variance!r}: belongs to single steps of the chain. Leave "
-            f"{instead}, or use learned_range for fewer steps"
+            f"{instead}, or use learned_range for other steps"
         )
 
 

@@ -87,7 +87,10 @@ def sampler(
             "report.sampler_steps=0), or use prediction.target=v, velocity, x0 or posterior_mean"
         )
     if method.uses_kernel and not np.allclose(-chain * np.diff(times), 1, atol=1e-6):
-        check_single_steps(config, "sampler.num_steps=0, report.sampler_steps=0 and sampler.grid=uniform")
+        default = (
+            "sampler.num_steps=0, report.sampler_steps=0, sampler.grid=uniform, no sampler.levels, no sampler.times"
+        )
+        check_single_steps(config, default)
     return loop.Sampler(
         process=process,
         schedule=path,

@@ -60,9 +60,9 @@ def check_process(config: ConfigDict, process: Process) -> None:
         *(
             (
                 config.sampler[key] and not target.clips,
-                f"sampler.{key}={config.sampler[key]}: {target_is} is never clipped. Leave sampler.{key}",
+                f"sampler.{key}={config.sampler[key]}: {target_is} is never clipped. Set sampler.{key}={off}",
             )
-            for key in ("keep_eps", "dynamic_threshold")
+            for key, off in (("keep_eps", False), ("dynamic_threshold", 0))
         ),
         (
             target.preserves_variance and not paths.preserves_variance(config),

@@ -193,10 +193,10 @@ def decode(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Pop a batch that `encode` pushed: yield (k, z_k) for k = N … 1, then (0, x), grey levels [B,*D], int32.
 
-    At each yield the bits that encoded the latent before are back on the stack.
+    When z_k is yielded, the bits from which z_(k+1) was drawn are back on the stack.
 
     Args:
-        stack: as `encode` left it; afterwards as `encode` found it.
+        stack: as `encode` left it; after the last item as `encode` found it.
         shape: [B,*D].
         x0_of: the function from grey levels [B,*D] to the model's range.
         chain, reverse, probabilities: as for `encode`.

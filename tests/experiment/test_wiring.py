@@ -37,6 +37,7 @@ def loss_at_rest(experiment, params, rows, t, keys):
 
 
 CONTINUOUS = {"process__num_steps": 0, "schedule__name": "vp", "network__conditioning": "time", "sampler__num_steps": 5}
+LEARNED_DIAGONAL = {"prediction__variance": "learned_diagonal", "loss__name": "vlb"}
 AUGMENTED = {"network__name": "ncsnpp", "network__ncsnpp__augment_dims": 9}
 REFUSED = [
     ({"schedule__name": "liner"}, "schedule.name"),
@@ -88,10 +89,7 @@ REFUSED = [
         },
         "times.name",
     ),
-    (
-        {"prediction__variance": "learned_diagonal", "loss__name": "vlb", "sampler__num_steps": 2},
-        "sampler.num_steps",
-    ),
+    (LEARNED_DIAGONAL | {"sampler__num_steps": 2}, "sampler.num_steps"),
     ({"sampler__levels": (0, 3)}, "sampler.levels"),
     ({"sampler__name": "mean_flow"}, "sampler.name"),
     ({"loss__name": "mean_flow"}, "loss.name"),
@@ -121,6 +119,9 @@ REFUSED = [
     ({"sampler__keep_eps": True, "sampler__clip_x0": False}, "sampler.keep_eps"),
     ({"sampler__keep_eps": True, "prediction__target": "posterior_mean"}, "sampler.keep_eps"),
     ({"sampler__dynamic_threshold": 0.9, "prediction__target": "posterior_mean"}, "sampler.dynamic_threshold"),
+    (LEARNED_DIAGONAL | {"sampler__grid": "quadratic"}, "prediction.variance"),
+    (LEARNED_DIAGONAL | {"sampler__times": (1.0, 0.7, 0.4, 0.1, 0.0)}, "prediction.variance"),
+    (LEARNED_DIAGONAL | {"sampler__levels": (4, 2, 1)}, "prediction.variance"),
     ({"sampler__times": (1.0, 0.2, 0.4, 0.0)}, "sampler.times"),
     ({"sampler__times": (0.9, 0.0)}, ""),
     ({"sampler__name": "ddim", "sampler__ddim__eta": 2.0}, "sampler.ddim.eta"),
@@ -328,21 +329,15 @@ def test_targets_of_a_chain_have_no_meaning_between_levels(target):
         wiring.build(config(**chain, sampler__name="dopri5"))
 
 
-@pytest.mark.parametrize("grid", ["uniform", "quadratic"])
-@pytest.mark.parametrize("variance", ["fixed_large", "learned_diagonal"])
+@pytest.mark.parametrize(
+    "grid, variance", [("uniform", "fixed_large"), ("uniform", "learned_diagonal"), ("quadratic", "fixed_large")]
+)
 def test_the_default_number_of_steps_is_that_of_the_chain_down_to_min_t(grid, variance):
     c = config(process__num_steps=8, sampler__min_t=0.25, sampler__grid=grid, sampler__denoise=False)
     c.prediction.variance, c.loss.name = variance, "simple" if variance == "fixed_large" else "vlb"
-    if (grid, variance) == ("quadratic", "learned_diagonal"):  # as many steps, but of other sizes
-        with pytest.raises(ValueError, match=r"prediction\.variance"):
-            wiring.build(c)
-        return
     rows = wiring.build(c).sampler.coefficients(None)
-    assert (
-        samplers.number_of_steps(c) == len(rows.at.t) == 6
-        and rows.at.t[0] == 1
-        and rows.to.t[-1] == pytest.approx(0.25)
-    )
+    assert samplers.number_of_steps(c) == len(rows.at.t) == 6
+    assert rows.at.t[0] == 1 and rows.to.t[-1] == pytest.approx(0.25)
     c.sampler.num_steps = 7
     if grid == "uniform":
         with pytest.raises(ValueError, match=r"sampler\.num_steps=7"):
