@@ -88,9 +88,10 @@ def detect_classes(run: Run, num_examples: int = 1000, seed: int = 0) -> tuple[d
     """Return (figures, arrays) of the detection of each class by a conditional run.
 
     figures: auroc and fpr95, means over the classes, auroc_low, auroc_high (95 % bootstrap over images, means too), and
-    auroc_by_class. The score label_gain is the mean log error of eps with the label minus that without one. Up to
-    num_examples held-out images are scored, and as many training images of a class are fitted on. The model has seen
-    images of all classes with their labels. arrays: SCORE_CLASS [N], of all held-out images. Raises ValueError.
+    auroc_by_class. The score label_gain is the mean log error of eps with the label minus that without one, and
+    label_margin the same minus the smallest with another label, all with the same noise. Up to num_examples held-out
+    images are scored, and as many training images of a class are fitted on. The model has seen images of all classes
+    with their labels. arrays: SCORE_CLASS [N], of all held-out images. Raises ValueError.
     """
     needs_gaussian("detect", run)
     if not run.config.network.label_dropout:
@@ -102,6 +103,8 @@ def detect_classes(run: Run, num_examples: int = 1000, seed: int = 0) -> tuple[d
     train = sources.source(run.config, "train")
     known, of_train = (source.read(np.arange(source.size))[1] for source in (held, train))
     classes = np.unique(known).tolist()
+    if len(classes) < 2:
+        raise ValueError(f"--odd=classes: all {held.size} held-out images have class {classes[0]}; use more of them")
     fits = [_taken(train, np.flatnonzero(of_train == label)[:num_examples]) for label in classes]
     if (fewest := min(source.size for source in fits)) < FEWEST:
         raise ValueError(
@@ -109,12 +112,15 @@ def detect_classes(run: Run, num_examples: int = 1000, seed: int = 0) -> tuple[d
             "more training data, or a larger --num_examples"
         )
     pairs = [(held, -1), *zip(fits, classes, strict=True), *((held, label) for label in classes)]
-    without, *measured = measure_each(run, pairs)
+    without, *measured = measure_each(run, pairs, same_noise=True)
+    error = np.stack([rows["denoising"].mean(1) for rows in (without, *measured[len(classes) :])])
     by_name: dict[str, np.ndarray] = {}
     each: dict[str, dict[str, list[float]]] = {}
-    for label, fit, rows in zip(classes, measured[: len(classes)], measured[len(classes) :], strict=True):
-        gain = (rows["denoising"] - without["denoising"]).mean(1)
-        for score, value in (scores(fit, rows) | {"label_gain": gain}).items():
+    for i, label in enumerate(classes):
+        fit, rows = measured[i], measured[len(classes) + i]
+        others = np.delete(error, (0, i + 1), axis=0).min(0)
+        of_label = {"label_gain": error[i + 1] - error[0], "label_margin": error[i + 1] - others}
+        for score, value in (scores(fit, rows) | of_label).items():
             by_name[f"{score}_{label}"] = value
             normal, odd = value[known == label], value[known != label]
             low, high = auroc_interval(normal, odd, seed)

@@ -28,13 +28,18 @@ EVEN = 1e-4
 """Difference of logarithms below which two errors count as equal."""
 
 
-def measure_each(run: Run, parts: Sequence[tuple[Source, int]]) -> list[dict[str, np.ndarray]]:
-    """Return `measure` of several sources, each with one label for all its examples (-1: none), compiled once."""
+def measure_each(
+    run: Run, parts: Sequence[tuple[Source, int]], same_noise: bool = False
+) -> list[dict[str, np.ndarray]]:
+    """Return `measure` of several sources, each with one label for all its examples (-1: none), compiled once.
+
+    same_noise: examples at the same place of different sources get the same noise.
+    """
     sizes = [source.size for source, _ in parts]
-    together = parts[0][0]._replace(size=sum(sizes), read=functools.partial(_joined, parts, np.cumsum([0, *sizes])))
-    measured = measure(run, together)
-    ends = np.cumsum(sizes)[:-1]
-    split = {name: np.split(value, ends) for name, value in measured.items()}
+    starts = np.cumsum([0, *sizes])
+    together = parts[0][0]._replace(size=sum(sizes), read=functools.partial(_joined, parts, starts))
+    measured = measure(run, together, starts[:-1] if same_noise else np.zeros(1, int))
+    split = {name: np.split(value, starts[1:-1]) for name, value in measured.items()}
     return [{name: of[i] for name, of in split.items()} for i in range(len(parts))]
 
 
@@ -48,17 +53,18 @@ def _joined(parts: Any, starts: np.ndarray, places: np.ndarray) -> tuple[np.ndar
     return x, label
 
 
-def measure(run: Run, source: Source) -> dict[str, np.ndarray]:
+def measure(run: Run, source: Source, starts: Sequence[int] | np.ndarray = (0,)) -> dict[str, np.ndarray]:
     """Return statistics of images, arrays [N, …].
 
     The model is given the source's labels. bits, size: bits/dim of the model and of a PNG. reconstruction [N, STARTS],
     denoising [N, L] (log mean squared error of eps), x0_error [N, L] (mean squared error of x0, clipped as in the
-    bound), score_norms [N, L], path [N, 6]: statistics of the prediction at the L noise levels. pixels [N, D].
+    bound), score_norms [N, L], path [N, 6]: statistics of the prediction at the L noise levels. pixels [N, D]. starts:
+    places of the examples from which the noise is drawn anew, the same each time.
     """
     steps = noise_levels(run)
     terms, _ = vlb.bound_terms(run, source, jax.tree.map(lambda field: field[-1:], steps))
     x = source.read(np.arange(source.size))[0]
-    measured: dict[str, np.ndarray] = heldout.map_batches(run, statistics(run), source)
+    measured: dict[str, np.ndarray] = heldout.map_batches(run, statistics(run, starts), source)
     found = {name: np.asarray(value, np.float64) for name, value in measured.items()}
     diffusion = diffusion_nats(found["x0_error"], np.asarray(steps.at.logsnr))
     ends = (np.asarray(part, np.float64) for part in (terms.prior, terms.steps[:, -1]))  # of the prior and the decoder
@@ -115,19 +121,21 @@ def noise_levels(run: Run) -> Any:
     return paths.grid_coefficients(config, experiment.process, experiment.schedule, times, denoise=True)(None)
 
 
-def statistics(run: Run) -> heldout.OnBatch:
-    """Return the function that computes statistics of the prediction for a batch."""
+def statistics(run: Run, starts: Sequence[int] | np.ndarray = (0,)) -> heldout.OnBatch:
+    """Return the function that computes statistics of the prediction for a batch. starts: see `measure`."""
     config, experiment, rows = run.config, run.experiment, noise_levels(run)
     clips = samplers.clips_x0(config, config.bound)
     count = len(rows.at.t)
-    starts = np.unique(np.linspace(0, count - 1, STARTS + 1).round().astype(int)[1:])
+    first = np.unique(np.linspace(0, count - 1, STARTS + 1).round().astype(int)[1:])
+    begin = jnp.asarray(starts, jnp.int32)
     into, process, predict = sources.make_to_model(config), experiment.process, experiment.predict
 
     def mean_square(x: Array) -> Array:
         return jnp.square(x).reshape(len(x), -1).mean(1)
 
     def of_batch(params: Any, key: Array, batch: dict[str, Array]) -> dict[str, Array]:
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
+        place = batch["index"] - begin[jnp.searchsorted(begin, batch["index"], side="right") - 1]
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, place)
         x0, size, label = into(batch["x0"], keys), len(batch["x0"]), batch["label"]
         tiny = jnp.finfo(x0.dtype).tiny
         steps = jax.tree.map(lambda field: jnp.asarray(field, x0.dtype), rows)
@@ -141,7 +149,7 @@ def statistics(run: Run) -> heldout.OnBatch:
             step = spread(row, size)
             noise = normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x0.shape[1:], x0.dtype)
             x_t = process.corrupt(step.at, x0, noise)
-            begins = (i == starts).reshape(-1, *[1] * x0.ndim)
+            begins = (i == first).reshape(-1, *[1] * x0.ndim)
             restored = jnp.where(begins, x_t, restored)
             clean = process.corrupt(step.at, x0, jnp.zeros_like(noise))
             every = jnp.concatenate([x_t[None], clean[None], restored]).reshape(-1, *x0.shape[1:])
@@ -152,10 +160,10 @@ def statistics(run: Run) -> heldout.OnBatch:
             error, norm = (mean_square(value) + tiny for value in (eps[0] - noise, eps[1]))
             predicted = jnp.clip(found.x0[:size], -1, 1) if clips else found.x0[:size]
             measured = jnp.log(error), jnp.log(norm), mean_square(predicted - x0)
-            return jnp.where((i >= starts).reshape(begins.shape), stepped, restored), measured
+            return jnp.where((i >= first).reshape(begins.shape), stepped, restored), measured
 
         numbered = jnp.arange(count), steps
-        blank = jnp.zeros((len(starts), *x0.shape), x0.dtype)
+        blank = jnp.zeros((len(first), *x0.shape), x0.dtype)
         restored, (errors, norms, x0_errors) = jax.lax.scan(at_level, blank, numbered)
 
         def upwards(carry: tuple[Array, Array], row: Any) -> tuple[tuple[Array, Array], Array]:
@@ -171,9 +179,9 @@ def statistics(run: Run) -> heldout.OnBatch:
 
         rising = jax.tree.map(lambda field: field[:-1][::-1], steps)  # without the step to no noise
         lowest = spread(jax.tree.map(lambda field: field[-1], steps.at), size)
-        first = process.corrupt(lowest, x0, jnp.zeros_like(x0))
-        start = predict(params, first, lowest, label, None).eps
-        _, moments = jax.lax.scan(upwards, (first, start), rising)
+        clean = process.corrupt(lowest, x0, jnp.zeros_like(x0))
+        start = predict(params, clean, lowest, label, None).eps
+        _, moments = jax.lax.scan(upwards, (clean, start), rising)
         return {
             "reconstruction": jnp.stack([mean_square(x - x0) for x in restored], axis=1),
             "denoising": errors.T,

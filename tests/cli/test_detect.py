@@ -136,11 +136,27 @@ def test_each_class_against_the_others(run):
 
     other = run._replace(config=config, experiment=run.experiment._replace(predict=predict))
     found, values = detection.detect_classes(other, 60)
-    assert found["auroc"]["label_gain"] > 0.99
+    assert found["auroc"]["label_gain"] > 0.99 and found["auroc"]["label_margin"] > 0.99
     assert np.mean(found["auroc_by_class"]["label_gain"]) == pytest.approx(found["auroc"]["label_gain"])
     assert values["bits_3"].shape == (60,)
     with pytest.raises(ValueError, match="label_dropout"):
         detection.detect_classes(run)
+
+
+def test_labels_are_compared_with_the_same_noise(run):
+    """By a denoiser that ignores the label, whose errors depend on the noise alone."""
+
+    def zero(params, x_t, level, label=None, keys=None):
+        return Prediction(0 * x_t, x_t * expand(1 / level.sigma, x_t), None)
+
+    config = run.config.copy_and_resolve_references()
+    configs.put(config, "network.label_dropout", 0.1)
+    other = run._replace(config=config, experiment=run.experiment._replace(predict=zero))
+    _, values = detection.detect_classes(other, 60)
+    for name in ("label_gain_0", "label_margin_3"):
+        np.testing.assert_allclose(values[name], 0, atol=1e-5)
+    with pytest.raises(ValueError, match="classes"):
+        detection.detect_classes(other, 1)
 
 
 @pytest.mark.parametrize("spec", ["none", "toy2d:tiny", "nothing.npy"])
