@@ -220,10 +220,9 @@ def part_f(args: argparse.Namespace) -> list[Item]:
     from diffusion_jax import cli
 
     place = f"{args.out}/smoke"
-    run, quiet = (
-        f"--workdir={place}/shard_map",
-        ["--config.report.tensorboard=False", "--config.report.samples_every=0"],
-    )
+    run = f"--workdir={place}/shard_map"
+    quiet = ["--config.report.tensorboard=False", "--config.report.samples_every=0"]
+    quiet += ["--config.network.unet.groups=4"]  # one number for all norms, as `export` needs
     recipe = "--config=digits:tiny"
     commands: dict[str, list[str]] = {
         f"train, parallel={mode}": ["train", recipe, f"--workdir={place}/{mode}", f"--config.parallel={mode}", *quiet]

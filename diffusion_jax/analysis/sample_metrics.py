@@ -17,6 +17,7 @@ import numpy as np
 from diffusion_jax import files
 from diffusion_jax.analysis.heldout import map_batches
 from diffusion_jax.data.scaling import from_model
+from diffusion_jax.data.source import Source
 from diffusion_jax.declarations import facts_of
 from diffusion_jax.experiment import choices, generators, quality, sources
 from diffusion_jax.metrics import bootstrap, neighbours, parzen_window, reference, registry
@@ -68,8 +69,14 @@ def prepare_metrics(
     config = run.config
     network = quality.feature_network(features, tuple(config.data.shape), config.data.levels, weights=weights)
     quality.check_metrics("metrics", config, metrics, network)
-    ref = reference.read(stats) if stats else own_reference(run, network)
-    check(run, network, ref, metrics, options)
+    if stats:
+        ref = reference.read(stats)
+        reference.check_fits(ref, reference.describe(network, tuple(config.data.shape), config.data.levels))
+    else:  # the features of the training data may take minutes
+        source = sources.source(config, "train")
+        check(run, source.size, _dims(network, source), metrics, options)
+        ref = own_reference(run, network)
+    check(run, int(ref.provenance["count"]), len(ref.mean), metrics, options)
     return lambda: flat(evaluate_samples(run, network, ref, metrics, options))
 
 
@@ -94,16 +101,20 @@ def own_reference(run: trained.Run, network: FeatureNetwork) -> reference.Refere
     return measured
 
 
-def check(
-    run: trained.Run, network: FeatureNetwork, ref: reference.Reference, metrics: Sequence[str], options: Options
-) -> tuple[int, list[str]]:
+def _dims(network: FeatureNetwork, source: Source) -> int:
+    """Return the number of features, without computing any; 0 where only a computation tells."""
+    if not network.compiled:
+        return 0
+    example = jax.ShapeDtypeStruct((1, *source.shape), np.uint8 if source.levels else np.float32)
+    return int(jax.eval_shape(network.apply, network.params, example)[0].shape[-1])
+
+
+def check(run: trained.Run, count: int, dims: int, metrics: Sequence[str], options: Options) -> tuple[int, list[str]]:
     """Return the number of samples, and warnings about their metrics.
 
-    Raises ValueError if samples or features do not fit.
+    count: examples of the reference; dims: number of features. Raises ValueError if the samples do not fit.
     """
     config = run.config
-    reference.check_fits(ref, reference.describe(network, tuple(config.data.shape), config.data.levels))
-    count, dims = int(ref.provenance["count"]), len(ref.mean)
     number = options.number or count
     trained.seeds_from(options.seed, number)
     if number < 4:
@@ -144,7 +155,8 @@ def evaluate_samples(
     with low and high of the 95 % interval}, and everything that they depend on. Raises ValueError as `check` does.
     """
     functions = [choices.choose("metrics", name, registry.METRICS) for name in metrics]
-    number, warnings = check(run, network, ref, metrics, options)
+    reference.check_fits(ref, reference.describe(network, tuple(run.config.data.shape), run.config.data.levels))
+    number, warnings = check(run, int(ref.provenance["count"]), len(ref.mean), metrics, options)
     for warning in warnings:
         log.warning("flagged: %s", warning)
     needs_heldout = options.heldout or any(facts_of(function).heldout for function in functions)

@@ -327,6 +327,15 @@ def test_bad_inputs_are_refused_before_sampling(wrong, key, loaded, workdir, sta
     assert shards(workdir) == before
 
 
+def test_sizes_are_checked_before_the_features_of_the_training_data(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_metrics.quality, "measure", lambda *_: pytest.fail("computed features"))
+    run = loaded._replace(workdir=str(tmp_path))
+    for allowed in ((), ("sizes",)):
+        with pytest.raises(ValueError, match="--allow=few,sizes"):
+            options = sample_metrics.Options(40, 0, allowed)
+            sample_metrics.prepare_metrics(run, ["fid"], "digits", "", "", options)
+
+
 def test_a_damaged_file_of_samples_is_refused(loaded, stats, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(loaded.workdir, copy)
