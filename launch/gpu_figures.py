@@ -349,7 +349,8 @@ def summary(out: pathlib.Path) -> str:
     if rows:
         lines += ["", "| run | status | figures | seconds |", "|---|---|---|--:|"]
     for item, result in rows:
-        figures = {k: v for k, v in result.get("figures", {}).items() if isinstance(v, float)}
+        measured = result.get("figures", {}).items()
+        figures = {k: v for k, v in measured if isinstance(v, float) and not k.startswith("heldout_loss_bin")}
         shown = ", ".join(f"{key} {value:.4g}" for key, value in figures.items()) or result.get("reason", "")
         lines.append(f"| {item} | {result['status']} | {shown} | {result['seconds']:.0f} |")
     if "f" in parts:
