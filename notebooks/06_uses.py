@@ -107,7 +107,7 @@ for name in sorted(areas, key=areas.__getitem__, reverse=True):
 # %%
 header = compression.read_header(compressed)
 run = compressed.parent
-x, _ = sources.source(trained.read_config(str(run)), "heldout").read(np.arange(header["count"]))
+x, _ = sources.source(trained.read_config(str(run)), "heldout").read(np.arange(sum(header["groups"])))
 png = io.BytesIO()
 column = np.moveaxis(x, -1, 0).reshape(-1, x.shape[2]) * (255 // (header["levels"] - 1))  # one image below another
 Image.fromarray(column.astype(np.uint8)).save(png, format="PNG", optimize=True)

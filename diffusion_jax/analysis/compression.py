@@ -36,11 +36,11 @@ from diffusion_jax.process.base import Array, expand, in_float64, level
 from diffusion_jax.runs.trained import Run
 
 MAGIC = b"DJXC"
-FORMAT = 1
+FORMAT = 2
 TILE = 16
 """Examples per device and call."""
 GROUP = 64
-"""Examples that are coded together; each group takes its first bits from the code of the groups before."""
+"""Largest number of examples that are coded together."""
 START_SEED = 0
 DIGITS = 16
 """Hexadecimal digits of a checksum."""
@@ -49,10 +49,13 @@ DIGITS = 16
 def compress(run: Run, source: Source, out: str | os.PathLike[str]) -> dict[str, Any]:
     """Compress the examples of a source into the file `out`; return the figures.
 
-    The chain has the steps of config.bound. net_bits_per_dim: growth of the code. gross_bits_per_dim: size of the file,
-    header and first bits included, which come back only when it is decoded. bound_bits_per_dim: the variational bound
-    of the same examples. bytes. images_per_second, without compilation. Raises ValueError for a run that is no Gaussian
-    chain over grey levels, ImportError without the package `constriction`.
+    The latents of the first example are drawn with random bits, which the file keeps; those of later examples with bits
+    of the code before them, in groups as large as that code allows. The chain has the steps of config.bound.
+
+    net_bits_per_dim: growth of the code. gross_bits_per_dim: size of the file, with header and first bits.
+    start_bits_per_dim: those first bits. bound_bits_per_dim: the variational bound of the same examples. bytes.
+    images_per_second, without compilation. Raises ValueError for a run that is no Gaussian chain over grey levels,
+    ImportError without the package `constriction`.
     """
     chain, reverse, probabilities, *_ = _model(run)
     bits_back.Stack(np.ones(2, np.uint32))  # tells at once that the package is missing
@@ -65,9 +68,12 @@ def compress(run: Run, source: Source, out: str | os.PathLike[str]) -> dict[str,
     for function in (lambda z: reverse(1, z, label[:1]), lambda z: probabilities(z, label[:1])):
         function(np.zeros((1, *x.shape[1:]), np.float32))  # compiled before the time is taken
     began = time.perf_counter()
+    groups: list[int] = []
+    begin, size, lowest, borrowed = 0, 1, len(start), 0.0
     with progress.track("examples", len(x)) as report:
-        for begin in range(0, len(x), GROUP):
-            rows, labels = x[begin : begin + GROUP], label[begin : begin + GROUP]
+        while begin < len(x):
+            rows, labels = x[begin : begin + size], label[begin : begin + size]
+            stack.least = before = stack.size
             bits_back.encode(
                 stack,
                 rows,
@@ -76,17 +82,21 @@ def compress(run: Run, source: Source, out: str | os.PathLike[str]) -> dict[str,
                 lambda k, z, labels=labels: reverse(k, z, labels),
                 lambda z, labels=labels: probabilities(z, labels),
             )
-            report(begin + len(rows))
+            groups.append(len(rows))
+            begin, lowest = begin + len(rows), min(lowest, stack.least)
+            borrowed = max(borrowed, (before - stack.least) / len(rows))  # words that an example takes for its latents
+            size = int(np.clip((stack.size - lowest) / borrowed, 1, GROUP))
+            report(begin)
     seconds = time.perf_counter() - began
-    if stack.least < 0:  # cannot happen with 32 bits per dimension, and would make the file useless
+    if lowest < 0:  # cannot happen with 32 bits per dimension, and would make the file useless
         raise RuntimeError("compress: the first bits did not suffice. Please report it")
-    words = stack.words()[stack.least :]
+    words = stack.words()[lowest:]
     header = {
         **_identity(run, chain),
         "step": run.step,
         "ema": run.ema,
         "bound": run.config.bound.to_dict(),
-        "count": len(x),
+        "groups": groups,
         "dtype": str(x.dtype),
         "labels": base64.b64encode(zlib.compress(label.tobytes(), 9)).decode(),
         "examples_sha256": _digest(x.tobytes()),
@@ -102,7 +112,7 @@ def compress(run: Run, source: Source, out: str | os.PathLike[str]) -> dict[str,
         "gross_bits_per_dim": len(data) * 8 / total,
         "bound_bits_per_dim": bound["bits_per_dim"],
         "bound_bits_per_dim_stderr": bound["bits_per_dim_stderr"],
-        "start_bits_per_dim": 32 * (len(start) - stack.least) / total,
+        "start_bits_per_dim": 32 * (len(start) - lowest) / total,
         "bytes": len(data),
         "num_examples": len(x),
         "num_steps": len(chain.scale),
@@ -189,10 +199,10 @@ def _groups(
 
     Exhaust the latents of a group before you ask for the next: all groups share the stack.
     """
-    count = len(label)
-    with progress.track("examples", count) as report:
-        for begin in reversed(range(0, count, GROUP)):
-            labels = label[begin : begin + GROUP]
+    end = len(label)
+    with progress.track("examples", end) as report:
+        for size in reversed(header["groups"]):
+            labels = label[end - size : end]
             yield (
                 labels,
                 bits_back.decode(
@@ -204,7 +214,8 @@ def _groups(
                     lambda z, labels=labels: model.probabilities(z, labels),
                 ),
             )
-            report(count - begin)
+            end -= size
+            report(len(label) - end)
 
 
 def _joined(file: str | os.PathLike[str], header: dict[str, Any], found: list[np.ndarray]) -> np.ndarray:
@@ -339,7 +350,7 @@ def _identity(run: Run, chain: bits_back.Chain) -> dict[str, Any]:
         "levels": run.config.data.levels,
         "num_steps": len(chain.scale),
         "chain_sha256": _digest(b"".join(np.asarray(part, np.float64).tobytes() for part in chain)),
-        "tile": [TILE, GROUP],
+        "tile": TILE,
         "device_kind": jax.devices()[0].device_kind,
         "jax": jax.__version__,
     }

@@ -68,11 +68,16 @@ class Stack:
         self._models = constriction.stream.model
         self._coder = constriction.stream.stack.AnsCoder(np.asarray(words, np.uint32))
         self.least = len(words)
-        """Words that no operation so far has reached, at the bottom of the stack."""
+        """Words that no pop has reached since this was last set, at the bottom of the stack."""
 
     def words(self) -> np.ndarray:
         """Return the content [W], uint32."""
         return self._coder.get_compressed()
+
+    @property
+    def size(self) -> int:
+        """Number of words."""
+        return int(self._coder.num_words())
 
     @property
     def bits(self) -> int:
@@ -86,7 +91,7 @@ class Stack:
 
     def _pop(self, *arguments: Any) -> np.ndarray:
         symbols: np.ndarray = self._coder.decode(*arguments)
-        self.least = min(self.least, self._coder.num_words() - 2)  # the top two words are the coder's state
+        self.least = min(self.least, self.size - 2)  # the top two words are the coder's state
         return symbols
 
     def push_levels(self, symbols: np.ndarray, probabilities: np.ndarray) -> None:

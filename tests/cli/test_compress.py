@@ -17,7 +17,7 @@ from diffusion_jax.process.binomial import BinomialProcess
 from diffusion_jax.runs import trained
 
 COUNT = 70
-"""More than a group."""
+"""Enough for groups of several sizes."""
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,16 @@ def test_the_same_examples_come_back(workdir, run, packed, command, tmp_path):
     # An escape costs fewer bits than the far tail of a Gaussian, which an untrained network needs often.
     assert 0 < figures["net_bits_per_dim"] <= figures["bound_bits_per_dim"] + 4 * figures["bound_bits_per_dim_stderr"]
     assert figures["gross_bits_per_dim"] > figures["net_bits_per_dim"]
+
+
+def test_only_the_first_example_needs_bits_of_its_own(run, packed, tmp_path):
+    """Later ones draw their latents with bits of the code before them."""
+    file, figures = packed
+    source = sources.source(run.config, "heldout")
+    alone = compression.compress(run, source._replace(size=1), tmp_path / "one.djx")
+    groups = compression.read_header(file)["groups"]
+    assert groups[0] == 1 and max(groups) > 1 and sum(groups) == COUNT
+    assert COUNT * figures["start_bits_per_dim"] <= 1.5 * alone["start_bits_per_dim"]
 
 
 def test_partial_decodings_lie_on_the_rate_distortion_curve(run, tmp_path):
