@@ -54,7 +54,7 @@ def override(config: "ConfigDict", args: Flags) -> "ConfigDict":
 def add_run_flags(parser: Parser, *sections: str) -> None:
     """Declare the flags that choose a run and its weights, and --SECTION.KEY."""
     add_workdir(parser)
-    parser.flag("step", str, "newest", "Checkpoint: newest, best (lowest held-out loss) or a step.")
+    parser.flag("step", str, "newest", "Checkpoint: newest, best (by checkpoint.best) or a step.")
     parser.flag(
         "ema",
         str,

@@ -99,7 +99,7 @@ def make_monitor(config: ConfigDict, draw: monitor.Draw) -> Callable[[Any], dict
     """Return `evaluate(params) -> {full name: value}` of the metrics of config.eval.quality_metrics.
 
     The reference is the training split, measured here, in the features of config.eval.features. Raises ValueError if
-    metrics or features are unknown or do not suit the data.
+    metrics or features are unknown or do not suit the data, or config.checkpoint.best is none of the metrics.
     """
     options = config.eval
     if not options.quality_metrics or options.quality_samples < 4:
@@ -115,4 +115,7 @@ def make_monitor(config: ConfigDict, draw: monitor.Draw) -> Callable[[Any], dict
     needs_heldout = any(facts_of(metric).heldout for metric in metrics)
     heldout = split_features(config, "heldout", network).features if needs_heldout else None
     real = registry.RealFeatures(train.mean, train.cov, train.features, heldout)
+    aims = ["heldout_loss", *monitor.names(metrics, network, real, options.quality_samples)]
+    if config.checkpoint.best not in aims:
+        raise ValueError(f"checkpoint.best={config.checkpoint.best!r}: not measured. Use one of {', '.join(aims)}")
     return monitor.make_monitor(metrics, network, real, draw, options.quality_samples, levels)

@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 
 from diffusion_jax.metrics import registry
-from diffusion_jax.metrics.features import FeatureNetwork, extract
+from diffusion_jax.metrics.features import FeatureNetwork, Features, extract
 
 LARGER_IS_BETTER = ("is_1split", "precision", "recall", "density", "coverage")
 """Beginnings of the names of these metrics.
 
 All other metrics are better the smaller, but memorisation is best at 1/2.
 """
+FEW = 8
+"""Examples that show the names of the statistics."""
 Draw = Callable[[Any, np.ndarray], np.ndarray]
 """`draw(params, seeds [N])` returns samples [N,*D], in the levels of the data."""
 
@@ -39,14 +41,21 @@ def make_monitor(
     return evaluate
 
 
+def names(
+    metrics: Sequence[registry.Metric], network: FeatureNetwork, real: registry.RealFeatures, number: int
+) -> list[str]:
+    """Return the full names of what a monitor measures, found with a few real examples as samples."""
+    few = real.features[:FEW]
+    small, samples = real._replace(features=few), Features(few, np.zeros((len(few), 2)))
+    short = [name for metric in metrics for name in metric(small, samples)]
+    return [registry.full_name(name, network.name, number) for name in short]
+
+
 def objective(name: str, values: dict[str, float]) -> float | None:
     """Return the value that the best checkpoint minimises.
 
-    It is the metric of this full name, negated if larger is better. None if nothing was measured. Raises ValueError if
-    the values do not hold this metric.
+    It is the metric of this full name, negated if larger is better. None if nothing was measured.
     """
     if not values:
         return None
-    if name not in values:
-        raise ValueError(f"checkpoint.best={name!r}: not measured. Use one of {', '.join(values)}")
     return -values[name] if name.startswith(LARGER_IS_BETTER) else values[name]
