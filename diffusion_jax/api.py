@@ -64,10 +64,8 @@ class Choice:
     options: Mapping[str, Any]
 
     def make(self, **provided: Any) -> Any:
-        """Return the object. provided: further arguments of its factory."""
-        factory = configs.choices()[self.section][self.name]
-        taken = inspect.signature(factory).parameters
-        return factory(**{key: value for key, value in provided.items() if key in taken} | dict(self.options))
+        """Return the object. provided: further arguments of its factory. Raises ValueError."""
+        return choices.make(self.section, self.name, configs.choices()[self.section], self.options, **provided)
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the object."""
@@ -91,7 +89,8 @@ class Namespace:
     def __init__(self, section: str) -> None:
         """Make one function per choice of a config section."""
         self._section = section
-        for name, factory in configs.choices()[section].items():
+        table = SAMPLERS if section == "sampler" else configs.choices()[section]  # without the time grids
+        for name, factory in table.items():
             setattr(self, name, self._function(name, factory))
 
     def _function(self, name: str, factory: Any) -> Callable[..., Choice]:
@@ -130,12 +129,14 @@ class Model:
             Dropout, with a `train` or `deterministic` argument or by `self.has_rng("dropout")`. Networks of this
             package (`dj.networks`) work as well.
         schedule: of `dj.schedules`, its name, or a function t -> (log_alpha, log_sigma) of t in [0, 1].
-        target: what the network predicts: "eps", "x0", "v", "score", "edm", "posterior_mean", or `module:function`.
+        target: what the network predicts: "eps", "x0", "v", "score", "velocity", "edm", "posterior_mean", another name
+            of the key `prediction.target`, or `module:function`.
         loss: of `dj.losses`, or its name.
         process: of `dj.processes`, or its name.
-        num_steps: steps of the chain where `schedule` is a name or a function; 0: continuous time.
-        conditioning: the time for the network: "step" (k - 1 = 0 … T - 1), "time" (999 t), "logsnr", "log_sigma".
-            Default: "step" for a chain, "time" in continuous time.
+        num_steps: steps of the chain; 0: continuous time. None: 1000 for a schedule given by name, 0 for a function,
+            and for `dj.schedules.…` its own `num_steps`, 0 where it has none.
+        conditioning: the time for the network: "step" (k - 1 = 0 … T - 1), "time" (999 t), "slow_time" (t), "logsnr",
+            "log_sigma". Default: "step" for a chain, "time" in continuous time.
         label_dropout: share of labels dropped (-1) in training, for classifier-free guidance.
         options: any other keys of the config, such as {"prediction.variance": "fixed_small"}.
     """
@@ -264,7 +265,7 @@ def load(
     """Load a run from its directory.
 
     Arguments:
-        step: "newest", "best" (lowest held-out loss) or a number.
+        step: "newest", "best" (by the key `checkpoint.best`, the lowest held-out loss by default) or a number.
         ema: decay of the average to use, "posthoc:SIGMA_REL", or "none" for the raw weights; "": the first one of the
             config.
         network, schedule: the objects the run was trained with, where they cannot be imported by name.
@@ -335,11 +336,14 @@ class Run:
 
         Arguments:
             sampler: of `dj.samplers`, or its name; None: the sampler of the run's config.
-            num_steps: sampling steps; None: as in the config, 0: all steps of the chain.
+            num_steps: sampling steps; None: as in the config, 0: all steps of the chain. In continuous time a last step
+                to x0 is added where noise is left.
             seed: of the first sample; the next ones have seed + 1, …
             label: class of all samples; None: one drawn for each.
             guidance_scale: of classifier-free guidance; 1: none.
-            options: other keys of the config, such as {"sampler.clip_x0": False}.
+            options: other keys of the config, such as {"sampler.grid": "logsnr"}.
+
+        Raises ValueError, and FloatingPointError for samples that are not finite.
         """
         run = self._changed(sampler, num_steps, guidance_scale, options)
         return trained.draw(run, num_samples, seed, label)[1]
@@ -354,8 +358,9 @@ class Run:
     ) -> dict[str, Any]:
         """Estimate the likelihood of held-out or given data, in bits per dimension.
 
-        estimators: of "vlb" (the variational bound, `bits_per_dim`), "multi", "ode", "K". options: keys of the config,
-        such as {"bound.num_steps": 100}.
+        estimators: of "vlb" (variational bound, `bits_per_dim`), "multi" (multi-path bound, `multi_bits_per_dim_K` for
+        K paths), "ode" (probability-flow ODE, `ode_bits_per_dim`) and "K" (bound of the 2015 paper, `K_bits`, in bits
+        per example; the larger the better). options: keys of the config, such as {"bound.num_steps": 100}.
         """
         run = self._on(data, labels, options)
         names = likelihoods.parse_names(estimators if isinstance(estimators, str) else ",".join(estimators))
@@ -375,8 +380,10 @@ class Run:
         """Compute sample-quality metrics by name: "fid", "kid", "is", "pr", "nn", "parzen".
 
         Arguments:
-            features: feature network: "pixels", "digits", "inception" or `module:function`.
-            num_samples: 0: as many as there are training examples.
+            features: feature network: "pixels", "digits", "grey28", "inception" or `module:function`. (The command line
+                has "inception" by default.)
+            num_samples: 0: as many as there are training examples, 10,000 for "parzen". Too few for the features are no
+                error here; the result then has the entry `marked`.
             heldout: also the metrics of the held-out data, the reference of a perfect model.
             intervals: bootstrap replicates of the 95 % intervals; 0: none.
         """
@@ -384,15 +391,26 @@ class Run:
         chosen = sample_metrics.Options(num_samples, seed, ("few", "sizes"), intervals, heldout)
         return sample_metrics.prepare_metrics(run, list(names), features, "", "", chosen)()
 
-    def encode(self, data: Any, labels: Any = None, *, by: str = "ode") -> np.ndarray:
-        """Return the noise at t = 1 that the model maps to the given data [N,*D], float32. by: "ode" or "ddim"."""
-        source = self._source(data, labels)
-        return latents.encode(self._run, *source.read(np.arange(source.size)), by)[0]
+    def encode(
+        self, data: Any, labels: Any = None, *, by: str = "ode", options: Mapping[str, Any] | None = None
+    ) -> np.ndarray:
+        """Return the noise at t = 1 that the model maps to the given data [N,*D], float32.
 
-    def decode(self, noise: Any, labels: Any = None, *, by: str = "ode") -> np.ndarray:
+        by: "ode", to the tolerances `ode.rtol` and `ode.atol`, or "ddim", in the steps of the sampler. options: keys of
+        the config, such as {"sampler.num_steps": 50}. Raises ValueError, and FloatingPointError for an ODE that cannot
+        be solved to its tolerance.
+        """
+        source = self._source(data, labels)
+        run = self._changed(None, None, None, options)
+        return latents.encode(run, *source.read(np.arange(source.size)), by)[0]
+
+    def decode(
+        self, noise: Any, labels: Any = None, *, by: str = "ode", options: Mapping[str, Any] | None = None
+    ) -> np.ndarray:
         """Invert `encode`: return the data [N,*D] of noise at t = 1, in the levels of the data."""
         label = np.full(len(noise), -1, np.int32) if labels is None else np.asarray(labels, np.int32)
-        x0 = latents.decode(self._run, np.asarray(noise), label, by)[0]
+        run = self._changed(None, None, None, options)
+        x0 = latents.decode(run, np.asarray(noise), label, by)[0]
         return np.asarray(sources.make_from_model(self.config)(x0))
 
     def restore(
@@ -403,37 +421,42 @@ class Run:
         task: str = "inpaint",
         rule: str = "noise_aware",
         num_examples: int = 16,
-        noise: float = 0.0,
+        noise: float | None = None,
         seed: int = 0,
         operator: str | Callable[[Array], Array] = "",
         method: str = "",
         draws: int = 1,
         y: Any = None,
         method_options: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
         **task_options: Any,
     ) -> dict[str, Any]:
         """Degrade and restore held-out data, or the given data.
 
         The degradation is a task, or any linear operator A of y = A x0 + noise. Returns arrays `degraded`, `restored`,
         `original` [N,*D], `mask`, and the figures `rmse`, `rmse_degraded`. task_options: of the task, such as
-        mask="left" or factor=2. Raises ValueError.
+        mask="left" or factor=2. noise: standard deviation, in the range of the model; None: 0.5 where nothing else is
+        degraded, else 0. options: keys of the config, such as {"sampler.name": "ddim", "sampler.num_steps": 50}. Raises
+        ValueError.
 
         operator: identity, mask, blur, superres, grey, "module:function", or A, a function of one example in the range
         of the model. method: rule (the default of tasks), dps, pigdm or mmps (the default of operators), with
         method_options such as {"iterations": 5}. draws: for each observation. y: observations [N,*M] in place of data.
         `inverse_problems.solve` describes the arrays and figures.
         """
-        run = self._on(data, labels, None)
+        run = self._on(data, labels, options)
         number = num_examples if data is None else len(data)
         if operator or y is not None or method not in ("", inverse_problems.RULE):
             name = operator or choices.choose("--task", task, inverse_problems.TASKS)
             chosen = inverse_problems.make_operator(name, tuple(run.config.data.shape), **task_options)
+            std = inverse_problems.default_noise(name) if noise is None else noise
             arrays, figures = inverse_problems.solve(
-                run, chosen, method or "mmps", number, seed, noise, draws, rule, y, **(method_options or {})
+                run, chosen, method or "mmps", number, seed, std, draws, rule, y, **(method_options or {})
             )
             return {**arrays, **figures}
-        degradation = choices.choose("--task", task, restoring.TASKS)(tuple(run.config.data.shape), **task_options)
-        arrays, figures = restoring.restore(run, degradation, rule, number, seed, noise)
+        std = inverse_problems.default_noise(task) if noise is None else noise
+        degradation = choices.make("--task", task, restoring.TASKS, task_options, shape=tuple(run.config.data.shape))
+        arrays, figures = restoring.restore(run, degradation, rule, number, seed, std)
         return {**arrays, **figures}
 
     def compress(
@@ -457,10 +480,10 @@ class Run:
     def detect(self, odd: Any, *, num_examples: int = 1000, num_steps: int = 10) -> dict[str, Any]:
         """Compare the scores of odd examples [N,*D] with the scores of held-out examples.
 
-        Returns AUROC and more by score. odd="classes", of a conditional run: each class in turn is normal and all other
-        classes are odd; means over classes. num_examples: held-out examples, and odd ones at most. num_steps: between
-        noise levels. See docs/anomaly-detection.md.
-        Raises ValueError.
+        Returns AUROC and more by score. odd="classes", of a conditional run with label dropout: each class in turn is
+        normal and all other classes are odd; means over classes. num_examples: held-out examples, and odd ones at most.
+        num_steps: N gives N + 1 noise levels. See docs/anomaly-detection.md. Raises ValueError for fewer than 20
+        examples, examples of another shape, or a run whose process is not Gaussian.
         """
         run = self._changed(None, None, None, {"bound.num_steps": num_steps})
         if isinstance(odd, str) and odd == detection.CLASSES:
@@ -486,7 +509,10 @@ class Run:
         return representation.features(run, sources.source(run.config, "heldout"))
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the measurements of the training: one dict a step, {"step": …, "loss": …, …}."""
+        """Return the measurements of the training.
+
+        One dict for each logged step (every `report.every` steps): {"step": …, "loss": …, …}.
+        """
         return metric_log.read_metrics(self.workdir)
 
     def __repr__(self) -> str:
@@ -559,14 +585,17 @@ def sample(
     Arguments:
         denoiser: `D(x[B,*D], sigma[B]) -> x0[B,*D]`, the mean of the clean x0 given x = x0 + sigma noise (Karras et
             al. 2022). With a schedule whose alpha is not 1 it is called with x_t/alpha and sigma/alpha.
-        schedule: of `dj.schedules`, or a function t -> (log_alpha, log_sigma).
+        schedule: of `dj.schedules`, or a function t -> (log_alpha, log_sigma), with signal at t = 1, where sampling
+            starts: not `rectified_flow`, `harmonic` or `polynomial`.
         sampler: of `dj.samplers`, or its name. num_steps: its steps, the last one to x0 included.
         grid: of the times: "uniform", "quadratic", "logsnr", "karras". min_t: time at which it ends.
         clip: clip x0 to [-1, 1] at every step. tile: samples per device and call.
 
-    Raises ValueError for a sampler that the schedule does not suit.
+    Raises ValueError for choices that do not suit each other, FloatingPointError for samples that are not finite.
     """
     path: Schedule = schedule._made if isinstance(schedule, Choice) else schedule
+    if not np.isfinite(in_float64(path, np.ones(1))[0][0]):
+        raise ValueError("schedule: has no signal at t = 1, where sigma/alpha is infinite. Use another schedule")
     process = GaussianProcess()
     choice = sampler if isinstance(sampler, Choice) else Choice("sampler", sampler, {})
     choices.choose("sampler", choice.name, SAMPLERS)

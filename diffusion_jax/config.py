@@ -141,7 +141,7 @@ SCHEMA: dict[str, Key] = {
     "checkpoint.every": Key(10_000, "Steps between checkpoints."),
     "checkpoint.keep": Key(2, "Newest checkpoints that stay on disk."),
     "checkpoint.keep_every": Key(0, "Steps between checkpoints that stay for good; 0: none."),
-    "checkpoint.best": Key("heldout_loss", "Figure of --step=best: heldout_loss, or a measured metric by its full name, such as fd_pixels_500."),
+    "checkpoint.best": Key("heldout_loss", "Figure of --step=best: heldout_loss, or a metric (fd_pixels_500)."),
     "guard.most_skipped": Key(100, "Updates in a row that are not finite before training ends."),
     "guard.rollbacks": Key(0, "Times a diverged run goes back to its last checkpoint instead of ending."),
     "report.every": Key(100, "Steps between lines of metrics."),

@@ -19,6 +19,7 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("PJRT_NPROC", "8")  # threads to spare, see diffusion_jax/cli/environment.py
 # Programs need not remember which line of Python and which module each of their operations comes from.
 os.environ |= {"JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0", "JAX_INCLUDE_FULL_TRACEBACKS_IN_LOCATIONS": "0"}
 os.environ["FLAX_PROFILE"] = "false"

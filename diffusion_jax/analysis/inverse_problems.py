@@ -52,6 +52,11 @@ def make_operator(name: str | Callable[[Array], Array] | Operator, shape: tuple[
     return Operator(choices.own("--operator", name) if isinstance(name, str) else name)
 
 
+def default_noise(name: Any) -> float:
+    """Return the standard deviation of the noise of a task or operator where none is given."""
+    return 0.5 if name in ("denoise", "identity") else 0.0
+
+
 def options_of(factory: Callable[..., Any] | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the given options that a factory takes; {} for None."""
     parameters = inspect.signature(factory).parameters if factory else {}

@@ -35,7 +35,7 @@ def add_flags(parser: Parser) -> None:
     parser.flag("width", float, 1.0, "Standard deviation of blur in pixels")
     parser.flag("draws", int, 1, "Draws for each observation (methods other than rule, or with --operator)")
     parser.flag("iterations", int, 5, "Iterations of the conjugate gradients of mmps")
-    parser.flag("zeta", float, 1.0, "Step size of dps (0: the variance of the noise as it is)")
+    parser.flag("zeta", float, 1.0, "Variance of dps: at least mean squared residual / zeta (0: noise²)")
     parser.flag("y", Path, "", "File .npy of observations [N,*M], in the range -1 to 1, in place of held-out examples")
 
 
@@ -45,7 +45,7 @@ def run(args: Flags) -> Results:
         return solve(args)
 
     from diffusion_jax import files
-    from diffusion_jax.analysis import restoring
+    from diffusion_jax.analysis import inverse_problems, restoring
     from diffusion_jax.experiment import choices
 
     out = output(args.out, ".npz", picture=args.format)
@@ -58,7 +58,7 @@ def run(args: Flags) -> Results:
         "superres": {"factor": args.factor},
     }
     degraded = make_task(tuple(loaded.config.data.shape), **options.get(args.task, {}))
-    noise = (0.5 if args.task == "denoise" else 0.0) if args.noise is None else args.noise
+    noise = inverse_problems.default_noise(args.task) if args.noise is None else args.noise
     arrays, figures = restoring.restore(
         loaded, degraded, args.rule, args.num_samples, args.seed, noise, args.repeats, args.length
     )
@@ -108,8 +108,7 @@ def solve(args: Flags) -> Results:
     of_method = {"iterations": args.iterations, "zeta": args.zeta}
     of_operator = {"mask": files.expand(args.mask), "share": args.share, "seed": args.seed}
     of_operator |= {"factor": args.factor, "width": args.width}
-    denoising = names == ["identity"]
-    noise = (0.5 if denoising else 0.0) if args.noise is None else args.noise
+    noise = inverse_problems.default_noise(names[0] if len(names) == 1 else "") if args.noise is None else args.noise
     loaded = load_run(args)
     operators = {}
     for name in names:

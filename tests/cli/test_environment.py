@@ -48,6 +48,29 @@ def test_closed_streams_go_nowhere(monkeypatch):
         stream.close()
 
 
+@pytest.mark.parametrize(
+    ("set_by_user", "devices"),
+    [
+        ({}, 1),
+        ({"JAX_NUM_CPU_DEVICES": "1"}, 1),
+        ({"JAX_NUM_CPU_DEVICES": "3"}, 3),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}, 2),
+        ({"JAX_NUM_CPU_DEVICES": "many"}, 1),
+    ],
+)
+def test_several_cpu_devices_have_threads_to_spare(set_by_user, devices, monkeypatch):
+    for name in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS", "PJRT_NPROC"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in set_by_user.items():
+        monkeypatch.setenv(name, value)
+    environment.spare_threads()
+    threads = int(os.environ.get("PJRT_NPROC", 0))
+    assert threads == 0 if devices == 1 else threads > devices
+    monkeypatch.setenv("PJRT_NPROC", "7")
+    environment.spare_threads()
+    assert os.environ["PJRT_NPROC"] == "7"
+
+
 @pytest.mark.parametrize("error", [RuntimeError("Unable to initialize backend"), AssertionError()])
 def test_a_platform_that_jax_cannot_use_is_named(error, monkeypatch):
     def devices():
