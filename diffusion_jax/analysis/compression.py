@@ -27,6 +27,7 @@ import numpy as np
 from diffusion_jax import devices, files, progress
 from diffusion_jax.analysis import vlb
 from diffusion_jax.analysis.estimators import dims, needs_gaussian
+from diffusion_jax.analysis.heldout import first_examples
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import objectives, paths, samplers, sources
@@ -37,7 +38,7 @@ from diffusion_jax.runs.trained import Run
 
 MAGIC = b"DJXC"
 FORMAT = 2
-TILE = 16
+TILE = 8
 """Examples per device and call."""
 GROUP = 64
 """Largest number of examples that are coded together."""
@@ -53,15 +54,16 @@ def compress(run: Run, source: Source, out: str | os.PathLike[str]) -> dict[str,
     of the code before them, in groups as large as that code allows. The chain has the steps of config.bound.
 
     net_bits_per_dim: growth of the code. gross_bits_per_dim: size of the file, with header and first bits.
-    start_bits_per_dim: those first bits. bound_bits_per_dim: the variational bound of the same examples. bytes.
-    images_per_second, without compilation. Raises ValueError for a run that is no Gaussian chain over grey levels,
+    start_bits_per_dim: those first bits. bound_bits_per_dim: the variational bound of the same examples, of the first
+    config.bound.num_examples of them if that is not 0. bytes. images_per_second, without compilation. Raises ValueError for a run that is no Gaussian chain over grey levels,
     ImportError without the package `constriction`.
     """
     chain, reverse, probabilities, *_ = _model(run)
     bits_back.Stack(np.ones(2, np.uint32))  # tells at once that the package is missing
     x, label = source.read(np.arange(source.size))
     label = np.asarray(label, np.int32)
-    bound = variational.summarise(vlb.bound_terms(run, source)[0], dims(run))
+    bounded = first_examples(source, run.config.bound.num_examples or source.size)
+    bound = variational.summarise(vlb.bound_terms(run, bounded)[0], dims(run))
     start = np.random.default_rng(START_SEED).integers(1, 2**32, min(GROUP, len(x)) * dims(run) + 64, np.uint32)
     stack = bits_back.Stack(start)
     first = stack.bits
@@ -112,6 +114,7 @@ def compress(run: Run, source: Source, out: str | os.PathLike[str]) -> dict[str,
         "gross_bits_per_dim": len(data) * 8 / total,
         "bound_bits_per_dim": bound["bits_per_dim"],
         "bound_bits_per_dim_stderr": bound["bits_per_dim_stderr"],
+        "bound_examples": bounded.size,
         "start_bits_per_dim": 32 * (len(start) - lowest) / total,
         "bytes": len(data),
         "num_examples": len(x),
