@@ -55,8 +55,8 @@ def compress(run: Run, source: Source, out: str | os.PathLike[str]) -> dict[str,
 
     net_bits_per_dim: growth of the code. gross_bits_per_dim: size of the file, with header and first bits.
     start_bits_per_dim: those first bits. bound_bits_per_dim: the variational bound of the same examples, of the first
-    config.bound.num_examples of them if that is not 0. bytes. images_per_second, without compilation. Raises ValueError for a run that is no Gaussian chain over grey levels,
-    ImportError without the package `constriction`.
+    config.bound.num_examples of them if that is not 0. bytes. images_per_second, without compilation. Raises ValueError
+    for a run that is no Gaussian chain over grey levels, ImportError without the package `constriction`.
     """
     chain, reverse, probabilities, *_ = _model(run)
     bits_back.Stack(np.ones(2, np.uint32))  # tells at once that the package is missing
