@@ -7,7 +7,7 @@ Expect: K = -1.395 ± 0.015 bits, 2.700 above the null model, 0.185 below -H of 
 Time:   257 s to train, 127 s to evaluate (measured on two busy CPU cores)
 
 With more steps and fixed rates the bound is close to its limit, configs/dpm2015_swissroll.py:fine, T = 300:
-K = -1.261 ± 0.010 bits, 0.052 below -H of the data, 0.041 below -H(x_1); 283 s to train, 29 s to evaluate (measured
+K = -1.262 ± 0.010 bits, 0.052 below -H of the data, 0.041 below -H(x_1); 283 s to train, 29 s to evaluate (measured
 with JAX_NUM_CPU_DEVICES=2 on two idle CPU cores; 546 s with one device on busy ones).
 """
 

@@ -13,6 +13,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax import config as configs
 from diffusion_jax import main
+from diffusion_jax.sampling.registry import SAMPLERS
 
 
 class ImageNet(nn.Module):
@@ -71,6 +72,10 @@ def test_likelihood_metrics_encoding_and_restoration_of_a_run(run):
     assert np.isfinite(figures["fd_pixels_8"])
     noise = run.encode(IMAGES[:3])
     assert noise.shape == (3, 4, 6, 1) and run.decode(noise).shape == (3, 4, 6, 1)
+    few = {"sampler.name": "ddim", "sampler.num_steps": 3}
+    assert not np.array_equal(run.encode(IMAGES[:3], by="ddim", options=few), run.encode(IMAGES[:3], by="ddim"))
+    with pytest.raises(ValueError, match=r"--task='inpaint'.*num_steps"):
+        run.restore(IMAGES[:3], num_steps=2)
     restored = run.restore(IMAGES[:3], mask="left")
     assert restored["restored"].shape == (3, 4, 6, 1) and np.isfinite(restored["rmse"])
 
@@ -148,7 +153,7 @@ def test_schedules_are_functions_with_their_options():
     schedule = dj.schedules.cosine(num_steps=10, offset=0.01)
     log_alpha, _ = schedule(jnp.array([0.0, 1.0]))
     assert float(log_alpha[0]) == 0 and schedule.options == {"num_steps": 10, "offset": 0.01}
-    assert set(dj.samplers) >= {"ddim", "dpmpp_2m"} and set(dj.losses) >= {"min_snr", "vlb"}
+    assert set(dj.samplers) == set(SAMPLERS) and set(dj.losses) >= {"min_snr", "vlb"}
     assert dj.networks.UNet.__name__ == "UNet" and dj.processes.binomial(rate=0.3).options == {"rate": 0.3}
 
 
@@ -209,6 +214,8 @@ BAD = [
     (lambda: dj.train(model(), IMAGES, options={"optimizer.learning_rat": 1}, **SMALL), "optimizer.learning_rate"),
     (lambda: dj.schedules.cosine(ofset=1), "cosine"),
     (lambda: dj.sample(lambda x, s: x, dj.schedules.edm(), shape=(2,), seeds=[0], sampler="dpm"), "dpmpp"),
+    (lambda: dj.sample(lambda x, s: x, dj.schedules.rectified_flow(), shape=(2,), seeds=[0]), "schedule.*t = 1"),
+    (lambda: dj.sample(lambda x, s: x, dj.schedules.cosine(), shape=(2,), seeds=[0]), "cosine.*num_steps"),
 ]
 
 

@@ -53,7 +53,7 @@ def make_operator(name: str | Callable[[Array], Array] | Operator, shape: tuple[
 
 
 def default_noise(name: Any) -> float:
-    """Return the standard deviation of the noise of a task or operator where none is given."""
+    """Return the standard deviation of the noise where none is given."""
     return 0.5 if name in ("denoise", "identity") else 0.0
 
 

@@ -138,7 +138,7 @@ def prepare_process() -> None:
 
 
 def spare_threads() -> None:
-    """Give XLA a thread for each of several CPU devices, besides one for each core.
+    """Give XLA one more thread for each CPU device, if there are several.
 
     A device that waits for the others in an all-reduce holds a thread. If all threads wait, XLA aborts after 40
     seconds ("Rendezvous … threads"). PJRT_NPROC is XLA's number of threads; a value of your own is kept.

@@ -78,8 +78,8 @@ def check_metrics(key: str, config: ConfigDict, names: Sequence[str], network: f
             raise ValueError(f"{key}={name}: needs held-out data, and these have none. Leave it out")
         if facts.logits and not classifies(network, tuple(config.data.shape), config.data.levels):
             raise ValueError(
-                f"{key}={name}: features={network.name} have no classes. Leave it out, or use features=inception or "
-                "digits"
+                f"{key}={name}: features={network.name} have no classes. Leave it out, or use features=inception, "
+                "digits or grey28"
             )
         if config.data.size and config.data.size < facts.least:
             raise ValueError(

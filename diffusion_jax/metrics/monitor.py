@@ -44,7 +44,10 @@ def make_monitor(
 def names(
     metrics: Sequence[registry.Metric], network: FeatureNetwork, real: registry.RealFeatures, number: int
 ) -> list[str]:
-    """Return the full names of what a monitor measures, found with a few real examples as samples."""
+    """Return the full names of what a monitor measures.
+
+    A few real examples as samples give the names.
+    """
     few = real.features[:FEW]
     small, samples = real._replace(features=few), Features(few, np.zeros((len(few), 2)))
     short = [name for metric in metrics for name in metric(small, samples)]

@@ -57,7 +57,7 @@ def inception_score_statistic(real: RealFeatures, samples: Features) -> dict[str
     """is_1split: Inception score without splits. Raises ValueError if the feature network is no classifier."""
     if samples.logits is None:
         raise ValueError(
-            "metrics=is: these features have no classes. Leave it out, or use features=inception or digits"
+            "metrics=is: these features have no classes. Leave it out, or use features=inception, digits or grey28"
         )
     logits = samples.logits
     return {"is_1split": lambda rows: inception_score.inception_score(logits[rows])}
