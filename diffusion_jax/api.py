@@ -10,6 +10,7 @@
 Everything here goes through the same configs, training loop and files as the command line.
 """
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -209,7 +210,7 @@ def train(
         labels: int [N], 0 … classes - 1, for a network that takes a label.
         heldout, heldout_labels: data of the same kind to measure the held-out loss on.
         levels: grey levels of integer data (default 256), 0 for floats.
-        learning_rate: of Adam, after a warm-up of a tenth of the steps.
+        learning_rate: of Adam, after a warm-up of a tenth of the steps (of the first call, where the run is resumed).
         workdir: run directory with checkpoints, metrics and pictures; None: a temporary one, gone with the run.
         options: any other keys of the config, such as {"optimizer.adam.weight_decay": 0.01, "parallel": "fsdp"}.
 
@@ -228,11 +229,13 @@ def train(
         )
     if labels is None and model.label_dropout:
         raise ValueError("label_dropout: there are no labels; pass labels=")
-    splits = {"train": source} | ({"heldout": held._replace(classes=source.classes)} if held else {})
+    if held and labels is not None and heldout_labels is None and not model.label_dropout:
+        raise ValueError("heldout_labels: the model takes a label and has no label_dropout; pass heldout_labels=")
+    splits = {"train": source} | ({"heldout": _of_classes(held, source.classes, "heldout_labels")} if held else {})
     configs.put(config, "data.name", Instance(splits, sources.IN_MEMORY))
     config.update(train_steps=train_steps, batch_size=batch_size, seed=seed)
     config.network.conditional = labels is not None
-    config.optimizer.update(learning_rate=learning_rate, warmup_steps=max(1, min(5000, train_steps // 10)))
+    config.optimizer.update(learning_rate=learning_rate, warmup_steps=_warmup_steps(train_steps, workdir))
     tenth = max(1, train_steps // 10)
     config.report.update(every=tenth, samples_every=0 if workdir is None else 5 * tenth, tensorboard=False)
     config.eval.every = tenth if held else 0
@@ -281,7 +284,7 @@ def load(
     if stored is not None:
         pairs = {"train": (data, labels), "heldout": (heldout, heldout_labels)}
         splits = {
-            name: _sources(x, y, stored.data.levels, name)._replace(classes=stored.data.classes)
+            name: _of_classes(_sources(x, y, stored.data.levels, name), stored.data.classes, name)
             for name, (x, y) in pairs.items()
             if x is not None
         }
@@ -408,7 +411,9 @@ class Run:
         self, noise: Any, labels: Any = None, *, by: str = "ode", options: Mapping[str, Any] | None = None
     ) -> np.ndarray:
         """Invert `encode`: return the data [N,*D] of noise at t = 1, in the levels of the data."""
+        self._needs_labels(labels)
         label = np.full(len(noise), -1, np.int32) if labels is None else np.asarray(labels, np.int32)
+        _check_classes(label, self.config.data.classes, "labels")
         run = self._changed(None, None, None, options)
         x0 = latents.decode(run, np.asarray(noise), label, by)[0]
         return np.asarray(sources.make_from_model(self.config)(x0))
@@ -426,6 +431,8 @@ class Run:
         operator: str | Callable[[Array], Array] = "",
         method: str = "",
         draws: int = 1,
+        repeats: int = 1,
+        length: int = 10,
         y: Any = None,
         method_options: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
@@ -441,12 +448,20 @@ class Run:
 
         operator: identity, mask, blur, superres, grey, "module:function", or A, a function of one example in the range
         of the model. method: rule (the default of tasks), dps, pigdm or mmps (the default of operators), with
-        method_options such as {"iterations": 5}. draws: for each observation. y: observations [N,*M] in place of data.
-        `inverse_problems.solve` describes the arrays and figures.
+        method_options such as {"iterations": 5}. draws: for each observation, by methods other than rule or with an
+        operator. repeats, length: of groups of steps (RePaint), of tasks by the rule. y: observations [N,*M] in place
+        of data. `inverse_problems.solve` describes the arrays and figures.
         """
         run = self._on(data, labels, options)
         number = num_examples if data is None else len(data)
-        if operator or y is not None or method not in ("", inverse_problems.RULE):
+        by_operator = operator or y is not None or method not in ("", inverse_problems.RULE)
+        if by_operator and repeats != 1:
+            raise ValueError(f"repeats={repeats}: belongs to tasks by the rule, without operator, method and y")
+        if not by_operator and (draws != 1 or method_options):
+            raise ValueError(
+                f"draws={draws}, method_options={method_options}: need an operator, or method dps, pigdm or mmps"
+            )
+        if by_operator:
             name = operator or choices.choose("--task", task, inverse_problems.TASKS)
             chosen = inverse_problems.make_operator(name, tuple(run.config.data.shape), **task_options)
             std = inverse_problems.default_noise(name) if noise is None else noise
@@ -456,7 +471,7 @@ class Run:
             return {**arrays, **figures}
         std = inverse_problems.default_noise(task) if noise is None else noise
         degradation = choices.make("--task", task, restoring.TASKS, task_options, shape=tuple(run.config.data.shape))
-        arrays, figures = restoring.restore(run, degradation, rule, number, seed, std)
+        arrays, figures = restoring.restore(run, degradation, rule, number, seed, std, repeats, length)
         return {**arrays, **figures}
 
     def compress(
@@ -558,10 +573,16 @@ class Run:
         configs.put(run.config, "data.name", Instance({**splits, "heldout": source}, sources.IN_MEMORY))
         return run
 
+    def _needs_labels(self, labels: Any) -> None:
+        """Raise ValueError for data without labels where the model was never trained without."""
+        if labels is None and self.config.network.conditional and not self.config.network.label_dropout:
+            raise ValueError("labels: the model takes a label and was trained without label_dropout; pass labels=")
+
     def _source(self, data: Any, labels: Any) -> Source:
         """Return arrays as a Source. Raises ValueError unless they are like the data of the run."""
         expected = self.config.data
-        source = _sources(data, labels, expected.levels, "data")._replace(classes=expected.classes)
+        self._needs_labels(labels)
+        source = _of_classes(_sources(data, labels, expected.levels, "data"), expected.classes, "labels")
         if source.shape != tuple(expected.shape):
             raise ValueError(f"data: has shape {source.shape}; the model takes {tuple(expected.shape)}")
         return source
@@ -625,7 +646,10 @@ def sample(
         coefficients=lambda params: steps,
         shape=tuple(shape),
     )
-    drawn: np.ndarray = devices.TiledMap(drawer.sample, tile, name="samples")(None, np.asarray(list(seeds), np.uint32))
+    each = np.asarray(list(seeds))
+    if not each.size or not np.issubdtype(each.dtype, np.integer) or each.min() < 0 or each.max() >= 2**32:
+        raise ValueError("seeds: must be whole numbers in 0 … 2^32 - 1, at least one")
+    drawn: np.ndarray = devices.TiledMap(drawer.sample, tile, name="samples")(None, each.astype(np.uint32))
     if not np.isfinite(drawn).all():
         raise FloatingPointError("sample: samples are not finite; check the denoiser, the grid and num_steps")
     return drawn
@@ -637,6 +661,14 @@ def sample(
 def spelling(made: Any) -> str:
     """Return "module:name" of a class or function."""
     return f"{getattr(made, '__module__', '?')}:{getattr(made, '__qualname__', type(made).__qualname__)}"
+
+
+def _warmup_steps(train_steps: int, workdir: str | pathlib.Path | None) -> int:
+    """Return the warm-up of the run in `workdir`, which may be continued for longer, or a tenth of the steps."""
+    if workdir is not None:
+        with contextlib.suppress(FileNotFoundError):
+            return int(trained.read_config(str(workdir)).optimizer.warmup_steps)
+    return max(1, min(5000, train_steps // 10))
 
 
 def _put_network(config: ConfigDict, network: nn.Module) -> None:
@@ -659,14 +691,15 @@ def _put_network(config: ConfigDict, network: nn.Module) -> None:
         importable = choices.own("network", name) is type(network)
     except ValueError:
         importable = False
-    plain = all(isinstance(value, bool | int | float | str | tuple) for value in fields.values())
-    provided = set(fields) & set(choices.PROVIDED)
-    if importable and plain and not provided:
+    defaults = {field.name: field.default for field in dataclasses.fields(network)}
+    plain = [key for key, value in fields.items() if isinstance(value, bool | int | float | str | tuple)]
+    lost = [key for key in fields if (key not in plain and fields[key] is not defaults[key]) or key in choices.PROVIDED]
+    if importable and not lost:
         configs.put(config, "network.name", name)
-        for key, value in fields.items():
-            configs.put(config, f"network.options.{key}", value)
-    else:
-        configs.put(config, "network.name", Instance(network, name))
+        for key in plain:
+            configs.put(config, f"network.options.{key}", fields[key])
+    else:  # "(…)": it cannot be made from its name alone
+        configs.put(config, "network.name", Instance(network, f"{name}(…)" if lost else name))
 
 
 def _put_known(config: ConfigDict, key: str, value: Any) -> None:
@@ -680,6 +713,18 @@ def _put_known(config: ConfigDict, key: str, value: Any) -> None:
 def _given(config: ConfigDict) -> dict[str, Instance]:
     """Return the objects that a config holds in place of names, by key."""
     return {key: value for key, value in configs.flatten(config) if isinstance(value, Instance)}
+
+
+def _of_classes(source: Source, classes: int, name: str) -> Source:
+    """Return a source with the classes of a model. Raises ValueError for a label beyond them."""
+    _check_classes(source.read(np.arange(source.size))[1], classes, name)
+    return source._replace(classes=classes)
+
+
+def _check_classes(label: np.ndarray, classes: int, name: str) -> None:
+    most = int(np.max(label, initial=-1))
+    if classes and most >= classes:
+        raise ValueError(f"{name}: has class {most}, but the model has {classes} classes, 0 … {classes - 1}")
 
 
 def _sources(data: Any, labels: Any, levels: int | None, name: str) -> Source:

@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
     from diffusion_jax import files
     from diffusion_jax.runs import pictures
 
-    debug = "--debug" in words
+    debug = any(word.split("=")[0] == "--debug" for word in words)
     try:
         with environment.logging_to_stderr(), environment.quiet_threads(not debug):
             args = parser.read(words[1:])

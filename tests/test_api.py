@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,6 +27,17 @@ class ImageNet(nn.Module):
     def __call__(self, x, time):
         h = nn.silu(nn.Conv(self.width, (3, 3))(x) + nn.Dense(self.width)(time[:, None] / 10)[:, None, None])
         return nn.Conv(x.shape[-1], (3, 3))(nn.Dropout(0.5, deterministic=not self.has_rng("dropout"))(h))
+
+
+class ActNet(nn.Module):
+    """A network with an option that is a function."""
+
+    act: Callable[..., Any] = nn.silu
+    width: int = 8
+
+    @nn.compact
+    def __call__(self, x, time):
+        return nn.Conv(x.shape[-1], (3, 3))(self.act(nn.Conv(self.width, (3, 3))(x) + time[:, None, None, None]))
 
 
 class LabelNet(nn.Module):
@@ -74,8 +87,14 @@ def test_likelihood_metrics_encoding_and_restoration_of_a_run(run):
     assert noise.shape == (3, 4, 6, 1) and run.decode(noise).shape == (3, 4, 6, 1)
     few = {"sampler.name": "ddim", "sampler.num_steps": 3}
     assert not np.array_equal(run.encode(IMAGES[:3], by="ddim", options=few), run.encode(IMAGES[:3], by="ddim"))
-    with pytest.raises(ValueError, match=r"--task='inpaint'.*num_steps"):
-        run.restore(IMAGES[:3], num_steps=2)
+    for unsuitable in (
+        {"num_steps": 2},
+        {"draws": 3},
+        {"method_options": {"zeta": 1}},
+        {"repeats": 2, "operator": "grey"},
+    ):
+        with pytest.raises(ValueError, match=next(iter(unsuitable))):
+            run.restore(IMAGES[:3], **unsuitable)
     restored = run.restore(IMAGES[:3], mask="left")
     assert restored["restored"].shape == (3, 4, 6, 1) and np.isfinite(restored["rmse"])
 
@@ -105,8 +124,33 @@ def test_a_network_that_cannot_be_imported_is_handed_over_again(tmp_path):
     np.testing.assert_array_equal(loaded.sample(2, seed=1), run.sample(2, seed=1))
 
 
+def test_a_network_with_an_option_that_no_config_holds_is_handed_over_again(tmp_path):
+    """Loaded by name it would be the network with its default."""
+    run = dj.train(dj.Model(ActNet(act=jnp.sin, width=4), num_steps=10), IMAGES, workdir=str(tmp_path), **SMALL)
+    with pytest.raises(ValueError, match=r"network\.name"):
+        dj.load(str(tmp_path))
+    loaded = dj.load(str(tmp_path), network=ActNet(act=jnp.sin, width=4))
+    np.testing.assert_array_equal(loaded.sample(2, seed=1), run.sample(2, seed=1))
+
+
+def test_a_model_without_label_dropout_needs_labels():
+    strict = dj.Model(LabelNet(), schedule=dj.schedules.vp())
+    with pytest.raises(ValueError, match="heldout_labels"):
+        dj.train(strict, VECTORS, labels=LABELS, heldout=VECTORS[:8], **SMALL)
+    run = dj.train(strict, VECTORS, labels=LABELS, **SMALL)
+    for question in (run.likelihood, run.encode, run.decode):
+        with pytest.raises(ValueError, match="labels"):
+            question(VECTORS[:4])
+        with pytest.raises(ValueError, match="class 9"):
+            question(VECTORS[:4], np.full(4, 9))
+    with pytest.raises(ValueError, match="label"):
+        run.features(VECTORS[:4])
+
+
 def test_vectors_with_labels_in_continuous_time():
     vectors = dj.Model(LabelNet(), schedule=dj.schedules.vp(), label_dropout=0.2)
+    with pytest.raises(ValueError, match="heldout_labels: has class 7"):
+        dj.train(vectors, VECTORS, labels=LABELS, heldout=VECTORS[:8], heldout_labels=np.full(8, 7), **SMALL)
     run = dj.train(vectors, VECTORS, labels=LABELS, **SMALL)
     assert run.config.process.num_steps == 0 and run.config.data.classes == 3
     x = run.sample(4, label=2, num_steps=3, sampler="ddim", guidance_scale=2.0)
@@ -133,6 +177,12 @@ def test_a_run_goes_on_where_it_ended(tmp_path):
     straight_options = dj.train(model(), IMAGES, train_steps=6, batch_size=8, learning_rate=1e-3, options=options)
     assert resumed.step == straight.step == 6
     jax.tree.map(np.testing.assert_array_equal, resumed.params, straight_options.params)
+
+
+def test_a_run_is_continued_for_longer(tmp_path):
+    for steps in (20, 40):
+        run = dj.train(model(), IMAGES, train_steps=steps, batch_size=8, workdir=str(tmp_path))
+    assert run.step == 40 and run.config.optimizer.warmup_steps == 2
 
 
 @pytest.mark.parametrize("name", ["ddim", "edm", "dpmpp_2m", "unipc", "dopri5", "ancestral"])
@@ -216,6 +266,10 @@ BAD = [
     (lambda: dj.sample(lambda x, s: x, dj.schedules.edm(), shape=(2,), seeds=[0], sampler="dpm"), "dpmpp"),
     (lambda: dj.sample(lambda x, s: x, dj.schedules.rectified_flow(), shape=(2,), seeds=[0]), "schedule.*t = 1"),
     (lambda: dj.sample(lambda x, s: x, dj.schedules.cosine(), shape=(2,), seeds=[0]), "cosine.*num_steps"),
+    *(
+        (lambda seeds=seeds: dj.sample(lambda x, s: x, dj.schedules.edm(), shape=(2,), seeds=seeds), "seeds")
+        for seeds in ([], [-1], [2**32], [0.5])
+    ),
 ]
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion_jax import config as configs
 from diffusion_jax import files
 from diffusion_jax.analysis import sweeps, tables
 from diffusion_jax.analysis.tables import MISSING
@@ -183,10 +184,10 @@ def compare_runs(workdirs: Sequence[str], out: str = "") -> tuple[str, dict[str,
     """
     if out and pathlib.Path(out).suffix not in (".md", ".csv"):
         raise ValueError(f"--out={out}: must end in .md or .csv")
-    configs = [used_options(flat(checkpoints.read_config(workdir))) for workdir in workdirs]
-    differing = differing_keys(configs)
+    stored = [configs.in_use(checkpoints.read_config(workdir)) for workdir in workdirs]
+    differing = differing_keys(stored)
     rows: dict[str, dict[str, Any]] = {}
-    for workdir, config in zip(workdirs, configs, strict=True):
+    for workdir, config in zip(workdirs, stored, strict=True):
         row: dict[str, Any] = {key: config.get(key, MISSING) for key in differing}
         row |= {"step": checkpoints.find_step(workdir), "hours": hours(workdir)}
         rows[str(workdir)] = row | newest_values(pathlib.Path(files.expand(workdir)))
@@ -214,7 +215,7 @@ def compare_runs(workdirs: Sequence[str], out: str = "") -> tuple[str, dict[str,
 
 
 def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the keys in which flat configs with `used_options` differ, RECORD_KEYS last.
+    """Return the keys in which flat configs, of choices that are made, differ, RECORD_KEYS last.
 
     A key that only one choice has, as network.unet.channels beside network.mlp, counts if the configs that have it
     differ in it.
@@ -235,16 +236,6 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         value = config[key]
         values |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return values
-
-
-def used_options(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a flat config without the options of unused parts. For example, without network.mlp.depth for a U-Net."""
-
-    def is_used(key: str) -> bool:
-        section, *rest = key.split(".")
-        return len(rest) < 2 or rest[0] in (value for k, value in config.items() if k.startswith(f"{section}."))
-
-    return {key: value for key, value in config.items() if is_used(key)}
 
 
 def hours(workdir: str) -> float | None:

@@ -320,9 +320,9 @@ def _model(run: Run) -> _Model:
         at = jax.tree.map(lambda field: jnp.broadcast_to(field, (len(z),)), step.at)
         return predict(params, z, at, label, None).x0
 
-    reverse = devices.TiledMap(moments, TILE, replicated=2)
-    predicted = devices.TiledMap(x0_of, TILE, replicated=2)
-    probabilities = devices.TiledMap(levels, TILE, replicated=2)
+    reverse = devices.TiledMap(moments, TILE, replicated=2, same_bits=True)
+    predicted = devices.TiledMap(x0_of, TILE, replicated=2, same_bits=True)
+    probabilities = devices.TiledMap(levels, TILE, replicated=2, same_bits=True)
 
     def row(i: int) -> Any:
         return jax.tree.map(lambda field: np.float32(field[i]), rows)

@@ -27,7 +27,7 @@ import numpy as np
 from diffusion_jax import config as configs
 from diffusion_jax import files
 from diffusion_jax.analysis import heldout
-from diffusion_jax.analysis.estimators import needs_gaussian
+from diffusion_jax.analysis.estimators import needs_gaussian, needs_no_label
 from diffusion_jax.analysis.image_statistics import measure_each
 from diffusion_jax.data import arrays, folder, idx
 from diffusion_jax.data.source import Source
@@ -54,6 +54,7 @@ def detect(run: Run, odd: Source, num_examples: int = 1000, seed: int = 0) -> tu
     score. Levels: config.bound.num_steps + 1. Raises ValueError.
     """
     needs_gaussian("detect", run)
+    needs_no_label("detect", run)
     splits = {"heldout": sources.heldout(run.config), "train": sources.source(run.config, "train")}
     held = heldout.first_examples(splits["heldout"], num_examples)
     check_fits(run, odd)

@@ -41,6 +41,22 @@ def needs_gaussian(name: str, run: Run) -> None:
     needs_plain_range(name, run)
 
 
+def needs_denoiser(name: str, run: Run) -> None:
+    """Raise ValueError for a model without noise levels: an autoencoder or a GAN."""
+    if run.experiment.sampler.method.direct:
+        raise ValueError(f"{name}: needs a denoiser, which loss.name={run.config.loss.name!r} does not train")
+
+
+def needs_no_label(name: str, run: Run) -> None:
+    """Raise ValueError for a conditional model that was never trained without a label."""
+    network = run.config.network
+    if network.conditional and not network.label_dropout:
+        raise ValueError(
+            f"{name}: evaluates the model without a label, which it was not trained for (got network.conditional=True, "
+            "network.label_dropout=0). Use a run with label dropout, such as digits_cond"
+        )
+
+
 def needs_plain_range(name: str, run: Run) -> None:
     """Raise ValueError unless data lie in [-1, 1] without scaling or dequantisation."""
     data = run.config.data

@@ -168,7 +168,7 @@ def make_cell(
 
     The label has the options that differ from their defaults.
     """
-    name, _, grid = sampler.partition(":")
+    name, grid = split_name(sampler)
     config = run.config.copy_and_resolve_references()
     config.sampler.update(name=name, num_steps=steps, levels=(), times=(), grid=grid or config.sampler.grid)
     defaults = choices.signature_options(choices.choose("sampler.name", name, SAMPLERS))
@@ -179,8 +179,15 @@ def make_cell(
     if network and network.name != "pixels":
         chosen |= {"features": [network.name, network.weights]}
     code = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
-    file = f"{name}_{config.sampler.grid}_{steps}_{code}"
+    file = f"{name}_{config.sampler.grid}_{steps}_{code}".replace(":", ".")
     return Cell(file, label, run._replace(config=config, experiment=wiring.build(config, run.params)))
+
+
+def split_name(sampler: str) -> tuple[str, str]:
+    """Return name and grid ("": none) of NAME or NAME:GRID, each of which may be "module:function"."""
+    parts = sampler.split(":")
+    own = 1 if parts[0] in SAMPLERS or len(parts) == 1 else 2
+    return ":".join(parts[:own]), ":".join(parts[own:])
 
 
 def read_cell(path: epath.Path) -> dict[str, Any]:

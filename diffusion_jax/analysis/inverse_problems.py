@@ -18,6 +18,7 @@ import numpy as np
 
 from diffusion_jax import devices
 from diffusion_jax.analysis import restoring, tables
+from diffusion_jax.analysis.estimators import needs_denoiser
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.experiment import choices, guidances, samplers, sources, wiring
 from diffusion_jax.process.base import Array, normal
@@ -105,6 +106,7 @@ def solve(
     noise where there is any; `coverage` of the intervals of 90 %; `network_calls` and `vjps`, backward passes,
     for each draw. Raises ValueError, before anything compiles, if the choices do not suit each other or the run.
     """
+    needs_denoiser("restore", run)
     config, shape = run.config, tuple(run.config.data.shape)
     if not (noise >= 0 and math.isfinite(noise)):
         raise ValueError(f"--noise={noise}: the standard deviation of the noise must not be negative. Use 0.1, or 0")

@@ -33,7 +33,7 @@ def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, 
         raise ValueError(f"--num_samples={number}: must lie in 2{most}")
     directory = trained.evaluation_directory(run)
     params = jax.device_get(run.params)
-    seeds = np.arange(seed, seed + number)
+    seeds = trained.seeds_from(seed, number)
     predictions = {
         "progressive_generation": progressive.generation(sampler, params, seeds),
         "shared_latents": progressive.sharing(sampler, params, seed, number),

@@ -22,11 +22,13 @@ from flax import linen as nn
 
 from diffusion_jax import devices, progress
 from diffusion_jax.analysis import heldout
+from diffusion_jax.analysis.estimators import needs_no_label
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import paths, sources
 from diffusion_jax.objective.prediction import Denoiser
 from diffusion_jax.process.base import Array, Level, in_float64, level, normal
+from diffusion_jax.runs import trained
 from diffusion_jax.runs.trained import Run
 
 DRAWS = 4
@@ -64,6 +66,7 @@ def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified:
         )
     if not run.experiment.process.gaussian:
         raise ValueError(f"represent: needs Gaussian noise (got process.name={config.process.name!r})")
+    trained.seeds_from(seed, 1)
     opened = {"train": sources.source(config, "train"), "heldout": sources.heldout(config)}
     splits = {name: heldout.first_examples(source, num_examples) for name, source in opened.items()}
     found = {name: features(run, source) for name, source in splits.items()}
@@ -95,7 +98,11 @@ def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified:
 
 
 def features(run: Run, source: Source) -> Features:
-    """Return the features of every example at the noise levels of `feature_levels`, without label."""
+    """Return the features of every example at the noise levels of `feature_levels`, without label.
+
+    Raises ValueError.
+    """
+    needs_no_label("features", run)
     rows = feature_levels(run)
     process, predict = run.experiment.process, capturing(run.experiment.predict)
     into = sources.make_to_model(run.config)

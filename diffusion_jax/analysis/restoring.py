@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax import devices
+from diffusion_jax.analysis.estimators import needs_denoiser
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.experiment import choices, guidances, paths, samplers, sources, wiring
 from diffusion_jax.process.base import Array, level, normal
@@ -50,6 +51,7 @@ def restore(
     255ths of the range: `rmse`, and `rmse_degraded` of the degraded examples, whose missing coordinates are 0 in the
     range of the model. Raises ValueError if the choices do not suit each other or the run.
     """
+    needs_denoiser("restore", run)
     config = run.config
     restorer = make_restorer(config, run.experiment, degraded, rule, noise, repeats, length)
     heldout = sources.heldout(config)

@@ -25,9 +25,13 @@ def run(args: Flags) -> Results:
         output(args.out, ".md", ".csv")
     if not places[0]:
         raise ValueError("compare: no run named. Use compare DIR for a sweep, or compare RUN RUN … for runs")
+    if args.runs and args.workdir:
+        raise ValueError(f"--workdir={args.workdir}: names the sweep in place of {args.runs[0]}. Leave one of them out")
     if len(places) > 1 or pathlib.Path(places[0], "checkpoints").is_dir():
         text, figures = comparison.compare_runs(places, args.out)
     else:
+        if args.out:
+            raise ValueError(f"--out={args.out}: is for several runs. The table of a sweep is written beside it")
         text, figures = comparison.compare_sweep(places[0])
     print(text)
     return figures

@@ -25,6 +25,8 @@ def run(args: Flags) -> Results:
         raise ValueError(f"--num_steps={args.num_steps}: must be at least 2")
     if args.num_examples < 2 * detection.FEWEST:
         raise ValueError(f"--num_examples={args.num_examples}: must be at least {2 * detection.FEWEST}")
+    if "bound.num_steps" in args.overrides:
+        raise ValueError("--bound.num_steps: is set by --num_steps here. Use that")
     args.overrides["bound.num_steps"] = str(args.num_steps)
     loaded = load_run(args)
     by_class = args.odd == detection.CLASSES

@@ -125,6 +125,8 @@ def check_flags(args: Flags) -> None:
     """Raise ValueError for flags that no run could be evaluated with."""
     if args.num_samples == 1 or args.num_samples < -1:
         raise ValueError(f"--num_samples={args.num_samples}: must be 0 (none), 2 or more, or -1 (eval.num_samples)")
+    if args.metrics and not args.num_samples:
+        raise ValueError("--num_samples=0: --metrics needs samples. Leave one of the two out")
 
 
 def check_words(words: Sequence[str], config: Any) -> None:

@@ -21,6 +21,8 @@ def run(args: Flags) -> Results:
     for flag, least in (("num_steps", 1), ("num_examples", 20), ("num_classified", 0)):
         if getattr(args, flag) < least:
             raise ValueError(f"--{flag}={getattr(args, flag)}: must be at least {least}")
+    if "bound.num_steps" in args.overrides:
+        raise ValueError("--bound.num_steps: is set by --num_steps here. Use that")
     args.overrides["bound.num_steps"] = str(args.num_steps)
     loaded = load_run(args)
     trained.evaluation_directory(loaded)

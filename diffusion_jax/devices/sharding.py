@@ -89,12 +89,14 @@ def parallelise(train_step: Callable[..., Any], mode: str = "shard_map", state: 
     )
 
 
-def map_over_devices(function: Callable[..., Any], replicated: int, reduced: bool = False) -> Callable[..., Any]:
+def map_over_devices(
+    function: Callable[..., Any], replicated: int, reduced: bool = False, same_bits: bool = False
+) -> Callable[..., Any]:
     """Compile `function` mapped over all devices, with an equal share of the rows each.
 
     replicated: number of leading arguments that every device gets whole. reduced: the function reduces over AXIS, so
-    that its outputs are equal on all devices; otherwise their rows are joined in order. It has compiler options, so
-    it cannot be called within another jit.
+    that its outputs are equal on all devices; otherwise their rows are joined in order. It has compiler options, unless
+    `same_bits` is set, so it cannot be called within another jit.
     """
 
     def mapped(*args: Any) -> Any:
@@ -102,7 +104,7 @@ def map_over_devices(function: Callable[..., Any], replicated: int, reduced: boo
         out_specs = P() if reduced else P(AXIS)
         return jax.shard_map(function, mesh=mesh(), in_specs=in_specs, out_specs=out_specs, check_vma=False)(*args)
 
-    return jax.jit(mapped, compiler_options=compiler_options())
+    return jax.jit(mapped, compiler_options=None if same_bits else compiler_options())
 
 
 @functools.cache

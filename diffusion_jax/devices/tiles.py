@@ -18,13 +18,16 @@ class TiledMap:
     each row of `function` depends on its own example alone.
     """
 
-    def __init__(self, function: Callable[..., Any], tile: int, replicated: int = 1, name: str = "") -> None:
+    def __init__(
+        self, function: Callable[..., Any], tile: int, replicated: int = 1, name: str = "", same_bits: bool = False
+    ) -> None:
         """Map `function(*replicated, *examples) -> tree of [B, …]`.
 
         replicated: the number of leading arguments that are the same for every example, such as parameters. name: the
-        name of the progress that is shown; "": none.
+        name of the progress that is shown; "": none. same_bits: without `compiler_options`, which differ between one
+        CPU device and several, so that results are the same in every bit.
         """
-        self.mapped = sharding.map_over_devices(function, replicated)
+        self.mapped = sharding.map_over_devices(function, replicated, same_bits=same_bits)
         self.tile, self.replicated, self.name = tile, replicated, name
 
     def __call__(self, *arguments: Any) -> Any:

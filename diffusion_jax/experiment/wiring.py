@@ -282,7 +282,7 @@ def guided(
         if by_classifier(config):
             provided["log_probs"] = class_log_probs(guide, classifier_network(guide))
         else:
-            provided["worse"] = build(guide, apply).predict
+            provided["worse"] = build(guide, apply=apply).predict
     made: prediction.Denoiser = make("guidance.name", name, GUIDANCES, {}, predict=predict, **provided)
     return made
 

@@ -45,7 +45,7 @@ class VDMUNet(nn.Module):
         block = partial(lift(Block), self.channels, self.dropout, dtype)
 
         h = layers.time_embedding(time.astype(accurate), self.channels)
-        number = jnp.zeros_like(time) if label is None or not self.num_classes else jnp.maximum(label, 0)
+        number = jnp.zeros_like(time) if label is None or not self.num_classes else label + 1  # 0: none
         h = jnp.concatenate([h, number.astype(accurate)[:, None]], axis=-1)
         for name in ("dense0", "dense1"):
             h = nn.silu(layers.dense(4 * self.channels, accurate, name)(h))

@@ -53,6 +53,8 @@ def missing(shape: tuple[int, ...], mask: str = "right", share: float = 0.5, see
     Raises ValueError for other masks or shares.
     """
     places = shape[:-1] if len(shape) > 1 else shape
+    if seed < 0:
+        raise ValueError(f"--seed={seed}: must be at least 0")
     if mask.endswith(".npy"):
         known = _read(mask, shape, places)
     elif mask not in MASKS:

@@ -82,6 +82,29 @@ def test_other_options_make_other_cells(workdir):
 
 
 @pytest.mark.parametrize(
+    ("sampler", "found"),
+    [
+        ("ddim", ("ddim", "")),
+        ("ddim:karras", ("ddim", "karras")),
+        ("ddim:my:grid", ("ddim", "my:grid")),
+        ("my:sampler", ("my:sampler", "")),
+        ("my:sampler:karras", ("my:sampler", "karras")),
+        ("my:sampler:my:grid", ("my:sampler", "my:grid")),
+        ("ddimm", ("ddimm", "")),
+    ],
+)
+def test_samplers_and_grids_of_your_own_have_names(sampler, found):
+    assert frontier.split_name(sampler) == found
+
+
+def test_a_sampler_of_your_own_makes_a_cell(workdir, tmp_path, monkeypatch):
+    (tmp_path / "my_sampler.py").write_text("from diffusion_jax.sampling.ddpm import ddim as mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    cell = frontier.make_cell(trained.load(str(workdir)), "my_sampler:mine:karras", 2, 10, 0)
+    assert cell.run.config.sampler.grid == "karras" and ":" not in cell.name
+
+
+@pytest.mark.parametrize(
     ("flags", "key"),
     [
         (["--samplers=ddimm"], "sampler.name='ddimm'"),

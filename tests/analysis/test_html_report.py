@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from configs import digits as recipe
+from diffusion_jax import config as configs
 from diffusion_jax import main
 from diffusion_jax.analysis import comparison, html_report
 from diffusion_jax.runs import metric_log, pictures
@@ -141,8 +142,10 @@ def test_options_of_parts_that_are_not_chosen_are_left_out():
         "sampler.grid": "karras",
         "sampler.karras.rho": 7.0,
         "seed": 0,
+        "schedule.name": "mine:schedule",
+        "schedule.options.width": 8,
     }
-    assert comparison.used_options(made | {"network.mlp.depth": 3}) == made
+    assert configs.in_use(made | {"network.mlp.depth": 3}) == made
 
 
 def test_unlike_runs_are_compared_in_the_choices_that_both_make(capsys, tmp_path, monkeypatch):

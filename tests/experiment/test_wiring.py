@@ -527,6 +527,12 @@ def test_conditional_network_depends_on_the_label():
     assert float(jnp.abs(found.eps[0] - found.eps[1]).max()) > 1e-4
 
 
+def test_the_calls_of_a_worse_model_count():
+    c = config(network__name="mlp", data__shape=(5,), guidance__name="autoguidance", guidance__scale=2.0)
+    params = {"net": {}, "guide": {"net": {}}}
+    assert wiring.count_calls(c, params, guide=config(network__name="mlp", data__shape=(5,))) == 2 * 4
+
+
 CLASSIFIER = {"loss__name": "cross_entropy", "network__name": "mlp", "report__samples_every": 0, "data__shape": (5,)}
 GUIDED = {"network__name": "mlp", "data__shape": (5,), "guidance__name": "classifier"}
 
