@@ -30,6 +30,9 @@ CONFIG = [
     *("--config.eval.every=0", "--config.report.samples_every=0", "--config.report.every=1"),
 ]
 
+ENDLESS = 10**9
+"""Steps of a training that is killed."""
+
 
 def started(workdir, steps, every):
     """Train in a process of its own, forked with everything imported and nothing of JAX begun; its process id."""
@@ -59,35 +62,34 @@ def last_state(workdir):
 
 
 def run(kills, every, seed):
-    """The figures of this file's head. A run lasts so long that each start may come a checkpoint further."""
-    moments, steps = random.Random(seed), every * (kills + 2)
+    """The figures of this file's head. A training has no end until it was killed often enough."""
+    moments = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = f"{folder}/whole", f"{folder}/killed"
         jax.config.update("jax_compilation_cache_dir", f"{folder}/compiled")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         assert ended(started(f"{folder}/compiles", every, every)) == 0
         begun = time.monotonic()
-        child = started(whole, steps, every)
-        while not checkpoints.steps(whole):
+        child = started(f"{folder}/timed", 3 * every, every)
+        while not checkpoints.steps(f"{folder}/timed"):
             time.sleep(0.05)
         first = time.monotonic() - begun
         assert ended(child) == 0
-        each = (time.monotonic() - begun - first) / (kills + 1)
-        unfinished = done = failed = 0
-        while done < kills:
-            child = started(killed, steps, every)
+        each = (time.monotonic() - begun - first) / 2
+        unfinished = failed = 0
+        for _ in range(kills):
+            child = started(killed, ENDLESS, every)
             time.sleep(moments.uniform(0.2 * first, first + 2 * each))
             os.kill(child, signal.SIGKILL)
-            if (code := ended(child)) != -signal.SIGKILL:
-                failed += code != 0
-                break
-            done += 1
+            failed += ended(child) != -signal.SIGKILL
             kept = pathlib.Path(killed, "checkpoints")
             unfinished += any("tmp" in path.name for path in kept.iterdir()) if kept.is_dir() else 0
+        steps = max(checkpoints.steps(killed), default=0) + every
         failed += ended(started(killed, steps, every)) != 0
+        assert ended(started(whole, steps, every)) == 0
         pairs = zip(last_state(whole), last_state(killed), strict=True)
         equal = checkpoints.steps(killed)[-1] == steps and all(np.array_equal(a, b) for a, b in pairs)
-    return {"kills": done, "unfinished_checkpoints": unfinished, "failed_starts": failed, "equal": equal}
+    return {"kills": kills, "unfinished_checkpoints": unfinished, "failed_starts": failed, "equal": equal}
 
 
 if __name__ == "__main__":

@@ -226,7 +226,7 @@ def test_kills_leave_no_trace():
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["equal"] and found["failed_starts"] == 0 and found["kills"] >= 2
+    assert found["equal"] and found["failed_starts"] == 0 and found["kills"] == 4
 
 
 @pytest.fixture
