@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change is done: lint, format, types, tests. Arguments go to pytest.
+# What must hold before a change is done: lint, format, types, tests. Other arguments than --all go to pytest.
 #
-#     bash launch/test.sh
-#     bash launch/test.sh tests/process -k cosine
+#     bash launch/test.sh                               all tests but those marked slow
+#     bash launch/test.sh --all                         all tests
+#     bash launch/test.sh tests/process -k cosine       these tests
 #
 # Makes a virtual environment if there is none, and installs into it only when setup.py has changed since.
 # PYTHON (python3): the interpreter that makes it, 3.11 or newer.   VENV (.venv): where it is.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+case ${1-} in
+    "") set -- -m "not slow" ;;
+    --all) shift ;;
+esac
 
 source launch/venv.sh
 VENV=${VENV:-.venv}

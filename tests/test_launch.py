@@ -474,11 +474,8 @@ def test_canary_reports_only_a_wrong_result():
     assert list(canary.wrong(table)) == ["numpy cos"]
 
 
-@pytest.mark.parametrize(
-    ("seen", "codes", "code", "runs"),
-    [("", (1, 0), 1, 1), ("10:00 wrong", (1, 0), 0, 2), ("10:00 wrong", (1, 1), 1, 2), ("10:00 wrong", (0, 9), 0, 1)],
-)
-def test_failed_tests_run_again_only_if_the_canary_saw_wrong_arithmetic(seen, codes, code, runs, tmp_path):
+def run_test_sh(tmp_path, *words, seen="", codes=(0, 0)):
+    """Run test.sh with stand-ins for its tools; return the process and the calls of pytest."""
     (tmp_path / "bin").mkdir()
     for name in ("ruff", "mypy"):
         stand_in(tmp_path / "bin" / name, "exit 0")
@@ -494,9 +491,25 @@ def test_failed_tests_run_again_only_if_the_canary_saw_wrong_arithmetic(seen, co
         subprocess.run(["cksum", "setup.py"], cwd=ROOT, capture_output=True, text=True).stdout
     )
     env = os.environ | {"VENV": str(tmp_path)}
-    done = subprocess.run(["bash", LAUNCH / "test.sh", "-k", "x"], env=env, capture_output=True, text=True)
+    done = subprocess.run(["bash", LAUNCH / "test.sh", *words], env=env, capture_output=True, text=True)
+    return done, (tmp_path / "ran").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "ends"), [((), "-m not slow"), (("--all",), "-reorder"), (("tests/x",), "reorder tests/x")]
+)
+def test_slow_tests_run_on_request(words, ends, tmp_path):
+    done, ran = run_test_sh(tmp_path, *words)
+    assert done.returncode == 0 and len(ran) == 1 and ran[0].endswith(ends)
+
+
+@pytest.mark.parametrize(
+    ("seen", "codes", "code", "runs"),
+    [("", (1, 0), 1, 1), ("10:00 wrong", (1, 0), 0, 2), ("10:00 wrong", (1, 1), 1, 2), ("10:00 wrong", (0, 9), 0, 1)],
+)
+def test_failed_tests_run_again_only_if_the_canary_saw_wrong_arithmetic(seen, codes, code, runs, tmp_path):
+    done, ran = run_test_sh(tmp_path, "-k", "x", seen=seen, codes=codes)
     assert done.returncode == code, done.stderr
-    ran = (tmp_path / "ran").read_text().splitlines()
     assert len(ran) == runs and all(line.endswith("-k x") for line in ran)
     assert ("canary" in done.stdout) == bool(seen)
 

@@ -23,7 +23,6 @@ from ml_collections import ConfigDict
 from diffusion_jax import files, progress
 from diffusion_jax.analysis import sample_metrics, tables
 from diffusion_jax.experiment import choices, quality, sources, wiring
-from diffusion_jax.experiment.samplers import number_of_steps
 from diffusion_jax.metrics import frechet
 from diffusion_jax.metrics.features import FeatureNetwork
 from diffusion_jax.metrics.svm import svm_confidence
@@ -143,7 +142,7 @@ def evaluate_cell(
     values = {
         "sampler": cell.label,
         "grid": config.sampler.grid,
-        "num_steps": number_of_steps(config),
+        "num_steps": config.sampler.num_steps or len(cell.run.experiment.sampler.coefficients(cell.run.params).at.t),
         "network_calls": trained.network_calls(cell.run),
         "num_samples": len(seeds),
         "seed": int(seeds[0]),
