@@ -100,6 +100,7 @@ def main() -> int:
     if command and getattr(command, "DEVICES", True):
         environment.use_huge_pages()
     environment.prepare_process()
+    environment.set_threads(getattr(command, "THREADS", 0))
     if "--debug" not in sys.argv:
         environment.silence_threads()  # they may fail after the command, until the process ends
     if getattr(command, "COMPILE_CACHE", True):

@@ -355,6 +355,7 @@ def _identity(run: Run, chain: bits_back.Chain) -> dict[str, Any]:
         "chain_sha256": _digest(b"".join(np.asarray(part, np.float64).tobytes() for part in chain)),
         "tile": TILE,
         "device_kind": jax.devices()[0].device_kind,
+        "threads": devices.threads(),
         "jax": jax.__version__,
     }
 

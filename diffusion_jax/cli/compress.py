@@ -3,6 +3,9 @@
 from diffusion_jax.cli.common import Results, add_run_flags, load_run, output
 from diffusion_jax.cli.parser import Flags, Parser, Path
 
+THREADS = 8
+"""The outputs of a network depend on the number of threads in their last bits, so it is the same on every machine."""
+
 
 def add_flags(parser: Parser) -> None:
     """Declare the flags."""

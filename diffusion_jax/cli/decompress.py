@@ -3,6 +3,7 @@
 from typing import Any
 
 from diffusion_jax.cli.common import Results, add_format, add_verify, add_workdir, output
+from diffusion_jax.cli.compress import THREADS as THREADS
 from diffusion_jax.cli.parser import Flags, Parser, Path
 
 SHOWN = 12

@@ -124,8 +124,8 @@ def quiet_threads(quiet: bool) -> Iterator[None]:
 def prepare_process() -> None:
     """Prepare streams and environment of a process.
 
-    Streams that are closed go to the null device, characters that a terminal lacks are escaped, TensorFlow logs errors
-    only, and several CPU devices have threads to spare.
+    Streams that are closed go to the null device, characters that a terminal lacks are escaped, and TensorFlow logs
+    errors only.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # os.open takes the number that is free, so that no other file gets it
@@ -134,15 +134,17 @@ def prepare_process() -> None:
             getattr(sys, name).reconfigure(errors="backslashreplace")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    spare_threads()
 
 
-def spare_threads() -> None:
-    """Give XLA one more thread for each CPU device, if there are several.
+def set_threads(needed: int = 0) -> None:
+    """Give XLA's CPU devices the number of threads that a command needs; 0: one more for each of several devices.
 
     A device that waits for the others in an all-reduce holds a thread. If all threads wait, XLA aborts after 40
     seconds ("Rendezvous … threads"). PJRT_NPROC is XLA's number of threads; a value of your own is kept.
     """
+    if needed:
+        os.environ.setdefault("PJRT_NPROC", str(needed))
+        return
     forced = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     number = os.environ.get("JAX_NUM_CPU_DEVICES") or (forced[1] if forced else "1")
     if number.isdecimal() and int(number) > 1:

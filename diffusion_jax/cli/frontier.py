@@ -12,7 +12,7 @@ def add_flags(parser: Parser) -> None:
         "samplers",
         list,
         "ancestral,ddim,dpmpp_2m",
-        "Samplers, separated by commas: NAME, NAME:GRID or module:function",
+        "Samplers by commas: NAME, NAME:GRID or module:function",
     )
     parser.flag("steps", list, "5,10,15,25,50", "Numbers of steps, separated by commas (0: all steps of the chain)")
     parser.flag("num_samples", int, -1, "Number of samples of each sampler and number of steps (-1: eval.num_samples)")

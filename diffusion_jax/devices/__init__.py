@@ -33,5 +33,6 @@ from diffusion_jax.devices.sharding import (
     put_rows,
     replicate,
     shardings,
+    threads,
 )
 from diffusion_jax.devices.tiles import TiledMap, rebatch

@@ -126,6 +126,17 @@ def compiler_options() -> dict[str, str] | None:
     return options
 
 
+def threads() -> int:
+    """Return the number of threads of XLA's CPU devices, 0 on other devices.
+
+    Products of matrices add up their terms in an order that depends on it.
+    """
+    if jax.default_backend() != "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(int(os.environ.get("PJRT_NPROC", cores)), jax.local_device_count())
+
+
 def replicate(tree: Any) -> Any:
     """Place a tree of arrays whole on every device."""
     return jax.device_put(tree, NamedSharding(mesh(), P()))

@@ -130,7 +130,9 @@ def test_no_damage_is_overlooked(packed, tmp_path_factory, data):
         compression.read_header(file)
 
 
-@pytest.mark.parametrize("key", ["model_sha256", "device_kind", "jax", "num_steps", "tile", "shape", "format"])
+@pytest.mark.parametrize(
+    "key", ["model_sha256", "device_kind", "jax", "num_steps", "threads", "tile", "shape", "format"]
+)
 def test_a_file_of_another_model_or_machine_is_refused_before_decoding(run, packed, tmp_path, monkeypatch, key):
     header, words = compression._read(packed[0])
     monkeypatch.setattr(compression, "_read", lambda file: (header | {key: "another"}, words))

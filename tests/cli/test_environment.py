@@ -63,12 +63,16 @@ def test_several_cpu_devices_have_threads_to_spare(set_by_user, devices, monkeyp
         monkeypatch.delenv(name, raising=False)
     for name, value in set_by_user.items():
         monkeypatch.setenv(name, value)
-    environment.spare_threads()
+    environment.set_threads()
     threads = int(os.environ.get("PJRT_NPROC", 0))
     assert threads == 0 if devices == 1 else threads > devices
     monkeypatch.setenv("PJRT_NPROC", "7")
-    environment.spare_threads()
-    assert os.environ["PJRT_NPROC"] == "7"
+    for needed in (0, 8):
+        environment.set_threads(needed)
+        assert os.environ["PJRT_NPROC"] == "7"
+    monkeypatch.delenv("PJRT_NPROC")
+    environment.set_threads(8)
+    assert os.environ["PJRT_NPROC"] == "8"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("Unable to initialize backend"), AssertionError()])
