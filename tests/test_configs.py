@@ -43,7 +43,10 @@ WHOLE = ("digits", "toy2d", "dpm2015_heartbeat")
 BY_COMMAND = (*WHOLE, "folder", "digits_cond", "digits_classifier", "cifar10_vp_ddpmpp", "cifar10_vdm", "cifar10_ncsn")
 """Those that the commands train and sample, by way of a workdir: for kinds of networks. The others step and sample."""
 
-ONLY_OTHER_DATA = ("mnist_ddpm", "mnist_vlb", "fashion_dit", "fashion_vae", "fashion_gan", "fashion_latent")
+ONLY_OTHER_DATA = (
+    *("mnist_ddpm", "mnist_vlb", "fashion_dit", "fashion_vae", "fashion_gan", "fashion_latent"),
+    *("lsun_church256", "lsun_cat256", "celebahq256"),
+)
 """Those that are another one on other data."""
 
 
