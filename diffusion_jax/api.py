@@ -38,6 +38,7 @@ from diffusion_jax.analysis import (
     restoring,
     sample_metrics,
 )
+from diffusion_jax.analysis.estimators import needs_no_label
 from diffusion_jax.data.source import Source, from_arrays
 from diffusion_jax.experiment import choices, sources, wiring
 from diffusion_jax.experiment.choices import Instance
@@ -136,7 +137,7 @@ class Model:
         process: of `dj.processes`, or its name.
         num_steps: steps of the chain; 0: continuous time. None: 1000 for a schedule given by name, 0 for a function,
             and for `dj.schedules.…` its own `num_steps`, 0 where it has none.
-        conditioning: the time for the network: "step" (k - 1 = 0 … T - 1), "time" (999 t), "slow_time" (t), "logsnr",
+        conditioning: the time for the network: "step" (k - 1 = 0 … T - 1), "time" (999 t), "slow_time" (8 t), "logsnr",
             "log_sigma". Default: "step" for a chain, "time" in continuous time.
         label_dropout: share of labels dropped (-1) in training, for classifier-free guidance.
         options: any other keys of the config, such as {"prediction.variance": "fixed_small"}.
@@ -210,7 +211,7 @@ def train(
         labels: int [N], 0 … classes - 1, for a network that takes a label.
         heldout, heldout_labels: data of the same kind to measure the held-out loss on.
         levels: grey levels of integer data (default 256), 0 for floats.
-        learning_rate: of Adam, after a warm-up of a tenth of the steps (of the first call, where the run is resumed).
+        learning_rate: of Adam, after a warm-up of a tenth of the steps, at most 5,000. A resumed run keeps its warm-up.
         workdir: run directory with checkpoints, metrics and pictures; None: a temporary one, gone with the run.
         options: any other keys of the config, such as {"optimizer.adam.weight_decay": 0.01, "parallel": "fsdp"}.
 
@@ -227,11 +228,7 @@ def train(
         raise ValueError(
             f"labels: {type(model.network).__name__} takes no label; its __call__ must be (x, time, label)"
         )
-    if labels is None and model.label_dropout:
-        raise ValueError("label_dropout: there are no labels; pass labels=")
-    if held and labels is not None and heldout_labels is None and not model.label_dropout:
-        raise ValueError("heldout_labels: the model takes a label and has no label_dropout; pass heldout_labels=")
-    splits = {"train": source} | ({"heldout": _of_classes(held, source.classes, "heldout_labels")} if held else {})
+    splits = {"train": source} | ({"heldout": held} if held else {})
     configs.put(config, "data.name", Instance(splits, sources.IN_MEMORY))
     config.update(train_steps=train_steps, batch_size=batch_size, seed=seed)
     config.network.conditional = labels is not None
@@ -245,6 +242,11 @@ def train(
         config.sampler.clip_x0 = len(source.shape) == 3
     for key, value in (options or {}).items():
         _put_known(config, key, value)
+    if labels is None and config.network.label_dropout:
+        raise ValueError("label_dropout: there are no labels; pass labels=")
+    if held:
+        configs.put(config, "data.classes", source.classes)
+        splits["heldout"] = _like_the_run(config, held, "heldout_labels")
     place = str(workdir or tempfile.mkdtemp(prefix="diffusion_jax_"))
     training.train(config, place)
     run = Run(trained.load(place, given=_given(config)))
@@ -284,7 +286,7 @@ def load(
     if stored is not None:
         pairs = {"train": (data, labels), "heldout": (heldout, heldout_labels)}
         splits = {
-            name: _of_classes(_sources(x, y, stored.data.levels, name), stored.data.classes, name)
+            name: _like_the_run(stored, _sources(x, y, stored.data.levels, name), f"labels of {name}")
             for name, (x, y) in pairs.items()
             if x is not None
         }
@@ -411,9 +413,7 @@ class Run:
         self, noise: Any, labels: Any = None, *, by: str = "ode", options: Mapping[str, Any] | None = None
     ) -> np.ndarray:
         """Invert `encode`: return the data [N,*D] of noise at t = 1, in the levels of the data."""
-        self._needs_labels(labels)
-        label = np.full(len(noise), -1, np.int32) if labels is None else np.asarray(labels, np.int32)
-        _check_classes(label, self.config.data.classes, "labels")
+        label = self._source(np.zeros(np.shape(noise)), labels, levels=0).read(np.arange(len(noise)))[1]
         run = self._changed(None, None, None, options)
         x0 = latents.decode(run, np.asarray(noise), label, by)[0]
         return np.asarray(sources.make_from_model(self.config)(x0))
@@ -454,6 +454,10 @@ class Run:
         """
         run = self._on(data, labels, options)
         number = num_examples if data is None else len(data)
+        if y is not None:
+            needs_no_label("restore with y", self._run)
+            if labels is not None:
+                raise ValueError("labels: do not belong to observations y. Leave them out")
         by_operator = operator or y is not None or method not in ("", inverse_problems.RULE)
         if by_operator and repeats != 1:
             raise ValueError(f"repeats={repeats}: belongs to tasks by the rule, without operator, method and y")
@@ -520,6 +524,7 @@ class Run:
 
     def features(self, data: Any, *, num_steps: int = 5) -> dict[tuple[str, float], np.ndarray]:
         """Return the features [N,F] of data [N,*D] by block of the network and noise level t."""
+        needs_no_label("features", self._run)
         run = self._on(data, None, {"bound.num_steps": num_steps})
         return representation.features(run, sources.source(run.config, "heldout"))
 
@@ -573,16 +578,11 @@ class Run:
         configs.put(run.config, "data.name", Instance({**splits, "heldout": source}, sources.IN_MEMORY))
         return run
 
-    def _needs_labels(self, labels: Any) -> None:
-        """Raise ValueError for data without labels where the model was never trained without."""
-        if labels is None and self.config.network.conditional and not self.config.network.label_dropout:
-            raise ValueError("labels: the model takes a label and was trained without label_dropout; pass labels=")
-
-    def _source(self, data: Any, labels: Any) -> Source:
+    def _source(self, data: Any, labels: Any, levels: int | None = None) -> Source:
         """Return arrays as a Source. Raises ValueError unless they are like the data of the run."""
         expected = self.config.data
-        self._needs_labels(labels)
-        source = _of_classes(_sources(data, labels, expected.levels, "data"), expected.classes, "labels")
+        source = _sources(data, labels, expected.levels if levels is None else levels, "data")
+        source = _like_the_run(self.config, source, "labels")
         if source.shape != tuple(expected.shape):
             raise ValueError(f"data: has shape {source.shape}; the model takes {tuple(expected.shape)}")
         return source
@@ -691,15 +691,29 @@ def _put_network(config: ConfigDict, network: nn.Module) -> None:
         importable = choices.own("network", name) is type(network)
     except ValueError:
         importable = False
-    defaults = {field.name: field.default for field in dataclasses.fields(network)}
-    plain = [key for key, value in fields.items() if isinstance(value, bool | int | float | str | tuple)]
-    lost = [key for key in fields if (key not in plain and fields[key] is not defaults[key]) or key in choices.PROVIDED]
-    if importable and not lost:
+    changed = {field.name for field in dataclasses.fields(network) if not _at_default(network, field)} & set(fields)
+    plain = [
+        key
+        for key, value in fields.items()
+        if isinstance(value, bool | int | float | str | tuple) and key not in choices.PROVIDED
+    ]
+    if importable and changed <= set(plain):
         configs.put(config, "network.name", name)
         for key in plain:
             configs.put(config, f"network.options.{key}", fields[key])
-    else:  # "(…)": it cannot be made from its name alone
-        configs.put(config, "network.name", Instance(network, f"{name}(…)" if lost else name))
+    else:
+        configs.put(config, "network.name", Instance(network, name + (choices.NOT_STORED if importable else "")))
+
+
+def _at_default(network: nn.Module, field: dataclasses.Field[Any]) -> bool:
+    """Return whether a field of a network has its default."""
+    value = getattr(network, field.name)
+    if field.default_factory is not dataclasses.MISSING:
+        made = field.default_factory()
+        return bool(value == made or (isinstance(made, list) and value == tuple(made)))  # flax makes tuples of lists
+    if isinstance(value, bool | int | float | str | tuple):
+        return type(value) is type(field.default) and value == field.default
+    return value is field.default
 
 
 def _put_known(config: ConfigDict, key: str, value: Any) -> None:
@@ -715,16 +729,18 @@ def _given(config: ConfigDict) -> dict[str, Instance]:
     return {key: value for key, value in configs.flatten(config) if isinstance(value, Instance)}
 
 
-def _of_classes(source: Source, classes: int, name: str) -> Source:
-    """Return a source with the classes of a model. Raises ValueError for a label beyond them."""
-    _check_classes(source.read(np.arange(source.size))[1], classes, name)
+def _like_the_run(config: ConfigDict, source: Source, name: str) -> Source:
+    """Return a source with the classes of a run. Raises ValueError for labels that the model cannot take or lacks."""
+    classes = config.data.classes
+    if classes and source.classes > classes:
+        raise ValueError(
+            f"{name}: has class {source.classes - 1}, but the model has {classes} classes, 0 … {classes - 1}"
+        )
+    if not source.classes and config.network.conditional and not config.network.label_dropout:
+        raise ValueError(
+            f"{name}: are missing, and the model is trained with labels alone (label_dropout=0). Pass them"
+        )
     return source._replace(classes=classes)
-
-
-def _check_classes(label: np.ndarray, classes: int, name: str) -> None:
-    most = int(np.max(label, initial=-1))
-    if classes and most >= classes:
-        raise ValueError(f"{name}: has class {most}, but the model has {classes} classes, 0 … {classes - 1}")
 
 
 def _sources(data: Any, labels: Any, levels: int | None, name: str) -> Source:

@@ -13,14 +13,14 @@ import os
 import sys
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from diffusion_jax import __version__, cli
 from diffusion_jax.cli import environment
 from diffusion_jax.cli.common import one_line
-from diffusion_jax.cli.parser import Parser
+from diffusion_jax.cli.parser import FALSE, Parser
 
 BAD_INPUT, INTERRUPTED, UNREAD = 2, 130, 141
 
@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
     from diffusion_jax import files
     from diffusion_jax.runs import pictures
 
-    debug = any(word.split("=")[0] == "--debug" for word in words)
+    debug = debugs(words)
     try:
         with environment.logging_to_stderr(), environment.quiet_threads(not debug):
             args = parser.read(words[1:])
@@ -94,6 +94,12 @@ def summary(command: ModuleType) -> str:
     return (command.__doc__ or "").strip().splitlines()[0]
 
 
+def debugs(words: Sequence[str]) -> bool:
+    """Return whether the words of a command line ask for tracebacks."""
+    chosen = [word.partition("=")[2] for word in words if word.split("=")[0] == "--debug"]
+    return bool(chosen) and chosen[-1].lower() not in FALSE
+
+
 def main() -> int:
     """Run the command line of this process."""
     command = cli.commands().get(sys.argv[1]) if len(sys.argv) > 1 else None
@@ -101,7 +107,7 @@ def main() -> int:
         environment.use_huge_pages()
     environment.prepare_process()
     environment.set_threads(getattr(command, "THREADS", 0))
-    if "--debug" not in sys.argv:
+    if not debugs(sys.argv):
         environment.silence_threads()  # they may fail after the command, until the process ends
     if getattr(command, "COMPILE_CACHE", True):
         environment.keep_compiled()

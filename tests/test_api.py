@@ -1,9 +1,10 @@
 """The Python interface: models of one's own networks, runs that the command line reads as well, and bad input."""
 
+import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -34,6 +35,8 @@ class ActNet(nn.Module):
 
     act: Callable[..., Any] = nn.silu
     width: int = 8
+    out_channels: int = 0
+    more: Sequence[int] = dataclasses.field(default_factory=list)
 
     @nn.compact
     def __call__(self, x, time):
@@ -127,10 +130,27 @@ def test_a_network_that_cannot_be_imported_is_handed_over_again(tmp_path):
 def test_a_network_with_an_option_that_no_config_holds_is_handed_over_again(tmp_path):
     """Loaded by name it would be the network with its default."""
     run = dj.train(dj.Model(ActNet(act=jnp.sin, width=4), num_steps=10), IMAGES, workdir=str(tmp_path), **SMALL)
-    with pytest.raises(ValueError, match=r"network\.name"):
+    with pytest.raises(ValueError, match=r"network\.name.*network="):
         dj.load(str(tmp_path))
+    again = dj.train(dj.Model(ActNet(act=jnp.sin, width=4), num_steps=10), IMAGES, workdir=str(tmp_path), **SMALL)
     loaded = dj.load(str(tmp_path), network=ActNet(act=jnp.sin, width=4))
+    np.testing.assert_array_equal(again.sample(2, seed=1), loaded.sample(2, seed=1))
     np.testing.assert_array_equal(loaded.sample(2, seed=1), run.sample(2, seed=1))
+
+
+@pytest.mark.parametrize(
+    "options, stored",
+    [
+        ({}, True),
+        ({"width": 4}, True),
+        ({"act": jnp.sin}, False),
+        ({"out_channels": 2}, False),
+        ({"more": (1, 2)}, True),
+    ],
+)
+def test_a_network_is_stored_by_name_if_that_makes_it_again(options, stored):
+    assert ":" in (name := str(dj.Model(ActNet(**options), num_steps=10).config().network.name))
+    assert name.endswith("(…)") != stored
 
 
 def test_a_model_without_label_dropout_needs_labels():
@@ -139,12 +159,20 @@ def test_a_model_without_label_dropout_needs_labels():
         dj.train(strict, VECTORS, labels=LABELS, heldout=VECTORS[:8], **SMALL)
     run = dj.train(strict, VECTORS, labels=LABELS, **SMALL)
     for question in (run.likelihood, run.encode, run.decode):
-        with pytest.raises(ValueError, match="labels"):
+        with pytest.raises(ValueError, match="labels: are missing"):
             question(VECTORS[:4])
-        with pytest.raises(ValueError, match="class 9"):
-            question(VECTORS[:4], np.full(4, 9))
-    with pytest.raises(ValueError, match="label"):
+        for labels, why in ((np.full(4, 9), "class 9"), (np.full(4, -1), ">= 0"), ([0, 1], "shape")):
+            with pytest.raises(ValueError, match=why):
+                question(VECTORS[:4], labels)
+    with pytest.raises(ValueError, match=r"features: .*label"):
         run.features(VECTORS[:4])
+    with pytest.raises(ValueError, match="labels of heldout"):
+        dj.load(run.workdir, network=LabelNet(), heldout=VECTORS[:4])
+
+
+def test_label_dropout_may_be_an_option():
+    few = {"labels": LABELS, "heldout": VECTORS[:8], "options": {"network.label_dropout": 0.2}}
+    assert dj.train(dj.Model(LabelNet(), schedule=dj.schedules.vp()), VECTORS, **few, **SMALL).step == 4
 
 
 def test_vectors_with_labels_in_continuous_time():

@@ -17,6 +17,13 @@ def test_a_command_stands_in_one_file():
         assert main.summary(command).endswith(".") and command.run.__doc__
 
 
+@pytest.mark.parametrize(
+    ("words", "asked"), [([], False), (["--debug"], True), (["--debug=true"], True), (["--debug=false"], False)]
+)
+def test_tracebacks_on_request(words, asked):
+    assert main.debugs(["train", *words]) == asked
+
+
 @pytest.mark.parametrize("command", cli.commands())
 def test_each_command_lists_its_flags(command, capsys):
     assert main.run(["main", command, "--help"]) == 0

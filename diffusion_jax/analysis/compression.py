@@ -187,10 +187,10 @@ def _open(
     header, words = _read(file)
     for key, value in _identity(run, model.chain).items():
         if header.get(key) != value:
-            raise ValueError(
-                f"{file}: {key} is {header.get(key)!r} in the file, but {value!r} here. Decode with the run and on the "
-                "kind of machine that wrote it"
-            )
+            remedy = "Decode with the run and on the kind of machine that wrote it"
+            if key == "threads":
+                remedy = f"Set the environment variable PJRT_NPROC={header.get(key)} before JAX starts"
+            raise ValueError(f"{file}: {key} is {header.get(key)!r} in the file, but {value!r} here. {remedy}")
     label = np.frombuffer(zlib.decompress(base64.b64decode(header["labels"])), np.int32)
     return header, label, bits_back.Stack(words)
 

@@ -27,6 +27,7 @@ from diffusion_jax.metrics import frechet
 from diffusion_jax.metrics.features import FeatureNetwork
 from diffusion_jax.metrics.svm import svm_confidence
 from diffusion_jax.runs import plots, stored_samples, trained
+from diffusion_jax.sampling import grids
 from diffusion_jax.sampling.registry import SAMPLERS
 
 log = logging.getLogger(__name__)
@@ -185,7 +186,7 @@ def make_cell(
 def split_name(sampler: str) -> tuple[str, str]:
     """Return name and grid ("": none) of NAME or NAME:GRID, each of which may be "module:function"."""
     parts = sampler.split(":")
-    own = 1 if parts[0] in SAMPLERS or len(parts) == 1 else 2
+    own = 1 if parts[0] in SAMPLERS or parts[1:] in ([], *([grid] for grid in grids.GRIDS)) else 2
     return ":".join(parts[:own]), ":".join(parts[own:])
 
 

@@ -137,10 +137,11 @@ def prepare_process() -> None:
 
 
 def set_threads(needed: int = 0) -> None:
-    """Give XLA's CPU devices the number of threads that a command needs; 0: one more for each of several devices.
+    """Give XLA's CPU devices the number of threads that a command needs.
 
-    A device that waits for the others in an all-reduce holds a thread. If all threads wait, XLA aborts after 40
-    seconds ("Rendezvous … threads"). PJRT_NPROC is XLA's number of threads; a value of your own is kept.
+    0: with several CPU devices the number of cores and of devices together, with one device XLA's own choice. A device
+    that waits for the others in an all-reduce holds a thread. If all threads wait, XLA aborts after 40 seconds
+    ("Rendezvous … threads"). PJRT_NPROC is XLA's number of threads; a value of your own is kept.
     """
     if needed:
         os.environ.setdefault("PJRT_NPROC", str(needed))

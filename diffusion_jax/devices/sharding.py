@@ -134,7 +134,8 @@ def threads() -> int:
     if jax.default_backend() != "cpu":
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(int(os.environ.get("PJRT_NPROC", cores)), jax.local_device_count())
+    chosen = (os.environ.get(name, "") for name in ("PJRT_NPROC", "NPROC"))
+    return max(next((int(text) for text in chosen if text.isdecimal()), cores), jax.local_device_count())
 
 
 def replicate(tree: Any) -> Any:

@@ -80,8 +80,14 @@ def refuse(*rules: tuple[Any, str]) -> None:
             raise ValueError(message)
 
 
+NOT_STORED = "(…)"
+"""Ending of the stored name of an object whose options no config can hold."""
+
+
 def own(key: str, name: str) -> Any:
     """Import "module:attribute". Raises ValueError, naming the key, where that fails."""
+    if name.endswith(NOT_STORED):
+        raise ValueError(f"{key}={name!r}: its options are not stored. Pass the object itself: dj.load(…, network=…)")
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)

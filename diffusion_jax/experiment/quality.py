@@ -115,7 +115,9 @@ def make_monitor(config: ConfigDict, draw: monitor.Draw) -> Callable[[Any], dict
     needs_heldout = any(facts_of(metric).heldout for metric in metrics)
     heldout = split_features(config, "heldout", network).features if needs_heldout else None
     real = registry.RealFeatures(train.mean, train.cov, train.features, heldout)
-    aims = ["heldout_loss", *monitor.names(metrics, network, real, options.quality_samples)]
-    if config.checkpoint.best not in aims:
-        raise ValueError(f"checkpoint.best={config.checkpoint.best!r}: not measured. Use one of {', '.join(aims)}")
+    if config.checkpoint.best != "heldout_loss":
+        aims = monitor.names(metrics, network, real, options.quality_samples)
+        if config.checkpoint.best not in aims:
+            allowed = ", ".join(["heldout_loss", *aims])
+            raise ValueError(f"checkpoint.best={config.checkpoint.best!r}: not measured. Use one of {allowed}")
     return monitor.make_monitor(metrics, network, real, draw, options.quality_samples, levels)

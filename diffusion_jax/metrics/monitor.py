@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_jax.declarations import facts_of
 from diffusion_jax.metrics import registry
 from diffusion_jax.metrics.features import FeatureNetwork, Features, extract
 
@@ -48,7 +49,7 @@ def names(
 
     A few real examples as samples give the names.
     """
-    few = real.features[:FEW]
+    few = real.features[: max(FEW, *(facts_of(metric).least for metric in metrics))]
     small, samples = real._replace(features=few), Features(few, np.zeros((len(few), 2)))
     short = [name for metric in metrics for name in metric(small, samples)]
     return [registry.full_name(name, network.name, number) for name in short]

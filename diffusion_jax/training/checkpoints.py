@@ -33,6 +33,7 @@ from orbax.checkpoint.future import ChainedFuture
 
 from diffusion_jax import averages, files
 from diffusion_jax import config as configs
+from diffusion_jax.experiment.choices import NOT_STORED
 from diffusion_jax.runs import record
 from diffusion_jax.training import checksums
 
@@ -310,6 +311,8 @@ def check_resume(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     for key in ("data.size", "data.fingerprint"):
         if before["data.size"] == 0 or not before[key]:
             before[key] = now[key]
+    for one in (before, now):
+        one["network.name"] = str(one["network.name"]).removesuffix(NOT_STORED)
     may_differ = tuple(f"{key}." for key in MAY_DIFFER)
     differing = [
         f"{key}: stored {before.get(key, 'nothing')!r}, got {now.get(key, 'nothing')!r}"

@@ -91,6 +91,7 @@ def test_other_options_make_other_cells(workdir):
         ("my:sampler:karras", ("my:sampler", "karras")),
         ("my:sampler:my:grid", ("my:sampler", "my:grid")),
         ("ddimm", ("ddimm", "")),
+        ("ddimm:karras", ("ddimm", "karras")),
     ],
 )
 def test_samplers_and_grids_of_your_own_have_names(sampler, found):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from diffusion_jax import config as configs
 from diffusion_jax.analysis import compression, vlb
+from diffusion_jax.devices import sharding
 from diffusion_jax.experiment import sources
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process.base import expand
@@ -103,6 +104,11 @@ def test_the_file_does_not_depend_on_the_number_of_devices(workdir, packed, tmp_
     source = sources.source(alone.config, "heldout")
     compression.compress(alone, source._replace(size=COUNT), tmp_path / "one.djx")
     assert (tmp_path / "one.djx").read_bytes() == packed[0].read_bytes()
+
+
+def test_nothing_is_compiled_with_options_that_depend_on_the_devices(run, monkeypatch):
+    monkeypatch.setattr(sharding, "compiler_options", lambda: pytest.fail("asked for"))
+    compression._model(run)
 
 
 def test_another_file_is_refused_and_nothing_written(workdir, packed, command, tmp_path):
