@@ -4,12 +4,11 @@ values = compress(run, source, "images.djx")
 x, label = decompress(run, "images.djx")
 x, label, curves, restored = progressive(run, "images.djx")
 
-A file holds a magic number, a checksum of the rest, the length of a header (4 bytes, little-endian), the header (JSON),
-and 32-bit words. The decoder must compute the outputs of the network bit for bit, so the header names everything they
-depend on.
+A file holds a magic number, a checksum of the rest, the length of a header (4 bytes, little-endian), the header (JSON,
+compressed by zlib), and 32-bit words. The decoder must compute the outputs of the network bit for bit, so the header
+names everything they depend on.
 """
 
-import base64
 import collections
 import hashlib
 import json
@@ -100,10 +99,10 @@ def compress(run: Run, source: Source, out: str | os.PathLike[str]) -> dict[str,
         "bound": run.config.bound.to_dict(),
         "groups": groups,
         "dtype": str(x.dtype),
-        "labels": base64.b64encode(zlib.compress(label.tobytes(), 9)).decode(),
+        "labels": label.tolist(),
         "examples_sha256": _digest(x.tobytes()),
     }
-    packed = json.dumps(header, separators=(",", ":")).encode()
+    packed = zlib.compress(json.dumps(header, separators=(",", ":")).encode(), 9)
     body = len(packed).to_bytes(4, "little") + packed + words.astype("<u4").tobytes()
     data = MAGIC + _digest(body).encode() + body
     files.save_bytes(out, data)
@@ -191,8 +190,7 @@ def _open(
             if key == "threads":
                 remedy = f"Set the environment variable PJRT_NPROC={header.get(key)} before JAX starts"
             raise ValueError(f"{file}: {key} is {header.get(key)!r} in the file, but {value!r} here. {remedy}")
-    label = np.frombuffer(zlib.decompress(base64.b64decode(header["labels"])), np.int32)
-    return header, label, bits_back.Stack(words)
+    return header, np.asarray(header["labels"], np.int32), bits_back.Stack(words)
 
 
 def _groups(
@@ -250,7 +248,8 @@ def _read(file: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarray]:
         raise ValueError(f"{file}: is truncated or damaged (checksum). Copy it again")
     begin = start + 4
     end = begin + int.from_bytes(data[start:begin], "little")
-    header: dict[str, Any] = json.loads(data[begin:end])
+    packed = data[begin:end]  # format 1 has the JSON as it is
+    header: dict[str, Any] = json.loads(packed if packed.startswith(b"{") else zlib.decompress(packed))
     if header["format"] != FORMAT:
         raise ValueError(f"{file}: has format {header['format']}, but this version reads {FORMAT}. Use another version")
     return header, np.frombuffer(data[end:], "<u4").astype(np.uint32)

@@ -146,6 +146,14 @@ def test_a_file_of_another_model_or_machine_is_refused_before_decoding(run, pack
         compression.decompress(run, tmp_path / "another.djx")
 
 
+def test_a_file_of_an_older_format_is_refused(tmp_path):
+    header = b'{"format":1}'
+    body = len(header).to_bytes(4, "little") + header
+    (tmp_path / "old.djx").write_bytes(compression.MAGIC + compression._digest(body).encode() + body)
+    with pytest.raises(ValueError, match="format 1"):
+        compression.read_header(tmp_path / "old.djx")
+
+
 @pytest.mark.parametrize("key, value", [("data.levels", 0), ("process.name", "binomial"), ("data.std", 0.5)])
 def test_runs_that_cannot_compress(run, key, value):
     other = run._replace(config=run.config.copy_and_resolve_references())
