@@ -92,7 +92,7 @@ def results_of_uses(tmp_path, run):
     scores = {f"{score}_{kind}": generator.normal(kind == "odd", 1, 40) for score in ("bits", "path") for kind in kinds}
     np.savez(tmp_path / "detection.npz", **scores)
     shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
-    header = json.dumps({"format": compression.FORMAT, "count": 20, "num_steps": 2, "levels": 17}).encode()
+    header = json.dumps({"format": compression.FORMAT, "groups": [20], "num_steps": 2, "levels": 17}).encode()
     body = len(header).to_bytes(4, "little") + header + bytes(40)
     (tmp_path / "run" / "x.djx").write_bytes(compression.MAGIC + compression._digest(body).encode() + body)
     folder = tmp_path / "run" / "evaluation" / "2-0.9"
