@@ -664,7 +664,7 @@ def spelling(made: Any) -> str:
 
 
 def _warmup_steps(train_steps: int, workdir: str | pathlib.Path | None) -> int:
-    """Return the warm-up of the run in `workdir`, which may be continued for longer, or a tenth of the steps."""
+    """Return the warm-up of the run in `workdir`, or a tenth of the steps."""
     if workdir is not None:
         with contextlib.suppress(FileNotFoundError):
             return int(trained.read_config(str(workdir)).optimizer.warmup_steps)

@@ -129,7 +129,16 @@ def check_samples(name, samples):
         assert samples.max() < (17 if config.data.name == "digits" else 256)
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in BY_COMMAND + ONLY_OTHER_DATA])
+QUICK = ("toy2d", "dpm2015_heartbeat", "digits_vlb", "digits_ve", "digits_masked", "dpm2015_swissroll")
+"""Those that the tests without the slow ones run."""
+
+
+def marked(names):
+    """Parameters, slow but for QUICK."""
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", marked(name for name in RECIPES if name not in BY_COMMAND + ONLY_OTHER_DATA))
 def test_recipe_takes_two_steps_and_samples(name, images, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
@@ -153,7 +162,7 @@ def test_recipe_takes_two_steps_and_samples(name, images, monkeypatch):
     check_samples(name, samples)
 
 
-@pytest.mark.parametrize("name", BY_COMMAND)
+@pytest.mark.parametrize("name", marked(BY_COMMAND))
 def test_commands_train_and_sample_a_recipe(name, images, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     if name != "toy2d":  # all devices once

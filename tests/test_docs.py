@@ -158,6 +158,7 @@ def changed(text, how):
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if PYTHON.search(page.read_text())], ids=lambda page: page.stem
 )

@@ -7,9 +7,12 @@ import shutil
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_a_wheel_trains_a_recipe_by_name(tmp_path):
     source = tmp_path / "source"
     for name in ("diffusion_jax", "configs"):

@@ -175,6 +175,7 @@ def read(tmp_path_factory, one_device):
     }
 
 
+@pytest.mark.slow
 @every_notebook
 def test_twin_runs(path, tmp_path, read):
     run = executed(path, tmp_path, read.get(path.stem, {}))

@@ -101,7 +101,7 @@ def solve(args: Flags) -> Results:
             raise ValueError("--y: belongs to one operator and one method. Name one of each")
         try:
             y = np.load(args.y, allow_pickle=False)
-            if not isinstance(y, np.ndarray) or not np.issubdtype(y.dtype, np.number):
+            if not isinstance(y, np.ndarray) or y.dtype.kind not in "biuf":
                 raise ValueError("it holds no single array of numbers")
         except (OSError, ValueError) as error:
             raise ValueError(f"--y={args.y}: cannot be read ({error}). Give a .npy file of numbers") from error

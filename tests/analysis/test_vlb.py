@@ -37,6 +37,7 @@ MASKED = {
 UNIFORM = {"process.num_steps": 100, "schedule.name": "harmonic", "loss.name": "vlb"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [MASKED, UNIFORM], ids=["absorbing", "uniform"])
 def test_a_model_of_levels_learns_their_information(own, tmp_path, capsys):
     np.save(tmp_path / "train.npy", PHASES[np.arange(300) % 3])

@@ -427,6 +427,7 @@ def test_choices_unsuitable_for_levels_are_refused_in_one_line(changes, key):
     test_refused_in_one_line_that_names_the_key(changes, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choices", [LEVELS, MASKED], ids=["uniform", "absorbing"])
 @pytest.mark.parametrize("shape", [(5,), (4, 4, 2)])
 def test_models_of_levels_have_a_loss_and_samples_of_their_levels(choices, shape):

@@ -55,6 +55,7 @@ def error(golden, net=CIFAR, later=0.0):
     return np.max(np.abs(output(golden, net, later) - golden[1]["output"]))
 
 
+@pytest.mark.slow
 def test_equals_diffusers(golden):
     y, file = output(golden), golden[1]
     np.testing.assert_allclose(y, file["output"], rtol=0, atol=1e-12)
@@ -70,6 +71,7 @@ def test_a_mistaken_option_would_show(golden, option):
     assert error(golden, CIFAR.clone(**option)) > 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["example", "classes"])
 def test_the_default_options_of_diffusers_give_its_outputs(name, tmp_path, x64):
     """Models: its training example, and one with classes, a learned variance and heads of 8 channels."""

@@ -106,6 +106,7 @@ def test_the_recipe_of_the_paper_comes_back_as_it_is(tmp_path, capsys):
     }
 
 
+@pytest.mark.slow
 def test_an_imported_model_samples_evaluates_and_trains(tmp_path, capsys):
     net, shape = UNet(1, channels=4, multipliers=(1,), blocks=1, attention=(), groups=2), (8, 6, 1)
     tensors = diffusers.from_flax(saved_models.drawn_params(net, shape), net, shape)

@@ -49,6 +49,7 @@ def test_the_graph_has_a_scope_for_every_unit(tensors):
     assert names["mixed_10/tower_1/mixed/conv_1"] == "Mixed_7c.branch3x3dbl_3b"
 
 
+@pytest.mark.slow
 def test_from_a_frozen_graph(tensors, tmp_path):
     """Written by TensorFlow: some constants as bytes, some as lists, most as one repeated value; and other nodes."""
     tf = pytest.importorskip("tensorflow")

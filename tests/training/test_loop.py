@@ -170,6 +170,7 @@ for steps, workdir in zip(sys.argv[1::2], sys.argv[2::2]):
 """
 
 
+@pytest.mark.slow
 def test_a_unet_resumed_in_another_process_equals_one_that_was_not_interrupted(tmp_path):
     """Perceptrons are killed and resumed in test_processes.py."""
     environment = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=1")}

@@ -20,6 +20,7 @@ from diffusion_jax import devices, main
 from diffusion_jax.runs import metric_log, record
 from diffusion_jax.training import checkpoints, checksums
 
+pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parent.parent.parent
 FLAGS = [
     *("--config=configs/toy2d.py:tiny", "--config.network.mlp.dropout=0.2", "--config.report.tensorboard=False"),

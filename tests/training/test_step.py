@@ -99,6 +99,7 @@ def reference():
     return run(None, 1, UPDATES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "accumulate_steps"), [("shard_map", 1), ("fsdp", 4), ("pmap", 4)])
 def test_layout_does_not_change_training(layout, accumulate_steps, reference, monkeypatch):
     """1 device against 4, accumulation 1 against 4, all modes, dropout on, 5 updates past the warm-up of 5."""
