@@ -14,8 +14,9 @@ class VDMUNet(nn.Module):
 
     `blocks` residual blocks down and blocks + 1 up, all at full size, with skip connections, and attention in the
     middle alone. `fourier`: the exponents of Fourier features that x gets; see `layers.fourier_features`. The label is
-    a number beside the time, 0 if there is none (the paper's second model has 1 for augmented images); for classes
-    `UNet` is the better choice. The output is x plus the output of the layers, thus x at the start.
+    a number beside the time: the class, or -1 for no label; 0 in a network without classes (the paper's second model
+    has 1 for augmented images). For classes `UNet` is the better choice. The output is x plus the output of the layers,
+    thus x at the start.
     keys, dtype and remat are as in `UNet`. Raises ValueError when traced if the options or the shapes do not fit.
     Reference: Kingma et al. 2021, appendix B, and its public code.
     """
@@ -45,7 +46,9 @@ class VDMUNet(nn.Module):
         block = partial(lift(Block), self.channels, self.dropout, dtype)
 
         h = layers.time_embedding(time.astype(accurate), self.channels)
-        number = jnp.zeros_like(time) if label is None or not self.num_classes else label + 1  # 0: none
+        number = jnp.full_like(time, -1 if self.num_classes else 0)  # -1: no label
+        if label is not None and self.num_classes:
+            number = label
         h = jnp.concatenate([h, number.astype(accurate)[:, None]], axis=-1)
         for name in ("dense0", "dense1"):
             h = nn.silu(layers.dense(4 * self.channels, accurate, name)(h))
