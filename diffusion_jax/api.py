@@ -443,8 +443,7 @@ class Run:
         The degradation is a task, or any linear operator A of y = A x0 + noise. Returns arrays `degraded`, `restored`,
         `original` [N,*D], `mask`, and the figures `rmse`, `rmse_degraded`. task_options: of the task, such as
         mask="left" or factor=2. noise: standard deviation, in the range of the model; None: 0.5 where nothing else is
-        degraded, else 0. options: keys of the config, such as {"sampler.name": "ddim", "sampler.num_steps": 50}. Raises
-        ValueError.
+        degraded, else 0. options: keys of the config, such as {"sampler.num_steps": 50}. Raises ValueError.
 
         operator: identity, mask, blur, superres, grey, "module:function", or A, a function of one example in the range
         of the model. method: rule (the default of tasks), dps, pigdm or mmps (the default of operators), with

@@ -214,17 +214,17 @@ def compare_runs(workdirs: Sequence[str], out: str = "") -> tuple[str, dict[str,
     return text, {"runs": rows}
 
 
-def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+def differing_keys(flats: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the keys in which flat configs, of choices that are made, differ, RECORD_KEYS last.
 
     A key that only one choice has, as network.unet.channels beside network.mlp, counts if the configs that have it
     differ in it.
     """
-    keys = dict.fromkeys(key for config in configs for key in sorted(config))
+    keys = dict.fromkeys(key for config in flats for key in sorted(config))
 
     def differs(key: str) -> bool:
         whole = key.count(".") < 2
-        return len({repr(config.get(key)) for config in configs if whole or key in config}) > 1
+        return len({repr(config.get(key)) for config in flats if whole or key in config}) > 1
 
     return sorted(filter(differs, keys), key=lambda key: (key.startswith(RECORD_KEYS), key))
 
