@@ -1,0 +1,142 @@
+"""A model to be trained, and its config."""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+from ml_collections import ConfigDict
+
+from diffusion_jax import config as configs
+from diffusion_jax.api.namespaces import Choice
+from diffusion_jax.experiment import choices
+from diffusion_jax.experiment.choices import Instance
+from diffusion_jax.process.base import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A diffusion model to be trained.
+
+    It has a network, a noise schedule, a prediction target, and a loss.
+
+    Arguments:
+        network: a linen module with `__call__(x, time)` or `(x, time, label)`, x [B,*D] -> [B,*D]. It may use flax's
+            Dropout, with a `train` or `deterministic` argument or by `self.has_rng("dropout")`. Networks of this
+            package (`dj.networks`) work as well.
+        schedule: of `dj.schedules`, its name, or a function t -> (log_alpha, log_sigma) of t in [0, 1].
+        target: what the network predicts: "eps", "x0", "v", "score", "velocity", "edm", "posterior_mean", another name
+            of the key `prediction.target`, or `module:function`.
+        loss: of `dj.losses`, or its name.
+        process: of `dj.processes`, or its name.
+        num_steps: steps of the chain; 0: continuous time. None: 1000 for a schedule given by name, 0 for a function,
+            and for `dj.schedules.…` its own `num_steps`, 0 where it has none.
+        conditioning: the time for the network: "step" (k - 1 = 0 … T - 1), "time" (999 t), "slow_time" (8 t), "logsnr",
+            "log_sigma". Default: "step" for a chain, "time" in continuous time.
+        label_dropout: share of labels dropped (-1) in training, for classifier-free guidance.
+        options: any other keys of the config, such as {"prediction.variance": "fixed_small"}.
+    """
+
+    network: nn.Module
+    schedule: Choice | Schedule | str = "linear"
+    target: str = "eps"
+    loss: Choice | str = "simple"
+    process: Choice | str = "gaussian"
+    num_steps: int | None = None
+    conditioning: str = ""
+    label_dropout: float = 0.0
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def config(self) -> ConfigDict:
+        """Return the config of the model.
+
+        Keys that the model does not set have their defaults. Raises ValueError, naming the argument or the key, for a
+        choice or an option that does not exist.
+        """
+        config = configs.defaults()
+        put_network(config, self.network)
+        for section, choice in (("schedule", self.schedule), ("loss", self.loss), ("process", self.process)):
+            if isinstance(choice, Choice):
+                if choice.section != section:
+                    raise ValueError(f"Model: {section} must be of dj.{section}s, not {choice.section} {choice.name!r}")
+                choice.put(config)
+            elif isinstance(choice, str):
+                configs.put(config, f"{section}.name", choice)
+            else:
+                configs.put(config, f"{section}.name", Instance(choice, spelling(choice)))
+        if self.num_steps is not None:
+            config.process.num_steps = self.num_steps
+        elif isinstance(self.schedule, Choice) and "num_steps" not in self.schedule.options:
+            factory = configs.choices()["schedule"][self.schedule.name]
+            if "num_steps" not in inspect.signature(factory).parameters:
+                config.process.num_steps = 0
+        elif callable(self.schedule) and not isinstance(self.schedule, Choice):
+            config.process.num_steps = 0
+        config.prediction.target = self.target
+        config.network.conditioning = self.conditioning or ("step" if config.process.num_steps else "time")
+        config.network.label_dropout = self.label_dropout
+        if not config.process.num_steps:
+            config.sampler.update(num_steps=100, min_t=0.0)
+            config.times.min_t = 1e-5
+        for key, value in self.options.items():
+            put_known(config, key, value)
+        return config
+
+
+def spelling(made: Any) -> str:
+    """Return "module:name" of a class or function."""
+    return f"{getattr(made, '__module__', '?')}:{getattr(made, '__qualname__', type(made).__qualname__)}"
+
+
+def put_network(config: ConfigDict, network: nn.Module) -> None:
+    """Name a network in a config. The network is a built-in one, one that can be imported, or the object itself."""
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"network: expected a flax.linen module, such as MyNet(); got {type(network).__name__}")
+    fields = {
+        field.name: getattr(network, field.name)
+        for field in dataclasses.fields(network)
+        if field.name not in ("parent", "name")
+    }
+    for name, factory in configs.choices()["network"].items():
+        if type(network) is factory:
+            config.network.name = name
+            known = choices.signature_options(factory)
+            config.network[name].update({key: value for key, value in fields.items() if key in known})
+            return
+    name = spelling(type(network))
+    try:
+        importable = choices.own("network", name) is type(network)
+    except ValueError:
+        importable = False
+    changed = {field.name for field in dataclasses.fields(network) if not _at_default(network, field)} & set(fields)
+    plain = [
+        key
+        for key, value in fields.items()
+        if isinstance(value, bool | int | float | str | tuple) and key not in choices.PROVIDED
+    ]
+    if importable and changed <= set(plain):
+        configs.put(config, "network.name", name)
+        for key in plain:
+            configs.put(config, f"network.options.{key}", fields[key])
+    else:
+        configs.put(config, "network.name", Instance(network, name + (choices.NOT_STORED if importable else "")))
+
+
+def _at_default(network: nn.Module, field: dataclasses.Field[Any]) -> bool:
+    """Return whether a field of a network has its default."""
+    value = getattr(network, field.name)
+    if field.default_factory is not dataclasses.MISSING:
+        made = field.default_factory()
+        return bool(value == made or (isinstance(made, list) and value == tuple(made)))  # flax makes tuples of lists
+    if isinstance(value, bool | int | float | str | tuple):
+        return type(value) is type(field.default) and value == field.default
+    return value is field.default
+
+
+def put_known(config: ConfigDict, key: str, value: Any) -> None:
+    """Set a key that the config has. Raises ValueError with the nearest one for another."""
+    known = dict(configs.flatten(config))
+    if key not in known:
+        configs.override(config, key, str(value), prefix="options")
+    configs.put(config, key, value)

@@ -1,0 +1,89 @@
+"""Schedules, samplers, losses and processes as objects: `dj.schedules.cosine(num_steps=1000)`."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffusion_jax import config as configs
+from diffusion_jax.experiment import choices
+from diffusion_jax.sampling.registry import SAMPLERS
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A schedule, sampler, loss or process with its options: what `dj.schedules.cosine(...)` returns.
+
+    Called, it is the object itself: `dj.schedules.cosine(num_steps=1000)(t)` returns (log alpha, log sigma).
+    """
+
+    section: str
+    name: str
+    options: Mapping[str, Any]
+
+    def make(self, **provided: Any) -> Any:
+        """Return the object. provided: further arguments of its factory. Raises ValueError."""
+        return choices.make(self.section, self.name, configs.choices()[self.section], self.options, **provided)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the object."""
+        return self.made(*arguments)
+
+    @functools.cached_property
+    def made(self) -> Any:
+        """The object itself, made once."""
+        return self.make()
+
+    def put(self, config: ConfigDict) -> None:
+        """Write the choice into a config."""
+        config[self.section].name = self.name
+        for key, value in self.options.items():
+            where = "process.num_steps" if key == "num_steps" else f"{self.section}.{self.name}.{key}"
+            configs.put(config, where, value)
+
+
+class Namespace:
+    """The choices of a section as functions: `dj.samplers.ddim(eta=0.5)` returns a `Choice`."""
+
+    def __init__(self, section: str) -> None:
+        """Make one function per choice of a config section."""
+        self._section = section
+        table = SAMPLERS if section == "sampler" else configs.choices()[section]  # without the time grids
+        for name, factory in table.items():
+            setattr(self, name, self._function(name, factory))
+
+    def _function(self, name: str, factory: Any) -> Callable[..., Choice]:
+        given = set(choices.PROVIDED) - {"num_steps"}  # the experiment gives these
+        taken = inspect.signature(factory)
+        taken = taken.replace(parameters=[p for key, p in taken.parameters.items() if key not in given])
+
+        def choice(*values: Any, **options: Any) -> Choice:
+            try:
+                bound = taken.bind_partial(*values, **options)
+            except TypeError as error:
+                raise ValueError(f"{self._section}.{name}: {error}; it takes {taken}") from error
+            return Choice(self._section, name, dict(bound.arguments))
+
+        choice.__name__ = choice.__qualname__ = name
+        choice.__doc__ = factory.__doc__
+        choice.__signature__ = taken  # type: ignore[attr-defined]
+        return choice
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the choices."""
+        return (name for name in vars(self) if not name.startswith("_"))
+
+    def __repr__(self) -> str:
+        return f"<{self._section}: {', '.join(self)}>"
+
+
+NAMESPACES = {"schedules": "schedule", "samplers": "sampler", "losses": "loss", "processes": "process"}
+
+
+@functools.cache
+def namespace(name: str) -> Any:
+    """Return `dj.schedules`, `dj.samplers`, `dj.losses` or `dj.processes`."""
+    return Namespace(NAMESPACES[name])

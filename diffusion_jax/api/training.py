@@ -1,0 +1,100 @@
+"""Train a model on arrays."""
+
+import contextlib
+import pathlib
+import shutil
+import tempfile
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffusion_jax import config as configs
+from diffusion_jax.api.arrays import like_the_run, source_of
+from diffusion_jax.api.models import Model, put_known
+from diffusion_jax.api.runs import Run
+from diffusion_jax.experiment import sources
+from diffusion_jax.experiment.choices import Instance
+from diffusion_jax.networks import adapter
+from diffusion_jax.runs import trained
+from diffusion_jax.training import loop
+
+
+def train(
+    model: Model,
+    data: Any,
+    *,
+    labels: Any = None,
+    heldout: Any = None,
+    heldout_labels: Any = None,
+    levels: int | None = None,
+    train_steps: int = 5000,
+    batch_size: int = 128,
+    learning_rate: float = 2e-4,
+    seed: int = 0,
+    workdir: str | pathlib.Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Run:
+    """Train a model on arrays, and return the run. The same call with the same workdir resumes.
+
+    Arguments:
+        data: uint8 images [N,H,W,C] (or [N,H,W]), or floats [N,*D]: vectors of any range, images in [-1, 1].
+        labels: int [N], 0 … classes - 1, for a network that takes a label.
+        heldout, heldout_labels: data of the same kind to measure the held-out loss on.
+        levels: grey levels of integer data (default 256), 0 for floats.
+        learning_rate: of Adam, after a warm-up of a tenth of the steps, at most 5,000. A resumed run keeps its warm-up.
+        workdir: run directory with checkpoints, metrics and pictures; None: a temporary one, gone with the run.
+        options: any other keys of the config, such as {"optimizer.adam.weight_decay": 0.01, "parallel": "fsdp"}.
+
+    Raises ValueError, before anything compiles, where model, data and options do not fit; `Diverged` where training
+    diverges.
+    """
+    source, held = source_of(data, labels, levels, "data"), None
+    if heldout is not None:
+        held = source_of(heldout, heldout_labels, source.levels, "heldout")
+        if held.shape != source.shape:
+            raise ValueError(f"heldout: has shape {held.shape}, the training data {source.shape}")
+    config = model.config()
+    if labels is not None and not adapter.inspect_call(model.network).label:
+        raise ValueError(
+            f"labels: {type(model.network).__name__} takes no label; its __call__ must be (x, time, label)"
+        )
+    splits = {"train": source} | ({"heldout": held} if held else {})
+    configs.put(config, "data.name", Instance(splits, sources.IN_MEMORY))
+    config.update(train_steps=train_steps, batch_size=batch_size, seed=seed)
+    config.network.conditional = labels is not None
+    config.optimizer.update(learning_rate=learning_rate, warmup_steps=_warmup_steps(train_steps, workdir))
+    tenth = max(1, train_steps // 10)
+    config.report.update(every=tenth, samples_every=0 if workdir is None else 5 * tenth, tensorboard=False)
+    config.eval.every = tenth if held else 0
+    config.checkpoint.every = 5 * tenth
+    if not source.levels:
+        config.bound.update(decoder="density", clip_x0=False)
+        config.sampler.clip_x0 = len(source.shape) == 3
+    for key, value in (options or {}).items():
+        put_known(config, key, value)
+    if labels is None and config.network.label_dropout:
+        raise ValueError("label_dropout: there are no labels; pass labels=")
+    if held:
+        configs.put(config, "data.classes", source.classes)
+        splits["heldout"] = like_the_run(config, held, "heldout_labels")
+    place = str(workdir or tempfile.mkdtemp(prefix="diffusion_jax_"))
+    loop.train(config, place)
+    run = Run(trained.load(place, given=_given(config)))
+    if workdir is None:
+        weakref.finalize(run, shutil.rmtree, place, ignore_errors=True)
+    return run
+
+
+def _warmup_steps(train_steps: int, workdir: str | pathlib.Path | None) -> int:
+    """Return the warm-up of the run in `workdir`, or a tenth of the steps."""
+    if workdir is not None:
+        with contextlib.suppress(FileNotFoundError):
+            return int(trained.read_config(str(workdir)).optimizer.warmup_steps)
+    return max(1, min(5000, train_steps // 10))
+
+
+def _given(config: ConfigDict) -> dict[str, Instance]:
+    """Return the objects that a config holds in place of names, by key."""
+    return {key: value for key, value in configs.flatten(config) if isinstance(value, Instance)}
