@@ -227,7 +227,7 @@ def test_renamed_keys_are_translated():
 
 
 def test_keys_that_are_gone_or_unknown(monkeypatch):
-    monkeypatch.setitem(configs.GONE, "optimizer.nesterov", False)
+    monkeypatch.setitem(configs.stored.GONE, "optimizer.nesterov", False)
     configs.merge({"optimizer": {"nesterov": False}})
     with pytest.raises(ValueError, match=r"optimizer\.nesterov"):
         configs.merge({"optimizer": {"nesterov": True}})

@@ -13,7 +13,8 @@ import textwrap
 
 import pytest
 
-from diffusion_jax import config, main, option_meanings
+from diffusion_jax import config, main
+from diffusion_jax.config import option_meanings
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
