@@ -1,4 +1,4 @@
-"""Sample with a denoiser of your own, without a network or run of this package."""
+"""Sample with a denoiser of your own, without a run."""
 
 from collections.abc import Callable, Iterable
 
