@@ -207,7 +207,7 @@ def part_e(args: argparse.Namespace) -> list[Item]:
     """Recipes of 2015 at the paper's size, as far as one call trains them."""
     bound = {"bound": ["--likelihood=K", "--num_samples=0"]}
     return [
-        *trained(args, "dpm2015_mnist", "", "mnist", bound, whole=False),
+        *trained(args, "dpm2015_mnist", "paper", "mnist", bound, whole=False),
         *trained(args, "dpm2015_deadleaves", "paper", "", bound, whole=False),
     ]
 
