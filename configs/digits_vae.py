@@ -10,9 +10,12 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import config
 
+LATENT = {"network.vae.flat": False, "network.vae.latent_channels": 2, "loss.elbo.beta": 0.1}
+"""A variant for latent diffusion: latents of 4 x 4 x 2, of a higher rate."""
+
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The recipe; variant "tiny" is for tests."""
+    """The recipe; variant "latent" is for latent diffusion, "tiny" for tests."""
     c = config.defaults()
     c.train_steps = 4000
     c.batch_size = 32
@@ -26,4 +29,4 @@ def get_config(variant: str = "") -> ConfigDict:
     c.checkpoint.every = 500
     c.report.samples_every = 1000
     c.eval.update(every=500, svm=True)
-    return config.variant(c, variant)
+    return config.variant(c, variant, latent=LATENT)
