@@ -52,6 +52,15 @@ PROCESSES: dict[str, Callable[..., Process]] = {
 }
 
 
+Around = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Makes of the forward pass of a network another function of the same arguments."""
+
+
+def unchanged(forward_pass: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the forward pass itself."""
+    return forward_pass
+
+
 class Experiment(NamedTuple):
     """Functions of a run, without parameters."""
 
@@ -78,18 +87,18 @@ class Experiment(NamedTuple):
 def build(
     config: ConfigDict,
     params: Any = None,
-    apply: Callable[..., Any] | None = None,
+    around: Around = unchanged,
     guide: ConfigDict | None = None,
 ) -> Experiment:
     """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit.
 
-    params: of a trained run, which freeze a learned schedule; see `schedule`. apply: what stands in for the
-    network's own, to see how often it is called (`count_calls`). guide: the config of the run that config.guidance
-    names; its parameters are params["classifier"] or params["guide"].
+    params: of a trained run, which freeze a learned schedule; see `schedule`. around: makes of the forward pass of a
+    network what runs in its place, to see how often it is called (`count_calls`). guide: the config of the run that
+    config.guidance names; its parameters are params["classifier"] or params["guide"].
     """
     check(config)
     if (autoencoder := latents.opened(config)) is not None:
-        return latent(config, autoencoder, params, apply, guide)
+        return latent(config, autoencoder, params, around, guide)
     if loss_facts(config).classifier:
         return classifier(config)
     if loss_facts(config).direct:
@@ -118,15 +127,15 @@ def build(
         net, condition = mean_flow.IntervalNetwork(net), mean_flow.interval_conditioning(condition)
     output, determined = facts.output(steps) if facts.output else None, determines_x0(config, target)
     predict = prediction.make_denoiser(
-        apply or forward(net), path, target, condition, with_head, input_scale(config), output, determined
+        around(forward(net)), path, target, condition, with_head, input_scale(config), output, determined
     )
     if isinstance(process, CategoricalProcess):
         net = categorical.StatesNetwork(net, process)
-        predict = categorical.make_categorical_denoiser(apply or forward(net), process, condition)
+        predict = categorical.make_categorical_denoiser(around(forward(net)), process, condition)
     elif not process.gaussian:
-        predict = prediction.make_bit_denoiser(apply or forward(net), condition)
+        predict = prediction.make_bit_denoiser(around(forward(net)), condition)
     predict = prediction.drop_labels(predict, config.network.label_dropout)
-    guided_predict = guided(config, predict, guide, apply)
+    guided_predict = guided(config, predict, guide, around)
 
     loss = made_loss(config, process, path, target, kernel, predict)
     if config.data.augment:
@@ -214,13 +223,13 @@ def latent(
     config: ConfigDict,
     autoencoder: latents.Autoencoder,
     params: Any = None,
-    apply: Callable[..., Any] | None = None,
+    around: Around = unchanged,
     guide: ConfigDict | None = None,
 ) -> Experiment:
     """Return the Experiment of a model of latents, whose samples `latents.decoded` decodes. Arguments as of `build`."""
     latents.check(config, autoencoder)
     inner = latents.inside(config, autoencoder)
-    made = build(inner, params, apply, guide if guide is None else latents.inside(guide, autoencoder))
+    made = build(inner, params, around, guide if guide is None else latents.inside(guide, autoencoder))
     absent: Any = generators.NoDenoiser(
         f"latent.workdir={config.latent.workdir}: this run is a model of latents, whose noise and likelihood are not "
         "those of the data. Use sample, or evaluate with --metrics"
@@ -250,11 +259,11 @@ def direct(config: ConfigDict) -> Experiment:
 
 
 def guided(
-    config: ConfigDict, predict: prediction.Denoiser, guide: ConfigDict | None, apply: Callable[..., Any] | None = None
+    config: ConfigDict, predict: prediction.Denoiser, guide: ConfigDict | None, around: Around = unchanged
 ) -> prediction.Denoiser:
     """Return `predict` with the guidance of config.guidance. Raises ValueError where model, guide and scale do not fit.
 
-    guide, apply: see `build`; a worse model is counted with its network, a classifier is not.
+    guide, around: see `build`; a worse model is counted with its network, a classifier is not.
     """
     section, conditional, dropout = config.guidance, config.network.conditional, config.network.label_dropout
     name, interval, other = section.name, tuple(section.interval_t), other_run(config)
@@ -282,7 +291,7 @@ def guided(
         if by_classifier(config):
             provided["log_probs"] = class_log_probs(guide, classifier_network(guide))
         else:
-            provided["worse"] = build(guide, apply=apply).predict
+            provided["worse"] = build(guide, around=around).predict
     made: prediction.Denoiser = make("guidance.name", name, GUIDANCES, {}, predict=predict, **provided)
     return made
 
@@ -297,21 +306,24 @@ def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None
     built = build(config, guide=guide)
     if built.sampler.method.direct:
         return 1
-    adaptive, network = built.sampler.method.adaptive, built.network
+    adaptive = built.sampler.method.adaptive
     calls = 0
 
     def tick(rows: int) -> None:
         nonlocal calls
         calls += int(rows)
 
-    def answer(variables: Any, x: Array, *others: Any) -> Any:
-        jax.debug.callback(tick, len(x))
-        if adaptive:
-            return forward(network)(variables, x, *others)
-        outputs = outputs_per_channel(config, built.process)
-        return jnp.zeros((*x.shape[:-1], x.shape[-1] * outputs), x.dtype)
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def answer(variables: Any, x: Array, *others: Any) -> Any:
+            jax.debug.callback(tick, len(x))
+            if adaptive:
+                return real(variables, x, *others)
+            made = jax.eval_shape(real, variables, x, *others)
+            return jnp.zeros(made.shape, made.dtype)
 
-    sample = jax.jit(build(config, params, answer, guide).sampler.sample)
+        return answer
+
+    sample = jax.jit(build(config, params, counted, guide).sampler.sample)
     seeds = jnp.arange(8 if adaptive else 1, dtype=jnp.uint32)
     for seed in seeds:
         jax.block_until_ready(sample(params, seed[None]))  # type: ignore[no-untyped-call]
