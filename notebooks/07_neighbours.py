@@ -66,6 +66,7 @@ for axis, name in zip(axes, shown, strict=True):
             axis.hlines(np.mean(values), i - 0.2, i + 0.2, "k")
     axis.set(title=name.split("_")[0].replace("fd", "Fréchet distance"), xticks=range(len(rows)), xticklabels=rows)
     axis.set(xlim=(-0.5, len(rows) - 0.5), ylim=(0, None))
+    axis.tick_params(axis="x", rotation=30)
 for cell, row in rows.items():
     texts = [f"{name.split('_')[0]} {comparison.rounded(row.values.get(name, []))}" for name in shown]
     seconds = comparison.rounded(row.values.get("train_seconds", []))

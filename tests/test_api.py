@@ -84,7 +84,7 @@ def test_a_model_is_trained_and_sampled_on_images_that_are_not_square(run):
 def test_likelihood_metrics_encoding_and_restoration_of_a_run(run):
     assert np.isfinite(run.likelihood(IMAGES[:6], options={"bound.num_steps": 5})["bits_per_dim"])
     assert np.isfinite(run.likelihood(options={"bound.num_steps": 5})["bits_per_dim"])
-    figures = run.metrics(["fid"], num_samples=8, intervals=0)
+    figures = run.metrics(["fid"], num_samples=8, bootstrap=0)
     assert np.isfinite(figures["fd_pixels_8"])
     noise = run.encode(IMAGES[:3])
     assert noise.shape == (3, 4, 6, 1) and run.decode(noise).shape == (3, 4, 6, 1)

@@ -116,7 +116,7 @@ class Run:
         num_samples: int = 0,
         seed: int = 0,
         heldout: bool = False,
-        intervals: int = 100,
+        bootstrap: int = 100,
         options: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Compute sample-quality metrics by name: "fid", "kid", "is", "pr", "nn", "parzen".
@@ -127,10 +127,10 @@ class Run:
             num_samples: 0: as many as there are training examples, 10,000 for "parzen". Too few for the features are no
                 error here; the result then has the entry `marked`.
             heldout: also the metrics of the held-out data, the reference of a perfect model.
-            intervals: bootstrap replicates of the 95 % intervals; 0: none.
+            bootstrap: replicates of the bootstrap behind the 95 % intervals; 0: no intervals.
         """
         run = self._changed(None, None, None, options)
-        chosen = sample_metrics.Options(num_samples, seed, ("few", "sizes"), intervals, heldout)
+        chosen = sample_metrics.Options(num_samples, seed, ("few", "sizes"), bootstrap, heldout)
         return sample_metrics.prepare_metrics(run, list(names), features, "", "", chosen)()
 
     def encode(
