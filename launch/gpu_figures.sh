@@ -10,7 +10,7 @@
 # b  256 px training step, batch 64, bfloat16, without remat
 # c  256 samples in 1,000 steps, against diffusers' DDPMPipeline
 # d  fashion_ddpm:gpu, fashion_vlb:gpu and mnist_vlb:gpu, trained and evaluated
-# e  dpm2015_mnist and dpm2015_deadleaves:paper, trained for as long as a call lasts, and evaluated
+# e  dpm2015_mnist:paper and dpm2015_deadleaves:paper, trained for as long as a call lasts, and evaluated
 # f  every command and every parallel mode, once
 # g  time of the training step by kind of kernel
 #

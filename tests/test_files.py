@@ -38,7 +38,7 @@ def test_paths_are_expanded_in_one_place():
     """`config` finds recipes without this module; `environment` has a path of its own."""
     package = pathlib.Path(files.__file__).parent
     found = {str(path.relative_to(package)) for path in package.glob("**/*.py") if "expanduser(" in path.read_text()}
-    assert found == {"files.py", "config/recipe_files.py", "cli/environment.py"}
+    assert found == {"files.py", "config/recipes_and_sweeps.py", "cli/environment.py"}
 
 
 @pytest.mark.parametrize("broken", ["savez", "replace"])

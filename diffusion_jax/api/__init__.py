@@ -10,10 +10,10 @@
 Everything here goes through the same configs, training loop and files as the command line.
 """
 
-from diffusion_jax.api.denoisers import sample
-from diffusion_jax.api.models import Model
+from diffusion_jax.api.model import Model
 from diffusion_jax.api.namespaces import NAMESPACES, Choice, namespace
-from diffusion_jax.api.runs import Run, load
+from diffusion_jax.api.own_denoiser import sample
+from diffusion_jax.api.run import Run, load
 from diffusion_jax.api.training import train
 
 __all__ = ["NAMESPACES", "Choice", "Model", "Run", "load", "namespace", "sample", "train"]

@@ -1,4 +1,4 @@
-"""Arrays as data of a model."""
+"""Turn arrays into a Source, and check them."""
 
 from typing import Any
 
@@ -8,8 +8,11 @@ from ml_collections import ConfigDict
 from diffusion_jax.data.source import Source, from_arrays
 
 
-def source_of(data: Any, labels: Any, levels: int | None, name: str) -> Source:
-    """Return a Source of arrays. Raises ValueError for a dtype, range or shape that no model takes."""
+def source_from_arrays(data: Any, labels: Any, levels: int | None, name: str) -> Source:
+    """Return a Source of arrays. Raises ValueError for a dtype, range or shape that no model takes.
+
+    levels: grey levels, 0 for floats, None by the dtype. name: of the argument, for errors.
+    """
     if isinstance(data, Source):
         return data
     x = np.asarray(data)
@@ -42,7 +45,7 @@ def source_of(data: Any, labels: Any, levels: int | None, name: str) -> Source:
     return from_arrays(name, x.astype(np.uint8 if whole else np.float32), y, levels, classes)
 
 
-def like_the_run(config: ConfigDict, source: Source, name: str) -> Source:
+def with_classes_of_run(config: ConfigDict, source: Source, name: str) -> Source:
     """Return a source with the classes of a run. Raises ValueError for labels that the model cannot take or lacks."""
     classes = config.data.classes
     if classes and source.classes > classes:

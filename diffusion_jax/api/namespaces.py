@@ -15,7 +15,7 @@ from diffusion_jax.sampling.registry import SAMPLERS
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A schedule, sampler, loss or process with its options: what `dj.schedules.cosine(...)` returns.
+    """A schedule, sampler, loss or process with its options, such as `dj.schedules.cosine(num_steps=1000)`.
 
     Called, it is the object itself: `dj.schedules.cosine(num_steps=1000)(t)` returns (log alpha, log sigma).
     """
@@ -30,11 +30,11 @@ class Choice:
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the object."""
-        return self.made(*arguments)
+        return self.instance(*arguments)
 
     @functools.cached_property
-    def made(self) -> Any:
-        """The object itself, made once."""
+    def instance(self) -> Any:
+        """The object itself, made when first used."""
         return self.make()
 
     def put(self, config: ConfigDict) -> None:

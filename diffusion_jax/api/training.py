@@ -11,14 +11,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
-from diffusion_jax.api.arrays import like_the_run, source_of
-from diffusion_jax.api.models import Model, put_known
-from diffusion_jax.api.runs import Run
+from diffusion_jax.api.arrays import source_from_arrays, with_classes_of_run
+from diffusion_jax.api.model import Model, put_existing
+from diffusion_jax.api.run import Run
 from diffusion_jax.experiment import sources
 from diffusion_jax.experiment.choices import Instance
 from diffusion_jax.networks import adapter
 from diffusion_jax.runs import trained
-from diffusion_jax.training import loop
+from diffusion_jax.training import loop as training_loop
 
 
 def train(
@@ -50,9 +50,9 @@ def train(
     Raises ValueError, before anything compiles, where model, data and options do not fit; `Diverged` where training
     diverges.
     """
-    source, held = source_of(data, labels, levels, "data"), None
+    source, held = source_from_arrays(data, labels, levels, "data"), None
     if heldout is not None:
-        held = source_of(heldout, heldout_labels, source.levels, "heldout")
+        held = source_from_arrays(heldout, heldout_labels, source.levels, "heldout")
         if held.shape != source.shape:
             raise ValueError(f"heldout: has shape {held.shape}, the training data {source.shape}")
     config = model.config()
@@ -73,14 +73,14 @@ def train(
         config.bound.update(decoder="density", clip_x0=False)
         config.sampler.clip_x0 = len(source.shape) == 3
     for key, value in (options or {}).items():
-        put_known(config, key, value)
+        put_existing(config, key, value)
     if labels is None and config.network.label_dropout:
         raise ValueError("label_dropout: there are no labels; pass labels=")
     if held:
         configs.put(config, "data.classes", source.classes)
-        splits["heldout"] = like_the_run(config, held, "heldout_labels")
+        splits["heldout"] = with_classes_of_run(config, held, "heldout_labels")
     place = str(workdir or tempfile.mkdtemp(prefix="diffusion_jax_"))
-    loop.train(config, place)
+    training_loop.train(config, place)
     run = Run(trained.load(place, given=_given(config)))
     if workdir is None:
         weakref.finalize(run, shutil.rmtree, place, ignore_errors=True)

@@ -1,9 +1,9 @@
 """Configs: keys with defaults and meanings, recipes, overrides, and stored configs.
 
-Stored configs may be of older versions. A choice is `section.name`; the options of each choice stand beside it under
+A choice is `section.name`; the options of each choice stand beside it under
 `section.<name>` and are the keyword arguments of the function or class that the name stands for, with its defaults. A
 name may also be `module:function`, a function or class of yours; its options are then `section.options`. Any key can be
-set from the command line, `--config.KEY=VALUE`.
+set from the command line, `--config.KEY=VALUE`. Configs that older versions stored can be read.
 
     c = config.load("digits")                       # a recipe by name, or by path: "configs/digits.py"
     config.override(c, "schedule.name", "cosine")
@@ -11,7 +11,7 @@ set from the command line, `--config.KEY=VALUE`.
 """
 
 from diffusion_jax.config.overrides import override, override_all, parse
-from diffusion_jax.config.recipe_files import find, load, recipes, shrink, sweep_variant, variant
+from diffusion_jax.config.recipes_and_sweeps import find, load, recipes, shrink, sweep_variant, variant
 from diffusion_jax.config.schema import SCHEMA, Key, choices, defaults, table
 from diffusion_jax.config.stored import merge
 from diffusion_jax.config.tree import flatten, in_use, plain, put

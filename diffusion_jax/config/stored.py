@@ -23,9 +23,9 @@ FORMER: dict[str, Any] = {"ema.ramp": 0.0}
 
 
 def merge(stored: Mapping[str, Any]) -> ConfigDict:
-    """Return a stored config over the defaults it was made with.
+    """Return a stored config over today's defaults, except for FORMER.
 
-    These are today's defaults, except for FORMER. Renamed keys are translated. Raises ValueError for a key that is
+    Renamed keys are translated. Raises ValueError for a key that is
     unknown, or gone and not at the default it had.
     """
     from diffusion_jax.experiment.choices import OWN_OPTIONS

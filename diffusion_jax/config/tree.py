@@ -60,4 +60,5 @@ def in_use(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_tuples(value: Any) -> Any:
+    """Return nested lists as tuples."""
     return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -52,11 +52,11 @@ PROCESSES: dict[str, Callable[..., Process]] = {
 }
 
 
-Around = Callable[[Callable[..., Any]], Callable[..., Any]]
-"""Makes of the forward pass of a network another function of the same arguments."""
+Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Takes the forward pass of a network and returns a function of the same arguments."""
 
 
-def unchanged(forward_pass: Callable[..., Any]) -> Callable[..., Any]:
+def identity(forward_pass: Callable[..., Any]) -> Callable[..., Any]:
     """Return the forward pass itself."""
     return forward_pass
 
@@ -87,18 +87,18 @@ class Experiment(NamedTuple):
 def build(
     config: ConfigDict,
     params: Any = None,
-    around: Around = unchanged,
+    wrap: Wrapper = identity,
     guide: ConfigDict | None = None,
 ) -> Experiment:
     """Turn a config, with `data.shape` filled in, into an Experiment. Raises ValueError where they do not fit.
 
-    params: of a trained run, which freeze a learned schedule; see `schedule`. around: makes of the forward pass of a
-    network what runs in its place, to see how often it is called (`count_calls`). guide: the config of the run that
-    config.guidance names; its parameters are params["classifier"] or params["guide"].
+    params: of a trained run, which freeze a learned schedule; see `schedule`. wrap: wraps the forward pass of
+    the network, such as the counter of `count_calls`. guide: the config of the run that config.guidance names; its
+    parameters are params["classifier"] or params["guide"].
     """
     check(config)
     if (autoencoder := latents.opened(config)) is not None:
-        return latent(config, autoencoder, params, around, guide)
+        return latent(config, autoencoder, params, wrap, guide)
     if loss_facts(config).classifier:
         return classifier(config)
     if loss_facts(config).direct:
@@ -127,15 +127,15 @@ def build(
         net, condition = mean_flow.IntervalNetwork(net), mean_flow.interval_conditioning(condition)
     output, determined = facts.output(steps) if facts.output else None, determines_x0(config, target)
     predict = prediction.make_denoiser(
-        around(forward(net)), path, target, condition, with_head, input_scale(config), output, determined
+        wrap(forward(net)), path, target, condition, with_head, input_scale(config), output, determined
     )
     if isinstance(process, CategoricalProcess):
         net = categorical.StatesNetwork(net, process)
-        predict = categorical.make_categorical_denoiser(around(forward(net)), process, condition)
+        predict = categorical.make_categorical_denoiser(wrap(forward(net)), process, condition)
     elif not process.gaussian:
-        predict = prediction.make_bit_denoiser(around(forward(net)), condition)
+        predict = prediction.make_bit_denoiser(wrap(forward(net)), condition)
     predict = prediction.drop_labels(predict, config.network.label_dropout)
-    guided_predict = guided(config, predict, guide, around)
+    guided_predict = guided(config, predict, guide, wrap)
 
     loss = made_loss(config, process, path, target, kernel, predict)
     if config.data.augment:
@@ -223,13 +223,13 @@ def latent(
     config: ConfigDict,
     autoencoder: latents.Autoencoder,
     params: Any = None,
-    around: Around = unchanged,
+    wrap: Wrapper = identity,
     guide: ConfigDict | None = None,
 ) -> Experiment:
     """Return the Experiment of a model of latents, whose samples `latents.decoded` decodes. Arguments as of `build`."""
     latents.check(config, autoencoder)
     inner = latents.inside(config, autoencoder)
-    made = build(inner, params, around, guide if guide is None else latents.inside(guide, autoencoder))
+    made = build(inner, params, wrap, guide if guide is None else latents.inside(guide, autoencoder))
     absent: Any = generators.NoDenoiser(
         f"latent.workdir={config.latent.workdir}: this run is a model of latents, whose noise and likelihood are not "
         "those of the data. Use sample, or evaluate with --metrics"
@@ -259,11 +259,11 @@ def direct(config: ConfigDict) -> Experiment:
 
 
 def guided(
-    config: ConfigDict, predict: prediction.Denoiser, guide: ConfigDict | None, around: Around = unchanged
+    config: ConfigDict, predict: prediction.Denoiser, guide: ConfigDict | None, wrap: Wrapper = identity
 ) -> prediction.Denoiser:
     """Return `predict` with the guidance of config.guidance. Raises ValueError where model, guide and scale do not fit.
 
-    guide, around: see `build`; a worse model is counted with its network, a classifier is not.
+    guide, wrap: see `build`; a worse model is counted with its network, a classifier is not.
     """
     section, conditional, dropout = config.guidance, config.network.conditional, config.network.label_dropout
     name, interval, other = section.name, tuple(section.interval_t), other_run(config)
@@ -291,7 +291,7 @@ def guided(
         if by_classifier(config):
             provided["log_probs"] = class_log_probs(guide, classifier_network(guide))
         else:
-            provided["worse"] = build(guide, around=around).predict
+            provided["worse"] = build(guide, wrap=wrap).predict
     made: prediction.Denoiser = make("guidance.name", name, GUIDANCES, {}, predict=predict, **provided)
     return made
 
@@ -299,9 +299,9 @@ def guided(
 def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None) -> int:
     """Count the network calls of a sample (NFE).
 
-    The sampler of a config runs on a stand-in, which returns 0 at once. A call for a batch, as guidance may make,
-    counts as many times as it has rows. Where the calls depend on the output (dopri5), the network runs in place of the
-    stand-in, and the result is the mean over seeds 0 to 7.
+    Every network call of the sampler is replaced by zeros of the output's shape, which follows from the shapes of
+    `params`. A call for a batch, as guidance may make, counts as many times as it has rows. Where the calls depend on
+    the output (dopri5), the network itself runs, and the result is the mean over seeds 0 to 7.
     """
     built = build(config, guide=guide)
     if built.sampler.method.direct:
@@ -313,17 +313,17 @@ def count_calls(config: ConfigDict, params: Any, guide: ConfigDict | None = None
         nonlocal calls
         calls += int(rows)
 
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def answer(variables: Any, x: Array, *others: Any) -> Any:
+    def counting(forward_pass: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(variables: Any, x: Array, *others: Any) -> Any:
             jax.debug.callback(tick, len(x))
             if adaptive:
-                return real(variables, x, *others)
-            made = jax.eval_shape(real, variables, x, *others)
-            return jnp.zeros(made.shape, made.dtype)
+                return forward_pass(variables, x, *others)
+            outputs = jax.eval_shape(forward_pass, variables, x, *others)
+            return jax.tree.map(lambda output: jnp.zeros(output.shape, output.dtype), outputs)
 
-        return answer
+        return counted
 
-    sample = jax.jit(build(config, params, counted, guide).sampler.sample)
+    sample = jax.jit(build(config, params, counting, guide).sampler.sample)
     seeds = jnp.arange(8 if adaptive else 1, dtype=jnp.uint32)
     for seed in seeds:
         jax.block_until_ready(sample(params, seed[None]))  # type: ignore[no-untyped-call]

@@ -402,7 +402,7 @@ def test_with_accelerators_the_check_runs_in_a_child_process(monkeypatch):
 
 # The sweeps that ship.
 
-CELLS = {"ddpm_table2": 6, "iddpm_table1": 5, "dpm2015_rates": 4, "neighbours": 4, "fashion_neighbours": 4}
+CELLS = {"ddpm_table2": 6, "iddpm_table1": 5, "dpm2015_rates": 4, "neighbours": 5, "fashion_neighbours": 4}
 ONE_SIZE = ("dpm2015_rates", "neighbours", "fashion_neighbours")
 
 
@@ -412,6 +412,12 @@ def test_header_holds_commands_and_expected_results(name):
     size = "" if name in ONE_SIZE else ":digits"
     for word in (f"main sweep --sweep=configs/sweeps/{name}.py{size}", "main compare", "\nExpect: ", "\nTime:   "):
         assert word in header
+
+
+def test_ten_seeds_of_each_kind_of_model():
+    described = sweeps.load("neighbours:ten")
+    assert (*described["cells"],) == ("diffusion", "vae", "gan")
+    assert len(described["seeds"]) == 10
 
 
 @pytest.mark.parametrize("variant", ["", ":digits", ":tiny"])

@@ -462,7 +462,7 @@ def test_the_recipes_of_scores_weigh_all_levels_alike_and_visit_them_all(name, c
     """sigma²/2 |score + noise/sigma|² (Song and Ermon 2019, eq. 5, 6) of a score that is 0 is D/2 on average."""
     c = configs.load(f"cifar10_{name}")
     assert wiring.count_calls(c, zeros(c)) == calls
-    experiment = wiring.build(c, around=lambda real: lambda variables, x, *others: jnp.zeros_like(x))
+    experiment = wiring.build(c, wrap=lambda real: lambda variables, x, *others: jnp.zeros_like(x))
     rows = {"x0": jnp.full((8, 32, 32, 3), 128, jnp.uint8), "label": jnp.zeros(8, jnp.int32), "index": jnp.arange(8)}
     t = jnp.array([1, 1, 2, 2, 5, 5, 10, 10]) / c.process.num_steps
     found, _ = loss_at_rest(experiment, {"net": {}}, rows, t, jax.random.split(jax.random.key(1), 8))
@@ -473,7 +473,7 @@ def test_noise_is_learned_where_no_signal_is_left_and_sampled_from_below():
     """A chain with alpha(1) = 0, such as "jsd" of Ho's code: |noise - output|² at t = 1; samples start below t = 1."""
     chain = {"schedule__name": "harmonic", "network__name": "mlp", "data__shape": (5,)}
     c = config(**chain, sampler__levels=(3, 2, 1))
-    experiment = wiring.build(c, around=lambda real: lambda variables, x, *others: 0 * x)
+    experiment = wiring.build(c, wrap=lambda real: lambda variables, x, *others: 0 * x)
     rows = {"x0": jnp.full((4, 5), 16, jnp.uint8), "label": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
     keys = jax.random.split(jax.random.key(1), 4)
     early, late = (loss_at_rest(experiment, {"net": {}}, rows, jnp.full(4, t), keys)[0] for t in (0.75, 1.0))

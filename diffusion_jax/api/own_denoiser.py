@@ -43,7 +43,7 @@ def sample(
 
     Raises ValueError for choices that do not suit each other, FloatingPointError for samples that are not finite.
     """
-    path: Schedule = schedule.made if isinstance(schedule, Choice) else schedule
+    path: Schedule = schedule.instance if isinstance(schedule, Choice) else schedule
     if not np.isfinite(in_float64(path, np.ones(1))[0][0]):
         raise ValueError("schedule: has no signal at t = 1, where sigma/alpha is infinite. Use another schedule")
     process = GaussianProcess()

@@ -1,4 +1,4 @@
-"""A model to be trained, and its config."""
+"""Model: network, schedule, target and loss, and its config."""
 
 import dataclasses
 import inspect
@@ -80,7 +80,7 @@ class Model:
             config.sampler.update(num_steps=100, min_t=0.0)
             config.times.min_t = 1e-5
         for key, value in self.options.items():
-            put_known(config, key, value)
+            put_existing(config, key, value)
         return config
 
 
@@ -134,8 +134,8 @@ def _at_default(network: nn.Module, field: dataclasses.Field[Any]) -> bool:
     return value is field.default
 
 
-def put_known(config: ConfigDict, key: str, value: Any) -> None:
-    """Set a key that the config has. Raises ValueError with the nearest one for another."""
+def put_existing(config: ConfigDict, key: str, value: Any) -> None:
+    """Set a key that the config has. Raises ValueError, with the nearest key, if it has none of this name."""
     known = dict(configs.flatten(config))
     if key not in known:
         configs.override(config, key, str(value), prefix="options")

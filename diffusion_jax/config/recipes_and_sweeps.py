@@ -1,4 +1,4 @@
-"""Find and load recipes, and make variants of them."""
+"""Find and load recipes and sweeps, and make their variants."""
 
 import difflib
 import importlib.util

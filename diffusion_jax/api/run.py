@@ -20,8 +20,8 @@ from diffusion_jax.analysis import (
     sample_metrics,
 )
 from diffusion_jax.analysis.estimators import needs_no_label
-from diffusion_jax.api.arrays import like_the_run, source_of
-from diffusion_jax.api.models import put_known, spelling
+from diffusion_jax.api.arrays import source_from_arrays, with_classes_of_run
+from diffusion_jax.api.model import put_existing, spelling
 from diffusion_jax.api.namespaces import Choice
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import choices, sources, wiring
@@ -243,7 +243,7 @@ class Run:
         run = self._changed(None, None, None, {"bound.num_steps": num_steps})
         if isinstance(odd, str) and odd == detection.CLASSES:
             return detection.detect_classes(run, num_examples)[0]
-        source = source_of(odd, None, run.config.data.levels, "odd")
+        source = source_from_arrays(odd, None, run.config.data.levels, "odd")
         return detection.detect(run, source, num_examples)[0]
 
     def represent(
@@ -297,7 +297,7 @@ class Run:
         if guidance_scale is not None:
             config.guidance.update(name="classifier_free", scale=float(guidance_scale))
         for key, value in (options or {}).items():
-            put_known(config, key, value)
+            put_existing(config, key, value)
         experiment = wiring.build(config, self.params, guide=self._run.guide)
         return self._run._replace(config=config, experiment=experiment)
 
@@ -317,8 +317,8 @@ class Run:
     def _source(self, data: Any, labels: Any, levels: int | None = None) -> Source:
         """Return arrays as a Source. Raises ValueError unless they are like the data of the run."""
         expected = self.config.data
-        source = source_of(data, labels, expected.levels if levels is None else levels, "data")
-        source = like_the_run(self.config, source, "labels")
+        source = source_from_arrays(data, labels, expected.levels if levels is None else levels, "data")
+        source = with_classes_of_run(self.config, source, "labels")
         if source.shape != tuple(expected.shape):
             raise ValueError(f"data: has shape {source.shape}; the model takes {tuple(expected.shape)}")
         return source
@@ -355,7 +355,7 @@ def load(
     if stored is not None:
         pairs = {"train": (data, labels), "heldout": (heldout, heldout_labels)}
         splits = {
-            name: like_the_run(stored, source_of(x, y, stored.data.levels, name), f"labels of {name}")
+            name: with_classes_of_run(stored, source_from_arrays(x, y, stored.data.levels, name), f"labels of {name}")
             for name, (x, y) in pairs.items()
             if x is not None
         }
