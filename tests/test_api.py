@@ -185,6 +185,20 @@ def test_vectors_with_labels_in_continuous_time():
     assert x.shape == (4, 3) and x.dtype == np.float32
 
 
+class AnyShape(nn.Module):
+    @nn.compact
+    def __call__(self, x, time):
+        return nn.Dense(x.shape[-1])(x)
+
+
+def test_examples_of_other_shapes_are_trained_without_pictures(tmp_path):
+    x = np.zeros((16, 2, 4, 4, 1), np.float32)
+    run = dj.train(dj.Model(AnyShape()), x, workdir=tmp_path, **SMALL)
+    assert run.sample(2).shape == (2, 2, 4, 4, 1)
+    with pytest.raises(ValueError, match="samples_every"):
+        dj.train(dj.Model(AnyShape()), x, workdir=tmp_path / "b", options={"report.samples_every": 1}, **SMALL)
+
+
 def test_dropout_depends_on_the_example_alone():
     """On one device, on four, and in parts: the same losses, with dropout on."""
     losses = []

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import devices
 from diffusion_jax.experiment import paths, sources, wiring
+from diffusion_jax.experiment.objectives import loss_facts
 from diffusion_jax.process.base import in_float64, level
 from diffusion_jax.runs import metric_log
 from diffusion_jax.training import autoencoders, state, step
@@ -47,7 +48,6 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
         experiment.loss, experiment.times, experiment.optimizer, config.batch_size, to_model=experiment.to_model
     )
     arguments = shapes, batch, jax.eval_shape(lambda: jax.random.key(0))
-    ends = in_float64(level, paths.initial_schedule(config), np.array([0.0, 1.0]))
     figures: dict[str, Any] = {
         "parameters": count(shapes.params),
         "state_bytes": size(shapes),
@@ -56,12 +56,14 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
         "train_step_flops": flops(at_once, *arguments),  # the compiler counts a loop, as accumulation is, only once
         "data_shape": list(config.data.shape),
         "batch_per_device": share,
-        "schedule_ends": {
-            f"t={t:g}": {"alpha": float(np.exp(a)), "sigma": float(np.exp(s))}
-            for t, a, s in zip((0, 1), ends.log_alpha, ends.log_sigma, strict=True)
-        },
         "devices": [str(device) for device in jax.devices()],
     }
+    if not loss_facts(config).direct:
+        ends = in_float64(level, paths.initial_schedule(config), np.array([0.0, 1.0]))
+        figures["schedule_ends"] = {
+            f"t={t:g}": {"alpha": float(np.exp(a)), "sigma": float(np.exp(s))}
+            for t, a, s in zip((0, 1), ends.log_alpha, ends.log_sigma, strict=True)
+        }
     if compile:
         compiled = (
             jax.jit(train_step, donate_argnums=0, compiler_options=devices.compiler_options())
@@ -133,7 +135,7 @@ def text(config: ConfigDict, params: Any, figures: dict[str, Any]) -> str:
         lines.append(
             f"compiled     {figures['compiled_bytes'] / 2**20:,.0f} MiB (the compiler: state, batch, temporaries)"
         )
-    for end, scales in figures["schedule_ends"].items():
+    for end, scales in figures.get("schedule_ends", {}).items():
         lines.append(f"schedule     {end}: alpha {scales['alpha']:.6g}, sigma {scales['sigma']:.6g}")
     lines.append(f"devices      {', '.join(figures['devices'])}")
     return "\n".join(lines)

@@ -20,6 +20,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
+from diffusion_jax import config as configs
 from diffusion_jax import files, progress
 from diffusion_jax.analysis import sample_metrics, tables
 from diffusion_jax.experiment import choices, quality, sources, wiring
@@ -175,12 +176,17 @@ def make_cell(
     options = {key: value for key, value in choices.options(config.sampler).items() if value != defaults.get(key)}
     label = name + "".join(f" {key}={value}" for key, value in options.items())
     chosen = {k: value for k, value in config.sampler.items() if not isinstance(value, ConfigDict) and k != "tile"}
-    chosen |= {"options": options, "grid": dict(config.sampler.get(config.sampler.grid, {})), "set": (number, seed)}
+    chosen |= {"options": options, "grid": choices.options(config.sampler, "grid"), "set": (number, seed)}
+    if config.guidance.name != "none":
+        label += f" guidance={config.guidance.scale:g}"
+        chosen |= {
+            "guidance": {key: value for key, value in configs.in_use(config).items() if key.startswith("guidance.")}
+        }
     if network and network.name != "pixels":
         chosen |= {"features": [network.name, network.weights]}
     code = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:8]
     file = f"{name}_{config.sampler.grid}_{steps}_{code}".replace(":", ".")
-    return Cell(file, label, run._replace(config=config, experiment=wiring.build(config, run.params)))
+    return Cell(file, label, run._replace(config=config, experiment=wiring.build(config, run.params, guide=run.guide)))
 
 
 def split_name(sampler: str) -> tuple[str, str]:

@@ -25,7 +25,6 @@ from diffusion_jax.process.base import Array, normal
 from diffusion_jax.runs import trained
 from diffusion_jax.sampling import inverse
 from diffusion_jax.sampling.inverse import Operator
-from diffusion_jax.sampling.registry import SAMPLERS
 
 TASKS = {"denoise": "identity", "inpaint": "mask", "colourise": "grey", "superres": "superres"}
 """Operator with the observation of each task of `restoring.TASKS`."""
@@ -236,12 +235,17 @@ def compare(
     for name, operator in operators.items():
         inverse.observed_shape(operator.apply, tuple(run.config.data.shape), f"--operator={name}")
         for method in methods:
-            make_method(method, **options_of(inverse.METHODS.get(method), options))
-            if method != RULE or operator.degradation is not None:
-                cells.append((name, operator, method))
+            made = make_method(method, **options_of(inverse.METHODS.get(method), options))
+            if method == RULE and operator.degradation is None:
+                continue
+            chosen = with_kernel(run) if method == RULE else run
+            noise, rule = shared.get("noise", 0.0), shared.get("rule", "noise_aware")
+            make_solver(chosen.config, chosen.experiment, operator, made, noise, rule)
+            cells.append((name, operator, method, chosen))
+    if not cells:
+        raise ValueError(f"--method={','.join(methods)}: needs one of the operators identity, mask, superres, grey")
     rows: list[dict[str, Any]] = []
-    for name, operator, method in cells:
-        chosen = with_kernel(run) if method == RULE else run
+    for name, operator, method, chosen in cells:
         _, figures = solve(chosen, operator, method, **shared, **options_of(inverse.METHODS.get(method), options))
         section = chosen.config.sampler
         rows.append({"operator": name, "method": method, "sampler": section.name, **figures})
@@ -267,9 +271,8 @@ def compare(
 
 
 def with_kernel(run: trained.Run) -> trained.Run:
-    """Return the run with ancestral sampling, unless its sampler draws from the kernel already."""
-    section = run.config.sampler
-    if choices.choose("sampler.name", section.name, SAMPLERS)(**choices.options(section)).uses_kernel:
+    """Return the run with ancestral sampling, unless its sampler draws from the kernel alone already."""
+    if run.experiment.sampler.method.kernel_only:
         return run
     config = run.config.copy_and_resolve_references()
     config.sampler.name = "ancestral"

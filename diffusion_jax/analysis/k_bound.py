@@ -29,6 +29,7 @@ def estimator(run: Run) -> Evaluate:
     steps = run.config.process.num_steps
     if steps < 2:
         raise ValueError(f"--likelihood=K: needs process.num_steps of at least 2 (got {steps}), as K has T - 1 terms")
+    paths.K_coefficients(run.config, run.experiment.process, run.experiment.schedule)
 
     def evaluate() -> Results:
         values, curves = bound_K(run)

@@ -27,6 +27,8 @@ def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, 
     interpolation. Raises ValueError for a number of columns below 2 or above the number of held-out examples.
     """
     config, sampler, process = run.config, run.experiment.sampler, run.experiment.process
+    if config.latent.workdir:
+        raise ValueError(f"latent.workdir={config.latent.workdir}: show needs a denoiser of the data. Use sample")
     heldout = sources.heldout_or_none(config, "decoding and interpolation")
     if number < 2 or (heldout and number > heldout.size):
         most = f" … {heldout.size}, the number of held-out examples" if heldout else " or more"

@@ -24,12 +24,13 @@ from diffusion_jax import devices, progress
 from diffusion_jax.analysis import heldout
 from diffusion_jax.analysis.estimators import needs_no_label
 from diffusion_jax.data.scaling import to_model
-from diffusion_jax.data.source import Source
-from diffusion_jax.experiment import paths, sources
+from diffusion_jax.data.source import Source, spread
+from diffusion_jax.experiment import sources
 from diffusion_jax.objective.prediction import Denoiser
 from diffusion_jax.process.base import Array, Level, in_float64, level, normal
 from diffusion_jax.runs import trained
 from diffusion_jax.runs.trained import Run
+from diffusion_jax.sampling import grids
 
 DRAWS = 4
 """Draws of the noise that features are averaged over."""
@@ -68,7 +69,12 @@ def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified:
         raise ValueError(f"represent: needs Gaussian noise (got process.name={config.process.name!r})")
     trained.seeds_from(seed, 1)
     opened = {"train": sources.source(config, "train"), "heldout": sources.heldout(config)}
-    splits = {name: heldout.first_examples(source, num_examples) for name, source in opened.items()}
+    splits = {name: spread(source, num_examples) for name, source in opened.items()}
+    for name, source in splits.items():
+        if len(classes := np.unique(source.read(np.arange(source.size))[1])) < 2:
+            raise ValueError(
+                f"represent: the {source.size} {name} examples are all of class {classes[0]}. Use more examples"
+            )
     found = {name: features(run, source) for name, source in splits.items()}
     x, label = {}, {}
     for name, source in splits.items():
@@ -86,8 +92,8 @@ def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified:
     figures |= {"probe_gain": float(gain.mean()), "probe_gain_stderr": _standard_error(gain)}
     figures |= clusters(found["heldout"], label["heldout"], seed)
     if config.network.conditional and num_classified:
-        classified = heldout.first_examples(splits["heldout"], num_classified)
-        right["classifier"] = classify(run, classified) == label["heldout"][: classified.size]
+        classified = spread(splits["heldout"], num_classified)
+        right["classifier"] = classify(run, classified) == classified.read(np.arange(classified.size))[1]
         figures["num_classified"] = classified.size
     for name, values in right.items():
         figures |= {f"{name}_accuracy": float(values.mean()), f"{name}_accuracy_stderr": _standard_error(values)}
@@ -168,6 +174,8 @@ def feature_levels(run: Run) -> Level:
     """
     chain = run.config.process.num_steps
     count = run.config.bound.num_steps or chain
+    if count < 1:
+        raise ValueError(f"bound.num_steps={count}: in continuous time, set it to the number of noise levels")
     times = (np.arange(1, count + 1) / (count + 1)) ** 2
     if chain:
         times = np.unique(np.maximum(np.round(times * chain), 1)) / chain
@@ -175,11 +183,12 @@ def feature_levels(run: Run) -> Level:
     return found
 
 
-def _levels(run: Run) -> Any:
-    """Return the noise levels of config.bound, least noise first, fields [L]."""
-    config, experiment = run.config, run.experiment
-    rows = paths.chain_coefficients(config, experiment.process, experiment.schedule, config.bound.num_steps)(None)
-    return jax.tree.map(lambda field: field[::-1], rows.at)
+def _levels(run: Run) -> Level:
+    """Return the noise levels that the steps of config.bound start from, least noise first, fields [L]."""
+    chain, count = run.config.process.num_steps, run.config.bound.num_steps
+    times = grids.uniform(count or chain, chain)[:-1][::-1]
+    found: Level = in_float64(level, run.experiment.schedule(None), times)
+    return found
 
 
 # Probes.

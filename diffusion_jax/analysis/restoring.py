@@ -14,12 +14,12 @@ import numpy as np
 from diffusion_jax import devices
 from diffusion_jax.analysis.estimators import needs_denoiser
 from diffusion_jax.data.scaling import to_model
+from diffusion_jax.data.source import spread
 from diffusion_jax.experiment import choices, guidances, paths, samplers, sources, wiring
 from diffusion_jax.process.base import Array, level, normal
 from diffusion_jax.runs import trained
 from diffusion_jax.sampling import degradation, posterior
 from diffusion_jax.sampling.degradation import Degradation
-from diffusion_jax.sampling.registry import SAMPLERS
 
 TASKS: dict[str, Callable[..., Degradation]] = {
     "denoise": degradation.noise,
@@ -97,10 +97,11 @@ def make_restorer(
     the choices do not fit.
     """
     choices.choose("--rule", rule, posterior.RULES)
-    name = config.sampler.name
-    if not choices.choose("sampler.name", name, SAMPLERS)(**choices.options(config.sampler)).uses_kernel:
-        kernels = [name for name, make in SAMPLERS.items() if make().uses_kernel]
-        raise ValueError(f"sampler.name={name!r}: has no reverse kernel to condition. Use {', '.join(kernels)}")
+    if not experiment.sampler.method.kernel_only:
+        raise ValueError(
+            f"sampler.name={config.sampler.name!r}: does not draw from the reverse kernel alone, which the rules "
+            "condition. Use ancestral"
+        )
     if not experiment.process.gaussian:
         raise ValueError(f"process.name={config.process.name!r}: restoration needs a gaussian process")
     if degraded.rotate is not degraded.back and paths.variance_facts(config).head:
@@ -146,6 +147,7 @@ def make_restorer(
 def moments(config: Any, degraded: Degradation) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and variance [*D] of each coordinate of the training data. The variance is at least LEAST_VAR."""
     train = sources.source(config, "train")
-    x0, _ = train.read(np.arange(min(train.size, config.eval.max_examples)))
+    some = spread(train, config.eval.max_examples)
+    x0, _ = some.read(np.arange(some.size))
     x = np.asarray(degraded.rotate(to_model(x0, config.data.levels, config.data.mean, config.data.std)), np.float64)
     return x.mean(0), np.maximum(x.var(0), LEAST_VAR)

@@ -274,7 +274,7 @@ def heldout_entries(
     """Return the metrics of the held-out data, and of as many samples.
 
     The former are what a perfect model would reach at this number of examples, which is not 0 or 1. The latter are mean
-    and standard deviation over DRAWS random subsets of the samples.
+    and standard deviation over DRAWS random subsets of the samples, where there are more samples than held-out data.
     """
     count = len(heldout.features)
     real = real._replace(heldout=None)
@@ -284,7 +284,8 @@ def heldout_entries(
     entries = {}
     for name, statistic in _statistics(functions, real, heldout).items():
         entries[registry.full_name(f"heldout_{name}", features, count)] = {"value": statistic(registry.ALL)}
-    for name, statistic in _statistics(functions, real, samples).items():
+    smaller = _statistics(functions, real, samples) if count < len(samples.features) else {}
+    for name, statistic in smaller.items():
         values = [statistic(rows) for rows in subsets]
         entry = {"value": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
         entries[registry.full_name(name, features, count)] = entry

@@ -30,9 +30,14 @@ def parse(scales: str, config: Any) -> list[float]:
     if not guidances.uses_label(config):
         raise ValueError(f"--scales={scales}: this model has no class to be guided by. Use --guidance.name=classifier")
     try:
-        return [float(scale) for scale in scales.split(",")]
+        values = [float(scale) for scale in scales.split(",")]
     except ValueError:
         raise ValueError(f"--scales={scales!r}: must be numbers separated by commas, such as 0,1,2,4") from None
+    if config.guidance.name == "none" and set(values) != {1.0}:
+        raise ValueError(f"--scales={scales}: need guidance. Use --guidance.name=classifier_free")
+    if why := quality.svm_refusal(config, decode=True):
+        raise ValueError(f"--scales={scales}: the SVM {why}")
+    return values
 
 
 def compare_scales(
@@ -43,8 +48,6 @@ def compare_scales(
     sections: as the run was loaded with, see `trained.load`. Also writes guidance.csv and guidance.png beside
     the other results.
     """
-    if why := quality.svm_refusal(run.config, decode=True):
-        raise ValueError(f"--scales: the SVM {why}")
     rows = []
     for scale in scales:
         guidance = {**sections.get("guidance", {}), "scale": scale}

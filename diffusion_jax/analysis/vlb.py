@@ -19,7 +19,7 @@ from diffusion_jax import files
 from diffusion_jax.analysis import heldout
 from diffusion_jax.analysis.estimators import Estimate, Evaluate, Results, dims, needs_plain_range
 from diffusion_jax.data import pipeline
-from diffusion_jax.data.source import Source
+from diffusion_jax.data.source import Source, spread
 from diffusion_jax.experiment import objectives, paths, samplers, sources
 from diffusion_jax.likelihood import variational
 from diffusion_jax.objective.prediction import clip_x0
@@ -148,7 +148,7 @@ def report_bound(run: Run) -> tuple[dict[str, Any], np.ndarray]:
 
 def baseline(config: ConfigDict, examples: Source) -> float:
     """Return the bits/dim of a histogram per pixel, fitted on eval.max_examples training examples."""
-    train = heldout.first_examples(sources.source(config, "train"), config.eval.max_examples)
+    train = spread(sources.source(config, "train"), config.eval.max_examples)
 
     def images(source: Source) -> Iterator[np.ndarray]:
         for batch in pipeline.in_order(source, 256, workers=config.data.workers):

@@ -66,7 +66,8 @@ def train(
     config.network.conditional = labels is not None
     config.optimizer.update(learning_rate=learning_rate, warmup_steps=_warmup_steps(train_steps, workdir))
     tenth = max(1, train_steps // 10)
-    config.report.update(every=tenth, samples_every=0 if workdir is None else 5 * tenth, tensorboard=False)
+    drawn = workdir is not None and len(source.shape) in (1, 3)
+    config.report.update(every=tenth, samples_every=5 * tenth if drawn else 0, tensorboard=False)
     config.eval.every = tenth if held else 0
     config.checkpoint.every = 5 * tenth
     if not source.levels:

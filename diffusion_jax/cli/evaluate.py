@@ -70,6 +70,8 @@ def run(args: Flags) -> Results:
     guidance_scales = scales.parse(args.scales, loaded.config)
     compute_likelihoods = likelihoods.prepare_likelihoods(loaded, names)
     number = loaded.config.eval.num_samples if args.num_samples < 0 else args.num_samples
+    if guidance_scales and not number:
+        raise ValueError("--num_samples=0: --scales needs samples. Leave one of the two out")
     trained.evaluation_directory(loaded)
 
     def metrics_of(loaded: trained.Run) -> Callable[[], Results]:

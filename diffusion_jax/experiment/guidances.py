@@ -50,16 +50,20 @@ def class_log_probs(config: ConfigDict, net: Any) -> Callable[..., Array]:
     return prediction.make_class_log_probs(forward(net), conditioning(config), input_scale(config))
 
 
+UNITS = ("shape", "levels", "mean", "std")
+"""Keys of config.data that two models of the same x_t share."""
+
+
 def check_guide(config: ConfigDict, guide: ConfigDict) -> None:
     """Raise ValueError unless a run with the config `guide` can guide a run with `config`."""
     name = other_run(config)
-    where = config.guidance[name].workdir
+    where = config.guidance[name].workdir or "this run"
     if loss_facts(guide).classifier != by_classifier(config):
         raise ValueError(f"guidance.{name}: {where} was trained with loss.name={guide.loss.name!r}. Use another run")
     for field, ours, theirs in (
-        ("process", config.process.to_dict(), guide.process.to_dict()),
+        ("process", *((c.process.name, c.process.num_steps, options(c.process)) for c in (config, guide))),
         ("schedule", *((c.schedule.name, options(c.schedule)) for c in (config, guide))),
-        *((f"data.{key}", config.data[key], guide.data[key]) for key in ("shape", "levels", "classes")),
+        *((f"data.{key}", config.data[key], guide.data[key]) for key in (*UNITS, "classes")),
     ):
         if ours != theirs and (uses_label(config) or field != "data.classes"):
             raise ValueError(f"guidance.{name}: {where} was trained with {field} {theirs}, this run with {ours}")

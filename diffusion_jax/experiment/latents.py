@@ -13,11 +13,9 @@ from ml_collections import ConfigDict
 
 from diffusion_jax.experiment import generators
 from diffusion_jax.experiment.choices import Instance, refuse
+from diffusion_jax.experiment.guidances import UNITS
 from diffusion_jax.experiment.sources import make_to_model
 from diffusion_jax.process.base import Array
-
-RANGE = ("shape", "levels", "mean", "std", "dequantise")
-"""Keys of config.data that autoencoder and denoiser share."""
 
 
 class Autoencoder(NamedTuple):
@@ -46,8 +44,10 @@ def opened(config: ConfigDict) -> Autoencoder | None:
 def check(config: ConfigDict, autoencoder: Autoencoder) -> None:
     """Raise ValueError where a config does not suit its autoencoder. Data, clipping and coupling are checked."""
     where = f"latent.workdir={config.latent.workdir}"
-    ours, theirs = ({key: data[key] for key in RANGE} for data in (config.data, autoencoder.config.data))
-    other = [key for key in RANGE if ours[key] != theirs[key]]
+    ours, theirs = (
+        {key: data[key] for key in (*UNITS, "dequantise")} for data in (config.data, autoencoder.config.data)
+    )
+    other = [key for key in ours if ours[key] != theirs[key]]
     refuse(
         (
             other,

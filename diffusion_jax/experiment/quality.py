@@ -102,11 +102,8 @@ def make_monitor(config: ConfigDict, draw: monitor.Draw) -> Callable[[Any], dict
     metrics or features are unknown or do not suit the data, or config.checkpoint.best is none of the metrics.
     """
     options = config.eval
-    if not options.quality_metrics or options.quality_samples < 4:
-        raise ValueError(
-            f"eval.quality_every={options.quality_every}: needs eval.quality_metrics (got {options.quality_metrics}) "
-            f"and eval.quality_samples of at least 4 (got {options.quality_samples})"
-        )
+    if not options.quality_metrics:
+        raise ValueError(f"eval.quality_every={options.quality_every}: needs eval.quality_metrics (got none)")
     metrics = [choose("eval.quality_metrics", name, registry.METRICS) for name in options.quality_metrics]
     levels = config.data.levels
     network = feature_network(options.features, tuple(config.data.shape), levels)

@@ -24,6 +24,9 @@ from diffusion_jax.sampling import grids, loop
 from diffusion_jax.sampling.base import starting
 from diffusion_jax.sampling.registry import SAMPLERS
 
+SCALE_RTOL = 0.05
+"""Relative difference in scale at most between x_t at the first time and the noise that samples start from."""
+
 
 def sampler(
     config: ConfigDict,
@@ -135,10 +138,10 @@ def number_of_steps(config: ConfigDict) -> int:
 def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
     """Return the falling time grid of config.sampler. Raises ValueError where schedule or chain do not suit it."""
     section, chain = config.sampler, config.process.num_steps
-    if not section.min_t < 1:
-        raise ValueError(f"sampler.min_t={section.min_t}: must be below 1, where sampling starts")
     if section.times:
-        return grids.chosen_times(section.times, section.min_t, below=not has_signal(config))
+        times = grids.chosen_times(section.times, section.min_t, below=not has_signal(config))
+        check_start(config, times[0])
+        return times
     grid = choose("sampler.grid", section.grid, grids.GRIDS)
     if (section.levels or grids.needs_chain(grid)) and not chain:
         raise ValueError(f"sampler.grid={section.grid!r} and sampler.levels need {CHAIN_NEEDED}")
@@ -148,6 +151,7 @@ def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
             first = int(max(section.levels))
             hint = f". For {first} steps use sampler.num_steps={first}" if len(section.levels) == 1 else ""
             raise ValueError(f"sampler.levels: must start at the last level of the chain, {chain} (got {first}){hint}")
+        check_start(config, times[0])
         return times
     if not number_of_steps(config):
         raise ValueError("sampler.num_steps=0 is the number of steps of the chain, but process.num_steps=0; set it")
@@ -164,6 +168,17 @@ def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
         end=section.min_t,
         **options(section, "grid"),
     )
+
+
+def check_start(config: ConfigDict, t: float) -> None:
+    """Raise ValueError where x_t at the first time differs in scale from the noise that samples start from."""
+    at, end = (in_float64(level, initial_schedule(config), np.array(time)) for time in (t, 1.0))
+    scale, of_noise = (float(np.hypot(np.exp(x.log_alpha), np.exp(x.log_sigma))) for x in (at, end))
+    if abs(scale / of_noise - 1) > SCALE_RTOL:
+        raise ValueError(
+            f"sampler.levels and sampler.times: start at t = {t:g}, where x_t has the standard deviation {scale:.3g}, "
+            f"but samples start from noise with {of_noise:.3g}. Start nearer to t = 1"
+        )
 
 
 def adaptive_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:

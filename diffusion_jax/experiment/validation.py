@@ -122,18 +122,20 @@ def check(config: ConfigDict) -> None:
     at_least = {
         "train_steps": 1, "batch_size": 1, "accumulate_steps": 1, "process.num_steps": 0, "optimizer.learning_rate": 0,
         "optimizer.warmup_steps": 0, "optimizer.grad_clip": 0, "ema.ramp": 0, "sampler.num_steps": 0,
-        "sampler.min_t": 0, "sampler.tile": 1, "bound.num_steps": 0, "bound.num_examples": 0, "ode.probes": 1,
-        "ode.min_t": 0, "checkpoint.every": 1, "checkpoint.keep": 1,
+        "sampler.tile": 1, "bound.num_steps": 0, "bound.num_examples": 0, "ode.probes": 1,
+        "checkpoint.every": 1, "checkpoint.keep": 1,
         "checkpoint.keep_every": 0, "report.every": 1, "report.samples_every": 0, "report.num_samples": 1,
         "report.sampler_steps": 0, "eval.every": 0, "eval.max_examples": 1, "eval.passes": 1,
         "eval.num_samples": 0, "data.workers": 0, "times.importance.window": 1,
         "loss.min_snr.gamma": 0, "loss.p2.k": 0, "loss.hybrid.factor": 0, "loss.elbo.beta": 0,
         "loss.gan.r1": 0,
         "network.label_dropout": 0, "guard.most_skipped": 1, "guard.rollbacks": 0, "eval.quality_every": 0,
-        "eval.quality_samples": 2,
+        "eval.quality_samples": 4,
     }  # fmt: skip
     below = {
         "times.min_t": 1,
+        "sampler.min_t": 1,
+        "ode.min_t": 1,
         "data.augment": 1,
         "sampler.dynamic_threshold": 1,
         "times.importance.uniform_share": 1,

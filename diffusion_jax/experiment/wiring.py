@@ -5,6 +5,7 @@ one flag, `--config.schedule.name=cosine`, is an ablation. Everything is checked
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -286,6 +287,12 @@ def guided(
         ),
     )
     provided = {"scale": float(section.scale), "interval_t": interval, "rescale": section.rescale}
+    taken = inspect.signature(choose("guidance.name", name, GUIDANCES)).parameters
+    for key, off in {"interval_t": (0, 1), "rescale": 0}.items():
+        if key not in taken and provided[key] != off:
+            raise ValueError(
+                f"guidance.{key}={provided[key]}: has no meaning with guidance.name={name!r}. Leave it at {off}"
+            )
     if guide is not None and other:
         check_guide(config, guide)
         if by_classifier(config):
@@ -340,7 +347,7 @@ def init(config: ConfigDict, network: nn.Module, key: Array) -> dict[str, Any]:
     x = jnp.zeros((1, *config.data.shape))
     label = jnp.zeros(1, jnp.int32)
     net = jax.jit(network.init)(key, x, jnp.zeros(1), label, None)["params"]
-    of_schedule = initial_schedule_params(config, key)
+    of_schedule = None if loss_facts(config).direct else initial_schedule_params(config, key)
     return {"net": net} | ({"schedule": of_schedule} if of_schedule is not None else {})
 
 

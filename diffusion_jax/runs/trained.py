@@ -102,6 +102,10 @@ def load_guide(workdir: str, config: ConfigDict, verify: bool = True) -> tuple[C
         )
     where = chosen.workdir or workdir
     guide = read_config(where, chosen.step, verify)
+    if not autoencoders.same(config, guide, where):
+        raise ValueError(
+            f"guidance.{section}: {where} and {workdir} must have the same autoencoder, or both no latent.workdir"
+        )
     ema = chosen.ema or state.first_average(guide)
     weights = checkpoints.restore_weights(where, chosen.step, None if ema == "none" else ema, verify)
     return guide, {"classifier" if by_classifier else "guide": weights}

@@ -49,6 +49,8 @@ class SamplerStep(NamedTuple):
     """None for an adaptive method."""
     uses_kernel: bool = False
     """Whether it draws from the model's reverse kernel."""
+    kernel_only: bool = False
+    """Whether it moves x by that kernel alone, so that the samples are conditioned where the kernel is."""
     needs_score: bool = True
     """Whether it needs the predicted noise, which only a Gaussian process has."""
     needs_signal: bool = False

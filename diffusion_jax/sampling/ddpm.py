@@ -30,7 +30,7 @@ def ancestral(draw: Draw = gaussian.draw, draws_x0: bool = False) -> SamplerStep
         noisy = jnp.isfinite(expand(coefficients.to.log_sigma, x))
         return draw(distribution, noise if draws_x0 else jnp.where(noisy, noise, 0)), carry
 
-    return SamplerStep(step, uses_kernel=True, needs_score=False)
+    return SamplerStep(step, uses_kernel=True, kernel_only=True, needs_score=False)
 
 
 def ddim(eta: float = 0.0) -> SamplerStep:

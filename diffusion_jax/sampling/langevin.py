@@ -68,7 +68,7 @@ def predictor_corrector(
             ), carry
 
         from_noise = None if method.from_noise is None else corrected(method.from_noise)
-        return method._replace(step=step, needs_score=True, from_noise=from_noise)
+        return method._replace(step=step, kernel_only=False, needs_score=True, from_noise=from_noise)
 
     return corrected(PREDICTORS[predictor]())
 

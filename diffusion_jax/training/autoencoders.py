@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
 from diffusion_jax import files
-from diffusion_jax.data.source import Source
+from diffusion_jax.data.source import Source, spread
 from diffusion_jax.experiment import generators, latents, objectives
 from diffusion_jax.experiment.choices import Instance
 from diffusion_jax.training import checkpoints, state
@@ -65,18 +65,31 @@ def of_run(config: ConfigDict, verify: bool = True) -> latents.Autoencoder:
 def measured(config: ConfigDict, autoencoder: latents.Autoencoder, train: Source) -> float:
     """Return 1 / the standard deviation of the latents of MEASURED training examples, evenly spread."""
     encode = jax.jit(latents.encoder(config, autoencoder))
-    places = np.linspace(0, train.size - 1, min(MEASURED, train.size)).astype(np.int64)
+    some = spread(train, MEASURED)
     parts = []
-    for rows in np.array_split(places, max(1, len(places) // 100)):
+    for rows in np.array_split(np.arange(some.size), max(1, some.size // 100)):
         keys = jax.random.split(jax.random.key(0), len(rows))
-        parts.append(np.asarray(encode(train.read(rows)[0], keys), np.float64).ravel())
-    spread = float(np.concatenate(parts).std())
-    if not 0 < spread < float("inf"):
+        parts.append(np.asarray(encode(some.read(rows)[0], keys), np.float64).ravel())
+    std = float(np.concatenate(parts).std())
+    if not 0 < std < float("inf"):
         raise ValueError(
             f"latent.workdir={config.latent.workdir}: the standard deviation of its latents must be finite and above 0 "
-            f"(got {spread}). Train the autoencoder longer, or with a smaller loss.elbo.beta"
+            f"(got {std}). Train the autoencoder longer, or with a smaller loss.elbo.beta"
         )
-    return 1 / spread
+    return 1 / std
+
+
+def same(config: ConfigDict, other: ConfigDict, workdir: str) -> bool:
+    """Return True if two runs have the same autoencoder, or both none. workdir: the run directory of `other`."""
+    ours = latents.opened(config)
+    if ours is None or not other.latent.workdir:
+        return ours is None and not other.latent.workdir
+    theirs = read(files.place_of(workdir) / FILE)
+    leaves, others = (jax.tree.leaves_with_path(jax.device_get(found.params)) for found in (ours, theirs))
+    return ours.scale == theirs.scale and all(
+        path == path_other and np.array_equal(leaf, leaf_other)
+        for (path, leaf), (path_other, leaf_other) in zip(leaves, others, strict=False)
+    )
 
 
 def write(path: epath.PathLike, config: ConfigDict) -> None:

@@ -25,6 +25,14 @@ def test_describe_counts_without_compiling():
     assert compiled["compiled_bytes"] > figures["state_bytes"]
 
 
+def test_models_without_noise_levels_have_no_schedule():
+    config = configs.load("digits_vae:tiny")
+    config.data.update(shape=(8, 8, 1), levels=17)
+    config.process.num_steps = 0
+    text, figures = describe(config)
+    assert "schedule_ends" not in figures and "alpha" not in text
+
+
 def test_flops_are_those_of_plain_convolutions_on_a_cpu_too():
     n = convolutions.MIN_CHANNELS
     x = jax.ShapeDtypeStruct((2, 16, 16, n), jnp.float32)

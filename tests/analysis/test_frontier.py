@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion_jax import config as configs
 from diffusion_jax import main
 from diffusion_jax.analysis import frontier
 from diffusion_jax.runs import plots, stored_samples, trained
@@ -79,6 +80,17 @@ def test_other_options_make_other_cells(workdir):
     still = frontier.make_cell(run, "ddim", 2, 10, 0)
     assert noisy.label == "ddim eta=1.0" and still.label == "ddim" and noisy.name != still.name
     assert frontier.make_cell(run, "ddim", 2, 11, 0).name != still.name
+
+
+def test_other_options_of_a_grid_of_your_own_make_other_cells(workdir, tmp_path, monkeypatch):
+    (tmp_path / "my_grid.py").write_text("from diffusion_jax.sampling.grids import karras as mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    names = set()
+    for rho in (2.0, 5.0):
+        run = trained.load(str(workdir))
+        configs.override_all(run.config, {"sampler.grid": "my_grid:mine", "sampler.grid_options.rho": str(rho)})
+        names.add(frontier.make_cell(run, "ddim", 2, 10, 0).name)
+    assert len(names) == 2
 
 
 @pytest.mark.parametrize(

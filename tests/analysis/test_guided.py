@@ -18,7 +18,7 @@ TOY += ["--config.data.toy2d.size=400", "--config.train_steps=30", "--config.opt
 TOY += ["--config.checkpoint.every=15", "--config.eval.every=30"]
 CONDITIONAL = ["--config.network.conditional=True", "--config.network.label_dropout=0.25"]
 SCALED = ["--config.data.mean=0.25", "--config.data.std=0.5"]
-CLASSIFIER = ["--config.loss.name=cross_entropy"]
+CLASSIFIER = ["--config.loss.name=cross_entropy", *SCALED]
 
 
 @pytest.fixture(autouse=True)
@@ -190,12 +190,19 @@ BAD = [
     ("sample", "plain", ["--guidance.name=classifier", "--guidance.classifier.workdir={runs}/plain"],
      "{runs}/plain"),
     ("sample", "plain", ["--guidance.name=classifier", "--guidance.classifier.workdir={runs}/none"], "{runs}/none"),
+    ("sample", "cond", ["--guidance.name=classifier", "--guidance.classifier.workdir={runs}/cls"], "data.mean"),
+    ("sample", "plain", ["--guidance.name=classifier", "--guidance.classifier.workdir={runs}/cls",
+                         "--guidance.rescale=0.5"], "guidance.rescale"),
     ("sample", "cond", ["--guidance.name=classifier_free", "--guidance.interval_t=(0.5,0.2)"], "guidance.interval_t"),
     ("sample", "cond", ["--guidance.name=classifier_free", "--guidance.rescale=2.0"], "guidance.rescale=2.0"),
     ("sample", "cls", [], "classifier"),
     ("evaluate", "plain", ["--scales=1,2"], "--scales"),
     ("evaluate", "cond", ["--scales=1,x"], "--scales='1,x'"),
+    ("evaluate", "cond", ["--scales=1,2"], "--scales=1,2"),
+    ("evaluate", "cond", ["--guidance.name=classifier_free", "--scales=1,2", "--num_samples=0"], "--num_samples=0"),
     ("evaluate", "plain", ["--likelihood=vlb"], "--likelihood=vlb"),
+    ("restore", "plain", ["--sampler.name=predictor_corrector", "--sampler.predictor_corrector.predictor=ancestral"],
+     "predictor_corrector"),
     ("restore", "plain", ["--task=inpant"], "--task='inpant'"),
     ("restore", "plain", ["--task=superres"], "factor=2"),
     ("restore", "plain", ["--task=colourise"], "(2,)"),

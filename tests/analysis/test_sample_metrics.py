@@ -125,6 +125,12 @@ def test_metrics_have_names_intervals_and_provenance(workdir, stats, capsys):
     assert found["recall_digits_300"] == manifold.recall(ref.features, features)
 
 
+def test_as_many_samples_as_heldout_examples_keep_their_interval(loaded, stats):
+    found = evaluated(loaded, ["fid"], stats=stats, number=297, heldout=True)
+    assert found["fd_digits_297_low"] < found["fd_digits_297_high"] and "fd_digits_297_std" not in found
+    assert found["heldout_fd_digits_297"] > 0
+
+
 def evaluated(run, metrics, features="digits", stats="", allowed=BOTH, replicates=10, **options):
     """Return the values, without the held-out loss that the command adds."""
     options = sample_metrics.Options(allowed=allowed, replicates=replicates, **options)

@@ -33,6 +33,14 @@ def test_source_of_items_can_be_loaded():
         np.testing.assert_array_equal(mine, its)
 
 
+def test_a_part_is_spread_over_all_examples():
+    whole = source.from_arrays("whole", np.arange(100)[:, None].astype(np.float32), np.arange(100) // 50, 0, 2)
+    part = source.spread(whole, 5)
+    np.testing.assert_array_equal(part.read(np.arange(part.size))[0][:, 0], [0, 24, 49, 74, 99])
+    np.testing.assert_array_equal(part.read(np.array([4, 0]))[1], [1, 0])
+    assert source.spread(whole, 100) is whole
+
+
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 0.99])
 def test_fraction_is_held_out(fraction):
     train, heldout = (source.split_rows("x", 200, split, fraction) for split in source.SPLITS)

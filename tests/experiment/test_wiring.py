@@ -116,6 +116,15 @@ REFUSED = [
     ({"sampler__grid": "karas"}, "sampler.grid"),
     ({"sampler__min_t": 0.1}, "sampler.min_t"),
     ({"sampler__min_t": 0.9}, "sampler.min_t"),
+    ({"sampler__min_t": 1.5}, "sampler.min_t"),
+    ({"ode__min_t": 2.0}, "ode.min_t"),
+    *(
+        ({"sampler__grid": "strided", "process__num_steps": 1000, "sampler__num_steps": steps}, "sampler.num_steps")
+        for steps in (400, 501)
+    ),
+    ({"guidance__rescale": 0.5}, "guidance.rescale"),
+    ({"guidance__interval_t": (0.2, 0.8)}, "guidance.interval_t"),
+    (CONTINUOUS | {"schedule__name": "rectified_flow", "sampler__times": (0.7, 0.35, 0.0)}, "sampler.times"),
     ({"sampler__keep_eps": True, "sampler__clip_x0": False}, "sampler.keep_eps"),
     ({"sampler__keep_eps": True, "prediction__target": "posterior_mean"}, "sampler.keep_eps"),
     ({"sampler__dynamic_threshold": 0.9, "prediction__target": "posterior_mean"}, "sampler.dynamic_threshold"),

@@ -33,6 +33,9 @@ def runs(tmp_path_factory):
     assert latent(folder / "whole", folder / "vae") == 0
     assert latent(folder / "cut", folder / "vae", "--config.train_steps=1") == 0
     (folder / "vae").rename(folder / "moved")
+    assert train(folder / "vae_1", *VAE, "--config.seed=1") == 0
+    assert latent(folder / "other", folder / "vae_1") == 0
+    assert train(folder / "plain") == 0
     gan = ["--config.loss.name=gan", "--config.network.name=linear_models:LinearGAN", "--config.sampler.name=direct"]
     assert train(folder / "gan", *gan) == 0
     return folder
@@ -66,12 +69,23 @@ def test_a_run_resumes_bit_for_bit_without_the_run_of_its_autoencoder(runs):
     jax.tree.map(np.testing.assert_array_equal, whole, cut)
 
 
+def test_a_model_of_the_same_latents_guides(runs, tmp_path):
+    flags = ["--guidance.name=autoguidance", "--guidance.scale=2", f"--guidance.autoguidance.workdir={runs}/cut"]
+    assert (
+        main.run(["main", "sample", f"--workdir={runs}/whole", f"--out={tmp_path}/x.npz", "--num_samples=2", *flags])
+        == 0
+    )
+
+
 REFUSED = [
     *(["evaluate", f"--likelihood={name}", "--workdir={runs}/whole"] for name in ("vlb", "multi", "ode", "K")),
     *([name, "--workdir={runs}/whole", "--out={tmp}/z.npz"] for name in ("encode", "compress")),
     ["restore", "--workdir={runs}/whole", "--out={tmp}/z.npz", "--task=inpaint"],
     ["detect", "--workdir={runs}/whole", "--odd={tmp}/odd.npz"],
     ["represent", "--workdir={runs}/whole"],
+    ["show", "--workdir={runs}/whole"],
+    *(["sample", f"--workdir={{runs}}/{run}", "--out={tmp}/z.npz", "--guidance.name=autoguidance", "--guidance.scale=2",
+       f"--guidance.autoguidance.workdir={{runs}}/{guide}"] for run, guide in (("whole", "other"), ("whole", "plain"))),
     *(["train", "--config=digits:tiny", "--workdir={tmp}/new", "--config.network.name=mlp", *flags] for flags in (
         ["--config.latent.workdir={runs}/none"],
         ["--config.latent.workdir={runs}/gan"],
