@@ -31,8 +31,8 @@ from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import objectives, paths, samplers, sources
 from diffusion_jax.likelihood import bits_back, variational
-from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array, expand, in_float64, level
+from diffusion_jax.runs import stored_samples
 from diffusion_jax.runs.trained import Run
 
 MAGIC = b"DJXC"
@@ -78,7 +78,7 @@ def compress(run: Run, source: Source, out: str | os.PathLike[str]) -> dict[str,
             bits_back.encode(
                 stack,
                 rows,
-                _in_range(run, rows),
+                np.asarray(sources.in_range(run.config, rows)),
                 chain,
                 lambda k, z, labels=labels: reverse(k, z, labels),
                 lambda z, labels=labels: probabilities(z, labels),
@@ -160,7 +160,7 @@ def progressive(
         full = stack.exact_bits
         states = {k: (stack.exact_bits, z) for k, z in latents if k == 0 or k in chosen}
         found.append(states[0][1])
-        x0, shown = _in_range(run, found[-1]).astype(np.float64), []
+        x0, shown = np.asarray(sources.in_range(run.config, found[-1])).astype(np.float64), []
         for i, k in enumerate(chosen):
             left, z = states[k]
             alpha, sigma = (np.exp(part[size - k]) for part in (model.at.log_alpha, model.at.log_sigma))
@@ -209,7 +209,7 @@ def _groups(
                 bits_back.decode(
                     stack,
                     (len(labels), *header["shape"]),
-                    lambda x: _in_range(run, x),
+                    lambda x: np.asarray(sources.in_range(run.config, x)),
                     model.chain,
                     lambda k, z, labels=labels: model.reverse(k, z, labels),
                     lambda z, labels=labels: model.probabilities(z, labels),
@@ -282,7 +282,7 @@ def _model(run: Run) -> _Model:
     config, experiment = run.config, run.experiment
     rows = paths.chain_coefficients(config, experiment.process, experiment.schedule, config.bound.num_steps)(None)
     size = len(rows.at.t)
-    predict = clip_x0(experiment.predict) if samplers.clips_x0(config, config.bound) else experiment.predict
+    predict = samplers.in_bound(config, experiment.predict)
     decoder = objectives.decoder(config)
     grid = to_model(np.arange(config.data.levels), config.data.levels)
     with np.errstate(divide="ignore"):
@@ -335,19 +335,11 @@ def _model(run: Run) -> _Model:
     )
 
 
-def _in_range(run: Run, x: np.ndarray) -> np.ndarray:
-    return np.asarray(to_model(x, run.config.data.levels))
-
-
 def _identity(run: Run, chain: bits_back.Chain) -> dict[str, Any]:
     """Return the properties that encoder and decoder must share."""
-    leaves = jax.tree_util.tree_leaves_with_path(run.params)
-    model = hashlib.sha256()
-    for path, leaf in leaves:
-        model.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
     return {
         "format": FORMAT,
-        "model_sha256": model.hexdigest()[:DIGITS],
+        "model_sha256": stored_samples.weights_hash(run.params),
         "shape": list(run.config.data.shape),
         "levels": run.config.data.levels,
         "num_steps": len(chain.scale),

@@ -29,7 +29,7 @@ from diffusion_jax import files
 from diffusion_jax.analysis.estimators import needs_gaussian, needs_no_label
 from diffusion_jax.analysis.image_statistics import measure_each
 from diffusion_jax.data import arrays, folder, idx
-from diffusion_jax.data.source import Source, spread
+from diffusion_jax.data.source import Source, subset
 from diffusion_jax.experiment import sources
 from diffusion_jax.metrics import neighbours
 from diffusion_jax.runs import plots
@@ -55,15 +55,15 @@ def detect(run: Run, odd: Source, num_examples: int = 1000, seed: int = 0) -> tu
     needs_gaussian("detect", run)
     needs_no_label("detect", run)
     splits = {"heldout": sources.heldout(run.config), "train": sources.source(run.config, "train")}
-    held = spread(splits["heldout"], num_examples)
+    held = subset(splits["heldout"], num_examples)
     check_fits(run, odd)
     for name, source in (("held-out split", held), ("odd set", odd)):
         if source.size < FEWEST:
             raise ValueError(f"detect: the {name} has {source.size} examples; at least {FEWEST} are needed")
     parts = {
         "heldout": held,
-        "odd": spread(odd, num_examples),
-        "train": spread(splits["train"], num_examples // 2),
+        "odd": subset(odd, num_examples),
+        "train": subset(splits["train"], num_examples // 2),
     }
     measured = dict(zip(parts, measure_each(run, [(source, -1) for source in parts.values()]), strict=True))
     fit, normal = ({key: value[begin::2] for key, value in measured["heldout"].items()} for begin in (0, 1))
@@ -99,7 +99,7 @@ def detect_classes(run: Run, num_examples: int = 1000, seed: int = 0) -> tuple[d
             "--odd=classes: needs a conditional run with label dropout (got network.label_dropout="
             f"{run.config.network.label_dropout}). Use a recipe such as digits_cond"
         )
-    held = spread(sources.heldout(run.config), num_examples)
+    held = subset(sources.heldout(run.config), num_examples)
     train = sources.source(run.config, "train")
     known, of_train = (source.read(np.arange(source.size))[1] for source in (held, train))
     classes = np.unique(known).tolist()

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from diffusion_jax import devices
 from diffusion_jax.data import pipeline
 from diffusion_jax.data.scaling import to_model
-from diffusion_jax.data.source import Source, spread
+from diffusion_jax.data.source import Source, subset
 from diffusion_jax.experiment import sources
 from diffusion_jax.process.base import Array
 from diffusion_jax.runs.trained import Run
@@ -28,7 +28,7 @@ def first_examples(source: Source, most: int) -> Source:
 
 def heldout_examples(config: ConfigDict) -> Source:
     """Return the held-out examples whose likelihood is evaluated: config.bound.num_examples or eval.max_examples."""
-    return spread(sources.heldout(config), config.bound.num_examples or config.eval.max_examples)
+    return subset(sources.heldout(config), config.bound.num_examples or config.eval.max_examples)
 
 
 def map_batches(run: Run, function: OnBatch, heldout: Source) -> Any:

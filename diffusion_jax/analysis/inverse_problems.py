@@ -19,7 +19,6 @@ import numpy as np
 from diffusion_jax import devices
 from diffusion_jax.analysis import restoring, tables
 from diffusion_jax.analysis.estimators import needs_denoiser
-from diffusion_jax.data.scaling import to_model
 from diffusion_jax.experiment import choices, guidances, samplers, sources, wiring
 from diffusion_jax.process.base import Array, normal
 from diffusion_jax.runs import trained
@@ -122,7 +121,7 @@ def solve(
         if not 1 <= number <= heldout.size:
             raise ValueError(f"--num_samples={number}: must lie in 1 … {heldout.size}, the number of held-out examples")
         stored, label = heldout.read(np.arange(number))
-        x0 = np.asarray(to_model(stored, config.data.levels, config.data.mean, config.data.std))
+        x0 = np.asarray(sources.in_range(config, stored))
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2), i))(
             jnp.arange(number)
         )

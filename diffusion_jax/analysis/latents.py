@@ -15,7 +15,6 @@ import numpy as np
 
 from diffusion_jax import devices, files
 from diffusion_jax.analysis.heldout import first_examples
-from diffusion_jax.data.scaling import to_model
 from diffusion_jax.experiment import choices, objectives, paths, samplers, sources
 from diffusion_jax.process.base import Array, level
 from diffusion_jax.runs import pictures, trained
@@ -42,7 +41,7 @@ def encode(run: Run, x: np.ndarray, label: np.ndarray, by: str = "ode") -> tuple
     cannot be solved.
     """
     up, _ = _maps(run, by)
-    return _carry(run, up, _in_range(run, x), label)
+    return _carry(run, up, np.asarray(sources.in_range(run.config, x)), label)
 
 
 def decode(run: Run, latents: np.ndarray, label: np.ndarray, by: str = "ode") -> tuple[np.ndarray, float]:
@@ -68,16 +67,10 @@ def encode_heldout(run: Run, number: int, out: pathlib.Path, by: str = "ode") ->
     files.save_npz(out, {"examples": x, "labels": label, "latents": latents, "decoded": decoded})
     shown, title = slice(0, PICTURED), f"held-out examples, encoded and decoded by {by}"
     picture = pictures.table(out, np.stack([x[shown], decoded[shown]]), levels, ["examples", "decoded"], title)
-    error = np.sqrt(np.mean((back - _in_range(run, x)) ** 2)) * 127.5 * run.config.data.std
+    error = np.sqrt(np.mean((back - np.asarray(sources.in_range(run.config, x))) ** 2)) * 127.5 * run.config.data.std
     values = {"rmse": float(error), "latents_std": float(latents.std()), "network_calls": calls}
     written = {"latents": str(out), "picture": str(picture)}
     return {**written, "num_samples": len(x), "by": by, **values, "network_calls_back": calls_back}
-
-
-def _in_range(run: Run, x: np.ndarray) -> np.ndarray:
-    """Return stored examples in the range of the model, without dequantisation."""
-    data = run.config.data
-    return np.asarray(to_model(x, data.levels, data.mean, data.std))
 
 
 def _maps(run: Run, by: str) -> tuple[Carry, Carry]:

@@ -8,7 +8,6 @@ from diffusion_jax.analysis.estimators import Estimate, Evaluate, Results, dims,
 from diffusion_jax.experiment import objectives, paths, samplers
 from diffusion_jax.likelihood import path_bound
 from diffusion_jax.likelihood.variational import to_bits
-from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array
 from diffusion_jax.runs.trained import Run
 
@@ -37,7 +36,7 @@ def path_weights(run: Run) -> tuple[path_bound.PathWeights, int]:
     """Return the weights of paths of a chain, and its number of steps."""
     config, experiment = run.config, run.experiment
     rows = paths.chain_coefficients(config, experiment.process, experiment.schedule, config.bound.num_steps)(None)
-    predict = clip_x0(experiment.predict) if samplers.clips_x0(config, config.bound) else experiment.predict
+    predict = samplers.in_bound(config, experiment.predict)
     decode = objectives.decoder(config)
     weights_of = path_bound.make_path_weights(
         predict, experiment.process, experiment.schedule, experiment.reverse, decode, lambda params: rows

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax import files
-from diffusion_jax.data.scaling import to_model
 from diffusion_jax.experiment import drawing, guidances, sources
 from diffusion_jax.runs import pictures, trained
 from diffusion_jax.sampling import progressive
@@ -42,7 +41,7 @@ def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, 
     }
     if heldout:
         stored, label = heldout.read(np.arange(number))
-        x0 = to_model(stored, config.data.levels, config.data.mean, config.data.std)
+        x0 = sources.in_range(config, stored)
         predictions |= {
             "progressive_decoding": progressive.decoding(sampler, process, params, x0, jnp.asarray(label), seed),
             "interpolation": progressive.interpolation(sampler, process, params, x0[:2], seed, number),

@@ -24,7 +24,7 @@ from diffusion_jax import devices, progress
 from diffusion_jax.analysis import heldout
 from diffusion_jax.analysis.estimators import needs_no_label
 from diffusion_jax.data.scaling import to_model
-from diffusion_jax.data.source import Source, spread
+from diffusion_jax.data.source import Source, subset
 from diffusion_jax.experiment import sources
 from diffusion_jax.objective.prediction import Denoiser
 from diffusion_jax.process.base import Array, Level, in_float64, level, normal
@@ -69,7 +69,7 @@ def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified:
         raise ValueError(f"represent: needs Gaussian noise (got process.name={config.process.name!r})")
     trained.seeds_from(seed, 1)
     opened = {"train": sources.source(config, "train"), "heldout": sources.heldout(config)}
-    splits = {name: spread(source, num_examples) for name, source in opened.items()}
+    splits = {name: subset(source, num_examples) for name, source in opened.items()}
     for name, source in splits.items():
         if len(classes := np.unique(source.read(np.arange(source.size))[1])) < 2:
             raise ValueError(
@@ -92,7 +92,7 @@ def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified:
     figures |= {"probe_gain": float(gain.mean()), "probe_gain_stderr": _standard_error(gain)}
     figures |= clusters(found["heldout"], label["heldout"], seed)
     if config.network.conditional and num_classified:
-        classified = spread(splits["heldout"], num_classified)
+        classified = subset(splits["heldout"], num_classified)
         right["classifier"] = classify(run, classified) == classified.read(np.arange(classified.size))[1]
         figures["num_classified"] = classified.size
     for name, values in right.items():

@@ -13,8 +13,7 @@ import numpy as np
 
 from diffusion_jax import devices
 from diffusion_jax.analysis.estimators import needs_denoiser
-from diffusion_jax.data.scaling import to_model
-from diffusion_jax.data.source import spread
+from diffusion_jax.data.source import subset
 from diffusion_jax.experiment import choices, guidances, paths, samplers, sources, wiring
 from diffusion_jax.process.base import Array, level, normal
 from diffusion_jax.runs import trained
@@ -59,7 +58,7 @@ def restore(
         raise ValueError(f"--num_samples={number}: must lie in 1 … {heldout.size}, the number of held-out examples")
     seeds = trained.seeds_from(seed, number).astype(np.uint32)
     stored, label = heldout.read(np.arange(number))
-    x0 = to_model(stored, config.data.levels, config.data.mean, config.data.std)
+    x0 = sources.in_range(config, stored)
     drawn_noise = normal(
         jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 2))(jnp.asarray(seeds)), x0.shape[1:]
     )
@@ -147,7 +146,7 @@ def make_restorer(
 def moments(config: Any, degraded: Degradation) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and variance [*D] of each coordinate of the training data. The variance is at least LEAST_VAR."""
     train = sources.source(config, "train")
-    some = spread(train, config.eval.max_examples)
+    some = subset(train, config.eval.max_examples)
     x0, _ = some.read(np.arange(some.size))
-    x = np.asarray(degraded.rotate(to_model(x0, config.data.levels, config.data.mean, config.data.std)), np.float64)
+    x = np.asarray(degraded.rotate(sources.in_range(config, x0)), np.float64)
     return x.mean(0), np.maximum(x.var(0), LEAST_VAR)

@@ -19,10 +19,9 @@ from diffusion_jax import files
 from diffusion_jax.analysis import heldout
 from diffusion_jax.analysis.estimators import Estimate, Evaluate, Results, dims, needs_plain_range
 from diffusion_jax.data import pipeline
-from diffusion_jax.data.source import Source, spread
+from diffusion_jax.data.source import Source, subset
 from diffusion_jax.experiment import objectives, paths, samplers, sources
 from diffusion_jax.likelihood import variational
-from diffusion_jax.objective.prediction import clip_x0
 from diffusion_jax.process.base import Array
 from diffusion_jax.runs import plots, trained
 from diffusion_jax.runs.trained import Run
@@ -75,7 +74,7 @@ def bound_terms(run: Run, examples: Source, steps: Any = None) -> tuple[variatio
     rows = steps
     if rows is None:
         rows = paths.chain_coefficients(config, experiment.process, experiment.schedule, options.num_steps)(None)
-    predict = clip_x0(experiment.predict) if samplers.clips_x0(config, options) else experiment.predict
+    predict = samplers.in_bound(config, experiment.predict)
     step_term = objectives.vlb_term(config, experiment.process, experiment.reverse)
     terms_of = variational.make_terms(predict, experiment.process, experiment.schedule, step_term, rows)
     into = sources.make_to_model(config)
@@ -148,7 +147,7 @@ def report_bound(run: Run) -> tuple[dict[str, Any], np.ndarray]:
 
 def baseline(config: ConfigDict, examples: Source) -> float:
     """Return the bits/dim of a histogram per pixel, fitted on eval.max_examples training examples."""
-    train = spread(sources.source(config, "train"), config.eval.max_examples)
+    train = subset(sources.source(config, "train"), config.eval.max_examples)
 
     def images(source: Source) -> Iterator[np.ndarray]:
         for batch in pipeline.in_order(source, 256, workers=config.data.workers):

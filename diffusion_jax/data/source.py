@@ -9,6 +9,7 @@ import numpy as np
 
 SPLITS = ("train", "heldout")
 HELDOUT_SEED = 0
+SUBSET_SEED = 1
 
 Item = Callable[[int], tuple[np.ndarray, int]]
 
@@ -75,11 +76,14 @@ def _stack(item: Item, shape: tuple[int, ...], places: np.ndarray) -> tuple[np.n
     return x0, label
 
 
-def spread(source: Source, most: int) -> Source:
-    """Return the source cut to at most `most` examples, evenly spread: files may lie in the order of their classes."""
+def subset(source: Source, most: int) -> Source:
+    """Return the source cut to at most `most` examples, of all classes where the examples are sorted by class.
+
+    They are the first of a fixed permutation, so that fewer are the first of more.
+    """
     if source.size <= most:
         return source
-    places = np.linspace(0, source.size - 1, most).astype(np.int64)
+    places = np.random.default_rng(SUBSET_SEED).permutation(source.size)[:most]
     read = functools.partial(_read_some, source.read, places)
     return source._replace(size=most, read=read, counts=())
 

@@ -120,6 +120,11 @@ def clipped(config: ConfigDict, predict: prediction.Denoiser) -> prediction.Deno
     return prediction.clip_x0(predict, section.dynamic_threshold, section.keep_eps)
 
 
+def in_bound(config: ConfigDict, predict: prediction.Denoiser) -> prediction.Denoiser:
+    """Return a denoiser with the clipping of config.bound."""
+    return prediction.clip_x0(predict) if clips_x0(config, config.bound) else predict
+
+
 def clips_x0(config: ConfigDict, section: ConfigDict) -> bool:
     """Return True if the predicted x0 is clipped; section: config.sampler or config.bound.
 

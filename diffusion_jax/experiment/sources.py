@@ -276,12 +276,17 @@ def coupling(config: ConfigDict) -> Coupling | None:
     return made
 
 
+def in_range(config: ConfigDict, x: ArrayLike) -> Array:
+    """Return x [B,*D] as stored in the range of the model, without noise of dequantisation."""
+    return to_model(x, config.data.levels, config.data.mean, config.data.std)
+
+
 def make_to_model(config: ConfigDict) -> Callable[[Array, Array], Array]:
     """Return `into(x[B,*D] as stored, keys[B]) -> x0`; the keys are for dequantisation alone."""
     data = config.data
 
     def into(x: Array, keys: Array) -> Array:
-        x0 = to_model(x, data.levels, data.mean, data.std)
+        x0 = in_range(config, x)
         if not data.dequantise:
             return x0
         return dequantised(x0, data.levels, data.std, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 2**31))

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
 from diffusion_jax import files
-from diffusion_jax.data.source import Source, spread
+from diffusion_jax.data.source import Source, subset
 from diffusion_jax.experiment import generators, latents, objectives
 from diffusion_jax.experiment.choices import Instance
 from diffusion_jax.training import checkpoints, state
@@ -65,7 +65,7 @@ def of_run(config: ConfigDict, verify: bool = True) -> latents.Autoencoder:
 def measured(config: ConfigDict, autoencoder: latents.Autoencoder, train: Source) -> float:
     """Return 1 / the standard deviation of the latents of MEASURED training examples, evenly spread."""
     encode = jax.jit(latents.encoder(config, autoencoder))
-    some = spread(train, MEASURED)
+    some = subset(train, MEASURED)
     parts = []
     for rows in np.array_split(np.arange(some.size), max(1, some.size // 100)):
         keys = jax.random.split(jax.random.key(0), len(rows))

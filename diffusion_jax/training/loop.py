@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from diffusion_jax import averages, devices, files, progress
 from diffusion_jax import config as configs
 from diffusion_jax.data import pipeline
-from diffusion_jax.data.source import Source, spread
+from diffusion_jax.data.source import Source, subset
 from diffusion_jax.experiment import drawing, optimizers, quality, sources, wiring
 from diffusion_jax.metrics import monitor
 from diffusion_jax.runs import metric_log, plots, record, weights_and_biases
@@ -394,7 +394,7 @@ def heldout_loss(
 
     Times, noise and examples are the same at every call. The mean weighs the intervals equally.
     """
-    examples = spread(heldout, config.eval.max_examples)
+    examples = subset(heldout, config.eval.max_examples)
     steps = 1 if experiment.sampler.method.direct else config.process.num_steps
     measure = step.make_eval_step(experiment.loss, steps, config.batch_size, config.times.min_t, experiment.to_model)
     eval_step = devices.map_over_devices(lambda *args: measure(*args, axis=devices.AXIS), replicated=2, reduced=True)

@@ -8,9 +8,9 @@ from PIL import Image
 from scipy.stats import norm
 
 from diffusion_jax import config as configs
-from diffusion_jax.analysis import detection, image_statistics
+from diffusion_jax.analysis import detection, heldout, image_statistics
 from diffusion_jax.data.scaling import to_model
-from diffusion_jax.data.source import from_arrays
+from diffusion_jax.data.source import from_arrays, subset
 from diffusion_jax.experiment import sources, wiring
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process.base import expand
@@ -32,7 +32,7 @@ def test_statistics_of_a_denoiser_that_always_predicts_zero(run):
     replaced = run._replace(experiment=run.experiment._replace(predict=zero))
     source = sources.source(run.config, "heldout")._replace(size=6)
     found = image_statistics.statistics(replaced)
-    measured = detection.heldout.map_batches(replaced, found, source)
+    measured = heldout.map_batches(replaced, found, source)
     square = (
         np.square(np.asarray(to_model(source.read(np.arange(6))[0], run.config.data.levels))).reshape(6, -1).mean(1)
     )
@@ -125,7 +125,7 @@ def test_each_class_against_the_others(run):
     config = run.config.copy_and_resolve_references()
     configs.put(config, "network.label_dropout", 0.1)
     held = sources.source(config, "heldout")
-    x, known = (part[:60] for part in held.read(np.arange(held.size)))
+    x, known = subset(held, 60).read(np.arange(60))
     stored = sources.make_to_model(config)(jnp.asarray(x), jax.random.split(jax.random.key(0), len(x)))
 
     def predict(params, x_t, level, label=None, keys=None):

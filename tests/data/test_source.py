@@ -33,12 +33,14 @@ def test_source_of_items_can_be_loaded():
         np.testing.assert_array_equal(mine, its)
 
 
-def test_a_part_is_spread_over_all_examples():
+def test_a_subset_of_sorted_examples_has_all_classes():
     whole = source.from_arrays("whole", np.arange(100)[:, None].astype(np.float32), np.arange(100) // 50, 0, 2)
-    part = source.spread(whole, 5)
-    np.testing.assert_array_equal(part.read(np.arange(part.size))[0][:, 0], [0, 24, 49, 74, 99])
-    np.testing.assert_array_equal(part.read(np.array([4, 0]))[1], [1, 0])
-    assert source.spread(whole, 100) is whole
+    few, more = source.subset(whole, 10), source.subset(whole, 60)
+    x, label = more.read(np.arange(60))
+    np.testing.assert_array_equal(label, x[:, 0] // 50)
+    np.testing.assert_array_equal(few.read(np.arange(10))[0], x[:10])
+    assert len(set(x[:, 0])) == 60 and set(label[:10]) == {0, 1}
+    assert source.subset(whole, 100) is whole
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 0.99])
