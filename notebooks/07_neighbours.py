@@ -18,8 +18,8 @@
 #
 # GANs are said to draw sharp samples, to train unstably and to leave out parts of the data; variational autoencoders
 # to train well and to draw blurred samples; diffusion models to combine the advantages of both. Here all three are
-# trained by one code on one data set, for about the same time; diffusion by a U-Net, by a transformer, and in the latents
-# of an autoencoder. From the root of the repository:
+# trained by one code on one data set, for about the same time; diffusion by a U-Net, by a transformer, and in the
+# latents of an autoencoder. From the root of the repository:
 #
 #     python -m diffusion_jax.main train --config=configs/digits_vae.py:latent --config.train_steps=1600 \\
 #         --workdir=runs/digits_autoencoder

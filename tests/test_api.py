@@ -199,6 +199,30 @@ def test_examples_of_other_shapes_are_trained_without_pictures(tmp_path):
         dj.train(dj.Model(AnyShape()), x, workdir=tmp_path / "b", options={"report.samples_every": 1}, **SMALL)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [("data.flip", 1, "data.flip"), ("train_steps", 2.5, "train_steps"), ("train_steps", "many", "train_steps"),
+     ("train_steps", True, "train_steps"), ("loss.name", 3, "loss.name"), ("optimizer.adam", 1, "optimizer.adam")],
+)  # fmt: skip
+def test_options_of_another_type_are_refused(key, value, named):
+    with pytest.raises(ValueError, match=named):
+        dj.Model(ImageNet(), options={key: value}).config()
+
+
+def test_options_are_of_the_type_of_their_defaults():
+    options = {"data.flip": "false", "ema.decays": 0.99, "train_steps": np.int64(5), "sampler.ddim.eta": 1}
+    config = dj.Model(ImageNet(), options=options).config()
+    assert config.data.flip is False and config.ema.decays == (0.99,)
+    assert type(config.train_steps) is int and type(config.sampler.ddim.eta) is float
+
+
+def test_a_choice_has_the_defaults_of_its_options(run):
+    noisy = run._changed("ddim", None, None, {"sampler.ddim.eta": 0.5})
+    assert noisy.config.sampler.ddim.eta == 0.5
+    again = dj.Run(noisy)._changed(dj.samplers.ddim(), None, None, None)
+    assert again.config.sampler.ddim.eta == 0
+
+
 def test_dropout_depends_on_the_example_alone():
     """On one device, on four, and in parts: the same losses, with dropout on."""
     losses = []

@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from diffusion_jax import averages, files
 from diffusion_jax.analysis import tables
 from diffusion_jax.runs import plots, trained
@@ -12,8 +14,17 @@ from diffusion_jax.runs import plots, trained
 log = logging.getLogger(__name__)
 
 
-def parse(lengths: str) -> list[float]:
-    """Return the numbers in "0.05,0.1" as lengths sigma_rel, in order. Raises ValueError."""
+def parse(lengths: str, config: ConfigDict) -> list[float]:
+    """Return the numbers in "0.05,0.1" as lengths sigma_rel, in order.
+
+    Raises ValueError, also unless the run of the config keeps two averages to make them of.
+    """
+    kept = [str(name) for name in config.ema.decays if str(name).startswith(averages.KEPT)]
+    if lengths and len(kept) < 2:
+        raise ValueError(
+            f"--lengths={lengths}: the run keeps no two averages to make them of (got ema.decays="
+            f"{tuple(config.ema.decays)}). Train with ema.decays=(0.9999,'{averages.KEPT}0.05','{averages.KEPT}0.1')"
+        )
     return sorted(averages.sigma_of(f"{averages.ASKED}{text}", flag="--lengths") for text in lengths.split(",") if text)
 
 

@@ -59,16 +59,13 @@ def prepare_metrics(
     file of Inception weights, or "". stats: a file of `main stats`; "": statistics of the training data, measured once
     and stored in workdir/evaluation/stats_<features>.npz. Raises ValueError or FileNotFoundError.
     """
-    for name in metrics:
-        choices.choose("metrics", name, dict(registry.METRICS) | {"parzen": parzen_metric})
+    config = run.config
     if "parzen" in metrics:
         window = parzen_metric(run, options)
         others = [name for name in metrics if name != "parzen"]
         rest = prepare_metrics(run, others, features, weights, stats, options) if others else dict
         return lambda: rest() | flat(window())
-    config = run.config
-    network = quality.feature_network(features, tuple(config.data.shape), config.data.levels, weights=weights)
-    quality.check_metrics("metrics", config, metrics, network)
+    network = check_names(config, metrics, features, weights)
     if stats:
         ref = reference.read(stats)
         reference.check_fits(ref, reference.describe(network, tuple(config.data.shape), config.data.levels))
@@ -123,11 +120,7 @@ def check(run: trained.Run, count: int, dims: int, metrics: Sequence[str], optio
     for name, size in {"--num_samples": number, "reference": count}.items():
         if "pr" in metrics and size < needed[name]:
             raise ValueError(f"{name}={size}: metrics=pr needs at least {needed[name]} examples. Leave pr out")
-    unknown = set(options.allowed) - {"few", "sizes"}
-    if unknown:
-        raise ValueError(f"--allow={unknown.pop()}: unknown check. Use few, sizes")
-    if options.replicates and options.replicates < 2:
-        raise ValueError(f"--bootstrap={options.replicates}: must be at least 2, or 0 for no intervals")
+    check_options(options)
     if options.heldout or "nn" in metrics:
         flag = "--heldout" if options.heldout else "metrics=nn"
         heldout = sources.heldout_or_none(config, flag)
@@ -144,6 +137,26 @@ def check(run: trained.Run, count: int, dims: int, metrics: Sequence[str], optio
         if name not in options.allowed:
             raise ValueError(f"{warning}. Change --num_samples, or accept it with --allow={','.join(warnings)}")
     return number, [f"{name}: {warning}" for name, warning in warnings.items()]
+
+
+def check_options(options: Options) -> None:
+    """Raise ValueError for options that suit no run."""
+    trained.seeds_from(options.seed, 1)
+    unknown = set(options.allowed) - {"few", "sizes"}
+    if unknown:
+        raise ValueError(f"--allow={unknown.pop()}: unknown check. Use few, sizes")
+    if options.replicates and options.replicates < 2:
+        raise ValueError(f"--bootstrap={options.replicates}: must be at least 2, or 0 for no intervals")
+
+
+def check_names(config: Any, metrics: Sequence[str], features: str, weights: str = "") -> FeatureNetwork:
+    """Return the feature network. Raises ValueError for metrics that data or features cannot give."""
+    for name in metrics:
+        choices.choose("metrics", name, dict(registry.METRICS) | {"parzen": parzen_metric})
+    others = [name for name in metrics if name != "parzen"]
+    network = quality.feature_network(features, tuple(config.data.shape), config.data.levels, weights=weights)
+    quality.check_metrics("metrics", config, others, network)
+    return network
 
 
 def evaluate_samples(

@@ -35,9 +35,15 @@ def parse(scales: str, config: Any) -> list[float]:
         raise ValueError(f"--scales={scales!r}: must be numbers separated by commas, such as 0,1,2,4") from None
     if config.guidance.name == "none" and set(values) != {1.0}:
         raise ValueError(f"--scales={scales}: need guidance. Use --guidance.name=classifier_free")
-    if why := quality.svm_refusal(config, decode=True):
-        raise ValueError(f"--scales={scales}: the SVM {why}")
     return values
+
+
+def check(config: Any, number: int) -> None:
+    """Raise ValueError unless `number` samples at several scales can be compared."""
+    if not number:
+        raise ValueError("--num_samples=0: --scales needs samples. Leave one of the two out")
+    if why := quality.svm_refusal(config, decode=True):
+        raise ValueError(f"--scales: the SVM {why}")
 
 
 def compare_scales(

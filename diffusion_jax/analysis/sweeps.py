@@ -154,8 +154,6 @@ def check(described: Mapping[str, Any], check_flags: CheckFlags | None = None, d
         try:
             config = configs.load(recipe)
             configs.override_all(config, {key: str(value) for key, value in keys.items()})
-            if check_flags:
-                check_flags(evaluate, config)
             if data:
                 section = config.data.to_json_best_effort()
                 if section not in opened:
@@ -163,6 +161,8 @@ def check(described: Mapping[str, Any], check_flags: CheckFlags | None = None, d
                 config = autoencoders.attach(sources.resolve(config, opened[section]))
             if config.data.shape and (data or not config.latent.workdir):
                 wiring.parameters(config, wiring.build(config).network)
+            if check_flags:
+                check_flags(evaluate, config)
         except (ValueError, OSError) as error:
             raise ValueError(f"cell {cell!r}: {' '.join(str(error).split())}") from error
 
@@ -217,7 +217,7 @@ def check_stored(directory: pathlib.Path, runs: list[CellRun]) -> None:
             raise ValueError(f"{directory / GRID}: holds {name}, which this sweep does not. Use another --workdir")
         for command in ("train", "evaluate"):
             then, new = set(flags[command]), set(getattr(now[name], command))
-            if then != new:
+            if then != new and (command == "train" or result_of(directory, name).get("status") in (FINISHED, DIVERGED)):
                 old, given = (" ".join(sorted(group)) or "nothing" for group in (then - new, new - then))
                 raise ValueError(f"{name}: other flags of {command} (got {given}; stored {old}). Use another --workdir")
         result_of(directory, name)

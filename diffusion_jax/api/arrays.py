@@ -34,10 +34,6 @@ def source_from_arrays(data: Any, labels: Any, levels: int | None, name: str) ->
         raise ValueError(f"{name}: expected grey levels 0 … {levels - 1}, got {x.min()} to {x.max()}; see levels=")
     if not whole and not np.isfinite(x).all():
         raise ValueError(f"{name}: {int((~np.isfinite(x)).sum())} values are not finite")
-    if not whole and x.ndim == 4 and np.abs(x).max() > 1:
-        raise ValueError(
-            f"{name}: images of floats must lie in [-1, 1], got {x.min():g} to {x.max():g}; pass uint8, or rescale them"
-        )
     y = None if labels is None else np.asarray(labels)
     if y is not None and (y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0):
         raise ValueError(f"{name}: labels must be integers >= 0 of shape ({len(x)},); got {y.dtype}, {y.shape}")

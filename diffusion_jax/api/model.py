@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
@@ -135,8 +136,18 @@ def _at_default(network: nn.Module, field: dataclasses.Field[Any]) -> bool:
 
 
 def put_existing(config: ConfigDict, key: str, value: Any) -> None:
-    """Set a key that the config has. Raises ValueError, with the nearest key, if it has none of this name."""
+    """Set a key that the config has.
+
+    Raises ValueError, with the nearest key, if it has none of this name, and for a value of another type.
+    """
     known = dict(configs.flatten(config))
-    if key not in known:
-        configs.override(config, key, str(value), prefix="options")
-    configs.put(config, key, value)
+    if key not in known or isinstance(value, str):
+        return configs.override(config, key, str(value), prefix="options")
+    kind = type(known[key])
+    if kind is tuple:
+        value = tuple(value) if isinstance(value, list | tuple) else (value,)
+    numbers = {int: (int, np.integer), float: (int, float, np.integer, np.floating), bool: (bool, np.bool_)}
+    fits = isinstance(value, numbers.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
+    if not fits and not isinstance(value, Instance):
+        raise ValueError(f"options: {key}={value!r} has type {type(value).__name__}, not {kind.__name__}")
+    configs.put(config, key, kind(value) if kind in numbers and fits else value)

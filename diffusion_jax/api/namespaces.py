@@ -38,9 +38,10 @@ class Choice:
         return self.make()
 
     def put(self, config: ConfigDict) -> None:
-        """Write the choice into a config."""
+        """Write the choice into a config, with the defaults of the options that are not given."""
         config[self.section].name = self.name
-        for key, value in self.options.items():
+        defaults = choices.signature_options(configs.choices()[self.section][self.name])
+        for key, value in {**defaults, **self.options}.items():
             where = "process.num_steps" if key == "num_steps" else f"{self.section}.{self.name}.{key}"
             configs.put(config, where, value)
 

@@ -65,22 +65,21 @@ def run(args: Flags) -> Results:
 
     check_flags(args)
     names = likelihoods.parse_names(args.likelihood)
-    sigmas = lengths.parse(args.lengths)
     loaded = load_run(args)
+    sigmas = lengths.parse(args.lengths, loaded.config)
     guidance_scales = scales.parse(args.scales, loaded.config)
     compute_likelihoods = likelihoods.prepare_likelihoods(loaded, names)
     number = loaded.config.eval.num_samples if args.num_samples < 0 else args.num_samples
-    if guidance_scales and not number:
-        raise ValueError("--num_samples=0: --scales needs samples. Leave one of the two out")
+    if guidance_scales:
+        scales.check(loaded.config, number)
     trained.evaluation_directory(loaded)
 
     def metrics_of(loaded: trained.Run) -> Callable[[], Results]:
         if not args.metrics:
             return dict
-        options = sample_metrics.Options(
-            max(0, args.num_samples), args.seed, tuple(args.allow), args.bootstrap, args.heldout
+        return sample_metrics.prepare_metrics(
+            loaded, args.metrics, args.features, args.inception, args.stats, options_of(args)
         )
-        return sample_metrics.prepare_metrics(loaded, args.metrics, args.features, args.inception, args.stats, options)
 
     compute_metrics = metrics_of(loaded)
 
@@ -123,23 +122,46 @@ def run(args: Flags) -> Results:
     return figures
 
 
+def options_of(args: Flags) -> Any:
+    """Return the options of the metrics."""
+    from diffusion_jax.analysis import sample_metrics
+
+    number = max(0, args.num_samples)
+    return sample_metrics.Options(number, args.seed, tuple(args.allow), args.bootstrap, args.heldout)
+
+
 def check_flags(args: Flags) -> None:
     """Raise ValueError for flags that no run could be evaluated with."""
+    from diffusion_jax.analysis import sample_metrics
+
     if args.num_samples == 1 or args.num_samples < -1:
         raise ValueError(f"--num_samples={args.num_samples}: must be 0 (none), 2 or more, or -1 (eval.num_samples)")
     if args.metrics and not args.num_samples:
         raise ValueError("--num_samples=0: --metrics needs samples. Leave one of the two out")
+    sample_metrics.check_options(options_of(args))
 
 
 def check_words(words: Sequence[str], config: Any) -> None:
-    """Raise ValueError if the flags cannot evaluate a run of this config. Called before the run is trained."""
+    """Raise ValueError if the flags cannot evaluate a run of this config, whose data are opened.
+
+    Called before the run is trained.
+    """
     from diffusion_jax import config as configs
-    from diffusion_jax.analysis import lengths, likelihoods
+    from diffusion_jax.analysis import lengths, likelihoods, sample_metrics, scales
+    from diffusion_jax.experiment import guidances, wiring
 
     parser = Parser("evaluate", "")
     add_flags(parser)
     args = parser.read(["--workdir=later", *words])
     check_flags(args)
     likelihoods.parse_names(args.likelihood)
-    lengths.parse(args.lengths)
-    configs.override_all(config.copy_and_resolve_references(), args.overrides, prefix="")
+    config = config.copy_and_resolve_references()
+    configs.override_all(config, args.overrides, prefix="")
+    lengths.parse(args.lengths, config)
+    scales.parse(args.scales, config)
+    if not config.data.shape or (config.latent.workdir and not config.latent.autoencoder):
+        return
+    if args.metrics:
+        sample_metrics.check_names(config, args.metrics, args.features, args.inception)
+    if not guidances.other_run(config):
+        wiring.build(config)

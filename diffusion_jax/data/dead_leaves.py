@@ -27,6 +27,11 @@ def dead_leaves(
     split, each with a random stream of its own. The grey of a leaf is uniform over the levels.
     """
     check_split(split)
+    if len(shape) != 2 or len(radii) != 2 or seed < 0:
+        raise ValueError(
+            f"data.dead_leaves: shape={tuple(shape)} and radii={tuple(radii)} must be two numbers each, and seed={seed} "
+            "at least 0"
+        )
     height, width = shape
     small, large = radii
     if not (height >= 1 and width >= 1 and 0 < small < large and size >= 1):

@@ -59,6 +59,8 @@ def toy2d(split: str, kind: str = "mixture", size: int = 20_000, seed: int = 0, 
     if not noise >= 0:
         raise ValueError(f"data.toy2d.noise={noise}: must be at least 0")
     draw, classes = TOYS[kind]
+    if seed < 0:
+        raise ValueError(f"data.toy2d.seed={seed}: must be at least 0")
     rng = np.random.default_rng((seed, SPLITS.index(split)))
     x0, label = _swissroll(rng, size, noise) if kind == "swissroll" else draw(rng, size)
     return from_arrays(f"{kind}/{split}", x0.astype(np.float32), label, levels=0, classes=classes)

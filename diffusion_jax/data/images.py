@@ -102,10 +102,10 @@ def check(file: pathlib.Path, rule: Rule) -> bool:
         raise Refused(f"{file}: is not a regular file. Remove it from the folder")
     with _opened(file, str(file), rule) as image:
         size, transparent = image.size, image.has_transparency_data
-        wrong_size = rule.resize == "none" and size != (rule.width, rule.height)
-        if wrong_size and size == (rule.height, rule.width):
-            wrong_size = image.getexif().get(ORIENTATION) not in SIDEWAYS
-    if wrong_size:
+        wanted = (rule.width, rule.height)
+        if rule.resize == "none" and rule.width != rule.height and size in (wanted, wanted[::-1]):
+            size = size[::-1] if image.getexif().get(ORIENTATION) in SIDEWAYS else size
+    if rule.resize == "none" and size != wanted:
         _refuse_size(str(file), size, rule)
     return transparent
 

@@ -1,6 +1,6 @@
 """Optimisers and learning-rate schedules by name, through optax."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -185,13 +185,14 @@ def evaluated(rate: Rate) -> Callable[[int], float]:
     return lambda n: float(rate(n) if callable(rate) else rate)
 
 
-def fill_in(config: ConfigDict) -> ConfigDict:
-    """Set total_steps of a decaying learning rate to train_steps where it is 0.
+def fill_in(config: ConfigDict, stored: Mapping[str, Any] | None = None) -> ConfigDict:
+    """Set total_steps of a decaying learning rate where it is 0: to that of the stored config, else to train_steps.
 
-    Returns the config. So a run that is lengthened goes on at the rate where its decay ended, and another decay is
-    another run.
+    Returns the config. stored: of the run that is resumed. So a run that is lengthened goes on at the rate where its
+    decay ended, and another decay is another run.
     """
-    chosen = config.optimizer.get(str(config.optimizer.schedule), {})
+    name = str(config.optimizer.schedule)
+    chosen, before = config.optimizer.get(name, {}), (stored or {}).get("optimizer", {}).get(name, {})
     if chosen.get("total_steps") == 0:
-        chosen.total_steps = config.train_steps
+        chosen.total_steps = before.get("total_steps") or config.train_steps
     return config

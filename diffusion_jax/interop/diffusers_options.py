@@ -320,6 +320,16 @@ def describe_unet(unet: UNet, shape: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
+_ONLY_HERE = {
+    "prediction.input_scaling": "none",
+    "data.mean": 0.0,
+    "data.std": 1.0,
+    "sampler.dynamic_threshold": 0.0,
+    "sampler.keep_eps": False,
+}
+"""Keys that change samples and that diffusers lacks, at the values with which it draws the same."""
+
+
 def describe_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the contents of scheduler_config.json for a nested config.
 
@@ -336,6 +346,11 @@ def describe_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
     ):
         if value not in values:
             faults.append(f"{key}={value!r}: diffusers' DDPMScheduler does not have it. Use {' or '.join(values)}")
+    for key, only in _ONLY_HERE.items():
+        section, option = key.split(".")
+        value = config.get(section, {}).get(option, only)
+        if value != only:
+            faults.append(f"{key}={value!r}: has no counterpart in diffusers. Only {only!r} can be exported")
     options = schedule.get(name, {})
     for key, constant in _ONLY.get(name, {}).items():
         if options.get(key, constant) != constant:

@@ -63,7 +63,7 @@ def of_run(config: ConfigDict, verify: bool = True) -> latents.Autoencoder:
 
 
 def measured(config: ConfigDict, autoencoder: latents.Autoencoder, train: Source) -> float:
-    """Return 1 / the standard deviation of the latents of MEASURED training examples, evenly spread."""
+    """Return 1 / the standard deviation of the latents of MEASURED training examples."""
     encode = jax.jit(latents.encoder(config, autoencoder))
     some = subset(train, MEASURED)
     parts = []
@@ -85,10 +85,11 @@ def same(config: ConfigDict, other: ConfigDict, workdir: str) -> bool:
     if ours is None or not other.latent.workdir:
         return ours is None and not other.latent.workdir
     theirs = read(files.place_of(workdir) / FILE)
-    leaves, others = (jax.tree.leaves_with_path(jax.device_get(found.params)) for found in (ours, theirs))
-    return ours.scale == theirs.scale and all(
-        path == path_other and np.array_equal(leaf, leaf_other)
-        for (path, leaf), (path_other, leaf_other) in zip(leaves, others, strict=False)
+    ours_flat, theirs_flat = (traverse_util.flatten_dict(jax.device_get(found.params)) for found in (ours, theirs))
+    return (
+        ours.scale == theirs.scale
+        and ours_flat.keys() == theirs_flat.keys()
+        and all(np.array_equal(ours_flat[path], theirs_flat[path]) for path in ours_flat)
     )
 
 

@@ -304,6 +304,8 @@ def read_rollbacks(run: Run, step: int | str = "newest", verify: bool = True) ->
 def check_resume(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Raise ValueError, naming each key, if `config` differs from the `stored` one beyond MAY_DIFFER.
 
+    checkpoint.best must stay, since its values are compared between checkpoints.
+
     Keys that the stored config lacks are at their defaults; options of choices that are not made do not count. The data
     may lie elsewhere, but must be the same (data.fingerprint); imported weights (data.size=0) go on with any data.
     """
@@ -317,7 +319,7 @@ def check_resume(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     differing = [
         f"{key}: stored {before.get(key, 'nothing')!r}, got {now.get(key, 'nothing')!r}"
         for key in sorted(before.keys() | now.keys())
-        if not f"{key}.".startswith(may_differ) and before.get(key) != now.get(key)
+        if (key == "checkpoint.best" or not f"{key}.".startswith(may_differ)) and before.get(key) != now.get(key)
     ]
     if differing:
         data = all(line.startswith(("data.size:", "data.fingerprint:")) for line in differing)

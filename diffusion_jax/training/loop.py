@@ -83,15 +83,15 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     check_places(workdir, config.report)
     weights_and_biases.check(config.report.wandb)
     train_source, heldout = sources.source(config, "train"), None
-    config = optimizers.fill_in(sources.resolve(config, train_source))
     kept = checkpoints.steps(workdir)
+    stored = checkpoints.read_config(workdir, verify=verify) if kept else {}
+    config = optimizers.fill_in(sources.resolve(config, train_source), stored)
     config = autoencoders.attach(config, workdir if kept else "", train_source, verify)
     experiment = wiring.build(config)
     quality.check_evaluation(config)
     devices.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
     pipeline.check(train_source, config.seed, 0, config.batch_size, config.data.flip)
     if kept:
-        stored = checkpoints.read_config(workdir, verify=verify)
         config = sources.with_heldout(config, stored["data"].get("heldout_fingerprint", ""))
     if config.eval.every:
         heldout = sources.source(config, "heldout")
@@ -108,7 +108,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     key_init, key_train, key_eval = keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
     if kept:
-        checkpoints.check_resume(checkpoints.read_config(workdir, verify=verify), config)
+        checkpoints.check_resume(stored, config)
         if kept[-1] >= config.train_steps:
             log.info("%s is finished: step %d of %d", workdir, kept[-1], config.train_steps)
             return {"workdir": workdir, "step": kept[-1], "loss": metric_log.last(workdir, "loss"), "finished": True}
@@ -395,14 +395,15 @@ def heldout_loss(
     Times, noise and examples are the same at every call. The mean weighs the intervals equally.
     """
     examples = subset(heldout, config.eval.max_examples)
+    rows_at_once = min(config.batch_size, examples.size)  # over which the times are spread
     steps = 1 if experiment.sampler.method.direct else config.process.num_steps
-    measure = step.make_eval_step(experiment.loss, steps, config.batch_size, config.times.min_t, experiment.to_model)
+    measure = step.make_eval_step(experiment.loss, steps, rows_at_once, config.times.min_t, experiment.to_model)
     eval_step = devices.map_over_devices(lambda *args: measure(*args, axis=devices.AXIS), replicated=2, reduced=True)
 
     def evaluate(params: Any) -> dict[str, float]:
         total = None
         for i in range(config.eval.passes):
-            batches = pipeline.in_order(examples, config.batch_size, workers=config.data.workers)
+            batches = pipeline.in_order(examples, rows_at_once, workers=config.data.workers)
             for j, rows in enumerate(batches):
                 key_j = jax.random.fold_in(jax.random.fold_in(key, i), j)
                 sums = eval_step(params, key_j, devices.put_rows(pipeline.pad(rows, jax.device_count())))

@@ -245,6 +245,19 @@ def test_a_cell_may_name_its_own_recipe_and_evaluation():
             sweeps.check(broken, evaluate.check_words)
 
 
+@pytest.mark.parametrize(
+    "flag",
+    ["--metrics=bogus", "--metrics=is", "--allow=foo", "--bootstrap=1", "--scales=x", "--seed=-1", "--lengths=0.1",
+     "--sampler.name=bogus", "--likelihood=bogus", "--features=bogus"],
+)  # fmt: skip
+def test_flags_that_cannot_evaluate_a_cell_are_refused_before_it_is_trained(flag):
+    described = {"config": "digits:tiny", "seeds": (0,), "cells": {"one": {}}}
+    evaluated = ("--metrics=fid", "--features=pixels", "--num_samples=8", "--allow=few,sizes")
+    sweeps.check(described | {"evaluate": evaluated}, evaluate.check_words)
+    with pytest.raises(ValueError, match=flag.split("=")[0].removeprefix("--")):
+        sweeps.check(described | {"evaluate": (*evaluated, flag)}, evaluate.check_words)
+
+
 def test_the_loss_of_a_gan_may_rise(tmp_path, commands, monkeypatch):
     records = [{"step": step, "loss": 1.0, "heldout_loss": loss} for step, loss in ((1, 1.0), (2, 3.0))]
     monkeypatch.setattr(metric_log, "read_metrics", lambda place: records)

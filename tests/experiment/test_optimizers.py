@@ -134,3 +134,6 @@ def test_a_decay_ends_where_training_was_to_end_when_it_started():
     assert c.optimizer.cosine.total_steps == 100 and c.optimizer.linear.total_steps == 0
     c.train_steps = 200
     assert optimizers.fill_in(c).optimizer.cosine.total_steps == 100
+    longer = config(schedule="cosine")
+    longer.train_steps = 200
+    assert optimizers.fill_in(longer, c.to_dict()).optimizer.cosine.total_steps == 100

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import saved_models
 
+from diffusion_jax import config as configs
 from diffusion_jax.interop import diffusers_options, fit
 from diffusion_jax.networks.unet import UNet
 from diffusion_jax.process import schedules
@@ -263,3 +264,16 @@ def test_chains_that_diffusers_has_not_are_refused(section, value, key):
     }
     with pytest.raises(ValueError, match=key):
         diffusers_options.describe_scheduler(config | {section: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("prediction.input_scaling", "unit_variance"), ("data.mean", 0.1), ("data.std", 0.5), ("sampler.keep_eps", True)],
+)
+def test_what_diffusers_would_ignore_is_refused(key, value):
+    config = configs.load("digits").to_dict()
+    diffusers_options.describe_scheduler(config)
+    section, option = key.split(".")
+    config[section][option] = value
+    with pytest.raises(ValueError, match=key):
+        diffusers_options.describe_scheduler(config)
