@@ -170,6 +170,14 @@ def evaluate_samples(
     functions = [choices.choose("metrics", name, registry.METRICS) for name in metrics]
     reference.check_fits(ref, reference.describe(network, tuple(run.config.data.shape), run.config.data.levels))
     number, warnings = check(run, int(ref.provenance["count"]), len(ref.mean), metrics, options)
+    if registry.memorisation_statistic in functions:
+        split, count = ref.provenance["split"], int(ref.provenance["count"])
+        if split != "train":
+            raise ValueError(f"metrics=nn: needs statistics of the training data (got those of split={split})")
+        if len(ref.features) < count:
+            warnings.append(
+                f"nn: compared with {len(ref.features):,} of {count:,} training examples; copies of others count as new"
+            )
     for warning in warnings:
         log.warning("flagged: %s", warning)
     needs_heldout = options.heldout or any(facts_of(function).heldout for function in functions)

@@ -58,8 +58,11 @@ def names(
 def objective(name: str, values: dict[str, float]) -> float | None:
     """Return the value that the best checkpoint minimises.
 
-    It is the metric of this full name, negated if larger is better. None if nothing was measured.
+    It is the metric of this full name, negated if larger is better, and the distance from 1/2 for memorisation. None if
+    nothing was measured.
     """
     if not values:
         return None
+    if name.startswith("memorisation"):
+        return abs(values[name] - 0.5)
     return -values[name] if name.startswith(LARGER_IS_BETTER) else values[name]

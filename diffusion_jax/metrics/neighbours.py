@@ -22,7 +22,7 @@ def nearest(x: np.ndarray, y: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarra
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     most = min(len(y), k + SPARE)
     distances, places = np.empty((len(x), k)), np.empty((len(x), k), np.int64)
-    for part in parts(len(x), len(y)):
+    for part in parts(len(x), max(len(y), most * x.shape[1])):
         about = squared_distances(x[part], y)
         chosen = np.sort(np.argpartition(about, most - 1, axis=1)[:, :most], axis=1)
         exact = between(x[part, None], y[chosen])

@@ -46,15 +46,18 @@ def svm_confidence(
 def class_diversity(real: tuple[np.ndarray, np.ndarray], samples: tuple[np.ndarray, np.ndarray]) -> float:
     """Return the variance of samples within classes, relative to real examples.
 
-    1: as diverse as the data; 0: all samples of a class are equal. The variance is the squared distance from the mean
-    of the class, summed over the examples and divided by N - classes, which is unbiased. real, samples: (x [N,*D],
-    label int [N]). NaN if no class has two samples.
+    1: as diverse as the data; 0: all samples of a class are equal. The variance of a class is the squared distance from
+    its mean, summed over n examples and divided by n - 1; the means over the samples' classes are weighted by n - 1 of
+    the samples, so that the shares of the classes do not count. real, samples: (x [N,*D], label int [N]). NaN if no
+    class has two samples, or the data do not vary within classes.
     """
 
-    def within(x: np.ndarray, label: np.ndarray) -> float:
-        flat = x.reshape(len(x), -1).astype(np.float64)
-        classes = np.unique(label)
-        squares = sum(float(np.square(flat[label == c] - flat[label == c].mean(0)).sum()) for c in classes)
-        return squares / (len(x) - len(classes)) if len(x) > len(classes) else float("nan")
+    def variance(x: np.ndarray, label: np.ndarray, chosen: int) -> tuple[float, int]:
+        flat = x[label == chosen].reshape((label == chosen).sum(), -1).astype(np.float64)
+        return float(flat.var(0, ddof=1).sum()) if len(flat) > 1 else 0.0, len(flat) - 1
 
-    return within(*samples) / within(*real)
+    ours, theirs = 0.0, 0.0
+    for chosen in np.unique(samples[1]):
+        (of_samples, weight), (of_real, _) = (variance(*pair, chosen) for pair in (samples, real))
+        ours, theirs = ours + weight * of_samples, theirs + weight * of_real
+    return ours / theirs if theirs else float("nan")

@@ -90,10 +90,14 @@ class GaussianProcess:
         return expand(level.alpha, x0) * x0 + expand(level.sigma, x0) * noise
 
     def coefficients(self, schedule: Schedule, times: Array) -> GaussianCoefficients:
-        """Return the coefficients [N] of a falling time grid [N+1], in the dtype of `times`."""
+        """Return the coefficients [N] of a falling time grid [N+1], in the dtype of `times`.
+
+        A step that ends without noise has the small variance of the step before, and a single such step the large one.
+        """
         steps = step_coefficients(level(schedule, times[:-1]), level(schedule, times[1:]))
         small = steps.log_var_small
         before = jnp.concatenate([small[:1], small[:-1]])
+        before = jnp.where(jnp.isneginf(before), steps.log_var_large, before)
         return steps._replace(log_var_small=jnp.where(jnp.isneginf(small), before, small))
 
     def posterior(self, coefficients: GaussianCoefficients, x0: Array, x_t: Array) -> tuple[Array, Array]:

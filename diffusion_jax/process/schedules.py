@@ -17,14 +17,19 @@ from diffusion_jax.process.base import Array, Schedule
 
 
 def chain(betas: np.ndarray) -> Schedule:
-    """Variance-preserving chain with rates `betas` [T], each in (0, 1].
+    """Variance-preserving chain with rates `betas` [T], each in (0, 1), the last one also 1.
 
     alpha(k/T)² = prod_{i<=k} (1 - beta_i), sigma² = 1 - alpha².
-    Reference: Ho et al. 2020, eq. 4. Raises ValueError if a beta is outside (0, 1].
+    Reference: Ho et al. 2020, eq. 4. Raises ValueError for other betas.
     """
     betas = np.asarray(betas, np.float64)
-    if betas.ndim != 1 or not betas.size or not np.all((betas > 0) & (betas <= 1)):
-        raise ValueError(f"schedule: betas must lie in (0, 1], got {betas.size} from {betas.min()} to {betas.max()}")
+    if betas.ndim != 1 or not betas.size:
+        raise ValueError(f"schedule: betas must be a list of rates, got an array of shape {betas.shape}")
+    if not np.all((betas > 0) & (betas <= 1)) or np.any(betas[:-1] == 1):
+        raise ValueError(
+            f"schedule: betas must lie in (0, 1), the last one also at 1, got {betas.size} from {betas.min()} to "
+            f"{betas.max()}"
+        )
     with np.errstate(divide="ignore"):
         table = np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))])
     last_step_destroys_all = bool(np.isneginf(table[-1]))

@@ -73,12 +73,12 @@ def strided(num_steps: int, chain_steps: int) -> np.ndarray:
     The last levels are left out.
 
     Reference: Song et al. 2021 (DDIM), appendix D (of 1000, 50: k - 1 = 980, …, 20, 0). Raises ValueError as `uniform`
-    does, and where more than a tenth of the levels would be left out, as of 1000 with 400.
+    does, and where more than a fifth of the levels would be left out, as of 1000 with 400.
     """
     uniform(num_steps, chain_steps)
     stride = chain_steps // num_steps
     levels = 1 + stride * np.arange(num_steps)
-    if chain_steps - levels[-1] > max(stride, chain_steps / 10):
+    if chain_steps - levels[-1] > max(stride, chain_steps / 5):
         fewer, more = chain_steps // (stride + 1), chain_steps // stride
         raise ValueError(
             f"sampler.num_steps={num_steps}: with sampler.grid='strided' sampling would start at level {levels[-1]} of "

@@ -92,8 +92,10 @@ def extrapolate(pair: Pair, scale: float, interval_t: Interval = ALWAYS, rescale
         if rescale:
             axes = tuple(range(1, x_t.ndim))
             wanted, present = (jnp.std(x, axes, keepdims=True) for x in (strong.x0, x0))
-            x0 *= jnp.where(more == 0, 1, 1 - rescale + rescale * wanted / present)
-            eps = (x_t - expand(level.alpha, x_t) * x0) * expand(jnp.exp(-level.log_sigma), x_t)
+            ratio = jnp.where(present == 0, 1, wanted / jnp.where(present == 0, 1, present))
+            x0 *= jnp.where(more == 0, 1, 1 - rescale + rescale * ratio)
+            of_x0 = (x_t - expand(level.alpha, x_t) * x0) * expand(jnp.exp(-level.log_sigma), x_t)
+            eps = jnp.where(more == 0, strong.eps, of_x0)
         return Prediction(x0, eps, strong.head)
 
     return guided
@@ -115,10 +117,11 @@ def classifier(predict: Denoiser, log_probs: LogProbs, scale: float, interval_t:
             return prediction
 
         def log_prob(x: Array) -> Array:
-            return jnp.take_along_axis(log_probs(params["classifier"], x, level), label[:, None], axis=1).sum()
+            known = jnp.maximum(label, 0)[:, None]  # -1: no label, no guidance
+            return jnp.take_along_axis(log_probs(params["classifier"], x, level), known, axis=1).sum()
 
         slope = jax.grad(log_prob)(x_t)
-        slope *= expand(jnp.where(inside(level, interval_t), scale, 0.0), x_t).astype(x_t.dtype)
+        slope *= expand(jnp.where(inside(level, interval_t) & (label >= 0), scale, 0.0), x_t).astype(x_t.dtype)
         to_x0 = jnp.where(jnp.isneginf(level.log_alpha), 0, jnp.exp(2 * level.log_sigma - level.log_alpha))
         x0 = prediction.x0 + expand(to_x0, x_t) * slope
         return Prediction(x0, prediction.eps - expand(level.sigma, x_t) * slope, prediction.head)

@@ -4,6 +4,7 @@ The step coefficients are computed from the time grid.
 """
 
 import dataclasses
+import zlib
 from typing import Any
 
 import jax
@@ -29,6 +30,9 @@ from diffusion_jax.sampling.base import (
     Step,
     same_coefficients,
 )
+
+LABELS = zlib.crc32(b"labels")
+"""Stream of the key of a seed from which its class is drawn."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,7 +65,7 @@ class Sampler:
         """Return a class int32 [B] drawn for each seed uint32 [B]; None for a model without labels."""
         if not self.num_classes:
             return None
-        keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), 1))(seeds)
+        keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), LABELS))(seeds)
         return jax.vmap(lambda key: jax.random.randint(key, (), 0, self.num_classes))(keys)
 
     def init_carry(self, x: Array) -> Any:

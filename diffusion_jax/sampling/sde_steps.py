@@ -33,30 +33,33 @@ def euler_maruyama() -> SamplerStep:
             2 * coefficients.log_sigma_ratio
         )
 
-    def step(
-        denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
-    ) -> tuple[Array, Any]:
-        prediction, sigma = denoise(x, coefficients.at), coefficients.at.sigma
-        share = -jnp.expm1(-2 * coefficients.h)
-        noise = expand(sigma * jnp.sqrt(share), x) * normal(keys, x.shape[1:], x.dtype)
-        x_s = x + linear_change(coefficients, coefficients.at, x, prediction)
-        x_s += noise - expand(sigma * share / 2, x) * prediction.eps
-        return jnp.where(jnp.isneginf(expand(coefficients.to.log_sigma, x)), prediction.x0, x_s), carry
-
-    return SamplerStep(_noisy_step(scales), needs_signal=True, from_noise=SamplerStep(step))
+    return SamplerStep(_noisy_step(scales), needs_signal=True, from_noise=SamplerStep(_step_from_noise))
 
 
 def reverse_diffusion() -> SamplerStep:
     """Reverse diffusion: x_s = (2 - a) x - sigma_ts²/sigma_t eps + sigma_ts noise with a = alpha_t/alpha_s.
 
     One network call per step. Reference: Song et al. 2021, appendix E (for sub-VP the public code has Euler's forward
-    step instead of the exact one here).
+    step instead of the exact one here). It needs a near 1: where no signal is left at t = 1, a is 0 there, and the
+    steps are those of `euler_maruyama`.
     """
 
     def scales(coefficients: StepCoefficients) -> tuple[Array, Array]:
         return 2 - jnp.exp(-coefficients.log_alpha_ratio), -jnp.expm1(-2 * coefficients.h)
 
-    return SamplerStep(_noisy_step(scales))
+    return SamplerStep(_noisy_step(scales), needs_signal=True, from_noise=SamplerStep(_step_from_noise))
+
+
+def _step_from_noise(
+    denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
+) -> tuple[Array, Any]:
+    """Step that is finite where no signal is left, see `euler_maruyama`."""
+    prediction, sigma = denoise(x, coefficients.at), coefficients.at.sigma
+    share = -jnp.expm1(-2 * coefficients.h)
+    noise = expand(sigma * jnp.sqrt(share), x) * normal(keys, x.shape[1:], x.dtype)
+    x_s = x + linear_change(coefficients, coefficients.at, x, prediction)
+    x_s += noise - expand(sigma * share / 2, x) * prediction.eps
+    return jnp.where(jnp.isneginf(expand(coefficients.to.log_sigma, x)), prediction.x0, x_s), carry
 
 
 def _noisy_step(scales: Callable[[StepCoefficients], tuple[Array, Array]]) -> Step:

@@ -54,6 +54,9 @@ def test_objective():
     measured = {"fd_pixels_50": 3.0, "recall_pixels_50": 0.25}
     assert monitor.objective("fd_pixels_50", measured) == 3 and monitor.objective("recall_pixels_50", measured) == -0.25
     assert monitor.objective("fd_pixels_50", {}) is None
+    name = "memorisation_pixels_50"
+    at_half, far, copied = (monitor.objective(name, {name: value}) for value in (0.5, 0.1, 1.0))
+    assert at_half < far < copied
 
 
 @pytest.mark.parametrize(

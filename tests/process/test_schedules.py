@@ -122,7 +122,7 @@ def test_slope_of_a_chain_is_its_rate(x64):
     assert float(slope) == pytest.approx(0.5 * np.log1p(-beta) * steps, rel=1e-9)
 
 
-@pytest.mark.parametrize("betas", [[0.1, 1.5], [0.0, 0.1], [-0.1], [float("nan")]])
+@pytest.mark.parametrize("betas", [[0.1, 1.5], [0.0, 0.1], [-0.1], [float("nan")], [], [1.0, 0.5]])
 def test_betas_outside_the_unit_interval_are_refused(betas):
     with pytest.raises(ValueError, match="betas"):
         schedules.chain(np.array(betas))

@@ -79,6 +79,16 @@ def test_samples_have_mean_and_covariance_of_the_data(name, options):
     assert np.all(np.abs(np.cov(drawn.T) - data.covariance) < 5 * 1.5 * data.covariance.max() / 2000**0.5 + 0.05)
 
 
+@pytest.mark.parametrize("name", ["euler_maruyama", "reverse_diffusion"])
+def test_the_first_step_from_noise_is_finite_and_small(name):
+    """It has the variance (1/2 - d sigma)² + 1 here; a factor of 2 - alpha_t/alpha_s of x would make it 2."""
+    method = starting(SAMPLERS[name](), FLOW)
+    rows = loop.coefficients(PROCESS, FLOW, np.linspace(1, 0, 21)[:2], denoise=False, method=method)
+    keys = jax.random.split(jax.random.key(1), 4000)
+    found, _ = loop.sample(method.step, GAUSSIAN, None, rows, noise(4000, jnp.float32), keys)
+    np.testing.assert_allclose(np.var(found, axis=0), 0.45**2 + 1, rtol=5 * (2 / 4000) ** 0.5)
+
+
 def test_dopri5_solves_the_flow():
     method = SAMPLERS["dopri5"](1e-6, 1e-6)
     rows = loop.coefficients(PROCESS, FLOW, np.linspace(1, 1e-5, 3), denoise=True, method=method)

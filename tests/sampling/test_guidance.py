@@ -111,6 +111,24 @@ def test_the_interval_leaves_the_rest_alone():
         assert np.abs(found.x0 - cond.x0)[inside].max(axis=1).min() > 1e-4
 
 
+def test_a_classifier_leaves_samples_without_label_alone():
+    guided = guidance.classifier(predict, log_probs, 4.0)
+    none = jnp.where(jnp.arange(len(LABEL)) % 2, LABEL, -1)
+    found, free = call(guided, label=none, classifier={})[0], call(predict, label=none)[0]
+    alone = np.asarray(none) < 0
+    np.testing.assert_array_equal(found.x0[alone], free.x0[alone])
+    assert np.abs(found.x0 - free.x0)[~alone].max() > 1e-4
+
+
+def test_rescaling_keeps_what_has_no_deviation_and_what_is_not_guided():
+    flat = Prediction(jnp.full((2, 3), 0.5), jnp.ones((2, 3)), None)
+    at = level(schedules.vp(), jnp.array([0.1, 0.5]))
+    guided = guidance.extrapolate(lambda *args: (flat, flat), 3.0, (0.3, 0.7), rescale=1.0)
+    found = guided(None, jnp.ones((2, 3)), at, None, None)
+    np.testing.assert_array_equal(found.x0, flat.x0)
+    np.testing.assert_array_equal(found.eps[0], flat.eps[0])
+
+
 def test_rescaling_gives_back_the_standard_deviation():
     strong = Prediction(jnp.array([[1.0, -1.0, 0.0]]), jnp.zeros((1, 3)), None)
     weak = Prediction(jnp.array([[0.5, 0.0, 0.0]]), jnp.zeros((1, 3)), None)
