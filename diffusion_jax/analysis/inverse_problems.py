@@ -270,7 +270,7 @@ def compare(
 
 
 def with_kernel(run: trained.Run) -> trained.Run:
-    """Return the run with ancestral sampling, unless its sampler draws from the kernel alone already."""
+    """Return the run, with ancestral sampling where its sampler has more than the kernel."""
     if run.experiment.sampler.method.kernel_only:
         return run
     config = run.config.copy_and_resolve_references()

@@ -184,7 +184,7 @@ def feature_levels(run: Run) -> Level:
 
 
 def _levels(run: Run) -> Level:
-    """Return the noise levels that the steps of config.bound start from, least noise first, fields [L]."""
+    """Return the noise levels of the steps of config.bound, fields [L], least noise first."""
     chain, count = run.config.process.num_steps, run.config.bound.num_steps
     times = grids.uniform(count or chain, chain)[:-1][::-1]
     found: Level = in_float64(level, run.experiment.schedule(None), times)

@@ -38,7 +38,7 @@ class Choice:
         return self.make()
 
     def put(self, config: ConfigDict) -> None:
-        """Write the choice into a config, with the defaults of the options that are not given."""
+        """Write the choice and all of its options into a config."""
         config[self.section].name = self.name
         defaults = choices.signature_options(configs.choices()[self.section][self.name])
         for key, value in {**defaults, **self.options}.items():

@@ -142,9 +142,9 @@ def check_flags(args: Flags) -> None:
 
 
 def check_words(words: Sequence[str], config: Any) -> None:
-    """Raise ValueError if the flags cannot evaluate a run of this config, whose data are opened.
+    """Raise ValueError if the flags cannot evaluate a run of this config.
 
-    Called before the run is trained.
+    Called before the run is trained. What depends on the data is checked where the config has their shape.
     """
     from diffusion_jax import config as configs
     from diffusion_jax.analysis import lengths, likelihoods, sample_metrics, scales

@@ -186,10 +186,10 @@ def evaluated(rate: Rate) -> Callable[[int], float]:
 
 
 def fill_in(config: ConfigDict, stored: Mapping[str, Any] | None = None) -> ConfigDict:
-    """Set total_steps of a decaying learning rate where it is 0: to that of the stored config, else to train_steps.
+    """Set total_steps of a decaying learning rate where it is 0.
 
-    Returns the config. stored: of the run that is resumed. So a run that is lengthened goes on at the rate where its
-    decay ended, and another decay is another run.
+    It is that of the stored config of a run that is resumed, else train_steps. Returns the config. So a run that is
+    lengthened goes on at the rate where its decay ended, and another decay is another run.
     """
     name = str(config.optimizer.schedule)
     chosen, before = config.optimizer.get(name, {}), (stored or {}).get("optimizer", {}).get(name, {})

@@ -176,7 +176,7 @@ def sampling_times(config: ConfigDict, path: ModelSchedule) -> np.ndarray:
 
 
 def check_start(config: ConfigDict, t: float) -> None:
-    """Raise ValueError where x_t at the first time differs in scale from the noise that samples start from."""
+    """Raise ValueError where x_t at the first time has another scale than the noise."""
     at, end = (in_float64(level, initial_schedule(config), np.array(time)) for time in (t, 1.0))
     scale, of_noise = (float(np.hypot(np.exp(x.log_alpha), np.exp(x.log_sigma))) for x in (at, end))
     if abs(scale / of_noise - 1) > SCALE_RTOL:

@@ -138,7 +138,7 @@ def _uniform_per_example(key: Array, index: Array) -> Array:
 
 
 def _to_time(u: Array, num_steps: int, min_t: float) -> Array:
-    """Map u in [0,1) to k/num_steps, k = 1..num_steps, or to [min_t, 1) in continuous time, where t = 0 is left out."""
+    """Map u in [0,1) to k/num_steps, k = 1..num_steps, or to [min_t, 1) without 0."""
     if not num_steps:
         u = jnp.where(u == 0, jnp.finfo(u.dtype).eps / 2, u)  # half the distance of two draws
         return min_t + (1 - min_t) * u
