@@ -2,8 +2,9 @@
 
 Run:    python -m diffusion_jax.main train --config=configs/fashion_ddpm.py --workdir=runs/fashion_ddpm
         python -m diffusion_jax.main train --config=configs/fashion_ddpm.py:gpu --workdir=runs/fashion_ddpm
-Expect: not measured
-Time:   not measured
+Expect: with 1,400 steps and their decay, Fréchet distance of 2,000 samples of 15 calls 2.82 ± 0.13 in grey28 features
+        (measured); the full recipe and :gpu are not measured
+Time:   9 minutes for these steps on one CPU core beside other work (measured)
 
 Data: data/fashion-mnist with the four IDX files, or Debian's package dataset-fashion-mnist.
 """

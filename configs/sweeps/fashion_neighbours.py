@@ -5,11 +5,18 @@ Run:    python -m diffusion_jax.main train --config=configs/fashion_vae.py:laten
         python -m diffusion_jax.main sweep --sweep=configs/sweeps/fashion_neighbours.py \\
             --workdir=runs/fashion_neighbours
         python -m diffusion_jax.main compare runs/fashion_neighbours
-Expect: not measured
-Time:   not measured
+Expect: Fréchet distance in the grey28 features, precision and recall of 2,000 samples (measured):
 
-The numbers of steps make the times of training about equal, a quarter of an hour on two CPU cores; that of the
-autoencoder, whose latents one cell uses, comes on top. Diffusion draws with 15 network calls, the others with one.
+    diffusion       2.82 ± 0.13    0.401 ± 0.008    0.686 ± 0.021
+    latent          2.23 ± 0.09    0.339 ± 0.007    0.768 ± 0.010
+    vae             4.36 ± 0.01    0.213 ± 0.012    0.792 ± 0.009
+    gan             1.96 ± 0.16    0.654 ± 0.016    0.203 ± 0.028
+
+Time:   seven to nine minutes for each training and one and a half to three for its evaluation, on one CPU core beside
+        other work (measured)
+
+The numbers of steps make the times of training about equal; that of the autoencoder, whose latents one cell uses, comes
+on top. Diffusion draws with 15 network calls, the others with one.
 
 Data: data/fashion-mnist with the four IDX files, or Debian's package dataset-fashion-mnist.
 """
