@@ -31,7 +31,8 @@ def arrays(
     key: the array of examples in a .npz; "": the only array of two or more dimensions. label_key: the array of labels
     0 … classes - 1; "": no labels. levels: number of grey levels; integers of any dtype must be 0 … levels - 1. 0:
     floats of any shape, used unchanged (float vectors [N,D] always are); [N,H,W] becomes [N,H,W,1]. classes: 0: counted
-    in the training labels. heldout: a second file for the held-out split; "": a fixed permutation holds out heldout_fraction of the examples.
+    in the training labels. heldout: a second file for the held-out split; "": a fixed permutation holds out
+    heldout_fraction of the examples.
 
     Raises FileNotFoundError, PermissionError, or ValueError if the file does not match this description.
     """

@@ -29,8 +29,8 @@ def dead_leaves(
     check_split(split)
     if len(shape) != 2 or len(radii) != 2 or seed < 0:
         raise ValueError(
-            f"data.dead_leaves: shape={tuple(shape)} and radii={tuple(radii)} must be two numbers each, and seed={seed} "
-            "at least 0"
+            f"data.dead_leaves: shape={tuple(shape)} and radii={tuple(radii)} must be two numbers each, and "
+            f"seed={seed} at least 0"
         )
     height, width = shape
     small, large = radii

@@ -79,7 +79,8 @@ def _stack(item: Item, shape: tuple[int, ...], places: np.ndarray) -> tuple[np.n
 def subset(source: Source, most: int) -> Source:
     """Return the source cut to at most `most` examples.
 
-    They have all classes even where the examples are sorted by class. They are the first of a fixed permutation, so that fewer are the first of more.
+    They are of all classes even where the examples are sorted by class: the first ones of a fixed permutation, so that
+    fewer are the first of more.
     """
     if source.size <= most:
         return source
