@@ -3,8 +3,9 @@
 Run:    python -m diffusion_jax.main train --config=configs/dpm2015_mnist.py --workdir=runs/dpm2015_mnist
         python -m diffusion_jax.main evaluate --workdir=runs/dpm2015_mnist --likelihood=K --metrics=parzen \\
             --num_samples=10000 --sampler.num_steps=100
-Expect: not measured; the paper reports 317 ± 2.7 bits by Parzen windows
-Time:   not measured
+Expect: 31.8 ± 2.2 bits by Parzen windows on 10,000 samples (measured); the paper reports 317 ± 2.7 after 400 times as
+        many training images
+Time:   35 minutes, and 18 for the samples, on one CPU core beside other work (measured)
 
 Network, kernel, diffusion rates and bound are those of the public code. The variant :paper also has its 500,000 steps
 of 512 images, and needs a GPU (not measured here). This recipe takes 20,000 steps of 32 images, and its learning rate
