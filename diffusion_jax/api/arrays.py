@@ -6,6 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax.data.source import Source, from_arrays
+from diffusion_jax.experiment import sources
 
 
 def source_from_arrays(data: Any, labels: Any, levels: int | None, name: str) -> Source:
@@ -39,6 +40,15 @@ def source_from_arrays(data: Any, labels: Any, levels: int | None, name: str) ->
         raise ValueError(f"{name}: labels must be integers >= 0 of shape ({len(x)},); got {y.dtype}, {y.shape}")
     classes = 0 if y is None else int(y.max()) + 1
     return from_arrays(name, x.astype(np.uint8 if whole else np.float32), y, levels, classes)
+
+
+def check_range(config: ConfigDict, source: Source, name: str) -> None:
+    """Raise ValueError for float images outside [-1, 1] where the model clips to it."""
+    if source.levels or len(source.shape) != 3 or source.on_disk or not config.sampler.clip_x0:
+        return
+    x = source.read(np.arange(source.size))[0]
+    if np.abs(x).max() > 1 + sources.CLIP_SLACK:
+        raise ValueError(f"{name}: images of floats must lie in [-1, 1], got {x.min():g} to {x.max():g}")
 
 
 def with_classes_of_run(config: ConfigDict, source: Source, name: str) -> Source:

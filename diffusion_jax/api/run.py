@@ -20,7 +20,7 @@ from diffusion_jax.analysis import (
     sample_metrics,
 )
 from diffusion_jax.analysis.estimators import needs_no_label
-from diffusion_jax.api.arrays import source_from_arrays, with_classes_of_run
+from diffusion_jax.api.arrays import check_range, source_from_arrays, with_classes_of_run
 from diffusion_jax.api.model import put_existing, spelling
 from diffusion_jax.api.namespaces import Choice
 from diffusion_jax.data.source import Source
@@ -319,6 +319,7 @@ class Run:
         expected = self.config.data
         source = source_from_arrays(data, labels, expected.levels if levels is None else levels, "data")
         source = with_classes_of_run(self.config, source, "labels")
+        check_range(self.config, source, "data")
         if source.shape != tuple(expected.shape):
             raise ValueError(f"data: has shape {source.shape}; the model takes {tuple(expected.shape)}")
         return source

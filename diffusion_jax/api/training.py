@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
-from diffusion_jax.api.arrays import source_from_arrays, with_classes_of_run
+from diffusion_jax.api.arrays import check_range, source_from_arrays, with_classes_of_run
 from diffusion_jax.api.model import Model, put_existing
 from diffusion_jax.api.run import Run
 from diffusion_jax.experiment import sources
@@ -79,6 +79,7 @@ def train(
         raise ValueError("label_dropout: there are no labels; pass labels=")
     if held:
         configs.put(config, "data.classes", source.classes)
+        check_range(config, held, "heldout")
         splits["heldout"] = with_classes_of_run(config, held, "heldout_labels")
     place = str(workdir or tempfile.mkdtemp(prefix="diffusion_jax_"))
     training_loop.train(config, place)

@@ -161,7 +161,9 @@ def check_words(words: Sequence[str], config: Any) -> None:
     scales.parse(args.scales, config)
     if not config.data.shape or (config.latent.workdir and not config.latent.autoencoder):
         return
-    if args.metrics:
+    if args.scales:
+        scales.check(config, config.eval.num_samples if args.num_samples < 0 else args.num_samples)
+    if [name for name in args.metrics if name != "parzen"]:  # which takes no features
         sample_metrics.check_names(config, args.metrics, args.features, args.inception)
     if not guidances.other_run(config):
         wiring.build(config)

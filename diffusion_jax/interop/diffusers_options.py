@@ -327,7 +327,7 @@ _ONLY_HERE = {
     "sampler.dynamic_threshold": 0.0,
     "sampler.keep_eps": False,
 }
-"""Keys that change samples and that diffusers lacks, at the values with which it draws the same."""
+"""Keys that change samples and are not exported, at the values with which diffusers draws the same."""
 
 
 def describe_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -350,7 +350,7 @@ def describe_scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
         section, option = key.split(".")
         value = config.get(section, {}).get(option, only)
         if value != only:
-            faults.append(f"{key}={value!r}: has no counterpart in diffusers. Only {only!r} can be exported")
+            faults.append(f"{key}={value!r}: is not exported, so that diffusers would draw other samples. Use {only!r}")
     options = schedule.get(name, {})
     for key, constant in _ONLY.get(name, {}).items():
         if options.get(key, constant) != constant:

@@ -23,6 +23,9 @@ from diffusion_jax.runs import trained
 
 log = logging.getLogger(__name__)
 
+FORMAT = 2
+"""Raised when samples of a seed change, so that stored ones are drawn again."""
+
 
 def samples(run: trained.Run, seeds: np.ndarray) -> np.ndarray:
     """Return the samples [N,*D] at these seeds, in the levels of the data, from `shards`."""
@@ -75,6 +78,7 @@ def directory_of(run: trained.Run) -> epath.Path:
     It depends on the run, the sampler and the kind of device.
     """
     depends_on = {
+        "format": FORMAT,
         "step": run.step,
         "ema": run.ema,
         **sampling_sections(run),
