@@ -223,6 +223,12 @@ def test_a_choice_has_the_defaults_of_its_options(run):
     assert again.config.sampler.ddim.eta == 0
 
 
+def test_heldout_images_in_another_range_are_refused():
+    x = np.linspace(-1, 1, 8 * 16, dtype=np.float32).reshape(8, 4, 4, 1)
+    with pytest.raises(ValueError, match="heldout"):
+        dj.train(dj.Model(ImageNet()), x, heldout=127.5 * (x + 1), **SMALL)
+
+
 def test_dropout_depends_on_the_example_alone():
     """On one device, on four, and in parts: the same losses, with dropout on."""
     losses = []

@@ -48,7 +48,7 @@ def check_range(config: ConfigDict, source: Source, name: str) -> None:
         return
     x = source.read(np.arange(source.size))[0]
     if np.abs(x).max() > 1 + sources.CLIP_SLACK:
-        raise ValueError(f"{name}: images of floats must lie in [-1, 1], got {x.min():g} to {x.max():g}")
+        raise ValueError(f"{name}: images of floats must lie in [-1, 1], got {x.min():g} to {x.max():g}; rescale them")
 
 
 def with_classes_of_run(config: ConfigDict, source: Source, name: str) -> Source:

@@ -254,6 +254,7 @@ def test_flags_that_cannot_evaluate_a_cell_are_refused_before_it_is_trained(flag
     described = {"config": "digits:tiny", "seeds": (0,), "cells": {"one": {}}}
     evaluated = ("--metrics=fid", "--features=pixels", "--num_samples=8", "--allow=few,sizes")
     sweeps.check(described | {"evaluate": evaluated}, evaluate.check_words)
+    sweeps.check(described | {"evaluate": ("--metrics=parzen", "--num_samples=8")}, evaluate.check_words)
     with pytest.raises(ValueError, match=flag.split("=")[0].removeprefix("--")):
         sweeps.check(described | {"evaluate": (*evaluated, flag)}, evaluate.check_words)
 
