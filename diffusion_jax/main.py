@@ -22,7 +22,7 @@ from diffusion_jax.cli import environment
 from diffusion_jax.cli.common import one_line
 from diffusion_jax.cli.parser import FALSE, Parser
 
-BAD_INPUT, INTERRUPTED, UNREAD = 2, 130, 141
+FAULT, BAD_INPUT, INTERRUPTED, UNREAD = 1, 2, 130, 141
 
 
 def run(argv: list[str]) -> int:
@@ -118,6 +118,11 @@ def main() -> int:
     except BrokenPipeError:  # nobody reads the output any more, as after | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return UNREAD
+    except Exception:
+        environment.end_without_others(FAULT)
+        raise
+    if code:
+        environment.end_without_others(code)
     if environment.waits_for_compiled_code():  # do not wait for its end
         os._exit(code)
     return code

@@ -16,6 +16,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax import config as configs
 from diffusion_jax import main
+from diffusion_jax.runs import trained
 from diffusion_jax.sampling.registry import SAMPLERS
 
 
@@ -79,6 +80,19 @@ def test_a_model_is_trained_and_sampled_on_images_that_are_not_square(run):
     assert run.step == 4 and run.config.network.conditioning == "step"
     assert {"loss", "heldout_loss"} <= set().union(*run.history())
     assert "net" in run.params
+
+
+def test_a_sampler_is_compiled_once_while_its_choices_stay(run, monkeypatch):
+    made = []
+    prepare = trained.prepare_draw
+    monkeypatch.setattr(trained, "prepare_draw", lambda inner: made.append(inner.config) or prepare(inner))
+    few = run.sample(2, sampler="dpmpp_2m", num_steps=3)
+    np.testing.assert_array_equal(run.sample(4, sampler="dpmpp_2m", num_steps=3, seed=0)[:2], few)
+    run.sample(2, sampler="dpmpp_2m", num_steps=3, seed=5)
+    assert len(made) == 1
+    assert (run.sample(2, sampler="dpmpp_2m", num_steps=2) != few).any()
+    np.testing.assert_array_equal(run.sample(2, sampler="dpmpp_2m", num_steps=3), few)
+    assert len(made) == 3
 
 
 def test_likelihood_metrics_encoding_and_restoration_of_a_run(run):

@@ -17,7 +17,7 @@ from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import paths, samplers, sources
 from diffusion_jax.likelihood import variational
-from diffusion_jax.process.base import Array, in_float64, level, normal
+from diffusion_jax.process.base import Array, example_keys, fold_all, in_float64, level, normal
 from diffusion_jax.runs.trained import Run
 
 STARTS = 5
@@ -135,7 +135,7 @@ def statistics(run: Run, starts: Sequence[int] | np.ndarray = (0,)) -> heldout.O
 
     def of_batch(params: Any, key: Array, batch: dict[str, Array]) -> dict[str, Array]:
         place = batch["index"] - begin[jnp.searchsorted(begin, batch["index"], side="right") - 1]
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, place)
+        keys = example_keys(key, place)
         x0, size, label = into(batch["x0"], keys), len(batch["x0"]), batch["label"]
         tiny = jnp.finfo(x0.dtype).tiny
         steps = jax.tree.map(lambda field: jnp.asarray(field, x0.dtype), rows)
@@ -147,7 +147,7 @@ def statistics(run: Run, starts: Sequence[int] | np.ndarray = (0,)) -> heldout.O
             """Errors at a level, and one DDIM step of the reconstructions that have started."""
             i, row = inputs
             step = spread(row, size)
-            noise = normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x0.shape[1:], x0.dtype)
+            noise = normal(fold_all(keys, i), x0.shape[1:], x0.dtype)
             x_t = process.corrupt(step.at, x0, noise)
             begins = (i == first).reshape(-1, *[1] * x0.ndim)
             restored = jnp.where(begins, x_t, restored)

@@ -3,7 +3,6 @@
 import logging
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
@@ -14,7 +13,7 @@ from diffusion_jax.analysis.estimators import Evaluate, Results, dims
 from diffusion_jax.experiment import paths, sources
 from diffusion_jax.likelihood import nonequilibrium, variational
 from diffusion_jax.objective.bound import K_term
-from diffusion_jax.process.base import Array
+from diffusion_jax.process.base import Array, example_keys
 from diffusion_jax.runs import plots, trained
 from diffusion_jax.runs.trained import Run
 
@@ -60,7 +59,7 @@ def bound_K(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     is_gaussian = process.gaussian
 
     def on_batch(params: Any, key: Array, batch: dict[str, Array]) -> tuple[Array, nonequilibrium.BoundaryTerms, Array]:
-        x0 = into(batch["x0"], jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"]))
+        x0 = into(batch["x0"], example_keys(key, batch["index"]))
         moment = (
             jnp.square(x0).reshape(len(x0), -1).mean(1) if is_gaussian else (1 + x0).reshape(len(x0), -1).mean(1) / 2
         )

@@ -3,7 +3,6 @@
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,7 +11,7 @@ from diffusion_jax.analysis.estimators import Estimate, Evaluate, Results, dims,
 from diffusion_jax.experiment import choices, objectives, paths
 from diffusion_jax.likelihood import ode_likelihood
 from diffusion_jax.likelihood.variational import standard_error, to_bits
-from diffusion_jax.process.base import Array, level
+from diffusion_jax.process.base import Array, level, split_all
 from diffusion_jax.runs import trained
 from diffusion_jax.runs.trained import Run
 from diffusion_jax.sampling import flow
@@ -46,7 +45,7 @@ def estimator(run: Run) -> Evaluate:
     )  # fmt: skip
 
     def parts_of(params: Any, keys: Array, x0: Array, label: Array) -> dict[str, Array]:
-        key_noise, key_probes = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        key_noise, key_probes = split_all(keys)
         at = level(experiment.schedule(params), jnp.full((), min_t, x0.dtype))
         x, terms = dequantise(at, key_noise, x0)
         density = density_of(params, key_probes, x, label)

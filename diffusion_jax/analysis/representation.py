@@ -27,7 +27,7 @@ from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source, subset
 from diffusion_jax.experiment import sources
 from diffusion_jax.objective.prediction import Denoiser
-from diffusion_jax.process.base import Array, Level, in_float64, level, normal
+from diffusion_jax.process.base import Array, Level, example_keys, fold_all, in_float64, level, normal
 from diffusion_jax.runs import trained
 from diffusion_jax.runs.trained import Run
 from diffusion_jax.sampling import grids
@@ -114,13 +114,13 @@ def features(run: Run, source: Source) -> Features:
     into = sources.make_to_model(run.config)
 
     def on_batch(params: Any, key: Array, batch: dict[str, Array]) -> dict[str, Array]:
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
+        keys = example_keys(key, batch["index"])
         x0, size = into(batch["x0"], keys), len(batch["x0"])
 
         def one(_: None, inputs: tuple[Array, Any]) -> tuple[None, dict[str, Array]]:
             i, of_one = inputs
             each = jax.tree.map(lambda field: jnp.broadcast_to(field, (size,)), of_one)
-            noise = normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x0.shape[1:], x0.dtype)
+            noise = normal(fold_all(keys, i), x0.shape[1:], x0.dtype)
             x_t = process.corrupt(each, x0, noise)
             outputs = predict(params, x_t, each, jnp.full(size, -1, jnp.int32), None)
             return None, {name: pooled(h) for name, h in outputs.items()}
@@ -362,13 +362,13 @@ def classify(run: Run, source: Source) -> np.ndarray:
     process, predict = run.experiment.process, run.experiment.predict
 
     def error(params: Any, key: Array, x0: Array, label: Array, index: Array) -> Array:
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+        keys = example_keys(key, index)
         x0, size = into(x0, keys), len(x0)
 
         def one(total: Array, inputs: tuple[Array, Any]) -> tuple[Array, None]:
             i, of_one = inputs
             each = jax.tree.map(lambda field: jnp.broadcast_to(field, (size,)), of_one)
-            noise = normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x0.shape[1:], x0.dtype)
+            noise = normal(fold_all(keys, i), x0.shape[1:], x0.dtype)
             found = predict(params, process.corrupt(each, x0, noise), each, label, None)
             return total + jnp.square(found.eps - noise).reshape(size, -1).mean(1), None
 

@@ -24,6 +24,7 @@ from diffusion_jax.metrics import bootstrap, neighbours, parzen_window, referenc
 from diffusion_jax.metrics.features import FeatureNetwork, Features, extract
 from diffusion_jax.metrics.frechet import frechet_pixels
 from diffusion_jax.metrics.svm import svm_confidence
+from diffusion_jax.process.base import example_keys
 from diffusion_jax.runs import pictures, stored_samples, trained
 
 log = logging.getLogger(__name__)
@@ -323,7 +324,7 @@ def reconstruction_entries(
     config, parts, examples = run.config, generators.autoencoder(run.config), sources.heldout(run.config)
 
     def reconstruct(params: Any, key: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
+        keys = example_keys(key, batch["index"])
         mean, _ = parts["encode"](params, run.experiment.to_model(batch["x0"], keys))
         data = config.data
         return from_model(parts["generate"](params, mean), data.levels, data.mean, data.std)

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -22,7 +21,7 @@ from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source, subset
 from diffusion_jax.experiment import objectives, paths, samplers, sources
 from diffusion_jax.likelihood import variational
-from diffusion_jax.process.base import Array
+from diffusion_jax.process.base import Array, example_keys
 from diffusion_jax.runs import plots, trained
 from diffusion_jax.runs.trained import Run
 
@@ -80,7 +79,7 @@ def bound_terms(run: Run, examples: Source, steps: Any = None) -> tuple[variatio
     into = sources.make_to_model(config)
 
     def on_batch(params: Any, key: Array, batch: dict[str, Array]) -> variational.BoundTerms:
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
+        keys = example_keys(key, batch["index"])
         return terms_of(params, key, batch | {"x0": into(batch["x0"], keys)})
 
     return heldout.map_batches(run, on_batch, examples), np.asarray(rows.at.t)
@@ -92,7 +91,7 @@ def one_step(run: Run, examples: Source) -> variational.BoundTerms:
     assert terms_of is not None
 
     def on_batch(params: Any, key: Array, batch: dict[str, Array]) -> variational.BoundTerms:
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
+        keys = example_keys(key, batch["index"])
         found = terms_of(params, run.experiment.to_model(batch["x0"], keys), keys)
         kl = found.kl.reshape(len(keys), -1).sum(1)
         return variational.BoundTerms(kl, found.nll[:, None], found.mse[:, None])
@@ -110,7 +109,7 @@ def latent_kl(run: Run) -> dict[str, float]:
         return {}
 
     def on_batch(params: Any, key: Array, batch: dict[str, Array]) -> Array:
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
+        keys = example_keys(key, batch["index"])
         return terms_of(params, run.experiment.to_model(batch["x0"], keys), keys).kl
 
     kl = heldout.map_batches(run, on_batch, heldout.heldout_examples(run.config)).astype(np.float64).mean(0)

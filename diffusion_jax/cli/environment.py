@@ -21,6 +21,9 @@ THREAD_LOGGERS = ("concurrent.futures", "absl", "asyncio")
 COMPILED = pathlib.Path("~/.cache/diffusion_jax/compiled")
 """Compiled programs of earlier commands, unless JAX_COMPILATION_CACHE_DIR names another folder."""
 
+PATIENCE = 10.0
+"""Seconds in which the processes of a run end together, after a failure of all."""
+
 HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 """The kernel's setting of huge pages; with `madvise` each program decides."""
 
@@ -97,6 +100,20 @@ def waits_for_compiled_code() -> bool:
     """Return whether compiled code still runs. The interpreter would wait for its end."""
     devices = sys.modules.get("diffusion_jax.devices")
     return devices is not None and any(thread.name == devices.WAITING for thread in threading.enumerate())
+
+
+def end_without_others(code: int) -> None:
+    """End this process with an exit code in PATIENCE seconds, unless it ends before.
+
+    At its end a process waits for the others of its run. After a failure of this process alone they wait for it
+    instead, and notice its end.
+    """
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized():
+        return
+    ending = threading.Timer(PATIENCE, os._exit, [code])
+    ending.daemon = True
+    ending.start()
 
 
 def silence_threads() -> None:

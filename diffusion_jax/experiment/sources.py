@@ -7,7 +7,6 @@ import math
 import pathlib
 from collections.abc import Callable
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike
 from ml_collections import ConfigDict
@@ -20,7 +19,7 @@ from diffusion_jax.data.source import SPLITS, NoHeldout, Source
 from diffusion_jax.declarations import Facts, facts_of
 from diffusion_jax.experiment.choices import choose, make, options
 from diffusion_jax.experiment.samplers import clips_x0
-from diffusion_jax.process.base import Array, Process, Schedule, in_float64
+from diffusion_jax.process.base import Array, Process, Schedule, fold_all, in_float64
 
 CLIP_SLACK = 1e-3
 """Overshoot of [-1, 1] that float data may have where predictions are clipped."""
@@ -289,7 +288,7 @@ def make_to_model(config: ConfigDict) -> Callable[[Array, Array], Array]:
         x0 = in_range(config, x)
         if not data.dequantise:
             return x0
-        return dequantised(x0, data.levels, data.std, jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 2**31))
+        return dequantised(x0, data.levels, data.std, fold_all(keys, 2**31))
 
     return into
 

@@ -19,7 +19,16 @@ from diffusion_jax.objective.bound import decoder_nll
 from diffusion_jax.objective.decoders import Decoder
 from diffusion_jax.objective.prediction import Denoiser
 from diffusion_jax.objective.reverse import Reverse
-from diffusion_jax.process.base import Array, CoefficientsFromParams, Process, ScheduleFromParams, expand, level, normal
+from diffusion_jax.process.base import (
+    Array,
+    CoefficientsFromParams,
+    Process,
+    ScheduleFromParams,
+    expand,
+    fold_all,
+    level,
+    normal,
+)
 
 PathWeights = Callable[..., Array]
 """-log w in nats [B] of one path per example: (params, keys [B], x0 [B,*D] in the model's range, label [B] or None)."""
@@ -52,7 +61,7 @@ def make_path_weights(
         steps = coefficients(params)
 
         def noise_of(i: Array) -> Array:
-            return normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x0.shape[1:], x0.dtype)
+            return normal(fold_all(keys, i), x0.shape[1:], x0.dtype)
 
         def body(carry: tuple[Array, Array], inputs: tuple[Array, Any]) -> tuple[tuple[Array, Array], None]:
             x_t, nats = carry

@@ -16,7 +16,15 @@ import numpy as np
 from diffusion_jax.objective import bound
 from diffusion_jax.objective.losses import Batch
 from diffusion_jax.objective.prediction import Denoiser
-from diffusion_jax.process.base import Array, Process, ScheduleFromParams, StepCoefficients, normal
+from diffusion_jax.process.base import (
+    Array,
+    Process,
+    ScheduleFromParams,
+    StepCoefficients,
+    example_keys,
+    fold_all,
+    normal,
+)
 
 
 class BoundTerms(NamedTuple):
@@ -51,12 +59,12 @@ def make_terms(
 
     def terms(params: Any, key: Array, batch: Batch) -> BoundTerms:
         x0, size = batch["x0"], len(batch["x0"])
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, batch["index"])
+        keys = example_keys(key, batch["index"])
 
         def one(_: None, inputs: tuple[Array, Any]) -> tuple[None, tuple[Array, Array]]:
             i, step = inputs
             step = jax.tree.map(lambda field: jnp.broadcast_to(field, (size,)), step)
-            noise = normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x0.shape[1:], x0.dtype)
+            noise = normal(fold_all(keys, i), x0.shape[1:], x0.dtype)
             x_t = process.corrupt(step.at, x0, noise)
             prediction = predict(params, x_t, step.at, batch["label"], None)
             mse = jnp.square(prediction.x0 - x0).reshape(size, -1).mean(1)

@@ -8,14 +8,13 @@ This is the variational bound of a chain of one step whose q is learned: `bound_
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import jax
 import jax.numpy as jnp
 
 from diffusion_jax.declarations import declare
 from diffusion_jax.objective import bound
 from diffusion_jax.objective.decoders import Decoder
 from diffusion_jax.objective.losses import Batch, Loss
-from diffusion_jax.process.base import Array, normal
+from diffusion_jax.process.base import Array, normal, split_all
 
 Gaussian = Callable[[Any, Array, Array | None], tuple[Array, Array]]
 """`gaussian(params, x [B,…], keys [B] of dropout, or None) -> (mean, log variance)`, each [B,…]."""
@@ -84,7 +83,7 @@ def elbo(terms: MakeTerms, beta: float = 1.0) -> Loss:
 
     def loss(params: Any, batch: Batch, t: Array, keys: Array, dropout: bool = True) -> tuple[Array, dict[str, Array]]:
         x0 = batch["x0"]
-        keys_latent, keys_dropout = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        keys_latent, keys_dropout = split_all(keys)
         found = terms(params, x0, keys_latent, keys_dropout if dropout else None)
         kl, nll = (bound.bits_per_dim(nats, x0.shape[1:]) for nats in (_flat(found.kl).sum(1), found.nll))
         return nll + beta * kl, {"kl": kl, "nll": nll}

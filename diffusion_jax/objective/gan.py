@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from diffusion_jax.declarations import declare
 from diffusion_jax.objective.losses import Batch, Loss
-from diffusion_jax.process.base import Array, normal
+from diffusion_jax.process.base import Array, normal, split_all
 
 Apply = Callable[[Any, Array, Array | None], Array]
 """`apply(params, x [B,…], keys [B] of dropout, or None)`, the output of a generator [B,*D] or a discriminator [B]."""
@@ -32,7 +32,7 @@ def gan(generate: Apply, discriminate: Apply, latent_shape: tuple[int, ...], r1:
 
     def loss(params: Any, batch: Batch, t: Array, keys: Array, dropout: bool = True) -> tuple[Array, dict[str, Array]]:
         x0 = batch["x0"]
-        keys_latent, keys_dropout = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        keys_latent, keys_dropout = split_all(keys)
         masks = keys_dropout if dropout else None
         made = generate(params, normal(keys_latent, latent_shape, x0.dtype), masks)
         fooled = discriminate(jax.lax.stop_gradient(params), made, masks)

@@ -31,6 +31,7 @@ from diffusion_jax.process.base import (
     expand,
     level,
     normal,
+    split_all,
 )
 from diffusion_jax.process.sde import drift_and_diffusion
 
@@ -281,7 +282,7 @@ def weighted_sum(
 
     def loss(params: Any, batch: Batch, t: Array, keys: Array, dropout: bool = True) -> tuple[Array, dict[str, Array]]:
         x0 = batch["x0"]
-        keys_noise, keys_dropout = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        keys_noise, keys_dropout = split_all(keys)
         noise = batch["noise"] if "noise" in batch else normal(keys_noise, x0.shape[1:], x0.dtype)
         at = level(schedule(params), t)
         x_t = process.corrupt(at, x0, noise)
@@ -322,7 +323,7 @@ def cross_entropy(log_probs: ClassLogProbs, process: Process, schedule: Schedule
 
     def loss(params: Any, batch: Batch, t: Array, keys: Array, dropout: bool = True) -> tuple[Array, dict[str, Array]]:
         x0, label = batch["x0"], batch["label"]
-        keys_noise, keys_dropout = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        keys_noise, keys_dropout = split_all(keys)
         at = level(schedule(params), t)
         x_t = process.corrupt(at, x0, normal(keys_noise, x0.shape[1:], x0.dtype))
         log_p = log_probs(params, x_t, at, keys_dropout if dropout else None)

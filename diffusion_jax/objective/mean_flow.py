@@ -27,7 +27,7 @@ from jax.scipy.special import ndtr
 from diffusion_jax.declarations import declare
 from diffusion_jax.objective.losses import Batch, Loss
 from diffusion_jax.objective.prediction import Conditioning, Denoiser
-from diffusion_jax.process.base import Array, Level, Process, ScheduleFromParams, expand, level, normal
+from diffusion_jax.process.base import Array, Level, Process, ScheduleFromParams, expand, level, normal, split_all
 
 
 def interval_conditioning(conditioning: Conditioning) -> Conditioning:
@@ -110,7 +110,7 @@ def mean_flow(
 
     def loss(params: Any, batch: Batch, t: Array, keys: Array, dropout: bool = True) -> tuple[Array, dict[str, Array]]:
         x0, path = batch["x0"], schedule(params)
-        keys_noise, keys_dropout, keys_time = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
+        keys_noise, keys_dropout, keys_time = split_all(keys, 3)
         noise = batch["noise"] if "noise" in batch else normal(keys_noise, x0.shape[1:], x0.dtype)
         drawn = normal(keys_time, (2,), t.dtype)
         other = jax.nn.sigmoid(mean + scale * drawn[:, 0])

@@ -203,6 +203,21 @@ def expand(value: Array, like: Array) -> Array:
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)) if value.ndim else value
 
 
+def example_keys(key: Array, index: Array) -> Array:
+    """Return a key for each example [B], from its index [B]."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, index)
+
+
+def fold_all(keys: Array, number: Any) -> Array:
+    """Return keys [B], each folded in with the same number."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+
+
+def split_all(keys: Array, number: int = 2) -> Array:
+    """Return keys [number, B], each of the keys [B] split."""
+    return jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, number))(keys), 1, 0)
+
+
 def normal(keys: Array, shape: tuple[int, ...], dtype: Any = None) -> Array:
     """Draw standard normal noise [B, *shape], each example from its own key.
 

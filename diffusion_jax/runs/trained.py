@@ -7,7 +7,7 @@ seeds, samples = trained.draw(run, 64)
 import functools
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -117,9 +117,18 @@ def draw(run: Run, number: int, seed: int = 0, label: int | None = None) -> tupl
     label: the class of all samples; None draws one for each seed, see `labels`. Raises ValueError as `seeds_from` does,
     FloatingPointError for samples that are not finite, or not solved to the tolerance of an adaptive sampler.
     """
-    seeds = seeds_from(seed, number)
-    asked = labels(run, seeds, label)
-    return seeds, drawing.samples(run.config, run.experiment.sampler, complete=True)(run.params, seeds, asked)
+    return prepare_draw(run)(number, seed, label)
+
+
+def prepare_draw(run: Run) -> Callable[[int, int, int | None], tuple[np.ndarray, np.ndarray]]:
+    """Return `draw` of a run as `draw(number, seed, label)`, compiled at its first call only."""
+    samples = drawing.samples(run.config, run.experiment.sampler, complete=True)
+
+    def drawn(number: int, seed: int, label: int | None) -> tuple[np.ndarray, np.ndarray]:
+        seeds = seeds_from(seed, number)
+        return seeds, samples(run.params, seeds, labels(run, seeds, label))
+
+    return drawn
 
 
 def seeds_from(seed: int, number: int) -> np.ndarray:

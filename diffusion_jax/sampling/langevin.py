@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion_jax.process.base import Array, StepCoefficients, expand, normal
+from diffusion_jax.process.base import Array, StepCoefficients, expand, fold_all, normal, split_all
 from diffusion_jax.sampling.base import BoundDenoiser, SamplerStep
 from diffusion_jax.sampling.ddpm import ancestral
 from diffusion_jax.sampling.sde_steps import euler_maruyama, reverse_diffusion
@@ -60,7 +60,7 @@ def predictor_corrector(
         def step(
             denoise: BoundDenoiser, reverse: Any, coefficients: StepCoefficients, x: Array, carry: Any, keys: Array
         ) -> tuple[Array, Any]:
-            keys_predictor, keys_corrector = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+            keys_predictor, keys_corrector = split_all(keys)
             x, carry = predictor_step(denoise, reverse, coefficients, x, carry, keys_predictor)
             noiseless = jnp.isneginf(coefficients.to.log_sigma[0])
             return jax.lax.cond(
@@ -136,7 +136,7 @@ def _move(
     def norm(values: Array) -> Array:
         return jnp.sqrt(jnp.square(values).reshape(len(values), -1).sum(1))
 
-    noise = normal(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i), x.shape[1:], x.dtype)
+    noise = normal(fold_all(keys, i), x.shape[1:], x.dtype)
     size = 2 * snr**2 * jnp.exp(-2 * coefficients.log_alpha_ratio) * sigma**2
     if norms == "example":
         size = size * (norm(noise) / norm(eps)) ** 2

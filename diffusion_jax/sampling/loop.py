@@ -21,6 +21,7 @@ from diffusion_jax.process.base import (
     Schedule,
     ScheduleFromParams,
     StepCoefficients,
+    fold_all,
     in_float64,
 )
 from diffusion_jax.sampling.base import (
@@ -149,7 +150,7 @@ def sample(
         x, carry = state
         i, of_step = inputs
         of_step = jax.tree.map(lambda field: jnp.broadcast_to(field, (batch,)), of_step)
-        keys_i = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
+        keys_i = fold_all(keys, i)
         return step(denoise, reverse, of_step, x, carry, keys_i), None
 
     steps = first + jnp.arange(coefficients.at.t.shape[0])

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.objective.reverse import Reverse
-from diffusion_jax.process.base import Array, Level, expand, normal
+from diffusion_jax.process.base import Array, Level, expand, fold_all, normal, split_all
 from diffusion_jax.process.gaussian import GaussianCoefficients, step_coefficients
 
 
@@ -177,9 +177,9 @@ def resample(
         sigma = jnp.exp(0.5 * step_coefficients(begin, end).log_var_large)
 
         def again(i: Array, x: Array) -> Array:
-            own = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, size + i)
-            key_back, key_walk = jnp.moveaxis(jax.vmap(jax.random.split)(own), 1, 0)
-            key_back = jax.vmap(jax.random.fold_in, in_axes=(0, None))(key_back, first)
+            own = fold_all(keys, size + i)
+            key_back, key_walk = split_all(own)
+            key_back = fold_all(key_back, first)
             return walk(alpha * x + sigma * normal(key_back, x.shape[1:], x.dtype), key_walk, part, first)
 
         return jax.lax.fori_loop(1, repeats, again, walk(x, keys, part, first)), None

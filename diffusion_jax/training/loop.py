@@ -153,6 +153,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     window: list[dict[str, jax.Array]] = []
     started = time.perf_counter()
 
+    alone = jax.process_count() == 1  # all processes save together, so that a failure in one of them cannot
     measured: float | None = None
     aim: float | None = None
 
@@ -170,11 +171,12 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
             notice.raising = False
         except BaseException as error:
             notice.raising = False
-            save()
-            manager.wait_until_finished()
-            if isinstance(error, KeyboardInterrupt) and (number := notice(n)):
-                raise Preempted(workdir, n, number) from None
-            log.error("step %d is saved; what follows ended the run", n)
+            if alone:
+                save()
+                manager.wait_until_finished()
+                if isinstance(error, KeyboardInterrupt) and (number := notice(n)):
+                    raise Preempted(workdir, n, number) from None
+                log.error("step %d is saved; what follows ended the run", n)
             raise
 
     log.info("compiling the train step")
@@ -184,7 +186,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
             batch = next(batches)
         except Exception:  # of the data: the steps so far are sound
             n -= 1
-            if n > first:
+            if alone and n > first:
                 save()
                 log.error("the data failed after step %d, which is saved", n)
             raise

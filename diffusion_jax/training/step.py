@@ -16,7 +16,7 @@ import optax
 from diffusion_jax import averages
 from diffusion_jax.objective.losses import Batch, Loss
 from diffusion_jax.objective.time_sampling import TimeSampler, low_discrepancy
-from diffusion_jax.process.base import Array
+from diffusion_jax.process.base import Array, example_keys
 from diffusion_jax.training.state import TrainState
 
 TrainStep = Callable[..., tuple[TrainState, dict[str, Array]]]
@@ -74,7 +74,7 @@ def make_train_step(
     ) -> tuple[TrainState, dict[str, Array]]:
         key_times, key_examples = jax.random.split(jax.random.fold_in(key, state.step))
         t, weight = times.sample(state.history, key_times, batch["index"], batch_size)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_examples, batch["index"])
+        keys = example_keys(key_examples, batch["index"])
         share = gradients if accumulate_steps == 1 else accumulated
         (grads, metrics), per_example = share(state.params, batch, t, weight, keys)
         if axis is not None and jax.lax.axis_size(axis) > 1:  # on a CPU the mean over one device is a copy
@@ -125,7 +125,7 @@ def make_eval_step(
     def eval_step(params: Any, key: Array, batch: Batch, axis: str | None = None) -> dict[str, Array]:
         key_times, key_examples = jax.random.split(key)
         t, _ = times.sample(None, key_times, batch["index"], batch_size)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_examples, batch["index"])
+        keys = example_keys(key_examples, batch["index"])
         batch = batch | {"x0": to_model(batch["x0"], keys)}
         per_example, _ = loss(params, batch, t, keys, dropout=False)
         interval = jnp.ceil(t * BINS).astype(jnp.int32) - 1

@@ -43,8 +43,9 @@ def command(*arguments):
     return [sys.executable, "-m", "diffusion_jax.main", *arguments]
 
 
-def two_processes(*arguments):
-    """Run a command as two processes of two devices; their standard outputs."""
+@contextlib.contextmanager
+def started_twice(*arguments, **variables):
+    """Start a command as two processes of two devices, with environment variables."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -52,16 +53,24 @@ def two_processes(*arguments):
     with contextlib.ExitStack() as stack:
         started = []
         for i in range(2):
-            process = subprocess.Popen(
-                command(*arguments, *each, f"--process_id={i}"),
-                cwd=ROOT,
-                env=environment(2),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
+            process = stack.enter_context(
+                subprocess.Popen(
+                    command(*arguments, *each, f"--process_id={i}"),
+                    cwd=ROOT,
+                    env=environment(2) | variables,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
             )
             stack.callback(process.kill)
             started.append(process)
+        yield started
+
+
+def two_processes(*arguments):
+    """Run a command as two processes of two devices; their standard outputs."""
+    with started_twice(*arguments) as started:
         ends = [process.communicate(timeout=240) for process in started]
     assert [process.returncode for process in started] == [0, 0], ends
     return [
@@ -112,6 +121,37 @@ def test_two_processes_go_on_where_one_stopped_and_the_other_way_round(one_proce
         for w in (one_process, from_two)
     ]
     assert heldout[1] == pytest.approx(heldout[0], rel=1e-5)
+
+
+FAILING = """
+import jax
+import numpy as np
+from diffusion_jax.data.source import Source
+
+
+def source(split):
+    reads = []
+
+    def read(places):
+        reads.append(places)
+        if jax.process_index() == 1 and len(reads) > 20:
+            raise OSError("only this process fails")
+        return np.zeros((len(places), 2), np.float32), np.full(len(places), -1, np.int32)
+
+    return Source("failing", (2,), 0, 0, 64, read, on_disk=False)
+"""
+
+
+def test_a_process_that_fails_alone_ends_without_the_others_and_saves_nothing(tmp_path):
+    (tmp_path / "failing.py").write_text(FAILING)
+    flags = ["--config.data.name=failing:source", "--config.eval.every=0", "--config.accumulate_steps=1"]
+    flags += ["--config.train_steps=60", "--config.checkpoint.every=2", f"--workdir={tmp_path / 'run'}"]
+    with started_twice("train", *FLAGS, *flags, PYTHONPATH=str(tmp_path)) as (first, second):
+        _, err = second.communicate(timeout=120)
+        assert second.returncode == 2 and "error: only this process fails" in err
+        first.kill()  # which notices the end of the other a minute later
+    kept = checkpoints.steps(tmp_path / "run")
+    assert kept and all(step % 2 == 0 for step in kept)
 
 
 def test_samples_of_two_processes_are_those_of_one_in_every_byte(one_process, tmp_path):
