@@ -47,10 +47,6 @@ def tfds(
     """
     check_split(split)
     data_dir = expand(data_dir)
-    if train == heldout or {train, heldout} & {train.partition("[")[0]} & {heldout.partition("[")[0]}:
-        raise ValueError(
-            f"data.tfds.train={train!r} and data.tfds.heldout={heldout!r}: overlap. Use two disjoint splits"
-        )
     directory = _directory(dataset, data_dir)
     found = _readable(directory) if directory else None
     if not found:
@@ -66,6 +62,7 @@ def tfds(
         builder = tensorflow_datasets.builder_from_directory(str(found))
         splits, features = builder.info.splits, builder.info.features
     wanted = {"train": train, "heldout": heldout}[split]
+    _check_disjoint(splits, train, heldout)
     _check_files(dataset, splits, wanted)
     image, names = _features(dataset, features, image_key, label_key)
     height, width, own_channels = image.shape
@@ -136,6 +133,24 @@ def _features(dataset: str, features: Any, image_key: str, label_key: str) -> tu
             f'data.tfds.label_key={label_key!r}: {label} of {dataset} has no classes. Use a ClassLabel, or ""'
         )
     return image, tuple(label.names) if label is not None else ()
+
+
+def _check_disjoint(splits: Any, train: str, heldout: str) -> None:
+    """Raise ValueError if two splits or slices of a set have examples in common."""
+
+    def parts(name: str) -> list[tuple[str, int, int]]:
+        """Return (file, first example, end) of a split; [] for one that does not exist."""
+        try:
+            read = splits[name].file_instructions
+        except (KeyError, ValueError, AssertionError):
+            return []
+        return [(one.filename, one.skip, one.skip + one.take) for one in read]
+
+    held = parts(heldout)
+    if any(file == other and max(a, c) < min(b, d) for file, a, b in parts(train) for other, c, d in held):
+        raise ValueError(
+            f"data.tfds.train={train!r} and data.tfds.heldout={heldout!r}: overlap. Use two disjoint splits"
+        )
 
 
 def _check_files(dataset: str, splits: Any, wanted: str) -> None:

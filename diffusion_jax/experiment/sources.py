@@ -175,13 +175,23 @@ def fingerprint(source: Source, examples: int = 16) -> str:
 
 
 def check(config: ConfigDict, train: Source) -> None:
-    """Raise ValueError for classes without examples, and floats that clipping would cut off."""
+    """Raise ValueError for data that the config cannot learn from.
+
+    They are classes without examples, labels that a conditional network needs and the data hide, and floats that
+    clipping would cut off.
+    """
     empty = [str(train.class_names[i] if train.class_names else i) for i, n in enumerate(train.counts) if not n]
     if empty:
         raise ValueError(
             f"{train.name}: {len(empty)} of {train.classes} classes have no training example ({_short(empty)}). "
             f"Number the labels 0 … {train.classes - len(empty) - 1} without gaps (np.unique(labels, "
             "return_inverse=True)[1]), add examples, or train without labels"
+        )
+    some = _spread(train.size, 16)
+    if config.network.conditional and (train.read(some)[1] < 0).all():
+        raise ValueError(
+            f"{train.name}: the labels of {len(some)} examples are all hidden (-1), but network.conditional=True. Use "
+            "labelled data, or network.conditional=False"
         )
     clipping = [f"{key}.clip_x0" for key in ("sampler", "bound") if clips_x0(config, config[key])]
     if train.levels or not clipping:

@@ -199,7 +199,9 @@ def test_unprepared_set_raises_with_the_command(prepared, tmp_path):
     [
         ({"train": "test"}, r"tfds\.train.*tfds\.heldout"),
         ({"heldout": "train[90%:]"}, r"tfds\.train.*tfds\.heldout"),
-        ({"train": "test[:9]"}, r"tfds\.train.*tfds\.heldout"),
+        ({"train": "test[:5]"}, r"tfds\.train.*tfds\.heldout"),
+        ({"train": "train[:80%]", "heldout": "train[75%:]"}, r"tfds\.train.*tfds\.heldout"),
+        ({"train": "train+test[:3]", "heldout": "test[2:]"}, r"tfds\.train.*tfds\.heldout"),
         ({"train": "validation"}, "validation"),
         ({"train": "train[oops]"}, r"train\[oops\]"),
         ({"train": "train[:0]"}, r"train\[:0\]"),

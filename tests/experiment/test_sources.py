@@ -20,7 +20,7 @@ def vectors(low, high, label=None, classes=0):
 
 def clipping(sampler, bound, target="eps"):
     sections = {"sampler": {"clip_x0": sampler}, "bound": {"clip_x0": bound}, "prediction": {"target": target}}
-    return ConfigDict(sections)
+    return ConfigDict({**sections, "network": {"conditional": False}})
 
 
 @given(st.floats(1.01, 1e30), st.booleans(), st.booleans(), st.booleans())
@@ -55,6 +55,20 @@ def test_classes_without_examples_are_refused_by_name(label):
     with pytest.raises(ValueError) as caught:
         sources.check(clipping(True, True), train)
     assert f"({', '.join(missing)})" in str(caught.value)
+
+
+@pytest.mark.parametrize("hidden", [slice(0), slice(1, None), slice(None)])
+def test_conditional_networks_need_a_label_that_is_not_hidden(hidden):
+    label = np.arange(20) % 3
+    label[hidden] = -1
+    train = vectors(-1, 1, label, 3)._replace(counts=())
+    config = clipping(False, False)
+    sources.check(config, train)
+    config.network.conditional = True
+    if (label >= 0).any():
+        return sources.check(config, train)
+    with pytest.raises(ValueError, match=r"network\.conditional"):
+        sources.check(config, train)
 
 
 def test_captions_are_the_names_of_the_classes_or_their_numbers():
