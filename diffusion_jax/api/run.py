@@ -182,16 +182,25 @@ class Run:
     ) -> dict[str, Any]:
         """Degrade and restore held-out data, or the given data.
 
-        The degradation is a task, or any linear operator A of y = A x0 + noise. Returns arrays `degraded`, `restored`,
-        `original` [N,*D], `mask`, and the figures `rmse`, `rmse_degraded`. task_options: of the task, such as
-        mask="left" or factor=2. noise: standard deviation, in the range of the model; None: 0.5 where nothing else is
-        degraded, else 0. options: keys of the config, such as {"sampler.num_steps": 50}. Raises ValueError.
+        The degradation is a task, or any linear operator A of y = A x0 + noise.
 
-        operator: identity, mask, blur, superres, grey, "module:function", or A, a function of one example in the range
-        of the model. method: rule (the default of tasks), dps, pigdm or mmps (the default of operators), with
-        method_options such as {"iterations": 5}. draws: for each observation, by methods other than rule or with an
-        operator. repeats, length: of groups of steps (RePaint), of tasks by the rule. y: observations [N,*M] in place
-        of data. `inverse_problems.solve` describes the arrays and figures.
+        Arguments:
+            task: denoise, inpaint, colourise or superres.
+            rule: constant, power, noise_aware or renoise.
+            num_examples: held-out examples, where no data are given.
+            noise: standard deviation, in the range of the model; None: 0.5 where nothing else is degraded, else 0.
+            operator: identity, mask, blur, superres, grey, "module:function", or A, a function of one example in the
+                range of the model.
+            method: "rule" (the default of tasks), dps, pigdm or mmps (the default of operators).
+            draws: for each observation, by methods other than "rule" or with an operator.
+            repeats, length: of groups of steps (RePaint), of tasks by the rule.
+            y: observations [N,*M] in place of data.
+            method_options: such as {"iterations": 5}.
+            options: keys of the config, such as {"sampler.num_steps": 50}.
+            task_options: of the task or operator: factor=2; mask="left", or an array of booleans [*D]; share, seed.
+
+        Returns arrays `degraded`, `restored`, `original` [N,*D], `mask`, and the figures `rmse`, `rmse_degraded`; of an
+        operator those of `inverse_problems.solve`. Raises ValueError.
         """
         run = self._on(data, labels, options)
         number = num_examples if data is None else len(data)

@@ -1,6 +1,7 @@
 """Degrade held-out examples and restore them: denoise, inpaint, colourise, superres, or any linear operator."""
 
 import pathlib
+from typing import Any
 
 from diffusion_jax.cli.common import Results, add_format, add_run_flags, add_seed, load_run, output
 from diffusion_jax.cli.parser import Flags, Parser, Path
@@ -54,7 +55,7 @@ def run(args: Flags) -> Results:
     make_task = choices.choose("--task", args.task, restoring.TASKS)
     loaded = load_run(args)
     options: dict[str, Results] = {
-        "inpaint": {"mask": files.expand(args.mask), "share": args.share, "seed": args.seed},
+        "inpaint": {"mask": mask_of(args), "share": args.share, "seed": args.seed},
         "superres": {"factor": args.factor},
     }
     degraded = make_task(tuple(loaded.config.data.shape), **options.get(args.task, {}))
@@ -67,6 +68,26 @@ def run(args: Flags) -> Results:
     title = f"{args.task}, {args.rule}: RMSE {figures['rmse']:.1f} / 255"
     shown = draw_picture(out, arrays, loaded.config.data.levels, title)
     return {"restored": str(out), **shown, **chosen, **figures, "step": loaded.step, "ema": loaded.ema}
+
+
+def mask_of(args: Flags) -> Any:
+    """Return the name of --mask, or the array of its .npy file."""
+    return read_array("mask", args.mask) if args.mask.endswith(".npy") else args.mask
+
+
+def read_array(flag: str, path: str) -> Any:
+    """Read an array from the .npy file that a flag names. Raises ValueError."""
+    import numpy as np
+
+    from diffusion_jax import files
+
+    try:
+        array = np.load(files.expand(path), allow_pickle=False)
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            raise ValueError("it holds no single array of numbers")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--{flag}={path}: cannot be read ({error}). Give a .npy file of numbers") from error
+    return array
 
 
 def draw_picture(out: pathlib.Path, arrays: Results, levels: int, title: str) -> Results:
@@ -82,7 +103,6 @@ def draw_picture(out: pathlib.Path, arrays: Results, levels: int, title: str) ->
 
 def solve(args: Flags) -> Results:
     """Solve one linear inverse problem, or a table of several. One problem also gives its examples and a picture."""
-    import numpy as np
 
     from diffusion_jax import files
     from diffusion_jax.analysis import inverse_problems
@@ -95,20 +115,13 @@ def solve(args: Flags) -> Results:
     out = output(args.out, ".npz", *([".md"] if several else []), picture="md" if several else args.format)
     if args.repeats != 1:
         raise ValueError(f"--repeats={args.repeats}: belongs to --method=rule without --operator. Leave it out")
-    y = None
-    if args.y:
-        if several:
-            raise ValueError("--y: belongs to one operator and one method. Name one of each")
-        try:
-            y = np.load(args.y, allow_pickle=False)
-            if not isinstance(y, np.ndarray) or y.dtype.kind not in "biuf":
-                raise ValueError("it holds no single array of numbers")
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--y={args.y}: cannot be read ({error}). Give a .npy file of numbers") from error
+    if args.y and several:
+        raise ValueError("--y: belongs to one operator and one method. Name one of each")
+    y = read_array("y", args.y) if args.y else None
     for method in methods:
         inverse_problems.make_method(method)
     of_method = {"iterations": args.iterations, "zeta": args.zeta}
-    of_operator = {"mask": files.expand(args.mask), "share": args.share, "seed": args.seed}
+    of_operator = {"mask": mask_of(args), "share": args.share, "seed": args.seed}
     of_operator |= {"factor": args.factor, "width": args.width}
     noise = inverse_problems.default_noise(names[0] if len(names) == 1 else "") if args.noise is None else args.noise
     loaded = load_run(args)

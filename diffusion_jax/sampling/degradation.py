@@ -38,15 +38,15 @@ def noise(shape: tuple[int, ...]) -> Degradation:
     return Degradation(np.ones(shape, bool), _same, _same)
 
 
-def missing(shape: tuple[int, ...], mask: str = "right", share: float = 0.5, seed: int = 0) -> Degradation:
+def missing(shape: tuple[int, ...], mask: str | np.ndarray = "right", share: float = 0.5, seed: int = 0) -> Degradation:
     """Mask of missing pixels, for inpainting.
 
     Masks by name cover all channels of a pixel.
 
     Args:
         shape: shape of an example.
-        mask: a name in MASKS, or the path of a .npy file of booleans, True where a pixel is known, with the shape of an
-            example or, for images, [H,W].
+        mask: a name in MASKS, or an array of booleans, True where a pixel is known, with the shape of an example or,
+            for images, [H,W].
         share: share of missing pixels, in (0, 1), for the masks "random" and "box" (a box in the middle).
         seed: seed of the mask "random".
 
@@ -54,11 +54,11 @@ def missing(shape: tuple[int, ...], mask: str = "right", share: float = 0.5, see
     """
     places = shape[:-1] if len(shape) > 1 else shape
     if seed < 0:
-        raise ValueError(f"--seed={seed}: must be at least 0")
-    if mask.endswith(".npy"):
-        known = _read(mask, shape, places)
+        raise ValueError(f"seed={seed}: must be at least 0")
+    if not isinstance(mask, str):
+        known = _checked(np.asarray(mask), shape, places)
     elif mask not in MASKS:
-        raise ValueError(f"mask={mask!r} is not known; use one of {', '.join(MASKS)}, or the path of a .npy file")
+        raise ValueError(f"mask={mask!r} is not known; use one of {', '.join(MASKS)}, or an array of booleans")
     elif not 0 < share < 1:
         raise ValueError(f"share={share}: must be between 0 and 1, the share of missing pixels")
     else:
@@ -66,7 +66,8 @@ def missing(shape: tuple[int, ...], mask: str = "right", share: float = 0.5, see
     if known.shape != shape:
         known = np.broadcast_to(known[..., None], shape)
     if known.all() or not known.any():
-        raise ValueError(f"mask={mask!r} leaves {'everything' if known.all() else 'nothing'} known; use another")
+        name = f"{mask!r} " if isinstance(mask, str) else ""
+        raise ValueError(f"mask: {name}leaves {'everything' if known.all() else 'nothing'} known; use another")
     return Degradation(known, _same, _same)
 
 
@@ -104,12 +105,11 @@ MASKS: dict[str, Callable[[tuple[int, ...], float, int], np.ndarray]] = {
 """name -> (places, share, seed) -> known, bool [*places]. The first two ignore share and seed."""
 
 
-def _read(path: str, shape: tuple[int, ...], places: tuple[int, ...]) -> np.ndarray:
-    known = np.load(path, allow_pickle=False)
+def _checked(known: np.ndarray, shape: tuple[int, ...], places: tuple[int, ...]) -> np.ndarray:
     if known.dtype != bool and not np.isin(known, (0, 1)).all():
-        raise ValueError(f"{path} holds {known.dtype}, not a mask; use booleans, True where a pixel is known")
+        raise ValueError(f"mask: holds {known.dtype}; use booleans, True where a pixel is known")
     if known.shape not in (shape, places):
-        raise ValueError(f"{path}: the mask has shape {known.shape}, but the examples {shape}; use {places} or {shape}")
+        raise ValueError(f"mask: has shape {known.shape}, but the examples {shape}; use {places} or {shape}")
     return known.astype(bool)
 
 

@@ -235,7 +235,7 @@ def identity(shape: tuple[int, ...]) -> Operator:
     return _of_degradation(degradation.noise(shape), shape)
 
 
-def mask(shape: tuple[int, ...], mask: str = "right", share: float = 0.5, seed: int = 0) -> Operator:
+def mask(shape: tuple[int, ...], mask: str | np.ndarray = "right", share: float = 0.5, seed: int = 0) -> Operator:
     """Known elements [M] of an example; the arguments are as in `degradation.missing`. Raises ValueError."""
     known = degradation.missing(shape, mask, share, seed)
     return _of_degradation(known, (int(known.mask.sum()),))

@@ -98,12 +98,19 @@ def test_scales_are_compared(runs, capsys):
 
 
 @pytest.mark.parametrize(
-    "task", [["--task=inpaint", "--rule=renoise", "--repeats=2", "--length=2"], ["--task=denoise"]]
+    "task",
+    [
+        ["--task=inpaint", "--rule=renoise", "--repeats=2", "--length=2"],
+        ["--task=inpaint", "--mask={runs}/known.npy"],
+        ["--task=denoise"],
+    ],
 )
 def test_held_out_examples_are_restored(task, runs, capsys):
     out = runs / "restored.npz"
+    np.save(runs / "known.npy", np.array([True, False]))
+    flags = [flag.format(runs=runs) for flag in task]
     code, lines, errors = run(
-        capsys, "restore", f"--workdir={runs / 'plain'}", *task, "--num_samples=6", f"--out={out}"
+        capsys, "restore", f"--workdir={runs / 'plain'}", *flags, "--num_samples=6", f"--out={out}"
     )
     assert code == 0, errors
     result = json.loads(lines[-1])
