@@ -18,6 +18,8 @@ from diffusion_jax import config
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe for two CPU cores; variant "gpu" for one GPU, "tiny" for tests."""
     c = config.load(f"fashion_ddpm:{variant}")
+    if not variant:
+        c.train_steps = 3000
     c.network.update(conditional=True, label_dropout=0.1)
     c.guidance.name = "classifier_free"
     return c

@@ -25,6 +25,8 @@ GPU = {
 def get_config(variant: str = "") -> ConfigDict:
     """The recipe for two CPU cores; variant "gpu" for one GPU, "tiny" for tests."""
     c = config.load("fashion_ddpm:gpu" if variant == "gpu" else "fashion_ddpm")
+    if variant != "gpu":
+        c.train_steps = 3000
     c.network.name = "dit"
     c.network.dit.update(patch=4, channels=64, depth=8, heads=4)
     c.optimizer.learning_rate = 1e-3

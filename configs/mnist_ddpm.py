@@ -2,8 +2,10 @@
 
 Run:    python -m diffusion_jax.main train --config=configs/mnist_ddpm.py --workdir=runs/mnist_ddpm
         python -m diffusion_jax.main evaluate --workdir=runs/mnist_ddpm --metrics=parzen --num_samples=10000
-Expect: not measured
-Time:   not measured
+Expect: held-out loss 0.0221; with 10,000 samples of 15 calls (--sampler.name=dpmpp_2m --sampler.grid=logsnr
+        --sampler.num_steps=15) a Parzen estimate of 252.1 ± 1.9 bits and a Fréchet distance of 0.454 (0.425-0.482) in
+        grey28 features (measured; docs/results/mnist.md). :gpu is not measured
+Time:   63 minutes on one CPU core beside other work (measured)
 
 Data: data/mnist with the four IDX files. Variant :gpu as for configs/fashion_ddpm.py.
 """
