@@ -118,10 +118,10 @@ def main() -> int:
     except BrokenPipeError:  # nobody reads the output any more, as after | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return UNREAD
-    except Exception:
+    except BaseException:
         environment.end_without_others(FAULT)
         raise
-    if code:
+    if code in (BAD_INPUT, INTERRUPTED):  # the others of a run may not have failed
         environment.end_without_others(code)
     if environment.waits_for_compiled_code():  # do not wait for its end
         os._exit(code)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run a command of diffusion_jax as N processes on this machine, with its NVIDIA GPUs divided among them, or its CPU cores.
+# Run a command of diffusion_jax as N processes on this machine: on its CPU, or with its NVIDIA GPUs divided among them.
 #
 #     bash launch/local.sh -n 2 train --config=configs/digits.py --workdir=runs/digits
 #
@@ -27,11 +27,6 @@ if [ "${JAX_PLATFORMS:-}" != cpu ] && command -v nvidia-smi >/dev/null; then
     visible=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd,)}
     IFS=, read -ra gpus <<<"$visible"
 fi
-cores=()
-if [ ${#gpus[@]} = 0 ] && command -v taskset >/dev/null; then
-    read -ra cores <<<"$("$PYTHON" -c 'import os; print(*sorted(os.sched_getaffinity(0)))')"
-fi
-cores_each=$((${#cores[@]} / n))
 share=$((${#gpus[@]} / n))
 if [ $((share * n)) != ${#gpus[@]} ]; then
     echo "error: ${#gpus[@]} GPUs cannot be divided among -n $n processes; use another -n, or JAX_PLATFORMS=cpu" >&2
@@ -47,8 +42,6 @@ for ((i = 0; i < n; i++)); do
     command+=("--coordinator_address=127.0.0.1:$port" "--num_processes=$n" "--process_id=$i")
     if [ "$share" -gt 0 ]; then
         command=(env "CUDA_VISIBLE_DEVICES=$(IFS=,; echo "${gpus[*]:i*share:share}")" "${command[@]}")
-    elif [ "$cores_each" -gt 0 ]; then
-        command=(taskset -c "$(IFS=,; echo "${cores[*]:i*cores_each:cores_each}")" "${command[@]}")
     fi
     if [ "$i" = 0 ]; then
         "${command[@]}" &

@@ -1,4 +1,4 @@
-"""Small configs for tests, and what tests do with them."""
+"""Small configs and helpers for tests."""
 
 import jax
 import jax.numpy as jnp

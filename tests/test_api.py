@@ -16,7 +16,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax import config as configs
 from diffusion_jax import main
-from diffusion_jax.runs import trained
+from diffusion_jax.experiment import drawing
 from diffusion_jax.sampling.registry import SAMPLERS
 
 
@@ -82,10 +82,10 @@ def test_a_model_is_trained_and_sampled_on_images_that_are_not_square(run):
     assert "net" in run.params
 
 
-def test_a_sampler_is_compiled_once_while_its_choices_stay(run, monkeypatch):
+def test_a_sampler_is_made_once_while_its_choices_stay(run, monkeypatch):
     made = []
-    prepare = trained.prepare_draw
-    monkeypatch.setattr(trained, "prepare_draw", lambda inner: made.append(inner.config) or prepare(inner))
+    samples = drawing.samples
+    monkeypatch.setattr(drawing, "samples", lambda *args, **options: made.append(args) or samples(*args, **options))
     few = run.sample(2, sampler="dpmpp_2m", num_steps=4)
     np.testing.assert_array_equal(run.sample(4, sampler="dpmpp_2m", num_steps=4, seed=0)[:2], few)
     run.sample(2, sampler="dpmpp_2m", num_steps=4, seed=5)
@@ -112,8 +112,14 @@ def test_likelihood_metrics_encoding_and_restoration_of_a_run(run):
     ):
         with pytest.raises(ValueError, match=next(iter(unsuitable))):
             run.restore(IMAGES[:3], **unsuitable)
-    restored = run.restore(IMAGES[:3], mask="left")
-    assert restored["restored"].shape == (3, 4, 6, 1) and np.isfinite(restored["rmse"])
+    known = np.arange(24).reshape(4, 6) % 2 > 0
+    for mask in ("left", known, known[..., None]):
+        restored = run.restore(IMAGES[:3], mask=mask)
+        assert restored["restored"].shape == (3, 4, 6, 1) and np.isfinite(restored["rmse"])
+        assert isinstance(mask, str) or (restored["mask"] == known[..., None]).all()
+    masks = [run.restore(IMAGES[:3], mask="random", seed=seed)["mask"] for seed in (0, 7)]
+    assert (masks[0] != masks[1]).any()
+    assert run.restore(IMAGES[:3], operator="mask", mask=known)["observed"].shape == (3, 12)
 
 
 def test_the_command_line_reads_the_run_and_draws_the_same_bytes(run, workdir, tmp_path, capsys, monkeypatch):

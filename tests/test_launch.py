@@ -75,17 +75,13 @@ def test_scaling_of_an_exchange():
 
 @pytest.fixture
 def local(tmp_path):
-    """`local(*arguments, **variables)`: launch/local.sh started with a stand-in for Python.
-
-    On a machine with GPUs 0 to 3 and cores 0 to 4.
-    """
+    """`local(*arguments)`: launch/local.sh started with a stand-in for Python, on a machine with GPUs 0 to 3."""
     python = stand_in(
         tmp_path / "python",
-        f"""[[ "$*" = *sched_getaffinity* ]] && echo 0 1 2 3 4 && exit
-        [ "$1" = -c ] && exec {sys.executable} "$@"
+        f"""[ "$1" = -c ] && exec {sys.executable} "$@"
         shift 2
         trap 'exit 75' TERM
-        echo "$CUDA_VISIBLE_DEVICES${{CORES:-}} $*"
+        echo "$CUDA_VISIBLE_DEVICES $*"
         case $1 in
             die) [[ $* != *process_id=1 ]] || exit 3 ;;
             wait) ;;
@@ -94,15 +90,10 @@ def local(tmp_path):
         sleep 30 >/dev/null 2>&1 63>&- & wait $!""",
     )
     stand_in(tmp_path / "nvidia-smi", "seq 0 3")
-    stand_in(tmp_path / "taskset", 'CORES=$2 exec "${@:3}"')
     env = os.environ | {"PYTHON": str(python), "PATH": f"{tmp_path}:{os.environ['PATH']}", "JAX_PLATFORMS": ""}
     env.pop("CUDA_VISIBLE_DEVICES", None)
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-
-    def start(*arguments, **variables):
-        return subprocess.Popen(["bash", str(LAUNCH / "local.sh"), *arguments], env=env | variables, **options)
-
-    return start
+    options = {"env": env, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return lambda *arguments: subprocess.Popen(["bash", str(LAUNCH / "local.sh"), *arguments], **options)
 
 
 def test_local_sets_the_place_and_gpus_of_each_process(local):
@@ -115,13 +106,6 @@ def test_local_sets_the_place_and_gpus_of_each_process(local):
     assert flags[0].startswith("--workdir=a b --coordinator_address=127.0.0.1:")
     assert first.endswith(" --num_processes=2 --process_id=0")
     assert second == "[1] " + first.replace("0,1 train", "2,3 train").replace("process_id=0", "process_id=1")
-
-
-def test_local_divides_the_cores_of_a_machine_without_gpus(local):
-    for number, expected in (("2", ["0,1", "2,3"]), ("6", [""] * 6)):
-        out, err = local("-n", number, "train", JAX_PLATFORMS="cpu").communicate()
-        found = [line.removeprefix(f"[{line[1]}] ").split(" ")[0] for line in sorted((out + err).splitlines())]
-        assert sorted(found) == expected
 
 
 def test_local_kills_the_others_when_one_dies(local):

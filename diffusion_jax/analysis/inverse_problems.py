@@ -34,13 +34,16 @@ LEVEL = 0.9
 COLUMNS = ("operator", "method", "sampler", "rmse", "rmse of the mean", "misfit", "coverage", "calls", "vjps")
 
 
-def make_operator(name: str | Callable[[Array], Array] | Operator, shape: tuple[int, ...], **options: Any) -> Operator:
+def make_operator(
+    name: str | Callable[[Array], Array] | Operator, shape: tuple[int, ...], seed: int = 0, **options: Any
+) -> Operator:
     """Return an operator of examples [*D]: a name of `inverse.OPERATORS` with its options, "module:function", or A.
 
-    A function is A itself, from one example to its observation. Raises ValueError for unknown names and options.
+    A function is A itself, from one example to its observation. seed: of an operator that is drawn. Raises ValueError
+    for unknown names and options.
     """
     if isinstance(name, str) and ":" not in name:
-        made: Operator = choices.make("--operator", name, inverse.OPERATORS, options, shape=shape)
+        made: Operator = choices.make("--operator", name, inverse.OPERATORS, options, shape=shape, seed=seed)
         return made
     if options:
         raise ValueError(

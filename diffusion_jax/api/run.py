@@ -86,7 +86,7 @@ class Run:
             guidance_scale: of classifier-free guidance; 1: none.
             options: other keys of the config, such as {"sampler.grid": "logsnr"}.
 
-        A call with the choices of the call before does not compile again. Raises ValueError, and FloatingPointError for
+        Consecutive calls with equal choices compile once. Raises ValueError, and FloatingPointError for
         samples that are not finite.
         """
         run = self._changed(sampler, num_steps, guidance_scale, options)
@@ -192,12 +192,13 @@ class Run:
             operator: identity, mask, blur, superres, grey, "module:function", or A, a function of one example in the
                 range of the model.
             method: "rule" (the default of tasks), dps, pigdm or mmps (the default of operators).
-            draws: for each observation, by methods other than "rule" or with an operator.
-            repeats, length: of groups of steps (RePaint), of tasks by the rule.
+            seed: of the first example, and of the mask "random".
+            draws: number of draws for each observation, by methods other than "rule" or with an operator.
+            repeats, length: repetitions of each group of steps, and its steps (RePaint), of tasks by the rule.
             y: observations [N,*M] in place of data.
             method_options: such as {"iterations": 5}.
             options: keys of the config, such as {"sampler.num_steps": 50}.
-            task_options: of the task or operator: factor=2; mask="left", or an array of booleans [*D]; share, seed.
+            task_options: of the task or operator: factor=2; mask="left", or an array of booleans [*D] or [H,W]; share.
 
         Returns arrays `degraded`, `restored`, `original` [N,*D], `mask`, and the figures `rmse`, `rmse_degraded`; of an
         operator those of `inverse_problems.solve`. Raises ValueError.
@@ -217,14 +218,15 @@ class Run:
             )
         if by_operator:
             name = operator or choices.choose("--task", task, inverse_problems.TASKS)
-            chosen = inverse_problems.make_operator(name, tuple(run.config.data.shape), **task_options)
+            chosen = inverse_problems.make_operator(name, tuple(run.config.data.shape), seed, **task_options)
             std = inverse_problems.default_noise(name) if noise is None else noise
             arrays, figures = inverse_problems.solve(
                 run, chosen, method or "mmps", number, seed, std, draws, rule, y, **(method_options or {})
             )
             return {**arrays, **figures}
         std = inverse_problems.default_noise(task) if noise is None else noise
-        degradation = choices.make("--task", task, restoring.TASKS, task_options, shape=tuple(run.config.data.shape))
+        shape = tuple(run.config.data.shape)
+        degradation = choices.make("--task", task, restoring.TASKS, task_options, shape=shape, seed=seed)
         arrays, figures = restoring.restore(run, degradation, rule, number, seed, std, repeats, length)
         return {**arrays, **figures}
 

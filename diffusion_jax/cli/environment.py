@@ -22,7 +22,7 @@ COMPILED = pathlib.Path("~/.cache/diffusion_jax/compiled")
 """Compiled programs of earlier commands, unless JAX_COMPILATION_CACHE_DIR names another folder."""
 
 PATIENCE = 10.0
-"""Seconds in which the processes of a run end together, after a failure of all."""
+"""Seconds between the failure of a process and its forced end. Processes that all failed end together before."""
 
 HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 """The kernel's setting of huge pages; with `madvise` each program decides."""
@@ -103,10 +103,9 @@ def waits_for_compiled_code() -> bool:
 
 
 def end_without_others(code: int) -> None:
-    """End this process with an exit code in PATIENCE seconds, unless it ends before.
+    """End this process after PATIENCE seconds, unless it has ended before.
 
-    At its end a process waits for the others of its run. After a failure of this process alone they wait for it
-    instead, and notice its end.
+    At exit JAX waits for the other processes of the run, which may be waiting for this one.
     """
     jax = sys.modules.get("jax")
     if jax is None or not jax.distributed.is_initialized():

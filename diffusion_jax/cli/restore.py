@@ -55,7 +55,7 @@ def run(args: Flags) -> Results:
     make_task = choices.choose("--task", args.task, restoring.TASKS)
     loaded = load_run(args)
     options: dict[str, Results] = {
-        "inpaint": {"mask": mask_of(args), "share": args.share, "seed": args.seed},
+        "inpaint": {"mask": mask_of(args) if args.task == "inpaint" else "", "share": args.share, "seed": args.seed},
         "superres": {"factor": args.factor},
     }
     degraded = make_task(tuple(loaded.config.data.shape), **options.get(args.task, {}))
@@ -121,14 +121,14 @@ def solve(args: Flags) -> Results:
     for method in methods:
         inverse_problems.make_method(method)
     of_method = {"iterations": args.iterations, "zeta": args.zeta}
-    of_operator = {"mask": mask_of(args), "share": args.share, "seed": args.seed}
+    of_operator = {"mask": mask_of(args) if "mask" in names else "", "share": args.share}
     of_operator |= {"factor": args.factor, "width": args.width}
     noise = inverse_problems.default_noise(names[0] if len(names) == 1 else "") if args.noise is None else args.noise
     loaded = load_run(args)
     operators = {}
     for name in names:
         own = inverse_problems.options_of(inverse.OPERATORS.get(name), of_operator)
-        operators[name] = inverse_problems.make_operator(name, tuple(loaded.config.data.shape), **own)
+        operators[name] = inverse_problems.make_operator(name, tuple(loaded.config.data.shape), args.seed, **own)
     shared = {"number": args.num_samples, "seed": args.seed, "noise": noise, "draws": args.draws, "rule": args.rule}
     told = {
         "noise": noise,

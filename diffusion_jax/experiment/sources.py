@@ -175,10 +175,10 @@ def fingerprint(source: Source, examples: int = 16) -> str:
 
 
 def check(config: ConfigDict, train: Source) -> None:
-    """Raise ValueError for data that the config cannot learn from.
+    """Raise ValueError for data that do not suit the config.
 
-    They are classes without examples, labels that a conditional network needs and the data hide, and floats that
-    clipping would cut off.
+    Refused are classes without examples, hidden labels where the network is conditional, and floats that clipping would
+    cut off.
     """
     empty = [str(train.class_names[i] if train.class_names else i) for i, n in enumerate(train.counts) if not n]
     if empty:
@@ -187,12 +187,13 @@ def check(config: ConfigDict, train: Source) -> None:
             f"Number the labels 0 … {train.classes - len(empty) - 1} without gaps (np.unique(labels, "
             "return_inverse=True)[1]), add examples, or train without labels"
         )
-    some = _spread(train.size, 16)
-    if config.network.conditional and (train.read(some)[1] < 0).all():
-        raise ValueError(
-            f"{train.name}: the labels of {len(some)} examples are all hidden (-1), but network.conditional=True. Use "
-            "labelled data, or network.conditional=False"
-        )
+    if config.network.conditional and not any(train.counts):
+        some = _spread(train.size, 256)
+        if (train.read(some)[1] < 0).all():
+            raise ValueError(
+                f"{train.name}: the labels of {len(some)} examples are all hidden (-1), but network.conditional=True. "
+                "Use labelled data, or network.conditional=False"
+            )
     clipping = [f"{key}.clip_x0" for key in ("sampler", "bound") if clips_x0(config, config[key])]
     if train.levels or not clipping:
         return

@@ -209,12 +209,12 @@ def example_keys(key: Array, index: Array) -> Array:
 
 
 def fold_all(keys: Array, number: Any) -> Array:
-    """Return keys [B], each folded in with the same number."""
+    """Fold one number into each of the keys [B]."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
 
 
 def split_all(keys: Array, number: int = 2) -> Array:
-    """Return keys [number, B], each of the keys [B] split."""
+    """Split each of the keys [B]; return keys [number, B]."""
     return jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, number))(keys), 1, 0)
 
 

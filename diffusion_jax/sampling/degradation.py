@@ -107,7 +107,7 @@ MASKS: dict[str, Callable[[tuple[int, ...], float, int], np.ndarray]] = {
 
 def _checked(known: np.ndarray, shape: tuple[int, ...], places: tuple[int, ...]) -> np.ndarray:
     if known.dtype != bool and not np.isin(known, (0, 1)).all():
-        raise ValueError(f"mask: holds {known.dtype}; use booleans, True where a pixel is known")
+        raise ValueError("mask: has values other than 0 and 1; use booleans, True where a pixel is known")
     if known.shape not in (shape, places):
         raise ValueError(f"mask: has shape {known.shape}, but the examples {shape}; use {places} or {shape}")
     return known.astype(bool)

@@ -153,7 +153,6 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     window: list[dict[str, jax.Array]] = []
     started = time.perf_counter()
 
-    alone = jax.process_count() == 1  # all processes save together, so that a failure in one of them cannot
     measured: float | None = None
     aim: float | None = None
 
@@ -162,18 +161,29 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
         if devices.is_first():
             draw_losses(workdir, shown)
 
+    def rescue() -> bool:
+        """Save the sound state after a failure, and return whether it is saved.
+
+        A checkpoint is written by all processes together, so a process that fails alone cannot save.
+        """
+        if jax.process_count() > 1:
+            kept = checkpoints.steps(workdir)
+            log.error("not saved after a failure; the same command goes on from step %d", kept[-1] if kept else 0)
+            return False
+        save()
+        manager.wait_until_finished()
+        return True
+
     @contextlib.contextmanager
     def saving_on_failure() -> Iterator[None]:
-        """Save the sound state on a failure or a signal. A failure is an error of a log, an evaluation or a picture."""
+        """Rescue the state on a failure or a signal. A failure is an error of a log, an evaluation or a picture."""
         try:
             notice.raising = True
             yield
             notice.raising = False
         except BaseException as error:
             notice.raising = False
-            if alone:
-                save()
-                manager.wait_until_finished()
+            if rescue():
                 if isinstance(error, KeyboardInterrupt) and (number := notice(n)):
                     raise Preempted(workdir, n, number) from None
                 log.error("step %d is saved; what follows ended the run", n)
@@ -186,8 +196,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
             batch = next(batches)
         except Exception:  # of the data: the steps so far are sound
             n -= 1
-            if alone and n > first:
-                save()
+            if n > first and rescue():
                 log.error("the data failed after step %d, which is saved", n)
             raise
         train_state, metrics = train_step(train_state, batch, train_key(key_train, rollbacks))
