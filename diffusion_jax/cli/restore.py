@@ -42,6 +42,9 @@ def add_flags(parser: Parser) -> None:
 
 def run(args: Flags) -> Results:
     """Write degraded, restored and original examples, and the error of the restored ones."""
+    from diffusion_jax.runs import trained
+
+    trained.seeds_from(args.seed, args.num_samples)
     if args.operator or args.y or args.method not in ([], ["rule"]):
         return solve(args)
 
