@@ -188,11 +188,24 @@ def evaluated(rate: Rate) -> Callable[[int], float]:
 def fill_in(config: ConfigDict, stored: Mapping[str, Any] | None = None) -> ConfigDict:
     """Set total_steps of a decaying learning rate where it is 0.
 
-    It is that of the stored config of a run that is resumed, else train_steps. Returns the config. So a run that is
-    lengthened goes on at the rate where its decay ended, and another decay is another run.
+    It is that of the stored config of a run that is resumed, else train_steps, so the decay of a run ends where it was
+    to end at its first start. Returns the config.
     """
     name = str(config.optimizer.schedule)
     chosen, before = config.optimizer.get(name, {}), (stored or {}).get("optimizer", {}).get(name, {})
     if chosen.get("total_steps") == 0:
         chosen.total_steps = before.get("total_steps") or config.train_steps
     return config
+
+
+def check_decay(config: ConfigDict) -> None:
+    """Raise ValueError if a decay to zero ends before training does: the steps after it would change nothing."""
+    name = str(config.optimizer.schedule)
+    chosen = config.optimizer.get(name, {})
+    total = chosen.get("total_steps", 0)
+    if 0 < total < config.train_steps and chosen.get("final") == 0:
+        raise ValueError(
+            f"train_steps={config.train_steps}: the learning rate is 0 from step {total} on "
+            f"(optimizer.{name}.total_steps={total}), and later steps change nothing. Set optimizer.{name}.total_steps="
+            f"{config.train_steps} to move the end of the decay"
+        )

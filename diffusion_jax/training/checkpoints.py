@@ -48,9 +48,12 @@ MAY_DIFFER = (
     *("data.workers", "checkpoint", "guard", "report", "eval", "sampler", "guidance", "ode"),
     *("data.arrays.path", "data.arrays.heldout", "data.folder.path", "data.folder.heldout", "data.folder.in_memory"),
     *("data.folder.max_pixels", "data.idx.path", "data.tfds.data_dir", "data.tfds.in_memory", "data.class_names"),
-    "data.heldout_fingerprint",
+    *("data.heldout_fingerprint", "optimizer.linear.total_steps", "optimizer.cosine.total_steps"),
 )
-"""Config keys and sections that may change on resume: they alter no step."""
+"""Config keys and sections that may change on resume.
+
+They alter no step, except the end of a decaying learning rate: who lengthens a run may move it.
+"""
 
 
 # Writing.

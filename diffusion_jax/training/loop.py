@@ -115,6 +115,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     else:
         sources.check(config, train_source)
         sources.check_workdir(config, workdir)
+    optimizers.check_decay(config)
     if devices.is_first():
         stack.enter_context(checkpoints.lock(workdir))
     if config.latent.workdir and not kept and devices.is_first():

@@ -137,3 +137,13 @@ def test_a_decay_ends_where_training_was_to_end_when_it_started():
     longer = config(schedule="cosine")
     longer.train_steps = 200
     assert optimizers.fill_in(longer, c.to_dict()).optimizer.cosine.total_steps == 100
+
+
+def test_steps_at_a_rate_of_zero_are_refused():
+    c = config(schedule="cosine", cosine__total_steps=60)
+    with pytest.raises(ValueError, match=r"optimizer\.cosine\.total_steps=60"):
+        optimizers.check_decay(c)
+    for keys in ({"cosine__total_steps": 100}, {"cosine__total_steps": 60, "cosine__final": 0.1}, {}):
+        optimizers.check_decay(config(schedule="cosine", **keys))
+    optimizers.check_decay(config(schedule="constant"))
+    optimizers.check_decay(config(schedule="inverse_sqrt"))

@@ -407,6 +407,14 @@ def test_a_key_that_the_stored_config_lacks_is_at_its_default():
     checkpoints.check_resume(config, config | {"network": config["network"] | {"vdm": {"channels": 7}}})
 
 
+def test_the_end_of_a_decay_may_move():
+    stored = {"optimizer": {"schedule": "cosine", "cosine": {"total_steps": 10}}}
+    later, other = {"total_steps": 20}, {"total_steps": 10, "final": 0.1}
+    checkpoints.check_resume(stored, {"optimizer": {"schedule": "cosine", "cosine": later}})
+    with pytest.raises(ValueError, match=r"optimizer\.cosine\.final"):
+        checkpoints.check_resume(stored, {"optimizer": {"schedule": "cosine", "cosine": other}})
+
+
 def test_data_may_move_and_not_change():
     config = configs.plain(configs.load("digits"))
     data = config["data"] | {"name": "folder", "folder": {"path": "/a"}, "size": 5, "fingerprint": "1"}
