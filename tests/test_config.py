@@ -242,3 +242,46 @@ def test_recipes_import_the_config_only():
         ]
         names = {getattr(node, "module", None) for node in nodes}
         assert names <= {"diffusion_jax", "ml_collections", "typing"}, path.name
+
+
+def test_resume_with_another_config():
+    stored = {"train_steps": 10, "optimizer": {"learning_rate": 2e-4}, "network": {"unet": {"multipliers": (1, 2)}}}
+    configs.check_resume(stored, stored)
+    allowed = {"train_steps": 20, "remat": True, "parallel": "pmap", "accumulate_steps": 2, "report": {"every": 1}}
+    configs.check_resume(stored, stored | allowed | {"eval": {"every": 1, "passes": 2}, "checkpoint": {"keep": 1}})
+    configs.check_resume(stored, stored | {"network": {"unet": {"multipliers": [1, 2]}}})
+
+    asked = stored | {"optimizer": {"learning_rate": 1e-3, "b2": 0.99}, "network": {"unet": {"multipliers": (1, 2, 4)}}}
+    with pytest.raises(ValueError) as error:
+        configs.check_resume(stored, asked | {"train_steps": 20})
+    message = str(error.value)
+    for part in ("optimizer.learning_rate", "0.0002", "0.001", "optimizer.adam.b2", "network.unet.multipliers"):
+        assert part in message
+    assert "train_steps" not in message and "seed" not in message and "\n" not in message
+
+
+def test_a_key_that_the_stored_config_lacks_is_at_its_default():
+    """So a run goes on when a later version adds a key; and options of choices that are not made do not count."""
+    config = configs.plain(configs.load("digits"))
+    older = {key: value for key, value in config.items() if key != "guard"}
+    configs.check_resume(older, config)
+    with pytest.raises(ValueError, match=r"ema\.ramp"):
+        configs.check_resume(config, config | {"ema": config["ema"] | {"ramp": 0.05}})
+    configs.check_resume(config, config | {"network": config["network"] | {"vdm": {"channels": 7}}})
+
+
+def test_the_end_of_a_decay_may_move():
+    stored = {"optimizer": {"schedule": "cosine", "cosine": {"total_steps": 10}}}
+    later, other = {"total_steps": 20}, {"total_steps": 10, "final": 0.1}
+    configs.check_resume(stored, {"optimizer": {"schedule": "cosine", "cosine": later}})
+    with pytest.raises(ValueError, match=r"optimizer\.cosine\.final"):
+        configs.check_resume(stored, {"optimizer": {"schedule": "cosine", "cosine": other}})
+
+
+def test_data_may_move_and_not_change():
+    config = configs.plain(configs.load("digits"))
+    data = config["data"] | {"name": "folder", "folder": {"path": "/a"}, "size": 5, "fingerprint": "1"}
+    moved = data | {"folder": {"path": "/b"}}
+    configs.check_resume(config | {"data": data}, config | {"data": moved})
+    with pytest.raises(ValueError, match=r"data\.fingerprint"):
+        configs.check_resume(config | {"data": data}, config | {"data": moved | {"fingerprint": "2"}})

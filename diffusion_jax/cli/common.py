@@ -87,9 +87,8 @@ def sections_of(args: Flags) -> dict[str, Any]:
     """Return the sections of a run's config that flags override, whole. Raises ValueError or OSError."""
     from diffusion_jax import config as configs
     from diffusion_jax.runs import trained
-    from diffusion_jax.training import checkpoints
 
-    movable = [key for key in checkpoints.MAY_DIFFER if key.startswith("data.") and key != "data.class_names"]
+    movable = [key for key in configs.MAY_DIFFER if key.startswith("data.") and key != "data.class_names"]
     for key in args.overrides:
         if key.startswith("data.") and key not in movable:
             raise ValueError(f"--{key}: the data of a run are fixed, but for {', '.join(movable)}")

@@ -13,10 +13,11 @@ set from the command line, `--config.KEY=VALUE`. Configs that older versions sto
 from diffusion_jax.config.overrides import override, override_all, parse
 from diffusion_jax.config.recipes_and_sweeps import find, load, recipes, shrink, sweep_variant, variant
 from diffusion_jax.config.schema import SCHEMA, Key, choices, defaults, table
-from diffusion_jax.config.stored import merge
-from diffusion_jax.config.tree import flatten, in_use, plain, put
+from diffusion_jax.config.stored import MAY_DIFFER, check_resume, merge
+from diffusion_jax.config.tree import as_tuples, flatten, in_use, plain, put
 
 __all__ = [
-    "SCHEMA", "Key", "choices", "defaults", "find", "flatten", "in_use", "load", "merge", "override",
-    "override_all", "parse", "plain", "put", "recipes", "shrink", "sweep_variant", "table", "variant",
+    "MAY_DIFFER", "SCHEMA", "Key", "as_tuples", "check_resume", "choices", "defaults", "find", "flatten", "in_use",
+    "load", "merge", "override", "override_all", "parse", "plain", "put", "recipes", "shrink", "sweep_variant", "table",
+    "variant",
 ]  # fmt: skip

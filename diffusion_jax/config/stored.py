@@ -1,4 +1,4 @@
-"""Read configs that older versions stored."""
+"""Configs of stored runs: read those of older versions, and compare one with that of a run that goes on."""
 
 import difflib
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffusion_jax.config.schema import defaults, flat_defaults
-from diffusion_jax.config.tree import flatten, put
+from diffusion_jax.config.tree import flatten, in_use, plain, put
 
 RENAMED: dict[str, tuple[str, dict[Any, Any]]] = {
     "network.told": ("network.conditioning", {}),
@@ -20,6 +20,19 @@ GONE: dict[str, Any] = {}
 """Keys that exist no more, with the default they had: a stored config may hold that value, and no other."""
 FORMER: dict[str, Any] = {"ema.ramp": 0.0}
 """Defaults that have changed: a stored config that lacks such a key was trained with this value."""
+
+
+MAY_DIFFER = (
+    *("train_steps", "parallel", "accumulate_steps", "remat", "require_accelerator"),
+    *("data.workers", "checkpoint", "guard", "report", "eval", "sampler", "guidance", "ode"),
+    *("data.arrays.path", "data.arrays.heldout", "data.folder.path", "data.folder.heldout", "data.folder.in_memory"),
+    *("data.folder.max_pixels", "data.idx.path", "data.tfds.data_dir", "data.tfds.in_memory", "data.class_names"),
+    *("data.heldout_fingerprint", "optimizer.linear.total_steps", "optimizer.cosine.total_steps"),
+)
+"""Config keys and sections that may change on resume.
+
+They alter no step, except the end of a decaying learning rate: who lengthens a run may move it.
+"""
 
 
 def merge(stored: Mapping[str, Any]) -> ConfigDict:
@@ -52,3 +65,34 @@ def merge(stored: Mapping[str, Any]) -> ConfigDict:
             raise ValueError(f"stored config: unknown key {key!r}{hint}; a newer version of diffusion_jax may have it")
         put(config, key, value)
     return config
+
+
+def check_resume(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming each key, if `config` differs from the `stored` one beyond MAY_DIFFER.
+
+    checkpoint.best must stay, since its values are compared between checkpoints.
+
+    Keys that the stored config lacks are at their defaults; options of choices that are not made do not count. The data
+    may lie elsewhere, but must be the same (data.fingerprint); imported weights (data.size=0) go on with any data.
+    """
+    from diffusion_jax.experiment.choices import NOT_STORED
+
+    before, now = (in_use(plain(merge(plain(one)))) for one in (stored, config))
+    for key in ("data.size", "data.fingerprint"):
+        if before["data.size"] == 0 or not before[key]:
+            before[key] = now[key]
+    for one in (before, now):
+        one["network.name"] = str(one["network.name"]).removesuffix(NOT_STORED)
+    may_differ = tuple(f"{key}." for key in MAY_DIFFER)
+    differing = [
+        f"{key}: stored {before.get(key, 'nothing')!r}, got {now.get(key, 'nothing')!r}"
+        for key in sorted(before.keys() | now.keys())
+        if (key == "checkpoint.best" or not f"{key}.".startswith(may_differ)) and before.get(key) != now.get(key)
+    ]
+    if differing:
+        data = all(line.startswith(("data.size:", "data.fingerprint:")) for line in differing)
+        what = "the training data have changed" if data else "the config differs from that of the run in this workdir"
+        back = "Restore the data" if data else "Use the stored values"
+        raise ValueError(
+            f"{what} ({'; '.join(differing)}). {back} to continue the run, or another --workdir for a new one"
+        )

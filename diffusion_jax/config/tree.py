@@ -60,5 +60,7 @@ def in_use(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_tuples(value: Any) -> Any:
-    """Return nested lists as tuples."""
+    """Return a tree with tuples for lists, as a config has them and JSON does not."""
+    if isinstance(value, Mapping):
+        return {key: as_tuples(item) for key, item in value.items()}
     return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -108,7 +108,7 @@ def read(path: epath.Path) -> latents.Autoencoder:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             stored = dict(arrays)
         text, scale = str(stored.pop("config")), float(stored.pop("scale"))
-        config = configs.merge(checkpoints.tuples(json.loads(text)))
+        config = configs.merge(json.loads(text))
     except Exception as error:
         raise ValueError(f"{path}: missing or damaged ({error}). Copy it from where the run was trained") from error
     generators.autoencoder(config)

@@ -13,14 +13,10 @@ at most a temporary directory, which the next `open_manager` removes. Reading wr
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import math
-import os
-import platform
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -32,28 +28,15 @@ from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.future import ChainedFuture
 
 from diffusion_jax import averages, files
-from diffusion_jax import config as configs
-from diffusion_jax.experiment.choices import NOT_STORED
+from diffusion_jax.config import as_tuples
 from diffusion_jax.runs import record
 from diffusion_jax.training import checksums
+from diffusion_jax.training.workdir import check_reachable, check_writable, checkpoints_of
 
 log = logging.getLogger(__name__)
 
 Run: TypeAlias = ocp.CheckpointManager | epath.PathLike
 """A run to read: its workdir, or its open manager."""
-
-LOCK = ".lock"
-MAY_DIFFER = (
-    *("train_steps", "parallel", "accumulate_steps", "remat", "require_accelerator"),
-    *("data.workers", "checkpoint", "guard", "report", "eval", "sampler", "guidance", "ode"),
-    *("data.arrays.path", "data.arrays.heldout", "data.folder.path", "data.folder.heldout", "data.folder.in_memory"),
-    *("data.folder.max_pixels", "data.idx.path", "data.tfds.data_dir", "data.tfds.in_memory", "data.class_names"),
-    *("data.heldout_fingerprint", "optimizer.linear.total_steps", "optimizer.cosine.total_steps"),
-)
-"""Config keys and sections that may change on resume.
-
-They alter no step, except the end of a decaying learning rate: who lengthens a run may move it.
-"""
 
 
 # Writing.
@@ -85,8 +68,8 @@ def open_manager(workdir: epath.PathLike, keep: int = 2, keep_every: int = 0) ->
         raise ValueError(
             f"checkpoint.keep={keep} must be at least 1, and checkpoint.keep_every={keep_every} at least 0 (0: none)"
         )
-    directory = _directory(workdir)
-    _check_writable(directory)
+    check_writable(workdir)
+    directory = checkpoints_of(workdir)
     preserved = [
         policies.LatestN(keep),
         policies.BestN(get_metric_fn=_loss, reverse=True, n=1),
@@ -137,43 +120,14 @@ def forget_after(manager: ocp.CheckpointManager, step: int) -> None:
         manager.delete(later)
 
 
-@contextlib.contextmanager
-def lock(workdir: epath.PathLike) -> Iterator[None]:
-    """Lock a run directory against other trainings.
-
-    The kernel releases the lock when the process ends. Raises ValueError, naming the process that holds the lock, if
-    another training runs there. URLs are not locked.
-    """
-    if "://" in str(workdir):
-        yield
-        return
-    directory = _directory(workdir)
-    _check_writable(directory)
-    with open(directory.parent / LOCK, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise ValueError(
-                f"--workdir={workdir}: {file.read().strip() or 'another process'} trains in it. Wait for it, end it, "
-                "or choose another --workdir"
-            ) from None
-        except OSError as error:  # a file system that has no locks
-            log.warning("%s cannot be locked (%s): make sure that nothing else trains there", workdir, error)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
-        yield
-
-
 # Reading.
 
 
 def steps(workdir: epath.PathLike) -> list[int]:
     """Return the steps of the checkpoints on disk, in order."""
-    directory = _directory(workdir)
+    directory = checkpoints_of(workdir)
     if not directory.is_dir():
-        _check_reachable(directory.parent)
+        check_reachable(directory.parent)
         return []
     return sorted(found.step for found in ocp.path.step.standard_name_format().find_all(directory))
 
@@ -201,7 +155,7 @@ def find_step(workdir: epath.PathLike, step: int | str = "newest", verify: bool 
     if step == "newest":
         return kept[-1]
     if step == "best":
-        verified = {k: _verified(_directory(workdir) / str(k), "metrics", verify) for k in kept}
+        verified = {k: _verified(checkpoints_of(workdir) / str(k), "metrics", verify) for k in kept}
         losses = {k: _loss(_json(directory / "metrics", "metrics")) for k, directory in verified.items()}
         best = min(kept, key=lambda k: (losses[k], -k))
         if losses[best] == math.inf:
@@ -291,7 +245,7 @@ def read_config(run: Run, step: int | str = "newest", verify: bool = True) -> di
 
     JSON's lists are returned as tuples. Raises as `find_step` does, and ValueError for a damaged checkpoint.
     """
-    return tuples(_json(_checked(run, step, "config", verify) / "config")["config"])
+    return as_tuples(_json(_checked(run, step, "config", verify) / "config")["config"])
 
 
 def read_versions(run: Run, step: int | str = "newest", verify: bool = True) -> dict[str, str]:
@@ -304,68 +258,7 @@ def read_rollbacks(run: Run, step: int | str = "newest", verify: bool = True) ->
     return _json(_checked(run, step, "config", verify) / "config").get("rollbacks", 0)
 
 
-def check_resume(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming each key, if `config` differs from the `stored` one beyond MAY_DIFFER.
-
-    checkpoint.best must stay, since its values are compared between checkpoints.
-
-    Keys that the stored config lacks are at their defaults; options of choices that are not made do not count. The data
-    may lie elsewhere, but must be the same (data.fingerprint); imported weights (data.size=0) go on with any data.
-    """
-    before, now = (configs.in_use(configs.plain(configs.merge(configs.plain(one)))) for one in (stored, config))
-    for key in ("data.size", "data.fingerprint"):
-        if before["data.size"] == 0 or not before[key]:
-            before[key] = now[key]
-    for one in (before, now):
-        one["network.name"] = str(one["network.name"]).removesuffix(NOT_STORED)
-    may_differ = tuple(f"{key}." for key in MAY_DIFFER)
-    differing = [
-        f"{key}: stored {before.get(key, 'nothing')!r}, got {now.get(key, 'nothing')!r}"
-        for key in sorted(before.keys() | now.keys())
-        if (key == "checkpoint.best" or not f"{key}.".startswith(may_differ)) and before.get(key) != now.get(key)
-    ]
-    if differing:
-        data = all(line.startswith(("data.size:", "data.fingerprint:")) for line in differing)
-        what = "the training data have changed" if data else "the config differs from that of the run in this workdir"
-        back = "Restore the data" if data else "Use the stored values"
-        raise ValueError(
-            f"{what} ({'; '.join(differing)}). {back} to continue the run, or another --workdir for a new one"
-        )
-
-
 # Parts of the above.
-
-
-def _check_reachable(place: epath.Path) -> None:
-    """Raise OSError if a URL cannot be read, which `is_dir` does not report."""
-    if "://" not in str(place):
-        return
-    try:
-        place.stat()
-    except Exception as error:  # the storage's own, such as TensorFlow's
-        if type(error).__name__ not in ("NotFoundError", "FileNotFoundError"):
-            raise OSError(f"--workdir={place}: cannot be read ({' '.join(str(error).split())[:300]})") from error
-
-
-def _directory(workdir: epath.PathLike) -> epath.Path:
-    """Return the absolute path that Orbax needs; URLs are absolute already."""
-    path = files.place_of(workdir)
-    return (path if "://" in str(path) else path.resolve()) / "checkpoints"
-
-
-def _check_writable(directory: epath.Path) -> None:
-    workdir = directory.parent
-    files.check_folder(directory, f"--workdir={workdir}: ")
-    files.check_file(workdir / LOCK, f"--workdir={workdir}: ", appended=True)
-    probe = directory / f"probe-{uuid.uuid4().hex}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise PermissionError(
-            f"--workdir={workdir}: cannot be written to ({error.strerror or error}). Choose another --workdir"
-        ) from error
 
 
 def _stored(directory: epath.Path) -> Any:
@@ -410,7 +303,7 @@ def _checked(run: Run, step: int | str, item: str, verify: bool) -> epath.Path:
     if isinstance(run, ocp.CheckpointManager):
         run.wait_until_finished()
     workdir = run.directory.parent if isinstance(run, ocp.CheckpointManager) else run
-    return _verified(_directory(workdir) / str(find_step(workdir, step, verify)), item, verify)
+    return _verified(checkpoints_of(workdir) / str(find_step(workdir, step, verify)), item, verify)
 
 
 def _verified(directory: epath.Path, item: str, verify: bool) -> epath.Path:
@@ -426,10 +319,3 @@ def _verified(directory: epath.Path, item: str, verify: bool) -> epath.Path:
             advice = "No other checkpoint is sound"
         raise ValueError(f"{directory}: is damaged: {wrong}. {advice}")
     return directory
-
-
-def tuples(value: Any) -> Any:
-    """Return a tree with tuples for lists."""
-    if isinstance(value, Mapping):
-        return {key: tuples(item) for key, item in value.items()}
-    return tuple(tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -20,6 +20,7 @@ from diffusion_jax.experiment import drawing, optimizers, quality, sources, wiri
 from diffusion_jax.metrics import monitor
 from diffusion_jax.runs import metric_log, plots, record, weights_and_biases
 from diffusion_jax.training import autoencoders, checkpoints, state, step
+from diffusion_jax.training.workdir import lock
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     key_init, key_train, key_eval = keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
     if kept:
-        checkpoints.check_resume(stored, config)
+        configs.check_resume(stored, config)
         if kept[-1] >= config.train_steps:
             log.info("%s is finished: step %d of %d", workdir, kept[-1], config.train_steps)
             return {"workdir": workdir, "step": kept[-1], "loss": metric_log.last(workdir, "loss"), "finished": True}
@@ -117,7 +118,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
         sources.check_workdir(config, workdir)
     optimizers.check_decay(config)
     if devices.is_first():
-        stack.enter_context(checkpoints.lock(workdir))
+        stack.enter_context(lock(workdir))
     if config.latent.workdir and not kept and devices.is_first():
         autoencoders.write(files.place_of(workdir) / autoencoders.FILE, config)
     manager = checkpoints.open_manager(workdir, config.checkpoint.keep, config.checkpoint.keep_every)

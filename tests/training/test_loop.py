@@ -17,7 +17,7 @@ from diffusion_jax import devices
 from diffusion_jax.data import pipeline
 from diffusion_jax.experiment import drawing, sources, wiring
 from diffusion_jax.runs import metric_log, record, trained
-from diffusion_jax.training import checkpoints, loop, state
+from diffusion_jax.training import checkpoints, loop, state, workdir
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -320,12 +320,9 @@ def test_pictures_of_a_conditional_model_name_its_classes(tmp_path, monkeypatch)
 
 
 def test_a_workdir_is_trained_by_one_at_a_time(tmp_path):
-    with (
-        checkpoints.lock(tmp_path),
-        pytest.raises(ValueError, match=str(os.getpid())),
-    ):
+    with workdir.lock(tmp_path), pytest.raises(ValueError, match=str(os.getpid())):
         loop.train(recipe(), str(tmp_path))
-    with checkpoints.lock(tmp_path):
+    with workdir.lock(tmp_path):
         pass
 
 
