@@ -16,7 +16,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
-    *("Model", "Run", "load", "sample", "train"),
+    *("Diverged", "Model", "Run", "load", "sample", "train"),
     *("losses", "metrics", "networks", "processes", "samplers", "schedules"),
 ]
 
@@ -33,4 +33,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """List the public names."""
-    return sorted([*globals(), *__all__])
+    return sorted(["__doc__", "__version__", *__all__])

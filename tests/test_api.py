@@ -343,8 +343,21 @@ BAD = [
     (lambda: dj.train(dj.Model(Alone()), IMAGES, **SMALL), "Alone"),
     (lambda: dj.train(dj.Model(Loud()), IMAGES, **SMALL), "has_rng"),
     (lambda: dj.train(dj.Model("unet"), IMAGES, **SMALL), "flax.linen"),
-    (lambda: dj.train(model(target="w"), IMAGES, **SMALL), "prediction.target"),
-    (lambda: dj.train(model(schedule="cosin"), IMAGES, **SMALL), "cosine"),
+    (lambda: dj.train(model(target="w"), IMAGES, **SMALL), "target='w'"),
+    (lambda: model(schedule="cosin"), "cosine"),
+    (lambda: model(schedule=3), "schedule=3"),
+    (lambda: model(schedule=dj.schedules.cosine), r"dj\.schedules\.cosine\(\)"),
+    (lambda: model(loss=dj.losses.min_snr), r"dj\.losses\.min_snr\(\)"),
+    (lambda: model(schedule=dj.schedules.cosine(offset="a")), "schedule.cosine.offset"),
+    (lambda: model(schedule=dj.schedules.cosine(num_steps=10), num_steps=20), "num_steps"),
+    (lambda: model(label_dropout="a"), "label_dropout"),
+    (lambda: model(options="sampler.num_steps"), "options"),
+    (lambda: dj.Model(None), "NoneType"),
+    (lambda: dj.Model(Loud), "class Loud"),
+    *(
+        (lambda key=key, value=value: dj.train(model(), IMAGES, **SMALL | {key: value}), key)
+        for key, value in (("train_steps", 10.5), ("batch_size", (8,)), ("learning_rate", "fast"), ("seed", 1.5))
+    ),
     (lambda: dj.train(model(schedule=dj.samplers.ddim()), IMAGES, **SMALL), "schedule"),
     (lambda: dj.train(model(), IMAGES / 1.0, **SMALL), r"\[-1, 1\]"),
     (lambda: dj.train(model(), IMAGES.astype(np.int32) + 200, **SMALL), "grey levels"),
@@ -360,8 +373,13 @@ BAD = [
     (lambda: dj.sample(lambda x, s: x, dj.schedules.cosine(), shape=(2,), seeds=[0]), "cosine.*num_steps"),
     *(
         (lambda seeds=seeds: dj.sample(lambda x, s: x, dj.schedules.edm(), shape=(2,), seeds=seeds), "seeds")
-        for seeds in ([], [-1], [2**32], [0.5])
+        for seeds in ([], [-1], [2**32], [0.5], 3)
     ),
+    (lambda: dj.sample(lambda x, s: x, "edn", shape=(2,), seeds=[0]), "edm"),
+    (lambda: dj.sample(lambda x, s: x, "edm", shape=2, seeds=[0]), "shape=2"),
+    (lambda: dj.sample(lambda x, s: x, "edm", shape=(2,), seeds=[0], sampler=dj.samplers.ddim), r"ddim\(\)"),
+    (lambda: dj.sample(lambda x, s: x[:, :1], "edm", shape=(2,), seeds=[0]), r"denoiser.*\(3, 1\).*\(3, 2\)"),
+    (lambda: dj.sample(lambda x, s: x / (1 + s**2), "edm", shape=(8,), seeds=[0]), r"denoiser.*\(3, 8\)"),
 ]
 
 

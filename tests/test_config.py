@@ -107,7 +107,7 @@ WRONG = [
 @pytest.mark.parametrize(("key", "text", "named"), WRONG)
 def test_wrong_overrides_name_the_flag_as_typed_and_the_nearest_key(key, text, named):
     with pytest.raises(ValueError) as caught:
-        configs.override(configs.defaults(), key, text, prefix="config")
+        configs.override(configs.defaults(), key, text, start="--config.")
     assert f"--config.{key}" in str(caught.value) and named in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -173,7 +173,7 @@ def test_a_hint_names_keys_of_the_section_and_of_the_choices_made(key, others, h
 
 def test_the_section_is_the_one_that_the_flag_changes():
     with pytest.raises(ValueError, match=r"--sampler\.eta.*ddim\.eta"):
-        configs.override(configs.defaults().sampler, "eta", "0.5", prefix="sampler")
+        configs.override(configs.defaults().sampler, "eta", "0.5", start="--sampler.")
 
 
 def test_an_object_of_yours_by_name_with_its_options():

@@ -15,5 +15,6 @@ from diffusion_jax.api.namespaces import NAMESPACES, Choice, namespace
 from diffusion_jax.api.own_denoiser import sample
 from diffusion_jax.api.run import Run, load
 from diffusion_jax.api.training import train
+from diffusion_jax.training.loop import Diverged
 
-__all__ = ["NAMESPACES", "Choice", "Model", "Run", "load", "namespace", "sample", "train"]
+__all__ = ["NAMESPACES", "Choice", "Diverged", "Model", "Run", "load", "namespace", "sample", "train"]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,9 +10,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
-from diffusion_jax.api.namespaces import Choice
+from diffusion_jax.api.namespaces import Choice, chosen_of
 from diffusion_jax.experiment import choices
 from diffusion_jax.experiment.choices import Instance
+from diffusion_jax.objective import prediction
 from diffusion_jax.process.base import Schedule
 
 
@@ -49,6 +50,10 @@ class Model:
     label_dropout: float = 0.0
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raise ValueError as `config` does."""
+        self.config()
+
     def config(self) -> ConfigDict:
         """Return the config of the model.
 
@@ -58,30 +63,31 @@ class Model:
         config = configs.defaults()
         put_network(config, self.network)
         for section, choice in (("schedule", self.schedule), ("loss", self.loss), ("process", self.process)):
-            if isinstance(choice, Choice):
-                if choice.section != section:
-                    raise ValueError(f"Model: {section} must be of dj.{section}s, not {choice.section} {choice.name!r}")
-                choice.put(config)
-            elif isinstance(choice, str):
-                configs.put(config, f"{section}.name", choice)
+            chosen = chosen_of(section, choice)
+            if isinstance(chosen, Choice):
+                chosen.put(config)
             else:
-                configs.put(config, f"{section}.name", Instance(choice, spelling(choice)))
+                named = isinstance(chosen, str)
+                configs.put(config, f"{section}.name", chosen if named else Instance(chosen, spelling(chosen)))
         if self.num_steps is not None:
-            config.process.num_steps = self.num_steps
+            own = self.schedule.options.get("num_steps") if isinstance(self.schedule, Choice) else None
+            if own not in (None, self.num_steps):
+                raise ValueError(f"num_steps={self.num_steps}: the schedule has num_steps={own}. Give one of them")
+            put_existing(config, "process.num_steps", self.num_steps, "num_steps")
         elif isinstance(self.schedule, Choice) and "num_steps" not in self.schedule.options:
             factory = configs.choices()["schedule"][self.schedule.name]
             if "num_steps" not in inspect.signature(factory).parameters:
                 config.process.num_steps = 0
         elif callable(self.schedule) and not isinstance(self.schedule, Choice):
             config.process.num_steps = 0
+        choices.choose("target", self.target, prediction.TARGETS)
         config.prediction.target = self.target
         config.network.conditioning = self.conditioning or ("step" if config.process.num_steps else "time")
-        config.network.label_dropout = self.label_dropout
+        put_existing(config, "network.label_dropout", self.label_dropout, "label_dropout")
         if not config.process.num_steps:
             config.sampler.update(num_steps=100, min_t=0.0)
             config.times.min_t = 1e-5
-        for key, value in self.options.items():
-            put_existing(config, key, value)
+        put_options(config, self.options)
         return config
 
 
@@ -93,7 +99,8 @@ def spelling(made: Any) -> str:
 def put_network(config: ConfigDict, network: nn.Module) -> None:
     """Name a network in a config. The network is a built-in one, one that can be imported, or the object itself."""
     if not isinstance(network, nn.Module):
-        raise ValueError(f"network: expected a flax.linen module, such as MyNet(); got {type(network).__name__}")
+        got = f"the class {network.__name__}" if isinstance(network, type) else type(network).__name__
+        raise ValueError(f"network: expected a flax.linen module, such as MyNet(); got {got}")
     fields = {
         field.name: getattr(network, field.name)
         for field in dataclasses.fields(network)
@@ -135,19 +142,30 @@ def _at_default(network: nn.Module, field: dataclasses.Field[Any]) -> bool:
     return value is field.default
 
 
-def put_existing(config: ConfigDict, key: str, value: Any) -> None:
+def put_options(config: ConfigDict, options: Mapping[str, Any] | None, sections: Sequence[str] = ()) -> None:
+    """Set keys of a config. sections: those that may be set, all by default. Raises ValueError, naming the key."""
+    if not isinstance(options, Mapping | None):
+        raise ValueError(f'options={options!r}: must be a dict, such as {{"sampler.num_steps": 50}}')
+    for key, value in (options or {}).items():
+        if sections and key.partition(".")[0] not in sections:
+            raise ValueError(f"options: {key}: the config of a run is fixed, but for {', '.join(sections)}")
+        put_existing(config, key, value)
+
+
+def put_existing(config: ConfigDict, key: str, value: Any, name: str = "") -> None:
     """Set a key that the config has.
 
-    Raises ValueError, with the nearest key, if it has none of this name, and for a value of another type.
+    name: of the argument that holds the value, where it is not `options`. Raises ValueError, with the nearest key, if
+    it has none of this name, and for a value of another type.
     """
     known = dict(configs.flatten(config))
     if key not in known or isinstance(value, str):
-        return configs.override(config, key, str(value), prefix="options")
+        return configs.override(config, key, str(value), start="" if name else "options: ")
     kind = type(known[key])
     if kind is tuple:
         value = tuple(value) if isinstance(value, list | tuple) else (value,)
     numbers = {int: (int, np.integer), float: (int, float, np.integer, np.floating), bool: (bool, np.bool_)}
     fits = isinstance(value, numbers.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
     if not fits and not isinstance(value, Instance):
-        raise ValueError(f"options: {key}={value!r} has type {type(value).__name__}, not {kind.__name__}")
+        raise ValueError(f"{name or f'options: {key}'}={value!r}: has type {type(value).__name__}, not {kind.__name__}")
     configs.put(config, key, kind(value) if kind in numbers and fits else value)

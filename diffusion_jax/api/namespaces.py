@@ -1,6 +1,7 @@
 """Schedules, samplers, losses and processes as objects: `dj.schedules.cosine(num_steps=1000)`."""
 
 import dataclasses
+import difflib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +43,12 @@ class Choice:
         config[self.section].name = self.name
         defaults = choices.signature_options(configs.choices()[self.section][self.name])
         for key, value in {**defaults, **self.options}.items():
+            default = defaults.get(key, 0 if key == "num_steps" else value)
+            if any(isinstance(value, kind) != isinstance(default, kind) for kind in (str, tuple)):
+                raise ValueError(
+                    f"{self.section}.{self.name}.{key}={value!r}: has type {type(value).__name__}, not "
+                    f"{type(default).__name__}"
+                )
             where = "process.num_steps" if key == "num_steps" else f"{self.section}.{self.name}.{key}"
             configs.put(config, where, value)
 
@@ -69,9 +76,17 @@ class Namespace:
             return Choice(self._section, name, dict(bound.arguments))
 
         choice.__name__ = choice.__qualname__ = name
+        choice.section = self._section  # type: ignore[attr-defined]
         choice.__doc__ = factory.__doc__
         choice.__signature__ = taken  # type: ignore[attr-defined]
         return choice
+
+    def __getattr__(self, name: str) -> Any:
+        """Raise AttributeError, with the nearest name, for a choice that does not exist."""
+        plural = next((key for key, section in NAMESPACES.items() if section == self._section), self._section)
+        near = difflib.get_close_matches(name, list(self), 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise AttributeError(f"dj.{plural} has no {name!r}.{hint} It has {', '.join(self)}")
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names of the choices."""
@@ -82,6 +97,28 @@ class Namespace:
 
 
 NAMESPACES = {"schedules": "schedule", "samplers": "sampler", "losses": "loss", "processes": "process"}
+
+
+def chosen_of(section: str, value: Any) -> Any:
+    """Return the argument for a section: a `Choice`, a name or "module:function", or an object of yours.
+
+    Raises ValueError for a choice of another section, an
+    unknown name, or a function of `dj.schedules` and so on that was not called.
+    """
+    plural = next(key for key, known in NAMESPACES.items() if known == section)
+    if isinstance(value, Choice):
+        if value.section != section:
+            raise ValueError(f"{section}: must be of dj.{plural}, not {value.section} {value.name!r}")
+        return value
+    if isinstance(value, str):
+        table = SAMPLERS if section == "sampler" else configs.choices()[section]
+        choices.choose(section, value, table)
+        return value
+    if getattr(value, "section", "") == section:
+        raise ValueError(f"{section}={value.__name__}: call it, dj.{plural}.{value.__name__}()")
+    if not callable(value) or isinstance(value, type):
+        raise ValueError(f"{section}={value!r}: must be of dj.{plural}, its name or a function")
+    return value
 
 
 @functools.cache

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax import devices
-from diffusion_jax.api.namespaces import Choice
+from diffusion_jax.api.namespaces import Choice, chosen_of
 from diffusion_jax.experiment import choices
 from diffusion_jax.objective import reverse
 from diffusion_jax.objective.prediction import Prediction
@@ -14,12 +15,11 @@ from diffusion_jax.process.base import Array, Level, Schedule, expand, in_float6
 from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.sampling import grids, loop
 from diffusion_jax.sampling.base import starting
-from diffusion_jax.sampling.registry import SAMPLERS
 
 
 def sample(
     denoiser: Callable[[Array, Array], Array],
-    schedule: Choice | Schedule,
+    schedule: Choice | Schedule | str,
     *,
     shape: tuple[int, ...],
     seeds: Iterable[int],
@@ -35,20 +35,26 @@ def sample(
     Arguments:
         denoiser: `D(x[B,*D], sigma[B]) -> x0[B,*D]`, the mean of the clean x0 given x = x0 + sigma noise (Karras et
             al. 2022). With a schedule whose alpha is not 1 it is called with x_t/alpha and sigma/alpha.
-        schedule: of `dj.schedules`, or a function t -> (log_alpha, log_sigma), with signal at t = 1, where sampling
-            starts: not `rectified_flow`, `harmonic` or `polynomial`.
+        schedule: of `dj.schedules`, its name, or a function t -> (log_alpha, log_sigma), with signal at t = 1, where
+            sampling starts: not `rectified_flow`, `harmonic` or `polynomial`.
         sampler: of `dj.samplers`, or its name. num_steps: its steps, the last one to x0 included.
         grid: of the times: "uniform", "quadratic", "logsnr", "karras". min_t: time at which it ends.
         clip: clip x0 to [-1, 1] at every step. tile: samples per device and call.
 
     Raises ValueError for choices that do not suit each other, FloatingPointError for samples that are not finite.
     """
-    path: Schedule = schedule.instance if isinstance(schedule, Choice) else schedule
+    given = chosen_of("schedule", schedule)
+    given = Choice("schedule", given, {}) if isinstance(given, str) else given
+    path: Schedule = given.instance if isinstance(given, Choice) else given
     if not np.isfinite(in_float64(path, np.ones(1))[0][0]):
         raise ValueError("schedule: has no signal at t = 1, where sigma/alpha is infinite. Use another schedule")
     process = GaussianProcess()
-    choice = sampler if isinstance(sampler, Choice) else Choice("sampler", sampler, {})
-    choices.choose("sampler", choice.name, SAMPLERS)
+    chosen = chosen_of("sampler", sampler)
+    choice = Choice("sampler", chosen, {}) if isinstance(chosen, str) else chosen
+    if not isinstance(choice, Choice):
+        raise ValueError("sampler: must be of dj.samplers, or its name")
+    each = _seeds(seeds)
+    example = _shape(denoiser, shape)
     method = starting(choice.make(draw=process.draw), path)
 
     def predict(x: Array, level: Level) -> Prediction:
@@ -73,12 +79,32 @@ def sample(
         reverse=kernel,
         method=method,
         coefficients=lambda params: steps,
-        shape=tuple(shape),
+        shape=example,
     )
-    each = np.asarray(list(seeds))
-    if not each.size or not np.issubdtype(each.dtype, np.integer) or each.min() < 0 or each.max() >= 2**32:
-        raise ValueError("seeds: must be whole numbers in 0 … 2^32 - 1, at least one")
     drawn: np.ndarray = devices.TiledMap(drawer.sample, tile, name="samples")(None, each.astype(np.uint32))
     if not np.isfinite(drawn).all():
         raise FloatingPointError("sample: samples are not finite; check the denoiser, the grid and num_steps")
     return drawn
+
+
+def _seeds(seeds: Iterable[int]) -> np.ndarray:
+    """Return seeds as an array [N]. Raises ValueError unless they are whole numbers in 0 … 2^32 - 1."""
+    each = np.asarray(list(seeds) if isinstance(seeds, Iterable) else seeds)
+    whole = each.ndim == 1 and each.size and np.issubdtype(each.dtype, np.integer)
+    if not whole or each.min() < 0 or each.max() >= 2**32:
+        raise ValueError(f"seeds={seeds!r}: must be a list of whole numbers in 0 … 2^32 - 1, at least one: range(16)")
+    return each
+
+
+def _shape(denoiser: Callable[[Array, Array], Array], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of an example. Raises ValueError unless the denoiser maps x [N,*shape] to that shape."""
+    if not isinstance(shape, tuple | list) or not all(isinstance(size, int | np.integer) for size in shape):
+        raise ValueError(f"shape={shape!r}: must be a tuple, the shape of one example: (28, 28, 1)")
+    asked = (3, *shape)
+    try:
+        got = jax.eval_shape(lambda: denoiser(jnp.zeros(asked), jnp.ones(3)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"denoiser: fails on x {asked}, sigma (3,): {error}") from error
+    if getattr(got, "shape", None) != asked:
+        raise ValueError(f"denoiser: returned {getattr(got, 'shape', got)} for x {asked}, sigma (3,); expected {asked}")
+    return tuple(shape)

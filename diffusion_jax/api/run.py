@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -21,14 +22,16 @@ from diffusion_jax.analysis import (
 )
 from diffusion_jax.analysis.estimators import needs_no_label
 from diffusion_jax.api.arrays import check_range, source_from_arrays, with_classes_of_run
-from diffusion_jax.api.model import put_existing, spelling
-from diffusion_jax.api.namespaces import Choice
+from diffusion_jax.api.model import put_existing, put_options, spelling
+from diffusion_jax.api.namespaces import Choice, chosen_of
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import choices, sources, wiring
 from diffusion_jax.experiment.choices import Instance
 from diffusion_jax.process.base import Array, Schedule
 from diffusion_jax.runs import metric_log, trained
-from diffusion_jax.sampling.registry import SAMPLERS
+
+CHANGEABLE = ("sampler", "guidance", "bound", "ode")
+"""Sections of the config that `options` of the functions of a run may change, as on the command line."""
 
 
 class Run:
@@ -84,7 +87,8 @@ class Run:
             seed: of the first sample; the next ones have seed + 1, …
             label: class of all samples; None: one drawn for each.
             guidance_scale: of classifier-free guidance; 1: none.
-            options: other keys of the config, such as {"sampler.grid": "logsnr"}.
+            options: keys of the config in its sections sampler, guidance, bound and ode, such as {"sampler.grid":
+                "logsnr"}; so in all functions of a run.
 
         Consecutive calls with equal choices compile once. Raises ValueError, and FloatingPointError for
         samples that are not finite.
@@ -115,7 +119,7 @@ class Run:
 
     def metrics(
         self,
-        names: Sequence[str] = ("fid",),
+        names: str | Sequence[str] = ("fid",),
         *,
         features: str = "pixels",
         num_samples: int = 0,
@@ -136,7 +140,8 @@ class Run:
         """
         run = self._changed(None, None, None, options)
         chosen = sample_metrics.Options(num_samples, seed, ("few", "sizes"), bootstrap, heldout)
-        return sample_metrics.prepare_metrics(run, list(names), features, "", "", chosen)()
+        listed = names.split(",") if isinstance(names, str) else list(names)
+        return sample_metrics.prepare_metrics(run, listed, features, "", "", chosen)()
 
     def encode(
         self, data: Any, labels: Any = None, *, by: str = "ode", options: Mapping[str, Any] | None = None
@@ -301,19 +306,19 @@ class Run:
     ) -> trained.Run:
         """Return the run with other choices of sampling and evaluation."""
         config = self.config.copy_and_resolve_references()
-        if isinstance(sampler, Choice):
-            if sampler.section != "sampler":
-                raise ValueError(f"sampler: must be of dj.samplers, not {sampler.section} {sampler.name!r}")
-            sampler.put(config)
-        elif sampler is not None:
-            choices.choose("sampler", sampler, SAMPLERS)
-            config.sampler.name = sampler
+        if sampler is not None:
+            chosen = chosen_of("sampler", sampler)
+            if isinstance(chosen, Choice):
+                chosen.put(config)
+            else:
+                configs.put(config, "sampler.name", chosen if isinstance(chosen, str) else _instance(chosen))
         if num_steps is not None:
-            config.sampler.update(num_steps=num_steps, levels=(), times=())
+            put_existing(config, "sampler.num_steps", num_steps, "num_steps")
+            config.sampler.update(levels=(), times=())
         if guidance_scale is not None:
-            config.guidance.update(name="classifier_free", scale=float(guidance_scale))
-        for key, value in (options or {}).items():
-            put_existing(config, key, value)
+            config.guidance.name = "classifier_free"
+            put_existing(config, "guidance.scale", guidance_scale, "guidance_scale")
+        put_options(config, options, CHANGEABLE)
         experiment = wiring.build(config, self.params, guide=self._run.guide)
         return self._run._replace(config=config, experiment=experiment)
 
@@ -344,7 +349,7 @@ class Run:
 def load(
     workdir: str | pathlib.Path,
     step: int | str = "newest",
-    ema: str = "",
+    ema: str | float = "",
     *,
     network: nn.Module | None = None,
     schedule: Schedule | None = None,
@@ -357,8 +362,8 @@ def load(
 
     Arguments:
         step: "newest", "best" (by the key `checkpoint.best`, the lowest held-out loss by default) or a number.
-        ema: decay of the average to use, "posthoc:SIGMA_REL", or "none" for the raw weights; "": the first one of the
-            config.
+        ema: decay of the average to use, such as 0.9999, "posthoc:SIGMA_REL", or "none" for the raw weights; "": the
+            first one of the config.
         network, schedule: the objects the run was trained with, where they cannot be imported by name.
         data, labels, heldout, heldout_labels: the arrays of a run that was trained on arrays, to evaluate it.
 
@@ -367,7 +372,7 @@ def load(
     given: dict[str, Instance] = {}
     for key, made in (("network.name", network), ("schedule.name", schedule)):
         if made is not None:
-            given[key] = Instance(made, spelling(type(made) if isinstance(made, nn.Module) else made))
+            given[key] = _instance(made)
     stored = trained.read_config(str(workdir), step) if data is not None or heldout is not None else None
     if stored is not None:
         pairs = {"train": (data, labels), "heldout": (heldout, heldout_labels)}
@@ -377,4 +382,24 @@ def load(
             if x is not None
         }
         given["data.name"] = Instance(splits, sources.IN_MEMORY)
-    return Run(trained.load(str(workdir), step, ema, given=given))
+    run = trained.load(str(workdir), step, str(ema), given=given)
+    if network is not None:
+        _check_network(run)
+    return Run(run)
+
+
+def _instance(made: Any) -> Instance:
+    return Instance(made, spelling(type(made) if isinstance(made, nn.Module) else made))
+
+
+def _check_network(run: trained.Run) -> None:
+    """Raise ValueError if the weights of a run are not of the shapes that its network has."""
+    made = jax.eval_shape(lambda: wiring.init(run.config, run.experiment.network, jax.random.key(0)))
+    shapes = {}
+    for name, tree in (("network", made["net"]), ("weights", run.params["net"])):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        shapes[name] = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
+    for path in sorted(shapes["network"].keys() | shapes["weights"].keys()):
+        here, stored = shapes["network"].get(path, "nothing"), shapes["weights"].get(path, "nothing")
+        if here != stored:
+            raise ValueError(f"network: {path} has {here}, the weights of {run.workdir} have {stored} there")

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
 from diffusion_jax.api.arrays import check_range, source_from_arrays, with_classes_of_run
-from diffusion_jax.api.model import Model, put_existing
+from diffusion_jax.api.model import Model, put_existing, put_options
 from diffusion_jax.api.run import Run
 from diffusion_jax.experiment import sources
 from diffusion_jax.experiment.choices import Instance
@@ -47,8 +47,10 @@ def train(
         workdir: run directory with checkpoints, metrics and pictures; None: a temporary one, gone with the run.
         options: any other keys of the config, such as {"optimizer.adam.weight_decay": 0.01, "parallel": "fsdp"}.
 
-    Raises ValueError, before anything compiles, where model, data and options do not fit; `Diverged` where training
+    Raises ValueError, before anything compiles, where model, data and options do not fit; `dj.Diverged` where training
     diverges.
+
+    Progress goes to the logger "diffusion_jax", at level INFO.
     """
     source, held = source_from_arrays(data, labels, levels, "data"), None
     if heldout is not None:
@@ -62,10 +64,12 @@ def train(
         )
     splits = {"train": source} | ({"heldout": held} if held else {})
     configs.put(config, "data.name", Instance(splits, sources.IN_MEMORY))
-    config.update(train_steps=train_steps, batch_size=batch_size, seed=seed)
+    for key, value in {"train_steps": train_steps, "batch_size": batch_size, "seed": seed}.items():
+        put_existing(config, key, value, key)
+    put_existing(config, "optimizer.learning_rate", learning_rate, "learning_rate")
     config.network.conditional = labels is not None
-    config.optimizer.update(learning_rate=learning_rate, warmup_steps=_warmup_steps(train_steps, workdir))
-    tenth = max(1, train_steps // 10)
+    config.optimizer.warmup_steps = _warmup_steps(config.train_steps, workdir)
+    tenth = max(1, config.train_steps // 10)
     drawn = workdir is not None and len(source.shape) in (1, 3)
     config.report.update(every=tenth, samples_every=5 * tenth if drawn else 0, tensorboard=False)
     config.eval.every = tenth if held else 0
@@ -73,8 +77,7 @@ def train(
     if not source.levels:
         config.bound.update(decoder="density", clip_x0=False)
         config.sampler.clip_x0 = len(source.shape) == 3
-    for key, value in (options or {}).items():
-        put_existing(config, key, value)
+    put_options(config, options)
     if labels is None and config.network.label_dropout:
         raise ValueError("label_dropout: there are no labels; pass labels=")
     if held:

@@ -1,6 +1,7 @@
 """Common parts of commands: flags of configs and runs, checks of outputs."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from diffusion_jax import files
@@ -76,14 +77,14 @@ def add_verify(parser: Parser) -> None:
     parser.flag("verify", bool, True, "Compare checkpoints with their checksums before reading them.")
 
 
-def load_run(args: Flags) -> "Run":
-    """Load the run of --workdir, with its overrides. Raises ValueError or OSError."""
+def load_run(args: Flags, idle: Sequence[str] = ()) -> "Run":
+    """Load the run of --workdir, with its overrides. idle: see `config.override_all`. Raises ValueError or OSError."""
     from diffusion_jax.runs import trained
 
-    return trained.load(args.workdir, args.step, args.ema, args.verify, **sections_of(args))
+    return trained.load(args.workdir, args.step, args.ema, args.verify, **sections_of(args, idle))
 
 
-def sections_of(args: Flags) -> dict[str, Any]:
+def sections_of(args: Flags, idle: Sequence[str] = ()) -> dict[str, Any]:
     """Return the sections of a run's config that flags override, whole. Raises ValueError or OSError."""
     from diffusion_jax import config as configs
     from diffusion_jax.runs import trained
@@ -95,7 +96,7 @@ def sections_of(args: Flags) -> dict[str, Any]:
     if not args.overrides:
         return {}
     config = trained.read_config(args.workdir, args.step, args.verify)
-    configs.override_all(config, args.overrides, prefix="")
+    configs.override_all(config, args.overrides, start="--", idle=idle)
     return {section: config[section].to_dict() for section in sorted({key.partition(".")[0] for key in args.overrides})}
 
 

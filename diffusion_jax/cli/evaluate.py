@@ -156,7 +156,7 @@ def check_words(words: Sequence[str], config: Any) -> None:
     check_flags(args)
     likelihoods.parse_names(args.likelihood)
     config = config.copy_and_resolve_references()
-    configs.override_all(config, args.overrides, prefix="")
+    configs.override_all(config, args.overrides, start="--")
     lengths.parse(args.lengths, config)
     scales.parse(args.scales, config)
     if not config.data.shape or (config.latent.workdir and not config.latent.autoencoder):

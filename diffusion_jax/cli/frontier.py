@@ -30,7 +30,7 @@ def run(args: Flags) -> Results:
         steps = [int(count) for count in args.steps]
     except ValueError:
         raise ValueError(f"--steps={','.join(args.steps)}: must be whole numbers, such as 5,10,20") from None
-    loaded = load_run(args)
+    loaded = load_run(args, idle=("sampler",))  # options of the samplers that are compared
     number = loaded.config.eval.num_samples if args.num_samples < 0 else args.num_samples
     text, figures = frontier.compare_samplers(
         loaded, args.samplers, steps, number, args.seed, args.features, args.inception, args.bootstrap

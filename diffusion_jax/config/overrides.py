@@ -4,7 +4,7 @@ import ast
 import difflib
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -33,24 +33,45 @@ ALIASES: dict[str, tuple[str, ...]] = {
 """Names that people type, as the last part of a key, for hints: patterns of the keys in use that they mean."""
 
 
-def override_all(config: ConfigDict, values: Mapping[str, str], prefix: str = "config") -> None:
+def override_all(
+    config: ConfigDict, values: Mapping[str, str], start: str = "--config.", idle: Sequence[str] = ()
+) -> None:
     """Apply overrides {key: text} as `override` does.
 
-    Names of choices come first, since options of your own choices depend on them.
+    Names of choices come first, since options of your own choices depend on them. idle: sections in which options of
+    choices that are not made may be set. Elsewhere they raise ValueError, because they have no effect.
     """
     from diffusion_jax.experiment.choices import OWN_OPTIONS
 
     for key in sorted(values, key=lambda key: not key.endswith(tuple(OWN_OPTIONS))):
-        override(config, key, values[key], prefix)
+        override(config, key, values[key], start)
+    used = in_use(config)
+    for key in values:
+        if key not in used and key.partition(".")[0] not in idle:
+            section, name, _ = key.split(".", 2)
+            choice = f"{section}.{_choice_of(section, name)}"
+            raise ValueError(
+                f"{start}{key}={values[key]}: has no effect with {choice}={used[choice]}. "
+                f"Set {start}{choice}={name}, or leave it out"
+            )
 
 
-def override(config: ConfigDict, key: str, text: str, prefix: str = "config") -> None:
-    """Set one key from text, of the type of its default. prefix: the flag before the key in errors, "" for none.
+def _choice_of(section: str, name: str) -> str:
+    """Return which choice of a section a name is for: "name", "grid" or "schedule"."""
+    from diffusion_jax.experiment.optimizers import RATES
+    from diffusion_jax.sampling.grids import GRIDS
+
+    others = {"sampler": ("grid", GRIDS), "optimizer": ("schedule", RATES)}
+    key, table = others.get(section, ("name", {}))
+    return key if name in table else "name"
+
+
+def override(config: ConfigDict, key: str, text: str, start: str = "--config.") -> None:
+    """Set one key from text, of the type of its default. start: what stands before the key in errors.
 
     Raises ValueError, naming the flag as typed, the nearest key and the keys of its section, for an unknown key, a
     section, or text that is no such value.
     """
-    start = f"--{prefix}." if prefix else "--"
     flag = f"{start}{key}"
     node, parts = config, key.split(".")
     for depth, part in enumerate(parts):

@@ -133,6 +133,9 @@ def prepare_draw(run: Run) -> Callable[[int, int, int | None], tuple[np.ndarray,
 
 def seeds_from(seed: int, number: int) -> np.ndarray:
     """Return seed, seed + 1, … int64 [number]. Raises ValueError unless all lie in 0 … 2^32 - 1."""
+    for name, value in (("num_samples", number), ("seed", seed)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise ValueError(f"--{name}={value!r}: must be a whole number")
     if number < 1:
         raise ValueError(f"--num_samples={number}: must be at least 1")
     if not 0 <= seed <= 2**32 - number:
