@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -71,7 +72,7 @@ def replacing(path: os.PathLike | str) -> Iterator[epath.Path]:
     After an error the temporary file is removed.
     """
     place = place_of(path)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
     try:
         yield temporary
         temporary.replace(place)

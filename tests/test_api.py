@@ -16,7 +16,7 @@ import pytest
 import diffusion_jax as dj
 from diffusion_jax import config as configs
 from diffusion_jax import main
-from diffusion_jax.experiment import drawing
+from diffusion_jax.experiment import drawing, wiring
 from diffusion_jax.sampling.registry import SAMPLERS
 
 
@@ -57,6 +57,11 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (40, 4, 6, 1), dtype=np.uint8
 VECTORS = np.random.default_rng(1).normal(size=(48, 3)).astype(np.float32)
 LABELS = np.arange(48) % 3
 SMALL = {"train_steps": 4, "batch_size": 8}
+
+
+def straight(t):
+    """A schedule of ours: alpha = 1 - 0.9 t, sigma = t."""
+    return jnp.log1p(-0.9 * t), jnp.log(t)
 
 
 def model(**changes):
@@ -122,6 +127,29 @@ def test_likelihood_metrics_encoding_and_restoration_of_a_run(run):
     assert run.restore(IMAGES[:3], operator="mask", mask=known)["observed"].shape == (3, 12)
 
 
+def test_options_of_your_own_network_may_be_lists_of_numbers():
+    class Weighted(ImageNet):
+        gains: tuple[float, ...] = (1.0,)
+
+    config = dj.Model(Weighted(gains=(0.5, 1.0)), num_steps=10).config()
+    config.data.shape, config.data.levels = (4, 6, 1), 256
+    wiring.check(config)
+    config = dj.Model(LabelNet(), num_steps=10).config()
+    configs.put(config, "network.name", f"{__name__}:ImageNet")
+    configs.put(config, "network.options.gains", (0.5, 1.0))
+    config.data.shape, config.data.levels = (4, 6, 1), 256
+    wiring.check(config)
+
+
+def test_grey_levels_are_counted_before_anything_runs(tmp_path, caplog):
+    for levels in (1, 1000):
+        with pytest.raises(ValueError, match=f"levels={levels}"):
+            dj.train(model(), IMAGES.astype(int), levels=levels, workdir=str(tmp_path / "run"), **SMALL)
+    assert not (tmp_path / "run").exists()
+    run = dj.train(model(), IMAGES / 255, **SMALL)
+    assert "-1 … 1" in caplog.text and run.step == 4
+
+
 def test_the_command_line_reads_the_run_and_draws_the_same_bytes(run, workdir, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "test_api_nets", sys.modules[__name__])
     monkeypatch.setattr(ImageNet, "__module__", "test_api_nets")
@@ -145,6 +173,17 @@ def test_a_network_that_cannot_be_imported_is_handed_over_again(tmp_path):
         dj.load(str(tmp_path))
     loaded = dj.load(str(tmp_path), network=Local())
     np.testing.assert_array_equal(loaded.sample(2, seed=1), run.sample(2, seed=1))
+
+
+def test_a_schedule_of_yours_is_handed_over_again(tmp_path):
+    """Its name alone would be called as a factory."""
+    mine = dj.Model(ImageNet(), schedule=straight)
+    run = dj.train(mine, IMAGES, workdir=str(tmp_path), **SMALL)
+    with pytest.raises(ValueError, match=r"schedule\.name.*schedule="):
+        dj.load(str(tmp_path))
+    dj.train(mine, IMAGES, workdir=str(tmp_path), **SMALL)
+    loaded = dj.load(str(tmp_path), schedule=straight)
+    np.testing.assert_array_equal(loaded.sample(2, num_steps=3, seed=1), run.sample(2, num_steps=3, seed=1))
 
 
 def test_a_network_with_an_option_that_no_config_holds_is_handed_over_again(tmp_path):
@@ -397,6 +436,18 @@ def test_calls_that_do_not_suit_a_run_are_refused(run, workdir, tmp_path):
         run.likelihood(IMAGES[:, :2])
     with pytest.raises(ValueError, match="label"):
         run.sample(2, label=1)
+    for key in ("schedule.name", "prediction.target", "network.name", "train_steps", "data.name"):
+        with pytest.raises(ValueError, match=key):
+            run.sample(2, options={key: run.config.train_steps})
+    for values in ({"num_steps": 2.0}, {"seed": 1.5}, {"guidance_scale": "much"}, {"sampler": dj.samplers.ddim}):
+        with pytest.raises(ValueError, match=next(iter(values))):
+            run.sample(2, **values)
+    with pytest.raises(ValueError, match="num_samples"):
+        run.sample("2")
+    with pytest.raises(ValueError, match=r"ema=0\.5"):
+        dj.load(workdir, ema=0.5)
+    with pytest.raises(ValueError, match=r"network:.*Conv"):
+        dj.load(workdir, network=ImageNet(width=16))
     with pytest.raises(ValueError, match="in_memory"):
         dj.load(workdir, network=ImageNet()).likelihood()
     with pytest.raises(ValueError, match=r"network\.options|network\.name"):

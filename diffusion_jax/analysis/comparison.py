@@ -18,7 +18,7 @@ from diffusion_jax import files
 from diffusion_jax.analysis import sweeps, tables
 from diffusion_jax.analysis.tables import MISSING
 from diffusion_jax.metrics import registry
-from diffusion_jax.runs import metric_log
+from diffusion_jax.runs import metric_log, trained
 from diffusion_jax.training import checkpoints
 
 COLUMNS = (
@@ -184,7 +184,7 @@ def compare_runs(workdirs: Sequence[str], out: str = "") -> tuple[str, dict[str,
     """
     if out and pathlib.Path(out).suffix not in (".md", ".csv"):
         raise ValueError(f"--out={out}: must end in .md or .csv")
-    stored = [configs.in_use(checkpoints.read_config(workdir)) for workdir in workdirs]
+    stored = [configs.in_use(configs.plain(trained.read_config(workdir))) for workdir in workdirs]
     differing = differing_keys(stored)
     rows: dict[str, dict[str, Any]] = {}
     for workdir, config in zip(workdirs, stored, strict=True):

@@ -143,7 +143,8 @@ def report(run: Run, odd: Source, out: pathlib.Path, num_examples: int = 1000) -
     """Carry out `detect`; write the scores to `out` (.npz) and a picture beside it. Returns the figures."""
     figures, values = detect(run, odd, num_examples)
     files.save_npz(out, values)
-    x = odd.read(np.arange(len(values[f"{SHOWN}_odd"])))[0]
+    shown = subset(odd, num_examples)
+    x = shown.read(np.arange(shown.size))[0]
     order = np.argsort(values[f"{SHOWN}_odd"])
     extremes = {f"least odd by {SHOWN}": x[order[:10]], f"oddest by {SHOWN}": x[order[::-1][:10]]}
     histograms = {score: (values[f"{score}_normal"], values[f"{score}_odd"]) for score in figures["auroc"]}

@@ -174,14 +174,18 @@ def sample_record(record: Mapping[str, Any]) -> str:
     rows = []
     for name, entry in record["figures"].items():
         error = f"[{number(entry['low'])}, {number(entry['high'])}]" if "low" in entry else ""
-        rows.append((name, number(entry["value"]), error or (f"± {number(entry['std'])}" if "std" in entry else "")))
-    reference, (first, last) = record["reference"], record["seeds"]
+        spread = next((f"± {number(entry[key])}" for key in ("std", "stderr") if key in entry), "")
+        rows.append((name, number(entry["value"]), error or spread))
+    first, last = record["seeds"]
     provenance = (
         f"{record['num_samples']:,} samples, seeds {first} to {last}; sampler {record['sampler']['name']}, "
-        f"{record['network_calls']} network calls a sample; {record['quantisation']}. "
-        f"Reference: {reference['count']:,} examples of {reference['data']}, features {reference['features']} "
-        f"(weights {reference['weights']}). In brackets: the 95 % interval."
+        f"{record['network_calls']} network calls a sample; {record['quantisation']}."
     )
+    if reference := record.get("reference"):
+        provenance += (
+            f" Reference: {reference['count']:,} examples of {reference['data']}, features {reference['features']} "
+            f"(weights {reference['weights']}). In brackets: the 95 % interval."
+        )
     marks = "".join(f'<p class="marked">Flagged: {html.escape(mark)}.</p>' for mark in record["marked"])
     return table(rows) + f"<p>{html.escape(provenance)}</p>{marks}"
 

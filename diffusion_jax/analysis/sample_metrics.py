@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from diffusion_jax import files
+from diffusion_jax import devices, files
 from diffusion_jax.analysis.heldout import map_batches
 from diffusion_jax.data.scaling import from_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.declarations import facts_of
 from diffusion_jax.experiment import choices, generators, quality, sources
 from diffusion_jax.metrics import bootstrap, neighbours, parzen_window, reference, registry
-from diffusion_jax.metrics.features import FeatureNetwork, Features, extract
+from diffusion_jax.metrics.features import FeatureNetwork, Features, extract, in_range
 from diffusion_jax.metrics.frechet import frechet_pixels
 from diffusion_jax.metrics.svm import svm_confidence
 from diffusion_jax.process.base import example_keys
@@ -94,8 +94,9 @@ def own_reference(run: trained.Run, network: FeatureNetwork) -> reference.Refere
         if network.compiled and expected.items() <= stored.provenance.items():
             return stored
     measured = quality.measure(run.config, "train", network)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    reference.write(path, measured)
+    if devices.is_first():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        reference.write(path, measured)
     return measured
 
 
@@ -278,7 +279,7 @@ def sample_features(
         for rows, x in stored_samples.shards(run, seeds):
             order.append(rows)
             first.update((int(row), sample) for row, sample in zip(rows, x, strict=True) if row < PICTURED)
-            yield x
+            yield in_range(network, run.config.data.levels, x)
 
     shuffled = extract(network, run.config.data.levels, samples(), len(seeds), "samples")
     back = np.argsort(np.concatenate(order))

@@ -138,7 +138,7 @@ def config_of(run: CellRun) -> ConfigDict:
     recipe, *overrides = run.train
     config = configs.load(recipe.removeprefix("--config="))
     pairs = (word.removeprefix("--config.").split("=", 1) for word in overrides)
-    configs.override_all(config, {key: value for key, value in pairs})
+    configs.override_all(config, {key: value for key, value in pairs}, idle=tuple(config))
     return config
 
 
@@ -153,7 +153,7 @@ def check(described: Mapping[str, Any], check_flags: CheckFlags | None = None, d
         recipe, keys, evaluate = parts_of(described, cell)
         try:
             config = configs.load(recipe)
-            configs.override_all(config, {key: str(value) for key, value in keys.items()})
+            configs.override_all(config, {key: str(value) for key, value in keys.items()}, idle=tuple(config))
             if data:
                 section = config.data.to_json_best_effort()
                 if section not in opened:

@@ -1,12 +1,16 @@
 """Turn arrays into a Source, and check them."""
 
+import logging
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffusion_jax.data.scaling import is_grey
 from diffusion_jax.data.source import Source, from_arrays
 from diffusion_jax.experiment import sources
+
+log = logging.getLogger(__name__)
 
 
 def source_from_arrays(data: Any, labels: Any, levels: int | None, name: str) -> Source:
@@ -25,6 +29,7 @@ def source_from_arrays(data: Any, labels: Any, levels: int | None, name: str) ->
     if not whole and not np.issubdtype(x.dtype, np.floating):
         raise ValueError(f"{name}: expected uint8 or floats, got dtype {x.dtype}")
     levels = (256 if whole else 0) if levels is None else levels
+    is_grey(levels)
     if whole and not levels:
         raise ValueError(f"{name}: the model takes floats, got dtype {x.dtype}")
     if not whole and levels:
@@ -35,9 +40,12 @@ def source_from_arrays(data: Any, labels: Any, levels: int | None, name: str) ->
         raise ValueError(f"{name}: expected grey levels 0 … {levels - 1}, got {x.min()} to {x.max()}; see levels=")
     if not whole and not np.isfinite(x).all():
         raise ValueError(f"{name}: {int((~np.isfinite(x)).sum())} values are not finite")
+    if not whole and x.ndim == 4 and x.min() >= 0 and x.max() > 0:
+        log.warning("%s: no value of these images is below 0; their range is -1 … 1. Rescale 0 … 1 by 2 x - 1", name)
     y = None if labels is None else np.asarray(labels)
     if y is not None and (y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0):
-        raise ValueError(f"{name}: labels must be integers >= 0 of shape ({len(x)},); got {y.dtype}, {y.shape}")
+        whose = "labels" if name == "data" else f"labels of {name}"
+        raise ValueError(f"{whose}: must be integers >= 0 of shape ({len(x)},); got {y.dtype}, {y.shape}")
     classes = 0 if y is None else int(y.max()) + 1
     return from_arrays(name, x.astype(np.uint8 if whole else np.float32), y, levels, classes)
 

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
-from diffusion_jax.api.namespaces import Choice, chosen_of
+from diffusion_jax.api.namespaces import Choice, chosen_of, plural_of
 from diffusion_jax.experiment import choices
 from diffusion_jax.experiment.choices import Instance
 from diffusion_jax.objective import prediction
@@ -66,9 +66,14 @@ class Model:
             chosen = chosen_of(section, choice)
             if isinstance(chosen, Choice):
                 chosen.put(config)
+            elif isinstance(chosen, str):
+                configs.put(config, f"{section}.name", chosen)
+            elif section == "schedule":  # by its name it would be called as a factory
+                configs.put(config, "schedule.name", Instance(chosen, spelling(chosen) + choices.NOT_STORED))
             else:
-                named = isinstance(chosen, str)
-                configs.put(config, f"{section}.name", chosen if named else Instance(chosen, spelling(chosen)))
+                raise ValueError(
+                    f"{section}={chosen!r}: must be of dj.{plural_of(section)}, its name or 'module:function'"
+                )
         if self.num_steps is not None:
             own = self.schedule.options.get("num_steps") if isinstance(self.schedule, Choice) else None
             if own not in (None, self.num_steps):
@@ -159,8 +164,8 @@ def put_existing(config: ConfigDict, key: str, value: Any, name: str = "") -> No
     it has none of this name, and for a value of another type.
     """
     known = dict(configs.flatten(config))
-    if key not in known or isinstance(value, str):
-        return configs.override(config, key, str(value), start="" if name else "options: ")
+    if key not in known or (isinstance(value, str) and not name):
+        return configs.override(config, key, str(value), start="options: ")
     kind = type(known[key])
     if kind is tuple:
         value = tuple(value) if isinstance(value, list | tuple) else (value,)

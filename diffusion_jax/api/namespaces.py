@@ -83,10 +83,9 @@ class Namespace:
 
     def __getattr__(self, name: str) -> Any:
         """Raise AttributeError, with the nearest name, for a choice that does not exist."""
-        plural = next((key for key, section in NAMESPACES.items() if section == self._section), self._section)
         near = difflib.get_close_matches(name, list(self), 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise AttributeError(f"dj.{plural} has no {name!r}.{hint} It has {', '.join(self)}")
+        raise AttributeError(f"dj.{plural_of(self._section)} has no {name!r}.{hint} It has {', '.join(self)}")
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names of the choices."""
@@ -99,13 +98,18 @@ class Namespace:
 NAMESPACES = {"schedules": "schedule", "samplers": "sampler", "losses": "loss", "processes": "process"}
 
 
+def plural_of(section: str) -> str:
+    """Return the name of the namespace of a section: "schedules" for "schedule"."""
+    return next(key for key, known in NAMESPACES.items() if known == section)
+
+
 def chosen_of(section: str, value: Any) -> Any:
     """Return the argument for a section: a `Choice`, a name or "module:function", or an object of yours.
 
     Raises ValueError for a choice of another section, an
     unknown name, or a function of `dj.schedules` and so on that was not called.
     """
-    plural = next(key for key, known in NAMESPACES.items() if known == section)
+    plural = plural_of(section)
     if isinstance(value, Choice):
         if value.section != section:
             raise ValueError(f"{section}: must be of dj.{plural}, not {value.section} {value.name!r}")

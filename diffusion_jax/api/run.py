@@ -241,14 +241,17 @@ class Run:
         """Compress examples [N,*D] into a file without loss.
 
         Returns the length of the code in bits/dim. num_steps: steps of the chain; 0: bound.num_steps. See `main
-        compress` for the figures. Raises ValueError where the run has no Gaussian chain over grey levels, ImportError
-        without the package `constriction`.
+        compress` for the figures. Raises ValueError where the run has no Gaussian chain over grey levels, or the
+        package `constriction` is missing.
         """
         run = self._on(data, labels, {"bound.num_steps": num_steps} if num_steps else None)
         return compression.compress(run, sources.source(run.config, "heldout"), file)
 
     def decompress(self, file: str | pathlib.Path) -> np.ndarray:
-        """Return the examples [N,*D] of a file of `compress`. Raises ValueError for another or a damaged file."""
+        """Return the examples [N,*D] of a file of `compress`.
+
+        Raises ValueError for another or a damaged file, OSError where there is none.
+        """
         bound = compression.read_header(file)["bound"]
         run = self._changed(None, None, None, {f"bound.{key}": value for key, value in bound.items()})
         return compression.decompress(run, file)[0]

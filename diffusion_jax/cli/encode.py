@@ -17,6 +17,10 @@ def run(args: Flags) -> Results:
     """Carry held-out examples to t = 1 and back."""
     from diffusion_jax.analysis import latents
 
+    idle = {"ode": "sampler.", "ddim": "ode."}[args.by]
+    for key in args.overrides:
+        if (key.startswith(idle) and key != "ode.min_t") or key == "sampler.name":
+            raise ValueError(f"--{key}: has no effect with --by={args.by}. Leave it out")
     out = output(args.out, ".npz", picture=args.format)
     loaded = load_run(args)
     return {"step": loaded.step, "ema": loaded.ema, **latents.encode_heldout(loaded, args.num_samples, out, args.by)}

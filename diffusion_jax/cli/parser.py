@@ -16,7 +16,7 @@ from typing import Any
 from diffusion_jax.files import expand
 
 Flags = argparse.Namespace
-"""The values of the flags by name; `overrides` holds {GROUP.KEY: text}."""
+"""The values of the flags by name; `overrides` holds {GROUP.KEY: text}, and `typed` the names on the command line."""
 
 TRUE, FALSE = ("true", "t", "1", "yes", "y"), ("false", "f", "0", "no", "n")
 NUMBERS = {int: "a whole number", float: "a number"}
@@ -67,6 +67,7 @@ class Parser(argparse.ArgumentParser):
             if not getattr(args, name):
                 raise ValueError(f"--{name}: missing. {self._help(name)}")
         args.overrides = overrides
+        args.typed = {word.partition("=")[0].removeprefix("--") for word in plain if word.startswith("--")}
         return args
 
     def listing(self) -> str:
@@ -122,7 +123,8 @@ class Parser(argparse.ArgumentParser):
         """The error for a word that is no flag of this command."""
         flag = word.partition("=")[0]
         if not word.startswith("--"):
-            return f"{word!r}: is not a flag. Flags are written --NAME=VALUE"
+            hint = f" Did you mean --config={word}?" if "config" in self.groups else ""
+            return f"{word!r}: is not a flag.{hint} Flags are written --NAME=VALUE"
         key = flag.removeprefix("--")
         group, dot, rest = key.partition(".")
         if dot and "config" in self.groups:
@@ -131,10 +133,21 @@ class Parser(argparse.ArgumentParser):
             typed = f" Use --{rest}=VALUE" if rest.partition(".")[0] in self.groups else ""
             return f"{flag}: the config of a run is fixed, but for {', '.join(self.groups)}.{typed}"
         names = [action.dest for action in self._actions if action.option_strings]
-        near = difflib.get_close_matches(key, [*names, *self.groups], 1)
+        near = self._keys_called(key) or difflib.get_close_matches(key, names, 1)
         hint = f" Did you mean --{near[0]}?" if near else ""
         keys = " Keys of the config are written --config.KEY=VALUE." if "config" in self.groups and not near else ""
         return f"{flag}: unknown flag.{hint}{keys} Flags of {self.prog}: {', '.join(names)}"
+
+    def _keys_called(self, key: str) -> list[str]:
+        """Return the keys of the groups, GROUP.KEY, that a word means: their last part, or another name for it."""
+        from diffusion_jax.config.overrides import ALIASES
+        from diffusion_jax.config.schema import SCHEMA
+
+        known = ([key] if key in SCHEMA else []) + [name for name in SCHEMA if name.endswith(f".{key}")]
+        known += [name for name in ALIASES.get(key, ()) if name in SCHEMA]
+        if "config" in self.groups:
+            return [f"config.{name}" for name in known]
+        return [name for name in known if name.partition(".")[0] in self.groups]
 
     def _help(self, name: str) -> str:
         return next(action.help or "" for action in self._actions if action.dest == name)

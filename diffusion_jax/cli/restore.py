@@ -8,6 +8,11 @@ from diffusion_jax.cli.parser import Flags, Parser, Path
 
 PICTURED = 16
 """Columns of the picture."""
+OF_OPERATORS = {"mask": ("mask", "share"), "superres": ("factor",), "blur": ("width",)}
+"""The flags that each operator takes; `share` only of masks random and box."""
+FLAGS_OF_METHODS = ("rule", "repeats", "length", "draws", "iterations", "zeta")
+OF_METHODS = {"rule": ("rule",), "mmps": ("iterations",), "dps": ("zeta",)}
+"""The flags that each method takes, besides `draws`."""
 
 
 def add_flags(parser: Parser) -> None:
@@ -53,9 +58,8 @@ def run(args: Flags) -> Results:
     from diffusion_jax.experiment import choices
 
     out = output(args.out, ".npz", picture=args.format)
-    if args.draws != 1:
-        raise ValueError(f"--draws={args.draws}: needs --operator, or --method=dps, pigdm or mmps. Add one of these")
     make_task = choices.choose("--task", args.task, restoring.TASKS)
+    refuse_idle(args, {"rule", "repeats", "length"}, [inverse_problems.TASKS[args.task]], "")
     loaded = load_run(args)
     options: dict[str, Results] = {
         "inpaint": {"mask": mask_of(args) if args.task == "inpaint" else "", "share": args.share, "seed": args.seed},
@@ -71,6 +75,21 @@ def run(args: Flags) -> Results:
     title = f"{args.task}, {args.rule}: RMSE {figures['rmse']:.1f} / 255"
     shown = draw_picture(out, arrays, loaded.config.data.levels, title)
     return {"restored": str(out), **shown, **chosen, **figures, "step": loaded.step, "ema": loaded.ema}
+
+
+def refuse_idle(args: Flags, used: set[str], operators: list[str], methods: str) -> None:
+    """Raise ValueError for a flag that has no effect.
+
+    used: flags that have one, besides those of the operators. methods: what chose them, for the error.
+    """
+    used = used | {flag for name in operators for flag in OF_OPERATORS.get(name, ())}
+    if args.mask not in ("random", "box"):
+        used = used - {"share"}
+    known = {flag for flags in OF_OPERATORS.values() for flag in flags} | set(FLAGS_OF_METHODS)
+    for name in sorted(args.typed & known - used):
+        chosen = f"--task={args.task}" if not methods else f"--operator={','.join(operators)} --method={methods}"
+        chosen += f" --mask={args.mask}" if name == "share" and "mask" in operators else ""
+        raise ValueError(f"--{name}: has no effect with {chosen}. Leave it out")
 
 
 def mask_of(args: Flags) -> Any:
@@ -116,13 +135,13 @@ def solve(args: Flags) -> Results:
     methods = args.method or ["mmps"]
     several = len(names) > 1 or len(methods) > 1
     out = output(args.out, ".npz", *([".md"] if several else []), picture="md" if several else args.format)
-    if args.repeats != 1:
-        raise ValueError(f"--repeats={args.repeats}: belongs to --method=rule without --operator. Leave it out")
     if args.y and several:
         raise ValueError("--y: belongs to one operator and one method. Name one of each")
     y = read_array("y", args.y) if args.y else None
     for method in methods:
         inverse_problems.make_method(method)
+    used = {flag for method, flags in OF_METHODS.items() if method in methods for flag in flags}
+    refuse_idle(args, used | {"draws"}, [] if args.y and not args.operator else names, ",".join(methods))
     of_method = {"iterations": args.iterations, "zeta": args.zeta}
     of_operator = {"mask": mask_of(args) if "mask" in names else "", "share": args.share}
     of_operator |= {"factor": args.factor, "width": args.width}

@@ -38,8 +38,9 @@ def override_all(
 ) -> None:
     """Apply overrides {key: text} as `override` does.
 
-    Names of choices come first, since options of your own choices depend on them. idle: sections in which options of
-    choices that are not made may be set. Elsewhere they raise ValueError, because they have no effect.
+    Names of choices come first, since options of your own choices depend on them. An option of a choice that is not
+    made has no effect, and raises ValueError. idle: sections in which it may be set, for flags that the cells of a
+    sweep share.
     """
     from diffusion_jax.experiment.choices import OWN_OPTIONS
 

@@ -82,7 +82,8 @@ def check_resume(stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
         if before["data.size"] == 0 or not before[key]:
             before[key] = now[key]
     for one in (before, now):
-        one["network.name"] = str(one["network.name"]).removesuffix(NOT_STORED)
+        for key in ("network.name", "schedule.name"):
+            one[key] = str(one[key]).removesuffix(NOT_STORED)
     may_differ = tuple(f"{key}." for key in MAY_DIFFER)
     differing = [
         f"{key}: stored {before.get(key, 'nothing')!r}, got {now.get(key, 'nothing')!r}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from diffusion_jax.data.scaling import is_grey
 from diffusion_jax.data.source import Source, check_split, from_arrays, readable, split_rows
 from diffusion_jax.files import expand
 
@@ -38,8 +39,7 @@ def arrays(
     """
     check_split(split)
     path, heldout = expand(path), expand(heldout)
-    if not (levels == 0 or 2 <= levels <= 256):
-        raise ValueError(f"data.arrays.levels={levels}: must be 2 … 256, or 0 for floats")
+    is_grey(levels, "data.arrays.levels")
     if heldout and pathlib.Path(heldout).resolve() == pathlib.Path(path).resolve():
         raise ValueError(f"data.arrays.heldout={heldout}: is the training file. Use another file, or none")
     stored, label = _read("data.arrays.path", path, key, label_key)

@@ -87,7 +87,9 @@ NOT_STORED = "(…)"
 def own(key: str, name: str) -> Any:
     """Import "module:attribute". Raises ValueError, naming the key, where that fails."""
     if name.endswith(NOT_STORED):
-        raise ValueError(f"{key}={name!r}: its options are not stored. Pass the object itself: dj.load(…, network=…)")
+        raise ValueError(
+            f"{key}={name!r}: its options are not stored. Pass the object itself: dj.load(…, {key.partition('.')[0]}=…)"
+        )
     module, _, attribute = name.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffusion_jax.data.source import subset
 from diffusion_jax.declarations import facts_of
 from diffusion_jax.experiment import choices, sources
 from diffusion_jax.experiment.choices import choose
@@ -95,26 +96,45 @@ def classifies(network: features.FeatureNetwork, shape: tuple[int, ...], levels:
     return jax.eval_shape(network.apply, network.params, x)[1] is not None
 
 
-def make_monitor(config: ConfigDict, draw: monitor.Draw) -> Callable[[Any], dict[str, float]]:
-    """Return `evaluate(params) -> {full name: value}` of the metrics of config.eval.quality_metrics.
+def check_monitor(config: ConfigDict) -> None:
+    """Check the keys of `make_monitor`, with the features of a few examples.
 
-    The reference is the training split, measured here, in the features of config.eval.features. Raises ValueError if
-    metrics or features are unknown or do not suit the data, or config.checkpoint.best is none of the metrics.
+    Raises ValueError if metrics or features are unknown or do not suit the data, or config.checkpoint.best is none of
+    the metrics.
     """
     options = config.eval
     if not options.quality_metrics:
         raise ValueError(f"eval.quality_every={options.quality_every}: needs eval.quality_metrics (got none)")
     metrics = [choose("eval.quality_metrics", name, registry.METRICS) for name in options.quality_metrics]
-    levels = config.data.levels
-    network = feature_network(options.features, tuple(config.data.shape), levels)
+    network = _monitored_features(config)
     check_metrics("eval.quality_metrics", config, options.quality_metrics, network)
+    if config.checkpoint.best == "heldout_loss":
+        return
+    least = max(monitor.FEW, *(facts_of(metric).least for metric in metrics))
+    few = subset(sources.source(config, "train"), least)
+    x = features.extract(network, config.data.levels, [few.read(np.arange(few.size))[0]], few.size, "data").features
+    real = registry.RealFeatures(x.mean(0), np.atleast_2d(np.cov(x, rowvar=False)), x, x)
+    aims = monitor.names(metrics, network, real, options.quality_samples)
+    if config.checkpoint.best not in aims:
+        allowed = ", ".join(["heldout_loss", *aims])
+        raise ValueError(f"checkpoint.best={config.checkpoint.best!r}: not measured. Use one of {allowed}")
+
+
+def make_monitor(config: ConfigDict, draw: monitor.Draw) -> Callable[[Any], dict[str, float]]:
+    """Return `evaluate(params) -> {full name: value}` of the metrics of config.eval.quality_metrics.
+
+    The reference is the training split, measured here, in the features of config.eval.features. Raises ValueError
+    where `check_monitor` does.
+    """
+    options = config.eval
+    metrics = [choose("eval.quality_metrics", name, registry.METRICS) for name in options.quality_metrics]
+    network = _monitored_features(config)
     train = measure(config, "train", network)
     needs_heldout = any(facts_of(metric).heldout for metric in metrics)
     heldout = split_features(config, "heldout", network).features if needs_heldout else None
     real = registry.RealFeatures(train.mean, train.cov, train.features, heldout)
-    if config.checkpoint.best != "heldout_loss":
-        aims = monitor.names(metrics, network, real, options.quality_samples)
-        if config.checkpoint.best not in aims:
-            allowed = ", ".join(["heldout_loss", *aims])
-            raise ValueError(f"checkpoint.best={config.checkpoint.best!r}: not measured. Use one of {allowed}")
-    return monitor.make_monitor(metrics, network, real, draw, options.quality_samples, levels)
+    return monitor.make_monitor(metrics, network, real, draw, options.quality_samples, config.data.levels)
+
+
+def _monitored_features(config: ConfigDict) -> features.FeatureNetwork:
+    return feature_network(config.eval.features, tuple(config.data.shape), config.data.levels)

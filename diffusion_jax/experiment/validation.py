@@ -171,7 +171,7 @@ def check(config: ConfigDict) -> None:
         **{
             f"network.{config.network.name}.{key}": value
             for key, value in options(config.network).items()
-            if isinstance(value, tuple | list)
+            if isinstance(value, tuple | list) and config.network.name in NETWORKS
         },
     }.items():
         for value in values:

@@ -58,13 +58,11 @@ class Stack:
     """Stack of bits: symbols are pushed and popped under distributions."""
 
     def __init__(self, words: np.ndarray) -> None:
-        """Start with 32-bit words [W], the last on top. Raises ImportError without the package `constriction`."""
+        """Start with 32-bit words [W], the last on top. Raises ValueError without the package `constriction`."""
         try:
             import constriction
         except ImportError as error:
-            raise ImportError(
-                "compression needs the package constriction: pip install 'diffusion_jax[codec]'"
-            ) from error
+            raise ValueError("compress: needs the package constriction: pip install 'diffusion_jax[codec]'") from error
         self._models = constriction.stream.model
         self._coder = constriction.stream.stack.AnsCoder(np.asarray(words, np.uint32))
         self.least = len(words)

@@ -60,6 +60,11 @@ def own(name: str, function: Callable[[np.ndarray], Any]) -> FeatureNetwork:
     return FeatureNetwork(name, lambda params, x: (function(x), None), {}, "the user's", "the user's", 64, False, False)
 
 
+def in_range(network: FeatureNetwork, levels: int, samples: np.ndarray) -> np.ndarray:
+    """Return samples as `extract` takes them: a model's images of floats (levels = 0) are clipped to [-1, 1]."""
+    return samples.clip(-1, 1) if network.images and levels == 0 else samples
+
+
 def extract(network: FeatureNetwork, levels: int, batches: Iterable[np.ndarray], total: int, what: str) -> Features:
     """Return the features of `total` stored examples, which come in batches of any size.
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from diffusion_jax.declarations import facts_of
 from diffusion_jax.metrics import registry
-from diffusion_jax.metrics.features import FeatureNetwork, Features, extract
+from diffusion_jax.metrics.features import FeatureNetwork, Features, extract, in_range
 
 LARGER_IS_BETTER = ("is_1split", "precision", "recall", "density", "coverage")
 """Beginnings of the names of these metrics.
@@ -32,7 +32,7 @@ def make_monitor(
     seeds = np.arange(number)
 
     def evaluate(params: Any) -> dict[str, float]:
-        samples = extract(network, levels, [draw(params, seeds)], number, "samples")
+        samples = extract(network, levels, [in_range(network, levels, draw(params, seeds))], number, "samples")
         statistics = {name: value for metric in metrics for name, value in metric(real, samples).items()}
         return {
             registry.full_name(name, network.name, number): statistic(registry.ALL)

@@ -55,8 +55,6 @@ def picture(samples: np.ndarray, levels: int, captions: Sequence[str] = ()) -> n
     samples = np.asarray(samples)
     if levels == 0 and samples.ndim == 2:
         return scatter(samples)
-    if levels == 0:
-        samples, levels = _grey(samples, samples.ndim - 3), 256
     if levels > 1 and samples.ndim == 2:
         return grid(samples[None, :MOST, :, None], levels, tile=MOST)
     return grid(samples[:MOST], levels, captions=captions[:MOST])
@@ -73,11 +71,13 @@ def grid(
 ) -> np.ndarray:
     """Return images [N, H, W, C] of 0..levels-1 row by row as one picture.
 
-    The picture is enlarged if images are smaller than `tile`. columns: images in a row; 0: a nearly square picture.
-    captions: a text under each image. One channel gives [height, width], three give [height, width, 3]; other numbers
-    of channels are placed side by side in grey. Raises ValueError for another shape, or fewer than 2 levels, and
-    FloatingPointError for images that are not finite.
+    levels=0: floats in -1 … 1. The picture is enlarged if images are smaller than `tile`. columns: images in a row; 0:
+    a nearly square picture. captions: a text under each image. One channel gives [height, width], three give [height,
+    width, 3]; other numbers of channels are placed side by side in grey. Raises ValueError for another shape, or one
+    level, and FloatingPointError for images that are not finite.
     """
+    if levels == 0:
+        samples, levels = _grey(samples), 256
     if samples.ndim != 4 or not len(samples) or levels < 2:
         raise ValueError(
             f"a grid needs images [N, H, W, C], N > 0, of 2 or more levels (got {samples.shape}, {levels})"

@@ -59,6 +59,7 @@ def load(
     {"network.name": choices.Instance(...)}. sections: values to change in sections of the config. Raises
     FileNotFoundError or ValueError.
     """
+    step = checkpoints.find_step(workdir, step, verify)  # once: a training may save another one meanwhile
     config = read_config(workdir, step, verify)
     for key, value in (given or {}).items():
         configs.put(config, key, value)
@@ -70,10 +71,9 @@ def load(
     guide, of_guide = load_guide(workdir, config, verify)
     weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema, verify)
     experiment = wiring.build(config, weights, guide=guide)  # a learned schedule is known from here on
-    number = checkpoints.find_step(workdir, step, verify)
-    if number and (lagging := loop.lag(config, ema, number)):
+    if step and (lagging := loop.lag(config, ema, step)):
         log.warning("%s, %s", workdir, lagging)
-    return Run(workdir, number, ema, config, experiment, devices.replicate(weights | of_guide), guide)
+    return Run(workdir, step, ema, config, experiment, devices.replicate(weights | of_guide), guide)
 
 
 def read_config(workdir: str, step: int | str = "newest", verify: bool = True) -> ConfigDict:
@@ -101,13 +101,14 @@ def load_guide(workdir: str, config: ConfigDict, verify: bool = True) -> tuple[C
             + ("" if by_classifier else ", or a worse step or average of this one, .step=N, .ema=DECAY")
         )
     where = chosen.workdir or workdir
-    guide = read_config(where, chosen.step, verify)
+    step = checkpoints.find_step(where, chosen.step, verify)
+    guide = read_config(where, step, verify)
     if not autoencoders.same(config, guide, where):
         raise ValueError(
             f"guidance.{section}: {where} and {workdir} must have the same autoencoder, or both no latent.workdir"
         )
     ema = chosen.ema or state.first_average(guide)
-    weights = checkpoints.restore_weights(where, chosen.step, None if ema == "none" else ema, verify)
+    weights = checkpoints.restore_weights(where, step, None if ema == "none" else ema, verify)
     return guide, {"classifier" if by_classifier else "guide": weights}
 
 

@@ -103,9 +103,8 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
             "pictures. Set it to 0"
         )
     draw = drawing.quick_samples(config) if config.report.samples_every else None
-    measure_quality = None
     if config.eval.quality_every:
-        measure_quality = quality.make_monitor(config, drawing.quick_samples(config))
+        quality.check_monitor(config)
     key_init, key_train, key_eval = keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
     if kept:
@@ -119,6 +118,11 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     optimizers.check_decay(config)
     if devices.is_first():
         stack.enter_context(lock(workdir))
+        if checkpoints.steps(workdir) != kept:
+            raise ValueError(
+                f"--workdir={workdir}: another process saved a checkpoint while this one started. Run the same command "
+                "again, which goes on from there"
+            )
     if config.latent.workdir and not kept and devices.is_first():
         autoencoders.write(files.place_of(workdir) / autoencoders.FILE, config)
     manager = checkpoints.open_manager(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
@@ -138,6 +142,9 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
         train_state = initial_state(config, experiment, key_init, shapes)
     train_step = training_step(config, experiment, shapes)
     evaluate = heldout_loss(config, experiment, heldout, key_eval) if heldout and config.eval.every else None
+    measure_quality = None
+    if config.eval.quality_every:
+        measure_quality = quality.make_monitor(config, drawing.quick_samples(config))
 
     # The run.
     n = first = int(train_state.step)

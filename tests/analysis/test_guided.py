@@ -184,7 +184,7 @@ BAD = [
     ("restore", "plain", ["--method=dps", "--zeta=-1"], "--zeta=-1"),
     ("restore", "plain", ["--method=mmps", "--iterations=0"], "--iterations=0"),
     ("restore", "plain", ["--method=mmps", "--draws=0"], "--draws=0"),
-    ("restore", "plain", ["--draws=2"], "--draws=2"),
+    ("restore", "plain", ["--draws=2"], "--draws"),
     ("restore", "plain", ["--method=mmps", "--y={runs}/none.npy"], "none.npy"),
     ("restore", "plain", ["--method=mmps", "--y={runs}/mask.npy"], "(3,)"),
     ("sample", "cond", ["--label=8"], "--label=8"),

@@ -47,7 +47,11 @@ def make_run(path, lr=2e-3, fd=1.5):
         "quantisation": "rounded", "marked": ["sizes: <300> samples"],
         "reference": {"count": 1500, "data": "digits/train", "features": "digits", "weights": "abc"},
     }  # fmt: skip
-    (folder / "metrics.json").write_text(json.dumps({"digits 300 x": record}))
+    parzen = {
+        "figures": {"parzen_bits": {"value": 292.75, "stderr": 3.25}}, "num_samples": 10_000, "seeds": [0, 9999],
+        "sampler": {"name": "ddim"}, "network_calls": 100, "quantisation": "rounded", "marked": [],
+    }  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps({"digits 300 x": record, "parzen 10000 x": parzen}))
     return path
 
 
@@ -63,7 +67,7 @@ def test_page_holds_every_value_and_is_self_contained(workdir, capsys):
     assert result["bytes"] == len(text.encode()) and "<h1>a &amp; b</h1>" in text
     for words in ("step 200 of 2,500", "Held-out loss 0.25000", "fd_digits_300", "[0.5, 3]", "± 0.5", "bits_per_dim",
                   "&lt;300&gt; samples", "1000 network calls", "digits/train", "optimizer.learning_rate",
-                  "step 10<", "step 200<", "rate distortion"):  # fmt: skip
+                  "step 10<", "step 200<", "rate distortion", "± 3.25", "sampler ddim"):  # fmt: skip
         assert words in text, words
     sources = []
 
@@ -131,6 +135,15 @@ def test_runs_are_compared_where_they_differ(workdir, tmp_path, capsys):
     assert rows[0] == [*columns, "fd_digits_300_low", "fd_digits_300_high"] and float(rows[2][6]) == 0.5
     comparison.compare_runs([str(workdir)], str(tmp_path / "table.md"))
     assert (tmp_path / "table.md").read_text().startswith("| run | step |")
+    config = configs.plain(checkpoints.read_config(workdir))
+    config["data"].pop("augment")  # as a run of an older version, which is at the default
+    older = tmp_path / "older"
+    manager = checkpoints.open_manager(older)
+    checkpoints.save(manager, 200, {"w": np.zeros(3)}, config, 0.25)
+    manager.close()
+    (older / "metrics.jsonl").write_text((workdir / "metrics.jsonl").read_text())
+    text, _ = comparison.compare_runs([str(workdir), str(older)])
+    assert text.startswith("| run | step |")
     assert main.run(["main", "compare", str(workdir), "--out=table.txt"]) == 2
     assert "--out=table.txt" in capsys.readouterr().err
 

@@ -192,3 +192,24 @@ def test_too_few_images_and_other_shapes(run):
     configs.put(binomial.config, "process.name", "binomial")
     with pytest.raises(ValueError, match=r"process\.name"):
         detection.detect(binomial, few)
+
+
+@pytest.mark.parametrize("levels", [17, 0])
+def test_the_picture_has_the_oddest_images(levels, run, tmp_path, monkeypatch):
+    """The score is the value of the image here; of 60 images 20 are scored. Floats are drawn too."""
+    x = np.arange(60) % 17 if levels else np.linspace(-1, 1, 60)
+    odd = from_arrays("odd", np.broadcast_to(x[:, None, None, None], (60, 8, 8, 1)), None, levels, 0)
+    scored = subset(odd, 20).read(np.arange(20))[0][:, 0, 0, 0].astype(float)
+    values = {f"{detection.SHOWN}_odd": scored, f"{detection.SHOWN}_normal": scored[::-1]}
+    monkeypatch.setattr(detection, "detect", lambda *_: ({"auroc": {detection.SHOWN: 0.5}}, values))
+    drawn = []
+    draw = detection.plots.detection
+    monkeypatch.setattr(detection.plots, "detection", lambda *given: drawn.append(given[3]) or draw(*given))
+    run.config.data.levels, before = levels, run.config.data.levels
+    try:
+        detection.report(run, odd, tmp_path / "scores.npz", 20)
+    finally:
+        run.config.data.levels = before
+    least, most = (images[:, 0, 0, 0] for images in drawn[0].values())
+    np.testing.assert_allclose(least, np.sort(scored)[:10])
+    np.testing.assert_allclose(most, np.sort(scored)[:-11:-1])

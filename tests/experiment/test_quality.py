@@ -74,12 +74,12 @@ METRICS = [
 @pytest.mark.parametrize(("data", "named"), METRICS)
 def test_a_metric_that_cannot_be_computed_is_refused_before_sampling(tmp_path, data, named):
     with pytest.raises(ValueError) as caught:
-        quality.make_monitor(config(tmp_path, **data), None)
+        quality.check_monitor(config(tmp_path, **data))
     assert named in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_metrics_of_vectors_and_of_classifying_features_are_accepted(tmp_path):
-    quality.make_monitor(config(tmp_path, shape=(3,), quality_metrics=("fid", "kid", "pr", "nn")), None)
+    quality.check_monitor(config(tmp_path, shape=(3,), quality_metrics=("fid", "kid", "pr", "nn")))
     c = config(tmp_path, shape=(8, 8, 1))
     network = quality.feature_network("digits", (8, 8, 1), 256)
     quality.check_metrics("metrics", c, ["is", "fid"], network)

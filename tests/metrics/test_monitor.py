@@ -71,7 +71,7 @@ def test_options_that_do_not_suit_are_refused(changes, key):
     c = config()
     c.eval.update(changes)
     with pytest.raises(ValueError, match=key):
-        quality.make_monitor(c, lambda params, seeds: None)
+        quality.check_monitor(c)
 
 
 @pytest.mark.parametrize("best", ["fid", "fd_pixels_500", "precision_pixels_50"])
@@ -79,4 +79,4 @@ def test_a_best_checkpoint_by_what_is_not_measured_is_refused_at_once(best):
     c = config(quality_metrics=("fid",))
     c.checkpoint.best = best
     with pytest.raises(ValueError, match=r"checkpoint\.best=.*fd_pixels_50"):
-        quality.make_monitor(c, lambda params, seeds: None)
+        quality.check_monitor(c)

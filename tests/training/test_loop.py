@@ -326,6 +326,29 @@ def test_a_workdir_is_trained_by_one_at_a_time(tmp_path):
         pass
 
 
+def test_a_checkpoint_that_appears_before_the_lock_is_not_ignored(tmp_path, monkeypatch):
+    found = iter([[], [4]])
+    monkeypatch.setattr(loop.checkpoints, "steps", lambda place: next(found))
+    with pytest.raises(ValueError, match="--workdir"):
+        loop.train(recipe(), str(tmp_path))
+
+
+def test_a_loaded_run_is_of_one_checkpoint(tmp_path, monkeypatch):
+    """A training may save another one while a run is loaded."""
+    loop.train(recipe(), str(tmp_path))
+    asked = []
+
+    def restore_weights(place, step, *options):
+        asked.append(step)
+        return whole(place, step, *options)
+
+    whole = checkpoints.restore_weights
+    monkeypatch.setattr(checkpoints, "restore_weights", restore_weights)
+    listed = iter([[3], *[[3, 6]] * 9])
+    monkeypatch.setattr(checkpoints, "steps", lambda place: next(listed))
+    assert trained.load(str(tmp_path)).step == 3 and asked == [3]
+
+
 def test_evaluation_takes_any_number_of_devices():
     """Batches of 6 on 4 devices: the rows that fill up the last share do not count."""
     config = recipe()
