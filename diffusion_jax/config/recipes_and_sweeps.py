@@ -67,7 +67,10 @@ def variant(config: ConfigDict, name: str, **others: dict[str, Any]) -> ConfigDi
 
 
 def shrink(config: ConfigDict) -> ConfigDict:
-    """Shrink a config for tests. 8x8 images, a network of one level, a chain of 4 steps, two training steps."""
+    """Shrink a config for tests. 8x8 images, a network of one level, a chain of 4 steps, two training steps.
+
+    The images of IDX files keep their size.
+    """
     from diffusion_jax.experiment import objectives
 
     continuous = not config.process.num_steps
@@ -90,6 +93,8 @@ def shrink(config: ConfigDict) -> ConfigDict:
     config.data.heartbeat.size = config.data.toy2d.size = 64
     config.data.folder.size = (8, 8)
     config.data.tfds.update(size=(8, 8), resize="center_crop")
+    if config.data.name == "idx":
+        config.data.shape = ()
     config.data.shape = (8, 8, config.data.shape[-1]) if config.data.shape else ()
     config.latent.workdir = ""
     config.process.num_steps = 0 if continuous else 4
