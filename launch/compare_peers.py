@@ -80,15 +80,15 @@ def ours(o: Options) -> tuple[Callable[[int], None], int]:
     from diffusion_jax.analysis import timing
     from diffusion_jax.analysis.description import count
     from diffusion_jax.experiment import wiring
-    from diffusion_jax.training import loop, state
+    from diffusion_jax.training import setup, state
 
     config = recipe(o)
     experiment = wiring.build(config)
-    key, key_train, _ = loop.keys(config)
+    key, key_train, _ = setup.keys(config)
     if o["work"] == "train":
         shapes = jax.eval_shape(lambda: state.initial(config, experiment, key))
-        step = loop.training_step(config, experiment, shapes)
-        held = [loop.initial_state(config, experiment, key, shapes)]
+        step = setup.training_step(config, experiment, shapes)
+        held = [setup.initial_state(config, experiment, key, shapes)]
         images = np.random.default_rng(0).integers(0, config.data.levels, (o["batch"], *config.data.shape), np.uint8)
         index = np.arange(o["batch"], dtype=np.int32)
         batch = devices.put_local_rows({"x0": images, "label": np.zeros_like(index), "index": index})

@@ -15,7 +15,7 @@ from diffusion_jax import main
 from diffusion_jax.analysis.description import count
 from diffusion_jax.data import pipeline
 from diffusion_jax.experiment import drawing, sources, wiring
-from diffusion_jax.training import loop, state
+from diffusion_jax.training import setup, state
 
 ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
@@ -148,10 +148,10 @@ def test_recipe_takes_two_steps_and_samples(name, images, monkeypatch):
     source = sources.source(config, "train")
     config = sources.resolve(config, source)
     experiment = wiring.build(config)
-    key_init, key, _ = loop.keys(config)
+    key_init, key, _ = setup.keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
-    train_state = loop.initial_state(config, experiment, key_init, shapes)
-    step = loop.training_step(config, experiment, shapes)
+    train_state = setup.initial_state(config, experiment, key_init, shapes)
+    step = setup.training_step(config, experiment, shapes)
     for n in (0, 1):
         batch = pipeline.batch(source, config.seed, n, config.batch_size, config.data.flip)
         train_state, metrics = step(train_state, batch, key)

@@ -14,7 +14,7 @@ from etils import epath
 from diffusion_jax import files
 from diffusion_jax.analysis import comparison
 from diffusion_jax.runs import metric_log, pictures, plots, record
-from diffusion_jax.training import checkpoints, loop, state
+from diffusion_jax.training import checkpoints, reports, state
 
 PAGE = "report.html"
 MOST_GRIDS = 6
@@ -36,7 +36,7 @@ def write_report(workdir: str, figures: str = "png") -> dict[str, Any]:
     FileNotFoundError if the directory holds no checkpoint.
     """
     directory = files.place_of(workdir)
-    for file in (PAGE, *loop.FIGURES, "values.png"):
+    for file in (PAGE, *reports.FIGURES, "values.png"):
         files.check_file(directory / file, f"--workdir={workdir}: ")
     config, step = checkpoints.read_config(workdir), checkpoints.find_step(workdir)
     records = metric_log.read_metrics(workdir) if (directory / metric_log.METRICS).exists() else []
@@ -71,7 +71,7 @@ def summary(
         f"{config['network']['name']}; step {step:,} of {config['train_steps']:,}, batches of {config['batch_size']}. "
     )
     losses = [record for record in records if "heldout_loss" in record]
-    text += f"Held-out loss {loop.heldout_text(losses[-1], shown_weights(config))}. " if losses else ""
+    text += f"Held-out loss {reports.heldout_text(losses[-1], shown_weights(config))}. " if losses else ""
     return text + "Made with " + ", ".join(f"{package} {version}" for package, version in versions.items()) + "."
 
 
@@ -96,7 +96,7 @@ def curves(directory: epath.Path, records: Sequence[Mapping[str, Any]], shown: s
     for name in dict.fromkeys((figures, "png")):
         with pictures.written_as(name):
             if records:
-                loop.draw_losses(str(directory), shown)
+                reports.draw_losses(str(directory), shown)
             if values or evaluated:
                 plots.series(directory / "values.png", values, evaluated)
     captions = {

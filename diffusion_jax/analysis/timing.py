@@ -22,7 +22,7 @@ from diffusion_jax.experiment import guidances, latents, objectives, quality, so
 from diffusion_jax.metrics.features import FeatureNetwork
 from diffusion_jax.process.base import level
 from diffusion_jax.runs import record
-from diffusion_jax.training import autoencoders, loop, state
+from diffusion_jax.training import autoencoders, reports, setup, state
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +90,11 @@ def training(
     config: ConfigDict, experiment: wiring.Experiment, source: Source, repeats: int, started: float
 ) -> tuple[Figures, Any]:
     """Time the training step alone, in its loop, and the data alone. Returns the values and the trained parameters."""
-    key_init, key, _ = loop.keys(config)
+    key_init, key, _ = setup.keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
-    step: Any = loop.training_step(config, experiment, shapes)
-    train_state = loop.initial_state(config, experiment, key_init, shapes)
-    batches = loop.device_batches(config, source, 0, 0)
+    step: Any = setup.training_step(config, experiment, shapes)
+    train_state = setup.initial_state(config, experiment, key_init, shapes)
+    batches = setup.device_batches(config, source, 0, 0)
     waits = []
 
     def alone(times: int) -> None:
@@ -112,7 +112,7 @@ def training(
             waits.append(time.perf_counter() - requested)
             train_state, metrics = step(train_state, following, key)
             window.append(metrics)
-        loop.summary(jax.device_get(window))
+        reports.summary(jax.device_get(window))
 
     try:
         batch = next(batches)

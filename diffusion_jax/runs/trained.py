@@ -20,7 +20,7 @@ from diffusion_jax import config as configs
 from diffusion_jax import devices, files
 from diffusion_jax.experiment import drawing, guidances, sources, wiring
 from diffusion_jax.networks.parameters import check_finite
-from diffusion_jax.training import autoencoders, checkpoints, loop, state
+from diffusion_jax.training import autoencoders, checkpoints, reports, setup, state
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def load(
     guide, of_guide = load_guide(workdir, config, verify)
     weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema, verify)
     experiment = wiring.build(config, weights, guide=guide)  # a learned schedule is known from here on
-    if step and (lagging := loop.lag(config, ema, step)):
+    if step and (lagging := reports.lag(config, ema, step)):
         log.warning("%s, %s", workdir, lagging)
     return Run(workdir, step, ema, config, experiment, devices.replicate(weights | of_guide), guide)
 
@@ -180,7 +180,7 @@ def heldout_loss(run: Run) -> dict[str, float]:
     heldout = sources.heldout_or_none(run.config, "held-out loss")
     if heldout is None:
         return {}
-    return loop.heldout_loss(run.config, run.experiment, heldout, loop.keys(run.config)[2])(run.params)
+    return setup.heldout_loss(run.config, run.experiment, heldout, setup.keys(run.config)[2])(run.params)
 
 
 def save_figures(run: Run, figures: Mapping[str, Any]) -> None:

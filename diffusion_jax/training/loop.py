@@ -5,34 +5,23 @@ import errno
 import logging
 import signal as signals
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax import averages, devices, files, progress
 from diffusion_jax import config as configs
+from diffusion_jax import devices, files, progress
 from diffusion_jax.data import pipeline
-from diffusion_jax.data.source import Source, subset
 from diffusion_jax.experiment import drawing, optimizers, quality, sources, wiring
 from diffusion_jax.metrics import monitor
-from diffusion_jax.runs import metric_log, plots, record, weights_and_biases
-from diffusion_jax.training import autoencoders, checkpoints, state, step
+from diffusion_jax.runs import metric_log, record, weights_and_biases
+from diffusion_jax.training import autoencoders, checkpoints, reports, setup, state
 from diffusion_jax.training.workdir import lock
 
 log = logging.getLogger(__name__)
-
-ORDERS_APART = 1_000_003
-"""Increment of the data's seed at each roll-back."""
-
-LAGGING = 0.01
-"""Share of initial weights in an average above which its losses and samples come with a warning."""
-FIGURES = ("curves.png", "loss_by_time.png")
-"""Files of `draw_losses`."""
-RAW_LOSS = "heldout_loss_raw"
-"""Metric: the held-out loss of the raw weights, where `heldout_loss` uses an average."""
 
 
 class Diverged(FloatingPointError):
@@ -105,7 +94,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     draw = drawing.quick_samples(config) if config.report.samples_every else None
     if config.eval.quality_every:
         quality.check_monitor(config)
-    key_init, key_train, key_eval = keys(config)
+    key_init, key_train, key_eval = setup.keys(config)
     shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
     if kept:
         configs.check_resume(stored, config)
@@ -133,15 +122,15 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     log.info("%s", metric_log.banner(shapes.params, jax.devices(), workdir))
     log.info("%s", sources.summary(train_source, heldout))
     shown = state.first_average(config)
-    if lagging := lag(config, shown, config.train_steps):
+    if lagging := reports.lag(config, shown, config.train_steps):
         log.warning("at the end of this run, %s", lagging)
     if kept:
         log.info("resuming %s at step %d", workdir, kept[-1])
         train_state = checkpoints.restore(manager, devices.abstract(shapes, config.parallel), verify=verify)
     else:
-        train_state = initial_state(config, experiment, key_init, shapes)
-    train_step = training_step(config, experiment, shapes)
-    evaluate = heldout_loss(config, experiment, heldout, key_eval) if heldout and config.eval.every else None
+        train_state = setup.initial_state(config, experiment, key_init, shapes)
+    train_step = setup.training_step(config, experiment, shapes)
+    evaluate = setup.heldout_loss(config, experiment, heldout, key_eval) if heldout and config.eval.every else None
     measure_quality = None
     if config.eval.quality_every:
         measure_quality = quality.make_monitor(config, drawing.quick_samples(config))
@@ -149,7 +138,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     # The run.
     n = first = int(train_state.step)
     rollbacks = checkpoints.read_rollbacks(workdir, verify=verify) if kept else 0
-    batches = device_batches(config, train_source, n, rollbacks)
+    batches = setup.device_batches(config, train_source, n, rollbacks)
     stack.callback(lambda: batches.close())
     session = stack.enter_context(record.recording(workdir, n))
     in_use, report_to = configs.in_use(configs.plain(config)), config.report
@@ -168,7 +157,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     def save() -> None:
         checkpoints.save(manager, n, train_state, stored, measured, aim, rollbacks)
         if devices.is_first():
-            draw_losses(workdir, shown)
+            reports.draw_losses(workdir, shown)
 
     def rescue() -> bool:
         """Save the sound state after a failure, and return whether it is saved.
@@ -208,14 +197,14 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
             if n > first and rescue():
                 log.error("the data failed after step %d, which is saved", n)
             raise
-        train_state, metrics = train_step(train_state, batch, train_key(key_train, rollbacks))
+        train_state, metrics = train_step(train_state, batch, setup.train_key(key_train, rollbacks))
         window.append(metrics)
         session.step = n
         last = n == config.train_steps
         measured = aim = pictured = None
 
         if last or n == first + 1 or n % config.report.every == 0:
-            means = summary(jax.device_get(window))
+            means = reports.summary(jax.device_get(window))
             if n > first + 1:  # the first step has compiled
                 seconds = (time.perf_counter() - started) / len(window)
                 means["images_per_second"] = config.batch_size / seconds
@@ -233,7 +222,9 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
                 manager.wait_until_finished()
                 before = n - int(train_state.skipped[1])
                 good = max((k for k in checkpoints.steps(workdir) if k <= before), default=None)
-                where = divergence(n, before, good, evaluate(state.weights(train_state, shown)) if evaluate else {})
+                where = reports.divergence(
+                    n, before, good, evaluate(state.weights(train_state, shown)) if evaluate else {}
+                )
                 if good is None or rollbacks >= config.guard.rollbacks:
                     raise Diverged(f"{workdir}: {where}")
                 rollbacks += 1
@@ -241,7 +232,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
                 checkpoints.forget_after(manager, good)
                 train_state = checkpoints.restore(manager, devices.abstract(shapes, config.parallel), good, verify)
                 batches.close()
-                n, batches = good, device_batches(config, train_source, good, rollbacks)
+                n, batches = good, setup.device_batches(config, train_source, good, rollbacks)
                 continue
 
         if number := notice(n):
@@ -254,10 +245,10 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
                 losses = evaluate(state.weights(train_state, shown))
                 measured = losses["heldout_loss"]
                 if shown != state.RAW:
-                    losses[RAW_LOSS] = evaluate(train_state.params)["heldout_loss"]
+                    losses[reports.RAW_LOSS] = evaluate(train_state.params)["heldout_loss"]
                 reporter.scalars(n, losses)
-                log.info("step %d: held-out loss %s", n, heldout_text(losses, shown))
-                results |= {name: losses[name] for name in ("heldout_loss", RAW_LOSS) if name in losses}
+                log.info("step %d: held-out loss %s", n, reports.heldout_text(losses, shown))
+                results |= {name: losses[name] for name in ("heldout_loss", reports.RAW_LOSS) if name in losses}
             figures = None
             if measure_quality and (last or n % config.eval.quality_every == 0):
                 figures = if_finite(n, measure_quality, state.weights(train_state, shown))
@@ -268,7 +259,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
                 results |= figures
                 if config.checkpoint.best != "heldout_loss":
                     aim = monitor.objective(config.checkpoint.best, figures)
-            if draw and (last or is_drawn(n, config.report.samples_every)):
+            if draw and (last or reports.is_drawn(n, config.report.samples_every)):
                 seeds = np.arange(config.report.num_samples)
                 pictured = if_finite(n, draw, state.weights(train_state, shown), seeds)
                 if pictured is not None:
@@ -277,7 +268,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
                     weights = state.describe_weights(shown)
                     reporter.images(n, "samples", pictured, config.data.levels, weights, captions)
         if (measured is not None or pictured is not None) and (
-            lagging := lag(config, shown, n - int(train_state.skipped[0]))
+            lagging := reports.lag(config, shown, n - int(train_state.skipped[0]))
         ):
             log.warning("%s", lagging)
         if last or n % config.checkpoint.every == 0:
@@ -294,77 +285,8 @@ def check_places(workdir: str, report: ConfigDict) -> None:
         files.check_folder(directory / folder, name)
     for file in (metric_log.METRICS, record.RECORD):
         files.check_file(directory / file, name, appended=True)
-    for file in FIGURES:
+    for file in reports.FIGURES:
         files.check_file(directory / file, name)
-
-
-def initial_state(config: ConfigDict, experiment: wiring.Experiment, key: jax.Array, shapes: Any) -> state.TrainState:
-    """Return the state before the first step, placed on its devices."""
-    make = jax.jit(
-        lambda key: state.initial(config, experiment, key),
-        out_shardings=devices.shardings(shapes, config.parallel),
-    )
-    return make(key)
-
-
-def training_step(config: ConfigDict, experiment: wiring.Experiment, shapes: Any) -> Callable[..., Any]:
-    """Return `step(state, batch, key) -> (state, metrics)` on all devices; shapes: of the state."""
-    made = step.make_train_step(
-        experiment.loss,
-        experiment.times,
-        experiment.optimizer,
-        config.batch_size,
-        config.accumulate_steps,
-        config.ema.ramp,
-        experiment.to_model,
-    )
-    return devices.parallelise(made, config.parallel, shapes)
-
-
-def device_batches(config: ConfigDict, source: Source, first: int, rollbacks: int) -> Generator[Any, None, None]:
-    """Yield the batches from step `first` on, on the devices; this process reads its rows."""
-    seed, data, rows = config.seed + ORDERS_APART * rollbacks, config.data, devices.local_rows(config.batch_size)
-    made = pipeline.batches(
-        source, seed, first, config.batch_size, data.flip, rows, data.workers, sources.coupling(config)
-    )
-    return pipeline.prefetch(made, devices.put_local_rows)
-
-
-def train_key(key: jax.Array, rollbacks: int) -> jax.Array:
-    """Return the key of training, another one after each roll-back."""
-    return jax.random.fold_in(key, rollbacks) if rollbacks else key
-
-
-def divergence(n: int, before: int, good: int | None, losses: dict[str, float]) -> str:
-    """Return the text of `Diverged`; `before`: the last finite step, `good`: the last checkpoint until then."""
-    bins = ", ".join(f"{value:.4g}" for name, value in sorted(losses.items()) if "_bin_" in name)
-    return (
-        f"the {n - before} updates of steps {before + 1} to {n} were not finite (held-out loss by tenths of t: "
-        f"{bins or 'not measured'}; last good checkpoint: {'none' if good is None else f'step {good}'}). Lower "
-        "optimizer.learning_rate or choose another loss, in another --workdir, or allow guard.rollbacks"
-    )
-
-
-def keys(config: ConfigDict) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return the keys of a run: initial parameters, training, evaluation."""
-    key_init, key_train, key_eval = jax.random.split(jax.random.key(config.seed), 3)
-    return key_init, key_train, key_eval
-
-
-def summary(window: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the means of metrics over steps. If possible, over the steps with a finite update."""
-    values = {name: np.array([metrics[name] for metrics in window]) for name in window[0]}
-    finite = np.isfinite(values["loss"]) & np.isfinite(values["grad_norm"])
-    means = {name: float(of_steps[finite if finite.any() else slice(None)].mean()) for name, of_steps in values.items()}
-    return means | {"skipped": float(values["skipped"][-1])}
-
-
-def draw_losses(workdir: str, name: str) -> None:
-    """Draw the losses into workdir/curves.png, and by time into loss_by_time.png. name: of the weights behind them."""
-    path, records = files.place_of(workdir).resolve(), metric_log.read_metrics(workdir)
-    plots.losses(path / FIGURES[0], records, path.name, state.describe_weights(name))
-    if any(name.startswith("heldout_loss_bin_") for record in records for name in record):
-        plots.loss_by_time(path / FIGURES[1], records, path.name, step.BINS)
 
 
 def if_finite(n: int, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -377,60 +299,3 @@ def if_finite(n: int, function: Callable[..., Any], *arguments: Any) -> Any:
     except FloatingPointError as error:
         log.warning("step %d: %s", n, error)
         return None
-
-
-def lag(config: ConfigDict, name: str, updates: int) -> str:
-    """Return a warning about an average that lags behind the weights, else "".
-
-    The warning is given while the average holds more than LAGGING of the initial weights.
-    """
-    if name == state.RAW or ":" in name or updates < 2:  # after one update an average is a copy
-        return ""
-    share = averages.initial_share(float(name), updates, config.ema.ramp)
-    if share <= LAGGING:
-        return ""
-    return (
-        f"{state.describe_weights(name)}: {100 * share:.0f} % of this average are initial weights after {updates:,} "
-        "updates, so that its losses and samples lag behind. Look at the raw weights (--ema=none), or train with "
-        "ema.ramp=0.05 or a smaller decay in ema.decays"
-    )
-
-
-def heldout_text(losses: Mapping[str, float], name: str) -> str:
-    """Return held-out losses as text, each with its weights."""
-    text = f"{losses['heldout_loss']:.5f} ({state.describe_weights(name)})"
-    return text + (f", {losses[RAW_LOSS]:.5f} (raw weights)" if RAW_LOSS in losses else "")
-
-
-def is_drawn(n: int, every: int) -> bool:
-    """Return True if samples are drawn after step n. At 1 % and 10 % of `every`, then every `every` steps."""
-    return n % every == 0 or n in (every // 100, every // 10)
-
-
-def heldout_loss(
-    config: ConfigDict, experiment: wiring.Experiment, heldout: Source, key: jax.Array
-) -> Callable[[Any], dict[str, float]]:
-    """Return `evaluate(params) -> {"heldout_loss": mean over t, "heldout_loss_bin_0": …}`, a bin per interval of t.
-
-    Times, noise and examples are the same at every call. The mean weighs the intervals equally.
-    """
-    examples = subset(heldout, config.eval.max_examples)
-    rows_at_once = min(config.batch_size, examples.size)  # over which the times are spread
-    steps = 1 if experiment.sampler.method.direct else config.process.num_steps
-    measure = step.make_eval_step(experiment.loss, steps, rows_at_once, config.times.min_t, experiment.to_model)
-    eval_step = devices.map_over_devices(lambda *args: measure(*args, axis=devices.AXIS), replicated=2, reduced=True)
-
-    def evaluate(params: Any) -> dict[str, float]:
-        total = None
-        for i in range(config.eval.passes):
-            batches = pipeline.in_order(examples, rows_at_once, workers=config.data.workers)
-            for j, rows in enumerate(batches):
-                key_j = jax.random.fold_in(jax.random.fold_in(key, i), j)
-                sums = eval_step(params, key_j, devices.put_rows(pipeline.pad(rows, jax.device_count())))
-                total = sums if total is None else jax.tree.map(np.add, total, sums)
-        assert total is not None
-        loss, count = (np.asarray(total[name], np.float64) for name in ("loss", "count"))
-        per_bin = {f"heldout_loss_bin_{i}": s / c for i, (s, c) in enumerate(zip(loss, count, strict=True)) if c}
-        return {"heldout_loss": float(np.mean(list(per_bin.values()))), **per_bin}
-
-    return evaluate

@@ -17,7 +17,7 @@ from diffusion_jax import devices
 from diffusion_jax.data import pipeline
 from diffusion_jax.experiment import drawing, sources, wiring
 from diffusion_jax.runs import metric_log, record, trained
-from diffusion_jax.training import checkpoints, loop, state, workdir
+from diffusion_jax.training import checkpoints, loop, reports, setup, state, workdir
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -47,7 +47,7 @@ def test_the_heldout_loss_of_a_few_examples_covers_all_times(number):
     def loss(params, batch, t, keys, dropout=True):
         return t**2, {}
 
-    found = loop.heldout_loss(config, experiment._replace(loss=loss), source, jax.random.key(1))({})
+    found = setup.heldout_loss(config, experiment._replace(loss=loss), source, jax.random.key(1))({})
     assert len([name for name in found if "_bin_" in name]) == 10
     assert abs(found["heldout_loss"] - 1 / 3) < 0.01
 
@@ -140,8 +140,8 @@ def test_losses_by_time_are_drawn_whatever_the_bins(prefix, tmp_path):
     """Short chains have no times in the first bin; the directory may be a file:// URL."""
     rows = [{"step": 1, "heldout_loss": 1.0, "heldout_loss_bin_2": 1.0, "heldout_loss_bin_4": 0.5}]
     (tmp_path / metric_log.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    loop.draw_losses(f"{prefix}{tmp_path}", state.RAW)
-    assert all((tmp_path / name).is_file() for name in loop.FIGURES)
+    reports.draw_losses(f"{prefix}{tmp_path}", state.RAW)
+    assert all((tmp_path / name).is_file() for name in reports.FIGURES)
 
 
 def test_a_run_is_read_by_its_url(uninterrupted):
@@ -200,13 +200,13 @@ def test_a_unet_resumed_in_another_process_equals_one_that_was_not_interrupted(t
 
 
 def test_early_pictures_come_before_regular_ones():
-    assert [n for n in range(1, 2001) if loop.is_drawn(n, 1000)] == [10, 100, 1000, 2000]
+    assert [n for n in range(1, 2001) if reports.is_drawn(n, 1000)] == [10, 100, 1000, 2000]
 
 
 def test_summary_leaves_out_the_steps_that_were_not_finite():
     window = [{"loss": x, "grad_norm": 1.0, "skipped": n} for x, n in ((1.0, 0.0), (float("nan"), 1.0), (3.0, 1.0))]
-    assert loop.summary(window) == {"loss": 2.0, "grad_norm": 1.0, "skipped": 1.0}
-    assert np.isnan(loop.summary(window[1:2])["loss"])
+    assert reports.summary(window) == {"loss": 2.0, "grad_norm": 1.0, "skipped": 1.0}
+    assert np.isnan(reports.summary(window[1:2])["loss"])
 
 
 def diverging(monkeypatch, healthy):
@@ -261,7 +261,7 @@ def failing_data(patch):
 
 
 def failing_evaluation(patch):
-    patch.setattr(loop, "heldout_loss", lambda *_: fails)
+    patch.setattr(setup, "heldout_loss", lambda *_: fails)
 
 
 def failing_log(patch):
@@ -357,4 +357,4 @@ def test_evaluation_takes_any_number_of_devices():
     config = sources.resolve(config, sources.source(config, "train"))
     experiment = wiring.build(config)
     params = wiring.init(config, experiment.network, jax.random.key(0))
-    assert np.isfinite(loop.heldout_loss(config, experiment, source, jax.random.key(1))(params)["heldout_loss"])
+    assert np.isfinite(setup.heldout_loss(config, experiment, source, jax.random.key(1))(params)["heldout_loss"])
