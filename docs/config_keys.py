@@ -11,8 +11,8 @@ HEAD = """# Config keys
     python docs/config_keys.py      # writes this page
 
 A key is set by `--config.KEY=VALUE`. `section.name` selects a part, whose options are `section.NAME.OPTION`; those of
-a `module:function` of yours are `section.options.KEY`
-([configs](configs-and-sweeps.md)).
+a `module:function` of yours are `section.options.KEY`, of a time grid `sampler.grid_options.KEY`, of a learning rate
+`optimizer.schedule_options.KEY` ([configs](configs-and-sweeps.md)).
 """
 
 

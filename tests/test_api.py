@@ -444,6 +444,11 @@ def test_calls_that_do_not_suit_a_run_are_refused(run, workdir, tmp_path):
             run.sample(2, **values)
     with pytest.raises(ValueError, match="num_samples"):
         run.sample("2")
+    with pytest.raises(ValueError, match="num_examples"):
+        run.represent(num_examples=3)
+    for call in (run.represent, lambda **few: run.features(IMAGES[:2], **few), lambda **few: run.detect(IMAGES, **few)):
+        with pytest.raises(ValueError, match="num_steps"):
+            call(num_steps=0)
     with pytest.raises(ValueError, match=r"ema=0\.5"):
         dj.load(workdir, ema=0.5)
     with pytest.raises(ValueError, match=r"network:.*Conv"):

@@ -135,7 +135,7 @@ def test_values_of_flags_are_accepted(page, tmp_path, monkeypatch):
                 assert exists or name in ("my_recipe.py",), word
             elif flag.startswith("--config.") or ("." in flag and flag.lstrip("-").partition(".")[0] in SECTIONS):
                 own[flag.removeprefix("--").removeprefix("config.")] = value
-        config.override_all(c, own)
+        config.override_all(c, own, idle=tuple(c))
 
 
 # Snippets.

@@ -153,6 +153,13 @@ def report(run: Run, odd: Source, out: pathlib.Path, num_examples: int = 1000) -
     return {"scores": str(out), "picture": str(picture), **figures}
 
 
+def check_numbers(num_examples: int, num_steps: int) -> None:
+    """Raise ValueError for too few examples or steps between noise levels."""
+    for flag, value, least in (("num_steps", num_steps, 2), ("num_examples", num_examples, 2 * FEWEST)):
+        if value < least:
+            raise ValueError(f"--{flag}={value}: must be at least {least}")
+
+
 # Scores.
 
 

@@ -26,6 +26,7 @@ from diffusion_jax.analysis.estimators import needs_no_label
 from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source, subset
 from diffusion_jax.experiment import sources
+from diffusion_jax.likelihood.variational import standard_error
 from diffusion_jax.objective.prediction import Denoiser
 from diffusion_jax.process.base import Array, Level, example_keys, fold_all, in_float64, level, normal
 from diffusion_jax.runs import trained
@@ -37,12 +38,26 @@ DRAWS = 4
 CLASSIFIER_DRAWS = 8
 """Draws of the noise per level in each round of the diffusion classifier."""
 FOLDS, COMPONENTS, STARTS = 3, 32, 10
+FEWEST = 20
+"""Examples that probes and clusters need."""
 PAIRS = 4
 """Pairs of random halves from which the stability of clusters is measured."""
 ROUNDING = 1e-5
 
 Features = dict[tuple[str, float], np.ndarray]
 """Features [N, F] by block and noise level t."""
+
+
+def check_numbers(num_examples: int = FEWEST, num_steps: int = 1, num_classified: int = 0) -> None:
+    """Raise ValueError for too few examples or noise levels."""
+    numbers = {
+        "num_steps": (num_steps, 1),
+        "num_examples": (num_examples, FEWEST),
+        "num_classified": (num_classified, 0),
+    }
+    for flag, (value, least) in numbers.items():
+        if value < least:
+            raise ValueError(f"--{flag}={value}: must be at least {least}")
 
 
 def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified: int = 500) -> dict[str, Any]:
@@ -89,14 +104,14 @@ def represent(run: Run, num_examples: int = 2000, seed: int = 0, num_classified:
             agreement = method(made["heldout"], label["heldout"], seed)
             figures |= {f"{name}_{method.__name__}_{key}": value for key, value in agreement.items()}
     gain = right["probe"] - right["pixels_probe"]
-    figures |= {"probe_gain": float(gain.mean()), "probe_gain_stderr": _standard_error(gain)}
+    figures |= {"probe_gain": float(gain.mean()), "probe_gain_stderr": float(standard_error(gain))}
     figures |= clusters(found["heldout"], label["heldout"], seed)
     if config.network.conditional and num_classified:
         classified = subset(splits["heldout"], num_classified)
         right["classifier"] = classify(run, classified) == classified.read(np.arange(classified.size))[1]
         figures["num_classified"] = classified.size
     for name, values in right.items():
-        figures |= {f"{name}_accuracy": float(values.mean()), f"{name}_accuracy_stderr": _standard_error(values)}
+        figures |= {f"{name}_accuracy": float(values.mean()), f"{name}_accuracy_stderr": float(standard_error(values))}
     return figures | {f"num_{name}": source.size for name, source in splits.items()}
 
 
@@ -239,10 +254,6 @@ def _principal(x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     fitted = PCA(min(COMPONENTS, *x["train"].shape), random_state=0).fit(x["train"])
     return {name: fitted.transform(value) for name, value in x.items()}
-
-
-def _standard_error(values: np.ndarray) -> float:
-    return float(values.std() / np.sqrt(len(values)))
 
 
 # Clusters.

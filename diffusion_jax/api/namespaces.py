@@ -104,10 +104,10 @@ def plural_of(section: str) -> str:
 
 
 def chosen_of(section: str, value: Any) -> Any:
-    """Return the argument for a section: a `Choice`, a name or "module:function", or an object of yours.
+    """Check the argument for a section, and return it.
 
-    Raises ValueError for a choice of another section, an
-    unknown name, or a function of `dj.schedules` and so on that was not called.
+    It is a `Choice`, a name or "module:function", or an object of yours. Raises ValueError for a choice of another
+    section, an unknown name, or a function of `dj.schedules` and so on that was not called.
     """
     plural = plural_of(section)
     if isinstance(value, Choice):

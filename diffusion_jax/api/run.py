@@ -264,6 +264,7 @@ class Run:
         num_steps: N gives N + 1 noise levels. See docs/anomaly-detection.md. Raises ValueError for fewer than 20
         examples, examples of another shape, or a run whose process is not Gaussian.
         """
+        detection.check_numbers(num_examples, num_steps)
         run = self._changed(None, None, None, {"bound.num_steps": num_steps})
         if isinstance(odd, str) and odd == detection.CLASSES:
             return detection.detect_classes(run, num_examples)[0]
@@ -279,12 +280,14 @@ class Run:
         k-means and mixtures. num_classified: held-out examples for the classifier; 0: none. See
         docs/representations.md for the figures. Raises ValueError.
         """
+        representation.check_numbers(num_examples, num_steps, num_classified)
         run = self._changed(None, None, None, {"bound.num_steps": num_steps})
         return representation.represent(run, num_examples, seed, num_classified)
 
     def features(self, data: Any, *, num_steps: int = 5) -> dict[tuple[str, float], np.ndarray]:
         """Return the features [N,F] of data [N,*D] by block of the network and noise level t."""
         needs_no_label("features", self._run)
+        representation.check_numbers(num_steps=num_steps)
         run = self._on(data, None, {"bound.num_steps": num_steps})
         return representation.features(run, sources.source(run.config, "heldout"))
 
@@ -396,7 +399,7 @@ def _instance(made: Any) -> Instance:
 
 
 def _check_network(run: trained.Run) -> None:
-    """Raise ValueError if the weights of a run are not of the shapes that its network has."""
+    """Raise ValueError if the weights of a run do not fit its network."""
     made = jax.eval_shape(lambda: wiring.init(run.config, run.experiment.network, jax.random.key(0)))
     shapes = {}
     for name, tree in (("network", made["net"]), ("weights", run.params["net"])):

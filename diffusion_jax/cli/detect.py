@@ -21,10 +21,7 @@ def run(args: Flags) -> Results:
     from diffusion_jax.analysis import detection, tables
 
     out = output(args.out, ".npz", picture=args.format)
-    if args.num_steps < 2:
-        raise ValueError(f"--num_steps={args.num_steps}: must be at least 2")
-    if args.num_examples < 2 * detection.FEWEST:
-        raise ValueError(f"--num_examples={args.num_examples}: must be at least {2 * detection.FEWEST}")
+    detection.check_numbers(args.num_examples, args.num_steps)
     if "bound.num_steps" in args.overrides:
         raise ValueError("--bound.num_steps: is set by --num_steps here. Use that")
     args.overrides["bound.num_steps"] = str(args.num_steps)

@@ -139,7 +139,10 @@ class Parser(argparse.ArgumentParser):
         return f"{flag}: unknown flag.{hint}{keys} Flags of {self.prog}: {', '.join(names)}"
 
     def _keys_called(self, key: str) -> list[str]:
-        """Return the keys of the groups, GROUP.KEY, that a word means: their last part, or another name for it."""
+        """Return the keys GROUP.KEY that a word means.
+
+        The word is their last part, or another name for it.
+        """
         from diffusion_jax.config.overrides import ALIASES
         from diffusion_jax.config.schema import SCHEMA
 

@@ -18,9 +18,7 @@ def run(args: Flags) -> Results:
     from diffusion_jax.analysis import representation, tables
     from diffusion_jax.runs import trained
 
-    for flag, least in (("num_steps", 1), ("num_examples", 20), ("num_classified", 0)):
-        if getattr(args, flag) < least:
-            raise ValueError(f"--{flag}={getattr(args, flag)}: must be at least {least}")
+    representation.check_numbers(args.num_examples, args.num_steps, args.num_classified)
     if "bound.num_steps" in args.overrides:
         raise ValueError("--bound.num_steps: is set by --num_steps here. Use that")
     args.overrides["bound.num_steps"] = str(args.num_steps)

@@ -1,4 +1,7 @@
-"""Configs of stored runs: read those of older versions, and compare one with that of a run that goes on."""
+"""Configs of stored runs.
+
+Those of older versions are read, and that of a run that goes on is compared with the stored one.
+"""
 
 import difflib
 from collections.abc import Mapping

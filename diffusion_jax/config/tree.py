@@ -60,7 +60,7 @@ def in_use(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_tuples(value: Any) -> Any:
-    """Return a tree with tuples for lists, as a config has them and JSON does not."""
+    """Return a tree with tuples for lists, which JSON makes of them."""
     if isinstance(value, Mapping):
         return {key: as_tuples(item) for key, item in value.items()}
     return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -199,7 +199,10 @@ def fill_in(config: ConfigDict, stored: Mapping[str, Any] | None = None) -> Conf
 
 
 def check_decay(config: ConfigDict) -> None:
-    """Raise ValueError if a decay to zero ends before training does: the steps after it would change nothing."""
+    """Raise ValueError if a decay to zero ends before training does.
+
+    The steps after it would change nothing.
+    """
     name = str(config.optimizer.schedule)
     chosen = config.optimizer.get(name, {})
     total = chosen.get("total_steps", 0)

@@ -1,4 +1,4 @@
-"""What a training tells: means of metrics, texts and warnings, and the pictures of the losses."""
+"""Reports of a training: means of metrics, warnings, pictures of the losses."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a training is made of: keys, first state, training step, batches, and the loss on held-out data."""
+"""Parts of a training: keys, first state, step, batches, held-out loss."""
 
 from collections.abc import Callable, Generator
 from typing import Any

@@ -1,4 +1,4 @@
-"""The directory of a run: where its checkpoints are, whether it can be read and written, and its lock."""
+"""Directory of a run: place of its checkpoints, lock, checks of use."""
 
 import contextlib
 import fcntl
@@ -24,7 +24,10 @@ def checkpoints_of(workdir: epath.PathLike) -> epath.Path:
 
 
 def check_reachable(place: epath.Path) -> None:
-    """Raise OSError if a workdir at a URL cannot be read, which `is_dir` does not report."""
+    """Raise OSError if a workdir at a URL cannot be read.
+
+    `is_dir` does not report that.
+    """
     if "://" not in str(place):
         return
     try:

@@ -134,7 +134,7 @@ def test_the_gain_over_pixels_is_paired(run, monkeypatch):
     figures = representation.represent(run, 60, num_classified=0)
     assert figures["probe_accuracy"] == network.mean() and figures["pca_probe_accuracy"] == components.mean()
     assert figures["probe_gain"] == pytest.approx((network - pixels).mean())
-    assert figures["probe_gain_stderr"] == pytest.approx((network - pixels).std() / np.sqrt(60))
+    assert figures["probe_gain_stderr"] == pytest.approx((network - pixels).std(ddof=1) / np.sqrt(60))
 
 
 def test_the_command(command, workdir):
