@@ -32,7 +32,7 @@ import numpy as np
 
 from diffusion_jax.data.embedded import digits
 from diffusion_jax.data.scaling import to_model
-from diffusion_jax.objective import losses, prediction, reverse
+from diffusion_jax.objective import losses, reverse, targets
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import expand, level
@@ -534,18 +534,18 @@ print(f"share of the sum of L_t in the first 100 of 1,000 steps: {by_hand[1:100]
 
 # %%
 targets = {
-    "the noise (eps)": prediction.eps(),
-    "the image (x0)": prediction.x0(),
-    "the posterior mean": prediction.posterior_mean(T),
-    "v": prediction.v(),
+    "the noise (eps)": targets.eps(),
+    "the image (x0)": targets.x0(),
+    "the posterior mean": targets.posterior_mean(T),
+    "v": targets.v(),
 }
 at = level(linear, jnp.arange(2, T + 1) / T)
 x_t = jnp.zeros((T - 1, 1))
 amplified = {}
 for name, target in targets.items():
     coefficients = target(linear, at)
-    right_x0, _ = prediction.solve_x0_eps(coefficients, at, x_t, jnp.zeros_like(x_t))
-    wrong_x0, _ = prediction.solve_x0_eps(coefficients, at, x_t, jnp.ones_like(x_t))
+    right_x0, _ = targets.solve_x0_eps(coefficients, at, x_t, jnp.zeros_like(x_t))
+    wrong_x0, _ = targets.solve_x0_eps(coefficients, at, x_t, jnp.ones_like(x_t))
     amplified[name] = np.abs(wrong_x0 - right_x0)[:, 0]
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.4))
@@ -578,7 +578,7 @@ for t in (0.01, 0.1, 0.5, 1.0):
 row = jax.tree.map(lambda field: jnp.asarray(field[:-1]), rows)  # all steps but the last, as one batch
 x0, noise, slip = train[:1], jnp.ones((1, 64)), 0.01
 x_t = process.corrupt(row.at, jnp.tile(x0, (T - 1, 1)), jnp.tile(noise, (T - 1, 1)))
-believed, _ = prediction.solve_x0_eps(prediction.eps()(linear, row.at), row.at, x_t, noise + slip)
+believed, _ = targets.solve_x0_eps(targets.eps()(linear, row.at), row.at, x_t, noise + slip)
 p_mean, p_log_var = large(row, Prediction(believed, noise + slip, None), x_t)
 q_mean, _ = process.posterior(row, x0, x_t)
 kl = process.kl((q_mean, p_log_var), (p_mean, p_log_var)) / 64 / slip**2  # equal variances: the means alone

@@ -52,7 +52,7 @@ import diffusion_jax
 from diffusion_jax.analysis import frontier
 from diffusion_jax.data.embedded import RING_MEANS, RING_STD, toy2d
 from diffusion_jax.networks.mlp import MLP
-from diffusion_jax.objective import losses, prediction, reverse, time_sampling
+from diffusion_jax.objective import conditionings, losses, prediction, reverse, targets, time_sampling
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import expand, level
@@ -109,13 +109,13 @@ def exact(means, std):
 true, log_joint = exact(RING_MEANS, RING_STD)
 network = MLP(out_channels=2, width=64)
 learned = prediction.make_denoiser(
-    network.apply, lambda params: schedule, prediction.eps(), prediction.logsnr_conditioning()
+    network.apply, lambda params: schedule, targets.eps(), conditionings.logsnr_conditioning()
 )
 
 
 def train(steps, batch_size=256, seed=0):
     """Train the perceptron on the ring; return its averaged parameters and the loss of each step."""
-    terms = {"simple": (1.0, losses.weighted_mse(lambda params: schedule, prediction.eps(), losses.simple()))}
+    terms = {"simple": (1.0, losses.weighted_mse(lambda params: schedule, targets.eps(), losses.simple()))}
     loss = losses.weighted_sum(learned, process, lambda params: schedule, terms)
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
     step = make_train_step(loss, time_sampling.log_normal(schedule, 1e-3), optimizer, batch_size)

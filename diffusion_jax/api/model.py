@@ -13,7 +13,7 @@ from diffusion_jax import config as configs
 from diffusion_jax.api.namespaces import Choice, chosen_of, plural_of
 from diffusion_jax.experiment import choices
 from diffusion_jax.experiment.choices import Instance
-from diffusion_jax.objective import prediction
+from diffusion_jax.objective import targets
 from diffusion_jax.process.base import Schedule
 
 
@@ -85,7 +85,7 @@ class Model:
                 config.process.num_steps = 0
         elif callable(self.schedule) and not isinstance(self.schedule, Choice):
             config.process.num_steps = 0
-        choices.choose("target", self.target, prediction.TARGETS)
+        choices.choose("target", self.target, targets.TARGETS)
         config.prediction.target = self.target
         config.network.conditioning = self.conditioning or ("step" if config.process.num_steps else "time")
         put_existing(config, "network.label_dropout", self.label_dropout, "label_dropout")

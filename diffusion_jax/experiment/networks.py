@@ -9,7 +9,7 @@ from diffusion_jax.declarations import facts_of
 from diffusion_jax.experiment.choices import choose, make, options
 from diffusion_jax.networks import adapter, convolutions
 from diffusion_jax.networks.registry import NETWORKS
-from diffusion_jax.objective import prediction
+from diffusion_jax.objective import conditionings, prediction
 
 
 def network(config: ConfigDict, out_channels: int) -> Any:
@@ -17,7 +17,7 @@ def network(config: ConfigDict, out_channels: int) -> Any:
     section = config.network
     factory = choose("network.name", section.name, NETWORKS)
     takes = set(inspect.signature(factory).parameters)
-    condition = facts_of(choose("network.conditioning", section.conditioning, prediction.CONDITIONINGS))
+    condition = facts_of(choose("network.conditioning", section.conditioning, conditionings.CONDITIONINGS))
     if "num_steps" in takes and not condition.step_index:
         raise ValueError(f"network.name={section.name!r} has parameters for each step: set network.conditioning=step")
     if section.conditional and factory in NETWORKS.values() and "num_classes" not in takes:
@@ -41,18 +41,20 @@ def forward(network: Any) -> prediction.NetworkApply:
     return convolutions.fast(network.apply)
 
 
-def conditioning(config: ConfigDict) -> prediction.Conditioning:
+def conditioning(config: ConfigDict) -> conditionings.Conditioning:
     """Return the function of the noise level that the network is conditioned on."""
     name = config.network.conditioning
     steps = config.process.num_steps
-    made: prediction.Conditioning = make("network.conditioning", name, prediction.CONDITIONINGS, {}, num_steps=steps)
+    made: conditionings.Conditioning = make(
+        "network.conditioning", name, conditionings.CONDITIONINGS, {}, num_steps=steps
+    )
     return made
 
 
-def input_scale(config: ConfigDict) -> prediction.InputScale | None:
+def input_scale(config: ConfigDict) -> conditionings.InputScale | None:
     """Return the factor of the network's input by noise level; None for 1."""
     name, sigma_data = config.prediction.input_scaling, config.prediction.sigma_data
-    made: prediction.InputScale | None = make(
-        "prediction.input_scaling", name, prediction.INPUT_SCALINGS, {}, sigma_data=sigma_data
+    made: conditionings.InputScale | None = make(
+        "prediction.input_scaling", name, conditionings.INPUT_SCALINGS, {}, sigma_data=sigma_data
     )
     return made

@@ -31,6 +31,7 @@ from diffusion_jax.objective import (
     mean_flow,
     prediction,
     reverse,
+    targets,
     time_sampling,
 )
 from diffusion_jax.process.base import Array, Process, Schedule, in_float64, level
@@ -46,7 +47,7 @@ class Setting(NamedTuple):
     config: ConfigDict
     process: Process
     schedule: ModelSchedule
-    target: prediction.Target
+    target: targets.Target
     kernel: reverse.Reverse
 
     def vlb(self, stop_mean: bool = False) -> losses.Term:
@@ -137,18 +138,18 @@ def loss_facts(config: ConfigDict) -> Facts:
 
 def target_facts(config: ConfigDict) -> Facts:
     """Return the facts that the target of a config declares."""
-    return facts_of(choose("prediction.target", config.prediction.target, prediction.TARGETS))
+    return facts_of(choose("prediction.target", config.prediction.target, targets.TARGETS))
 
 
-def made_target(config: ConfigDict) -> prediction.Target:
+def made_target(config: ConfigDict) -> targets.Target:
     """Return the target of a config."""
     name, provided = config.prediction.target, {"num_steps": config.process.num_steps}
     provided["sigma_data"] = config.prediction.sigma_data
-    made: prediction.Target = make("prediction.target", name, prediction.TARGETS, {}, **provided)
+    made: targets.Target = make("prediction.target", name, targets.TARGETS, {}, **provided)
     return made
 
 
-def determines_x0(config: ConfigDict, target: prediction.Target) -> bool:
+def determines_x0(config: ConfigDict, target: targets.Target) -> bool:
     """Return True if alpha x0 + sigma eps = x_t and the target have a solution at t = 1."""
     path = initial_schedule(config)
 
@@ -186,7 +187,7 @@ def made_loss(
     config: ConfigDict,
     process: Process,
     path: ModelSchedule,
-    target: prediction.Target,
+    target: targets.Target,
     kernel: reverse.Reverse,
     predict: prediction.Denoiser,
 ) -> losses.Loss:
@@ -211,7 +212,7 @@ def made_loss(
 
 
 def loss_terms(
-    config: ConfigDict, process: Process, path: ModelSchedule, target: prediction.Target, kernel: reverse.Reverse
+    config: ConfigDict, process: Process, path: ModelSchedule, target: targets.Target, kernel: reverse.Reverse
 ) -> Terms:
     """Return {name: (factor, term)} of the loss. Raises ValueError where loss and model do not fit."""
     check_loss(config, process)
@@ -244,7 +245,7 @@ def loss_terms(
     return {"mse": (1.0, losses.weighted_mse(path, target, made, config.loss.reduction))}
 
 
-def _weight(weight: losses.Weight, target: prediction.Target, schedule: Schedule, t: Array) -> Array:
+def _weight(weight: losses.Weight, target: targets.Target, schedule: Schedule, t: Array) -> Array:
     """Return the weight of a target's squared error at times t [B]."""
     at = level(schedule, t)
     return weight(at, target(schedule, at))

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from diffusion_jax.objective.bound import bits_per_dim
+from diffusion_jax.objective.conditionings import Conditioning
 from diffusion_jax.objective.losses import NoisyBatch, Term
-from diffusion_jax.objective.prediction import Conditioning, Denoiser, NetworkApply, Prediction
+from diffusion_jax.objective.prediction import Denoiser, NetworkApply, Prediction
 from diffusion_jax.process.base import Array, Level, ScheduleFromParams
 from diffusion_jax.process.base import level as level_of
 from diffusion_jax.process.categorical import CategoricalProcess

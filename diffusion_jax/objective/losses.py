@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from diffusion_jax.declarations import declare
 from diffusion_jax.objective import bound
 from diffusion_jax.objective.decoders import Decoder
-from diffusion_jax.objective.prediction import ClassLogProbs, Denoiser, Prediction, Target, combine_x0_eps
+from diffusion_jax.objective.prediction import ClassLogProbs, Denoiser, Prediction
 from diffusion_jax.objective.reverse import Reverse
+from diffusion_jax.objective.targets import Target, combine_x0_eps
 from diffusion_jax.process.base import (
     Array,
     CoefficientsFromParams,

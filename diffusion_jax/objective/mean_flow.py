@@ -25,8 +25,9 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr
 
 from diffusion_jax.declarations import declare
+from diffusion_jax.objective.conditionings import Conditioning
 from diffusion_jax.objective.losses import Batch, Loss
-from diffusion_jax.objective.prediction import Conditioning, Denoiser
+from diffusion_jax.objective.prediction import Denoiser
 from diffusion_jax.process.base import Array, Level, Process, ScheduleFromParams, expand, level, normal, split_all
 
 

@@ -9,7 +9,8 @@ from typing import Protocol
 import jax.numpy as jnp
 
 from diffusion_jax.declarations import declare
-from diffusion_jax.objective.prediction import Prediction, log_sigmoid_rate
+from diffusion_jax.objective.prediction import Prediction
+from diffusion_jax.objective.targets import log_sigmoid_rate
 from diffusion_jax.process.base import Array, Distribution, Process, StepCoefficients, expand
 from diffusion_jax.process.gaussian import GaussianCoefficients
 

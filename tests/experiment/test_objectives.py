@@ -8,7 +8,7 @@ from small_configs import CLASSIFIER, CONTINUOUS, LEVELS, MASKED, config, loss_a
 
 from diffusion_jax import config as configs
 from diffusion_jax.experiment import wiring
-from diffusion_jax.objective.prediction import TARGETS
+from diffusion_jax.objective.targets import TARGETS
 from diffusion_jax.process import base as process_base
 
 

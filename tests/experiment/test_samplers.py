@@ -8,7 +8,7 @@ from small_configs import CONTINUOUS, config
 
 from diffusion_jax.declarations import facts_of
 from diffusion_jax.experiment import paths, samplers, wiring
-from diffusion_jax.objective.prediction import TARGETS
+from diffusion_jax.objective.targets import TARGETS
 from diffusion_jax.sampling.registry import SAMPLERS
 
 MEAN_FLOW = {"process__num_steps": 0, "schedule__name": "rectified_flow", "prediction__target": "velocity"}

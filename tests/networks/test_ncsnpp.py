@@ -10,7 +10,7 @@ import pytest
 
 from diffusion_jax.networks import ncsnpp
 from diffusion_jax.networks.ncsnpp import NCSNpp
-from diffusion_jax.objective import prediction
+from diffusion_jax.objective import conditionings, prediction, targets
 from diffusion_jax.process.base import Level
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
@@ -113,9 +113,9 @@ def test_equals_the_network_of_edm(name, options, x64):
             predict = prediction.make_denoiser(
                 lambda *args: run(*args, augment),
                 lambda params: None,
-                prediction.edm(d),
-                prediction.log_sigma_conditioning(),
-                input_scale=prediction.unit_variance(d),
+                targets.edm(d),
+                conditionings.log_sigma_conditioning(),
+                input_scale=conditionings.unit_variance(d),
             )
             at = Level(jnp.zeros(2), jnp.zeros(2), jnp.log(sigma))
             x0 = predict({"net": params}, jnp.asarray(x), at, label, None).x0

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion_jax.objective import bound, decoders, losses, prediction, reverse
+from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, targets
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.process import learned, schedules
 from diffusion_jax.process.base import level
@@ -64,7 +64,7 @@ SCHEDULES = {
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_K_of_unit_gaussians_is_the_null_model(name, x64):
     """With the public code's mean, z = 0 and Sigma = beta the reverse process is exact: K = L_null."""
-    K = K_of_unit_gaussians(SCHEDULES[name], prediction.dpm2015(T), reverse.dpm2015_code)
+    K = K_of_unit_gaussians(SCHEDULES[name], targets.dpm2015(T), reverse.dpm2015_code)
     assert pytest.approx(NULL, abs=1e-9) == K
 
 
@@ -84,9 +84,9 @@ def test_K_of_unit_gaussians_with_the_mean_of_the_paper(x64):
     # NULL and the entropies of x_T and x_1 given x0 are all of K_boundary.
     K = K_of_unit_gaussians(
         schedule,
-        prediction.dpm2015(1000),
+        targets.dpm2015(1000),
         reverse.dpm2015_paper,
-        prediction.dpm2015_paper_output(1000),
+        targets.dpm2015_paper_output(1000),
         1000,
     )
     assert pytest.approx(expected, abs=1e-9) == K
@@ -125,7 +125,7 @@ def test_loss_is_minus_K_in_bits_per_dim_and_trains_the_rates(x64):
     x0, noise, weights = gauss_hermite()
     apply = lambda params, x, conditioning, label, keys: jnp.zeros((len(x), 2))  # noqa: E731
     path = lambda params: made.schedule(params["schedule"])  # noqa: E731
-    predict = prediction.make_denoiser(apply, path, prediction.dpm2015(steps), lambda at: at.t, True)
+    predict = prediction.make_denoiser(apply, path, targets.dpm2015(steps), lambda at: at.t, True)
     grid = lambda params: loop.traced_coefficients(process, path(params), grids.uniform(steps, steps))  # noqa: E731
     term = losses.K(process, reverse.dpm2015_paper(process), path, grid, steps)
 

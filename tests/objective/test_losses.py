@@ -7,7 +7,7 @@ import oracles
 import pytest
 
 from diffusion_jax.declarations import facts_of
-from diffusion_jax.objective import bound, decoders, losses, prediction, reverse
+from diffusion_jax.objective import bound, decoders, losses, prediction, reverse, targets
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, level
 from diffusion_jax.process.gaussian import GaussianProcess
@@ -33,10 +33,10 @@ def squared_error(predict, target):
 
 
 @pytest.mark.parametrize("name", WEIGHT_OF_X0)
-@pytest.mark.parametrize("target", [name for name, make in prediction.TARGETS.items() if not facts_of(make).chain])
+@pytest.mark.parametrize("target", [name for name, make in targets.TARGETS.items() if not facts_of(make).chain])
 def test_weight_on_x0_does_not_depend_on_the_prediction_target(name, target):
     """An error d of x0 (x_t known) is an error (a - b alpha/sigma) d of the target."""
-    a, b = ab = prediction.TARGETS[target]()(SCHEDULE, AT)
+    a, b = ab = targets.TARGETS[target]()(SCHEDULE, AT)
     scale = (a - b * AT.alpha / AT.sigma) ** 2
     np.testing.assert_allclose(
         losses.WEIGHTS[name](**OPTIONS.get(name, {}))(AT, ab) * scale, WEIGHT_OF_X0[name], rtol=1e-5
@@ -57,8 +57,8 @@ def test_augmented_loss_is_that_of_augmented_examples_in_training_alone():
     def lifted(predict, amount):
         return lambda *args: predict(*args)._replace(x0=args[1] + amount)
 
-    plain, more = (squared_error(lifted(predict, amount), prediction.x0()) for amount in (0.0, 6.0))
-    loss = losses.augmented(squared_error(predict, prediction.x0()), lambda x0, keys: (x0 + 1, jnp.full((5, 2), 3.0)))
+    plain, more = (squared_error(lifted(predict, amount), targets.x0()) for amount in (0.0, 6.0))
+    loss = losses.augmented(squared_error(predict, targets.x0()), lambda x0, keys: (x0 + 1, jnp.full((5, 2), 3.0)))
     batch, keys = {"x0": jnp.ones((5, 3)), "label": jnp.zeros(5, jnp.int32)}, jax.random.split(jax.random.key(0), 5)
     in_training, _ = loss(None, batch, AT.t, keys)
     np.testing.assert_array_equal(in_training, more(None, batch | {"x0": batch["x0"] + 1}, AT.t, keys)[0])
@@ -71,7 +71,7 @@ def test_loss_of_the_exact_denoiser_is_the_conditional_variance(target, x64):
     """For x0 ~ N(0, v): Var[x0 | x_t] = v sigma²/(alpha² v + sigma²), times the factor to the target's error."""
     variance, n = 0.3, 40_000
     data = oracles.Mixture(np.ones(1), np.zeros((1, 1)), np.full((1, 1, 1), variance))
-    make = prediction.TARGETS[target]()
+    make = targets.TARGETS[target]()
     loss = squared_error(lambda params, x, at, label, keys: oracles.exact(data)(x, at), make)
     key = jax.random.key(0)
     batch = {"x0": variance**0.5 * jax.random.normal(key, (n, 1)), "label": jnp.full(n, -1)}
@@ -88,7 +88,7 @@ def test_loss_of_the_exact_denoiser_is_the_conditional_variance(target, x64):
 
 def test_noise_of_a_batch_takes_the_place_of_drawn_noise(x64):
     noise = jax.random.normal(jax.random.key(2), (3, 2))
-    loss = squared_error(lambda params, x, at, label, keys: prediction.Prediction(0 * x, 0 * x, None), prediction.eps())
+    loss = squared_error(lambda params, x, at, label, keys: prediction.Prediction(0 * x, 0 * x, None), targets.eps())
     batch = {"x0": jnp.ones((3, 2)), "label": jnp.full(3, -1), "noise": noise}
     per_example, _ = loss(None, batch, jnp.full(3, 0.4), jax.random.split(jax.random.key(1), 3))
     np.testing.assert_allclose(per_example, (noise**2).mean(1), rtol=1e-12)
@@ -101,7 +101,7 @@ def test_network_gets_keys_only_with_dropout_and_labels_always():
         seen.append((label, keys))
         return prediction.Prediction(x, x, None)
 
-    loss = squared_error(predict, prediction.eps())
+    loss = squared_error(predict, targets.eps())
     batch = {"x0": jnp.zeros((2, 3)), "label": jnp.array([4, 5])}
     keys = jax.random.split(jax.random.key(0), 2)
     loss(None, batch, jnp.array([0.1, 0.2]), keys)
@@ -114,7 +114,7 @@ def test_noise_of_an_example_depends_on_its_own_key(x64):
     def predict(params, x, at, label, keys):
         return prediction.Prediction(x, jnp.zeros_like(x), None)
 
-    loss = squared_error(predict, prediction.eps())
+    loss = squared_error(predict, targets.eps())
     keys = jax.random.split(jax.random.key(0), 4)
     batch = {"x0": jnp.zeros((4, 6)), "label": jnp.zeros(4, int)}
     whole, _ = loss(None, batch, jnp.full(4, 0.5), keys)
@@ -179,7 +179,7 @@ def test_hybrid_trains_the_mean_by_the_squared_error_alone(x64):
         x0 = (x - at.sigma[:, None] * eps) / at.alpha[:, None]
         return prediction.Prediction(x0, eps, params["head"] * jnp.ones_like(x))
 
-    mse = losses.weighted_mse(lambda params: SCHEDULE, prediction.eps(), losses.simple())
+    mse = losses.weighted_mse(lambda params: SCHEDULE, targets.eps(), losses.simple())
     batch = {"x0": jax.random.normal(jax.random.key(0), (8, 3)), "label": jnp.full(8, -1)}
     t, keys = jnp.arange(1, 9) / 10, jax.random.split(jax.random.key(1), 8)
 
@@ -229,7 +229,7 @@ def test_gamma_rate_is_that_of_the_sde(x64):
 
 def test_edm_weight_is_one_on_the_target_of_edm(x64):
     at = level(schedules.edm(), jnp.linspace(0, 1, 7))
-    ab = prediction.edm(0.7)(None, at)
+    ab = targets.edm(0.7)(None, at)
     np.testing.assert_allclose(losses.edm(0.7)(at, ab), 1, rtol=1e-9)
 
 
@@ -237,7 +237,7 @@ def test_reductions_differ_by_the_number_of_dimensions(x64):
     data = {"x0": jax.random.normal(jax.random.key(0), (4, 3, 2)), "label": jnp.full(4, -1)}
     per_example = {}
     for name in losses.REDUCTIONS:
-        term = losses.weighted_mse(lambda params: SCHEDULE, prediction.eps(), losses.simple(), name)
+        term = losses.weighted_mse(lambda params: SCHEDULE, targets.eps(), losses.simple(), name)
         predict = lambda params, x, *args: prediction.Prediction(x, 0.5 * x, None)  # noqa: E731
         loss = losses.weighted_sum(predict, GaussianProcess(), lambda params: SCHEDULE, {"mse": (1.0, term)})
         per_example[name] = loss(None, data, jnp.full(4, 0.4), jax.random.split(jax.random.key(1), 4))[0]

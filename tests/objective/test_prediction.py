@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from diffusion_jax.declarations import facts_of
-from diffusion_jax.objective import prediction
+from diffusion_jax.objective import conditionings, prediction, targets
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, level
 from diffusion_jax.process.gaussian import GaussianProcess, step_coefficients
 
 STEPS = 100
-TARGETS = {name: make() for name, make in prediction.TARGETS.items() if not facts_of(make).chain}
-TARGETS["posterior_mean"] = prediction.posterior_mean(STEPS)
+TARGETS = {name: make() for name, make in targets.TARGETS.items() if not facts_of(make).chain}
+TARGETS["posterior_mean"] = targets.posterior_mean(STEPS)
 SCHEDULES = {
     "linear": schedules.linear(1000),
     "cosine": schedules.cosine(STEPS),
@@ -34,8 +34,8 @@ def round_trip(target, schedule, dtype):
     at = level(schedule, jnp.arange(1, STEPS + 1, dtype=dtype) / STEPS)
     x_t = GaussianProcess().corrupt(at, x0, eps)
     ab = target(schedule, at)
-    output = prediction.combine_x0_eps(ab, x0, eps)
-    got = prediction.solve_x0_eps(ab, at, x_t, output)
+    output = targets.combine_x0_eps(ab, x0, eps)
+    got = targets.solve_x0_eps(ab, at, x_t, output)
     errors = [np.abs(np.asarray(g - w)).max((1, 2)) for g, w in zip(got, (x0, eps), strict=True)]
     # Both equations are scaled to 1: the size of a and b does not matter to the conditioning.
     system = np.moveaxis(np.array([[at.alpha, at.sigma], ab], np.float64), -1, 0)
@@ -76,12 +76,12 @@ def test_eps_is_found_where_x0_is_not(name, x64):
     at = level(schedules.rectified_flow(), jnp.arange(1, STEPS + 1) / STEPS)
     x_t = GaussianProcess().corrupt(at, x0, eps)
     ab = TARGETS[name](None, at)
-    output = prediction.combine_x0_eps(ab, x0, eps)
-    got = prediction.solve_where_determined(ab, at, x_t, output)
+    output = targets.combine_x0_eps(ab, x0, eps)
+    got = targets.solve_where_determined(ab, at, x_t, output)
     np.testing.assert_allclose(got[1], eps, atol=1e-12)
     np.testing.assert_allclose(got[0][:-1], x0[:-1], atol=1e-11)
     np.testing.assert_array_equal(got[0][-1], 0)
-    again = jax.grad(lambda output: jnp.sum(prediction.solve_where_determined(ab, at, x_t, output)[1]))(output)
+    again = jax.grad(lambda output: jnp.sum(targets.solve_where_determined(ab, at, x_t, output)[1]))(output)
     assert np.isfinite(again).all() and np.all(again != 0)
 
 
@@ -90,7 +90,7 @@ def test_coefficients_are_the_definitions(x64):
     x0, eps = jnp.array([[2.0]]), jnp.array([[-1.0]])
     expected = {"eps": -1.0, "x0": 2.0, "v": 0.6 * -1 - 0.8 * 2, "score": 1 / 0.8, "velocity": -3.0}
     for name, value in expected.items():
-        got = prediction.combine_x0_eps(TARGETS[name](None, at), x0, eps)
+        got = targets.combine_x0_eps(TARGETS[name](None, at), x0, eps)
         assert float(got[0, 0]) == pytest.approx(value, rel=1e-12)
 
 
@@ -101,11 +101,13 @@ def test_edm_is_the_preconditioning_of_the_paper(x64):
     for alpha in (1.0, 0.2):
         at = Level(sigma, jnp.full(3, jnp.log(alpha)), jnp.log(alpha * sigma))
         x, output = jax.random.normal(jax.random.key(0), (2, 3, 4))
-        got, _ = prediction.solve_x0_eps(prediction.edm(d)(None, at), at, alpha * x, output)
+        got, _ = targets.solve_x0_eps(targets.edm(d)(None, at), at, alpha * x, output)
         np.testing.assert_allclose(got, c_skip[:, None] * x + c_out[:, None] * output, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(prediction.unit_variance(d)(at) * alpha, 1 / jnp.sqrt(sigma**2 + d**2), rtol=1e-12)
+        np.testing.assert_allclose(
+            conditionings.unit_variance(d)(at) * alpha, 1 / jnp.sqrt(sigma**2 + d**2), rtol=1e-12
+        )
     at = level(schedules.vp(), jnp.array([0.1, 0.6]))
-    for a, b in zip(prediction.edm(1.0)(None, at), prediction.v()(None, at), strict=True):
+    for a, b in zip(targets.edm(1.0)(None, at), targets.v()(None, at), strict=True):
         np.testing.assert_allclose(a, -b, rtol=1e-12)
 
 
@@ -117,9 +119,9 @@ def test_input_scale_is_applied_at_the_input_alone(x64):
         seen.append(x)
         return x
 
-    for scale in (None, prediction.unit_variance(0.5)):
+    for scale in (None, conditionings.unit_variance(0.5)):
         prediction.make_denoiser(
-            apply, lambda params: None, TARGETS["x0"], prediction.time_conditioning(), input_scale=scale
+            apply, lambda params: None, TARGETS["x0"], conditionings.time_conditioning(), input_scale=scale
         )({"net": None}, jnp.ones((1, 2)), at)
     np.testing.assert_array_equal(seen[0], 1)
     np.testing.assert_allclose(seen[1], 1 / np.sqrt(0.64 + 0.09), rtol=1e-12)
@@ -133,7 +135,7 @@ def test_posterior_mean_is_that_of_the_process(x64):
     x_t = GaussianProcess().corrupt(at, x0, eps)
     step = step_coefficients(at, level(schedule, t - 1 / STEPS))
     mean, _ = GaussianProcess().posterior(step, x0, x_t)
-    got = prediction.combine_x0_eps(TARGETS["posterior_mean"](schedule, at), x0, eps)
+    got = targets.combine_x0_eps(TARGETS["posterior_mean"](schedule, at), x0, eps)
     np.testing.assert_allclose(got, mean, atol=1e-12)
     np.testing.assert_allclose(got[2], x0[2], atol=1e-12)  # the last step ends at x0 itself
 
@@ -147,7 +149,7 @@ def test_denoiser_splits_off_the_head_and_passes_everything_on(x64):
 
     schedule = schedules.linear(1000)
     predict = prediction.make_denoiser(
-        apply, lambda params: schedule, TARGETS["eps"], prediction.step_conditioning(1000), True
+        apply, lambda params: schedule, TARGETS["eps"], conditionings.step_conditioning(1000), True
     )
     at = level(schedule, jnp.array([0.001, 1.0]))
     x_t = jnp.ones((2, 4, 4, 3))
@@ -162,16 +164,16 @@ def test_denoiser_splits_off_the_head_and_passes_everything_on(x64):
 def test_step_conditioning_is_a_whole_number_on_the_chain(steps):
     t = jnp.asarray(np.arange(1, steps + 1) / steps, jnp.float32)
     at = Level(t, t, t)
-    np.testing.assert_array_equal(prediction.step_conditioning(steps)(at), np.arange(steps))
-    between = prediction.step_conditioning(steps)(Level(jnp.array(10.5 / steps), t[0], t[0]))
+    np.testing.assert_array_equal(conditionings.step_conditioning(steps)(at), np.arange(steps))
+    between = conditionings.step_conditioning(steps)(Level(jnp.array(10.5 / steps), t[0], t[0]))
     assert float(between) == pytest.approx(9.5, abs=1e-3)
 
 
 def test_conditioning_functions_are_the_definitions(x64):
     at = Level(jnp.array([0.5]), jnp.log(jnp.array([0.6])), jnp.log(jnp.array([0.3])))
-    assert float(prediction.time_conditioning()(at)[0]) == pytest.approx(499.5, rel=1e-12)
-    assert float(prediction.logsnr_conditioning()(at)[0]) == pytest.approx(np.log(4), rel=1e-12)
-    assert float(prediction.log_sigma_conditioning()(at)[0]) == pytest.approx(np.log(0.5) / 4, rel=1e-12)
+    assert float(conditionings.time_conditioning()(at)[0]) == pytest.approx(499.5, rel=1e-12)
+    assert float(conditionings.logsnr_conditioning()(at)[0]) == pytest.approx(np.log(4), rel=1e-12)
+    assert float(conditionings.log_sigma_conditioning()(at)[0]) == pytest.approx(np.log(0.5) / 4, rel=1e-12)
 
 
 def test_clip_x0_keeps_the_pair_consistent(x64):
@@ -226,7 +228,7 @@ def test_label_of_the_augmentation_reaches_the_network():
         return sum((label.sum(1, keepdims=True) for label in augment), jnp.zeros_like(x))
 
     schedule = schedules.vp()
-    made = prediction.make_denoiser(apply, lambda params: schedule, prediction.x0(), prediction.time_conditioning())
+    made = prediction.make_denoiser(apply, lambda params: schedule, targets.x0(), conditionings.time_conditioning())
     predict, at = prediction.drop_labels(made, 0.5), level(schedule, jnp.full(2, 0.5))
     inputs = {"net": None}, jnp.ones((2, 3)), at, jnp.zeros(2, jnp.int32), jax.random.split(jax.random.key(0), 2)
     label = jnp.array([[1.0, 2], [3, 4]])

@@ -7,7 +7,7 @@ import oracles
 import pytest
 
 from diffusion_jax.declarations import facts_of
-from diffusion_jax.objective import prediction, reverse
+from diffusion_jax.objective import prediction, reverse, targets
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import level
 from diffusion_jax.process.gaussian import GaussianProcess
@@ -68,8 +68,8 @@ def test_large_variance_carries_a_standard_normal_exactly(x64):
 
 def test_all_parameterisations_give_the_same_sample(x64):
     schedule = schedules.cosine(50)
-    targets = {name: make() for name, make in prediction.TARGETS.items() if not facts_of(make).chain}
-    targets["posterior_mean"] = prediction.posterior_mean(50)
+    made = {name: make() for name, make in targets.TARGETS.items() if not facts_of(make).chain}
+    made["posterior_mean"] = targets.posterior_mean(50)
     exact = oracles.exact(oracles.TWO_MODES)
 
     def network(target):
@@ -78,12 +78,12 @@ def test_all_parameterisations_give_the_same_sample(x64):
         def apply(variables, x_t, t, label, keys):
             at = level(schedule, t)
             found = exact(x_t, at)
-            return prediction.combine_x0_eps(target(schedule, at), found.x0, found.eps)
+            return targets.combine_x0_eps(target(schedule, at), found.x0, found.eps)
 
         return prediction.make_denoiser(apply, lambda params: schedule, target, lambda at: at.t)
 
     samples = {}
-    for name, target in targets.items():
+    for name, target in made.items():
         predict = network(target)
         samples[name] = draw(
             schedule, lambda x, at, p=predict: p({"net": None}, x, at), "fixed_large", 32, 50, 50, jnp.float64

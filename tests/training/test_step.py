@@ -11,7 +11,7 @@ import pytest
 
 from diffusion_jax import devices
 from diffusion_jax.networks.unet import UNet
-from diffusion_jax.objective import losses, prediction, time_sampling
+from diffusion_jax.objective import conditionings, losses, prediction, targets, time_sampling
 from diffusion_jax.process import schedules
 from diffusion_jax.process.gaussian import GaussianProcess
 from diffusion_jax.training import state, step
@@ -35,9 +35,9 @@ def float64():
 def make_loss(network):
     schedule = schedules.cosine(STEPS)
     predict = prediction.make_denoiser(
-        network.apply, lambda params: schedule, prediction.eps(), prediction.step_conditioning(STEPS)
+        network.apply, lambda params: schedule, targets.eps(), conditionings.step_conditioning(STEPS)
     )
-    term = losses.weighted_mse(lambda params: schedule, prediction.eps(), losses.simple())
+    term = losses.weighted_mse(lambda params: schedule, targets.eps(), losses.simple())
     loss = losses.weighted_sum(predict, GaussianProcess(), lambda params: schedule, {"mse": (1.0, term)})
 
     def in_float64(params, batch, t, keys, **options):  # times are drawn in float32
