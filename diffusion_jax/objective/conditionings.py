@@ -1,4 +1,7 @@
-"""Inputs of a network besides x_t: the number for its noise level, and the factor on x_t."""
+"""Inputs of a network that tell it the noise level.
+
+A number that it is conditioned on, and a factor on x_t at its input.
+"""
 
 from collections.abc import Callable
 

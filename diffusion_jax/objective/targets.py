@@ -1,4 +1,4 @@
-"""Targets of a network: combinations a x0 + b eps of the clean example and the noise.
+"""Targets of a network: a x0 + b eps of clean example and noise.
 
 Together with x_t = alpha x0 + sigma eps the output of a network gives two linear equations,
 
