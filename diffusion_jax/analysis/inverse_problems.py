@@ -133,7 +133,8 @@ def solve(
         y, x0, label = np.asarray(y, np.float32), None, None
         number = len(y) if y.ndim else 0
         if y.shape[1:] != observed or not number:
-            raise ValueError(f"y: has shape {y.shape}. The operator needs {('N', *observed)}, N >= 1 observations")
+            needed = ",".join(["N", *map(str, observed)])
+            raise ValueError(f"y: has shape {y.shape}. The operator needs [{needed}] with N >= 1 observations")
         if not np.isfinite(y).all():
             raise ValueError("y: has values that are not finite. Leave these observations out")
     seeds = trained.seeds_from(seed, number * draws)

@@ -1,6 +1,8 @@
 """Degrade held-out examples and restore them: denoise, inpaint, colourise, superres, or any linear operator."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from diffusion_jax.cli.common import Results, add_format, add_run_flags, add_seed, load_run, output
@@ -65,7 +67,8 @@ def run(args: Flags) -> Results:
         "inpaint": {"mask": mask_of(args) if args.task == "inpaint" else "", "share": args.share, "seed": args.seed},
         "superres": {"factor": args.factor},
     }
-    degraded = make_task(tuple(loaded.config.data.shape), **options.get(args.task, {}))
+    with naming_mask(args):
+        degraded = make_task(tuple(loaded.config.data.shape), **options.get(args.task, {}))
     noise = inverse_problems.default_noise(args.task) if args.noise is None else args.noise
     arrays, figures = restoring.restore(
         loaded, degraded, args.rule, args.num_samples, args.seed, noise, args.repeats, args.length
@@ -90,6 +93,16 @@ def refuse_idle(args: Flags, used: set[str], operators: list[str], methods: str)
         chosen = f"--task={args.task}" if not methods else f"--operator={','.join(operators)} --method={methods}"
         chosen += f" --mask={args.mask}" if name == "share" and "mask" in operators else ""
         raise ValueError(f"--{name}: has no effect with {chosen}. Leave it out")
+
+
+@contextlib.contextmanager
+def naming_mask(args: Flags) -> Iterator[None]:
+    """Give errors about the mask the flag as typed, such as the name of its file."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        raise (ValueError(f"--mask={args.mask}: {text}") if text.startswith("mask") else error) from error
 
 
 def mask_of(args: Flags) -> Any:
@@ -150,7 +163,8 @@ def solve(args: Flags) -> Results:
     operators = {}
     for name in names:
         own = inverse_problems.options_of(inverse.OPERATORS.get(name), of_operator)
-        operators[name] = inverse_problems.make_operator(name, tuple(loaded.config.data.shape), args.seed, **own)
+        with naming_mask(args):
+            operators[name] = inverse_problems.make_operator(name, tuple(loaded.config.data.shape), args.seed, **own)
     shared = {"number": args.num_samples, "seed": args.seed, "noise": noise, "draws": args.draws, "rule": args.rule}
     told = {
         "noise": noise,

@@ -257,8 +257,10 @@ def blur(shape: tuple[int, ...], width: float = 1.0) -> Operator:
 
     Raises ValueError for examples that are no images, and for width <= 0.
     """
-    if len(shape) != 3 or not width > 0:
-        raise ValueError(f"--width={width}: must be above 0, and examples images [H,W,C] (got {shape})")
+    if not width > 0:
+        raise ValueError(f"--width={width}: must be above 0")
+    if len(shape) != 3:
+        raise ValueError(f"blur: needs images [H,W,C] (got examples of shape {shape})")
     weights = [np.exp(-0.5 * np.square((np.arange(n)[:, None] - np.arange(n)) / width)) for n in shape[:2]]
     rows, columns = (w / w.sum(1, keepdims=True) for w in weights)
 

@@ -56,7 +56,7 @@ def lag(config: ConfigDict, name: str, updates: int) -> str:
     if share <= LAGGING:
         return ""
     return (
-        f"{state.describe_weights(name)}: {100 * share:.0f} % of this average are initial weights after {updates:,} "
+        f"{state.describe_weights(name)}: {100 * share:.0f} % of this average is the initial weights after {updates:,} "
         "updates, so that its losses and samples lag behind. Look at the raw weights (--ema=none), or train with "
         "ema.ramp=0.05 or a smaller decay in ema.decays"
     )

@@ -218,7 +218,7 @@ BAD = [
     ("restore", "plain", ["--task=denoise", "--noise=0"], "--noise=0"),
     ("restore", "plain", ["--rule=constant", "--repeats=2"], "--repeats=2"),
     ("restore", "plain", ["--num_samples=0"], "--num_samples=0"),
-    ("restore", "plain", ["--mask={runs}/mask.npy"], "(3,)"),
+    ("restore", "plain", ["--mask={runs}/mask.npy"], "mask.npy"),
 ]  # fmt: skip
 
 

@@ -98,6 +98,8 @@ BAD = [
     ([*DRAW, "--label=1"], "--label"),
     (["restore", "--workdir={workdir}", "--task=paint", "--out={tmp}/x.npz"], "--task"),
     (["restore", "--workdir={workdir}", "--mask=random", "--seed=-1", "--out={tmp}/x.npz"], "--seed"),
+    (["restore", "--workdir={workdir}", "--mask=top", "--out={tmp}/x.npz"], "--mask=top"),
+    (["restore", "--workdir={workdir}", "--operator=blur", "--width=-1", "--out={tmp}/x.npz"], "--width=-1"),
     (["restore", "--workdir={workdir}", "--share=0.2", "--out={tmp}/x.npz"], "--share"),
     (["restore", "--workdir={workdir}", "--factor=3", "--out={tmp}/x.npz"], "--factor"),
     (["restore", "--workdir={workdir}", "--iterations=9", "--out={tmp}/x.npz"], "--iterations"),
