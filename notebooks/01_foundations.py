@@ -533,7 +533,7 @@ print(f"share of the sum of L_t in the first 100 of 1,000 steps: {by_hand[1:100]
 # levels. We add 1 to the output and compute the change of $x_0$.
 
 # %%
-targets = {
+chosen = {
     "the noise (eps)": targets.eps(),
     "the image (x0)": targets.x0(),
     "the posterior mean": targets.posterior_mean(T),
@@ -542,7 +542,7 @@ targets = {
 at = level(linear, jnp.arange(2, T + 1) / T)
 x_t = jnp.zeros((T - 1, 1))
 amplified = {}
-for name, target in targets.items():
+for name, target in chosen.items():
     coefficients = target(linear, at)
     right_x0, _ = targets.solve_x0_eps(coefficients, at, x_t, jnp.zeros_like(x_t))
     wrong_x0, _ = targets.solve_x0_eps(coefficients, at, x_t, jnp.ones_like(x_t))
@@ -551,7 +551,7 @@ for name, target in targets.items():
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.4))
 for name, error in amplified.items():
     axes[0].loglog(at.t, error, label=name)
-    weight = losses.simple()(at, targets[name](linear, at)) / error**2
+    weight = losses.simple()(at, chosen[name](linear, at)) / error**2
     axes[1].loglog(at.t, weight, label=f"squared error of {name}")
 c0 = rows.x0_scale[:-1]
 axes[1].loglog(

@@ -123,7 +123,7 @@ def check_samples(name, samples):
     elif config.data.name == "toy2d":
         assert samples.dtype == np.float32 and samples.shape == (5, 2) and np.isfinite(samples).all()
     else:
-        grey = config.data.name in ("digits", "dead_leaves")
+        grey = config.data.name in ("digits", "dead_leaves", "idx")
         channels = config.data.shape[-1] if config.data.shape else 1 if grey else 3
         assert samples.dtype == np.uint8 and samples.shape == (5, 8, 8, channels)
         assert samples.max() < (17 if config.data.name == "digits" else 256)

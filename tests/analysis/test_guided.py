@@ -174,7 +174,7 @@ def test_operators_and_methods_make_a_table(runs, capsys):
 
 BAD = [
     ("restore", "plain", ["--operator=blurr"], "'blurr'"),
-    ("restore", "plain", ["--operator=blur"], "--width"),
+    ("restore", "plain", ["--operator=blur"], "blur"),
     ("restore", "plain", ["--operator=none:such"], "'none:such'"),
     ("restore", "plain", ["--operator=jax.numpy:square"], "--operator"),
     ("restore", "plain", ["--operator=jax.numpy:trace"], "--operator"),
