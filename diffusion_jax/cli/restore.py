@@ -97,7 +97,7 @@ def refuse_idle(args: Flags, used: set[str], operators: list[str], methods: str)
 
 @contextlib.contextmanager
 def naming_mask(args: Flags) -> Iterator[None]:
-    """Give errors about the mask the flag as typed, such as the name of its file."""
+    """Name the flag as typed in errors about the mask."""
     try:
         yield
     except ValueError as error:
