@@ -417,8 +417,10 @@ BAD = [
     (lambda: dj.sample(lambda x, s: x, "edn", shape=(2,), seeds=[0]), "edm"),
     (lambda: dj.sample(lambda x, s: x, "edm", shape=2, seeds=[0]), "shape=2"),
     (lambda: dj.sample(lambda x, s: x, "edm", shape=(2,), seeds=[0], sampler=dj.samplers.ddim), r"ddim\(\)"),
-    (lambda: dj.sample(lambda x, s: x[:, :1], "edm", shape=(2,), seeds=[0]), r"denoiser.*\(3, 1\).*\(3, 2\)"),
-    (lambda: dj.sample(lambda x, s: x / (1 + s**2), "edm", shape=(8,), seeds=[0]), r"denoiser.*\(3, 8\)"),
+    (lambda: dj.sample(lambda x, s: x[:, :1], "edm", shape=(2,), seeds=[0]), r"denoiser.*\(64, 1\).*\(64, 2\)"),
+    (lambda: dj.sample(lambda x, s: x / (1 + s**2), "edm", shape=(8,), seeds=[0]), r"denoiser.*\(64, 8\)"),
+    (lambda: model(loss=3), "loss=3"),
+    (lambda: model(loss=straight), "loss="),
 ]
 
 

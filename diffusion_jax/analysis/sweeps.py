@@ -309,13 +309,28 @@ def carry_out(run: CellRun, place: pathlib.Path, env: Mapping[str, str], before:
         return result | {"status": FAILED, "reason": f"{type(error).__name__}: {' '.join(str(error).split())}"}
 
 
+def trained_words(run: CellRun) -> list[str]:
+    """Return the words of `train` for a cell that have an effect in it.
+
+    The cells of a sweep share their flags, and `train` refuses those without effect.
+    """
+    used = configs.in_use(config_of(run))
+    known = dict(configs.flatten(config_of(run)))
+
+    def idle(word: str) -> bool:
+        key = word.partition("=")[0].removeprefix("--config.")
+        return key in known and key not in used
+
+    return [word for word in run.train if not idle(word)]
+
+
 def _train_and_evaluate(
     run: CellRun, place: pathlib.Path, env: Mapping[str, str], before: Mapping[str, Any], result: dict[str, Any]
 ) -> dict[str, Any]:
     place.mkdir(parents=True, exist_ok=True)
     fresh, game = not checkpoints.steps(place), loss_facts(config_of(run)).adversarial
     for command in ("train", "evaluate"):
-        flags = getattr(run, command)
+        flags = trained_words(run) if command == "train" else getattr(run, command)
         argv = [sys.executable, "-m", "diffusion_jax.main", command, f"--workdir={place}", *flags]
         log.info("%s", shlex.join(argv))
         started = time.perf_counter()

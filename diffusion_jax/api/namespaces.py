@@ -83,6 +83,8 @@ class Namespace:
 
     def __getattr__(self, name: str) -> Any:
         """Raise AttributeError, with the nearest name, for a choice that does not exist."""
+        if name.startswith("_"):
+            raise AttributeError(name)
         near = difflib.get_close_matches(name, list(self), 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise AttributeError(f"dj.{plural_of(self._section)} has no {name!r}.{hint} It has {', '.join(self)}")
@@ -120,8 +122,9 @@ def chosen_of(section: str, value: Any) -> Any:
         return value
     if getattr(value, "section", "") == section:
         raise ValueError(f"{section}={value.__name__}: call it, dj.{plural}.{value.__name__}()")
-    if not callable(value) or isinstance(value, type):
-        raise ValueError(f"{section}={value!r}: must be of dj.{plural}, its name or a function")
+    if section != "schedule" or not callable(value) or isinstance(value, type):
+        kinds = "its name or a function" if section == "schedule" else "its name or 'module:function'"
+        raise ValueError(f"{section}={value!r}: must be of dj.{plural}, {kinds}")
     return value
 
 

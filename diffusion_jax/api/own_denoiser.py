@@ -56,7 +56,7 @@ def sample(
     if choice.name in ("direct", "mean_flow"):
         raise ValueError(f"sampler={choice.name!r}: needs a model of its own, not a denoiser. Use another sampler")
     each = _seeds(seeds)
-    example = _shape(denoiser, shape)
+    example = _shape(denoiser, shape, tile)
     method = starting(choice.make(draw=process.draw), path)
 
     def predict(x: Array, level: Level) -> Prediction:
@@ -98,15 +98,17 @@ def _seeds(seeds: Iterable[int]) -> np.ndarray:
     return each
 
 
-def _shape(denoiser: Callable[[Array, Array], Array], shape: tuple[int, ...]) -> tuple[int, ...]:
+def _shape(denoiser: Callable[[Array, Array], Array], shape: tuple[int, ...], tile: int) -> tuple[int, ...]:
     """Return the shape of an example. Raises ValueError unless the denoiser maps x [N,*shape] to that shape."""
     if not isinstance(shape, tuple | list) or not all(isinstance(size, int | np.integer) for size in shape):
         raise ValueError(f"shape={shape!r}: must be a tuple, the shape of one example: (28, 28, 1)")
-    asked = (3, *shape)
+    asked = (tile, *shape)
     try:
-        got = jax.eval_shape(lambda: denoiser(jnp.zeros(asked), jnp.ones(3)))
+        got = jax.eval_shape(lambda: denoiser(jnp.zeros(asked), jnp.ones(tile)))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"denoiser: fails on x {asked}, sigma (3,): {error}") from error
+        raise ValueError(f"denoiser: fails on x {asked}, sigma ({tile},): {error}") from error
     if getattr(got, "shape", None) != asked:
-        raise ValueError(f"denoiser: returned {getattr(got, 'shape', got)} for x {asked}, sigma (3,); expected {asked}")
+        raise ValueError(
+            f"denoiser: returned {getattr(got, 'shape', got)} for x {asked}, sigma ({tile},); expected {asked}"
+        )
     return tuple(shape)

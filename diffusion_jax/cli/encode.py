@@ -19,7 +19,7 @@ def run(args: Flags) -> Results:
 
     idle = {"ode": "sampler.", "ddim": "ode."}[args.by]
     for key in args.overrides:
-        if (key.startswith(idle) and key != "ode.min_t") or key == "sampler.name":
+        if (key.startswith(idle) and key not in ("ode.min_t", "sampler.tile")) or key == "sampler.name":
             raise ValueError(f"--{key}: has no effect with --by={args.by}. Leave it out")
     out = output(args.out, ".npz", picture=args.format)
     loaded = load_run(args)

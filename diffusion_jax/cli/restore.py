@@ -90,7 +90,8 @@ def refuse_idle(args: Flags, used: set[str], operators: list[str], methods: str)
         used = used - {"share"}
     known = {flag for flags in OF_OPERATORS.values() for flag in flags} | set(FLAGS_OF_METHODS)
     for name in sorted(args.typed & known - used):
-        chosen = f"--task={args.task}" if not methods else f"--operator={','.join(operators)} --method={methods}"
+        chosen = f"--operator={','.join(operators)}" if args.operator else f"--task={args.task}"
+        chosen += f" --method={methods}" if methods else ""
         chosen += f" --mask={args.mask}" if name == "share" and "mask" in operators else ""
         raise ValueError(f"--{name}: has no effect with {chosen}. Leave it out")
 
@@ -154,7 +155,7 @@ def solve(args: Flags) -> Results:
     for method in methods:
         inverse_problems.make_method(method)
     used = {flag for method, flags in OF_METHODS.items() if method in methods for flag in flags}
-    refuse_idle(args, used | {"draws"}, [] if args.y and not args.operator else names, ",".join(methods))
+    refuse_idle(args, used | {"draws"}, names, ",".join(methods))
     of_method = {"iterations": args.iterations, "zeta": args.zeta}
     of_operator = {"mask": mask_of(args) if "mask" in names else "", "share": args.share}
     of_operator |= {"factor": args.factor, "width": args.width}

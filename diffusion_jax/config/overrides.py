@@ -39,8 +39,8 @@ def override_all(
     """Apply overrides {key: text} as `override` does.
 
     Names of choices come first, since options of your own choices depend on them. An option of a choice that is not
-    made has no effect, and raises ValueError. idle: sections in which it may be set, for flags that the cells of a
-    sweep share.
+    made has no effect, and raises ValueError. idle: sections whose options may be set without their choice, where one
+    list of options serves several choices (sweeps, `frontier`).
     """
     from diffusion_jax.experiment.choices import OWN_OPTIONS
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from diffusion_jax import __version__, files, main
+from diffusion_jax import config as configs
 from diffusion_jax.analysis import comparison, sweeps
 from diffusion_jax.cli import evaluate
 from diffusion_jax.runs import metric_log
@@ -443,3 +444,8 @@ def test_every_cell_can_be_built(name, variant):
     assert len(described["seeds"]) == (2 if variant == ":tiny" else 3)
     assert len(described["cells"]) == (2 if variant == ":tiny" else CELLS[name])
     sweeps.check(described, data=variant != "")
+    for run in sweeps.grid(described):
+        recipe, *words = sweeps.trained_words(run)
+        config = configs.load(recipe.removeprefix("--config="))
+        configs.override_all(config, dict(word.removeprefix("--config.").split("=", 1) for word in words))
+        assert configs.in_use(config) == configs.in_use(sweeps.config_of(run))
