@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from diffusion_jax import devices, files
+from diffusion_jax.analysis import metric_records
 from diffusion_jax.analysis.heldout import map_batches
 from diffusion_jax.data.scaling import from_model
 from diffusion_jax.data.source import Source
@@ -29,7 +30,6 @@ from diffusion_jax.runs import pictures, stored_samples, trained
 
 log = logging.getLogger(__name__)
 
-RECORDS = "metrics.json"
 DRAWS = 20
 """Random subsets of the samples, as large as the held-out set, whose metrics are compared with it."""
 PICTURED = 10
@@ -65,7 +65,7 @@ def prepare_metrics(
         window = parzen_metric(run, options)
         others = [name for name in metrics if name != "parzen"]
         rest = prepare_metrics(run, others, features, weights, stats, options) if others else dict
-        return lambda: rest() | flat(window())
+        return lambda: rest() | metric_records.flat(window())
     network = check_names(config, metrics, features, weights)
     if stats:
         ref = reference.read(stats)
@@ -75,7 +75,7 @@ def prepare_metrics(
         check(run, source.size, _dims(network, source), metrics, options)
         ref = own_reference(run, network)
     check(run, int(ref.provenance["count"]), len(ref.mean), metrics, options)
-    return lambda: flat(evaluate_samples(run, network, ref, metrics, options))
+    return lambda: metric_records.flat(evaluate_samples(run, network, ref, metrics, options))
 
 
 def own_reference(run: trained.Run, network: FeatureNetwork) -> reference.Reference:
@@ -205,13 +205,13 @@ def evaluate_samples(
 
     record = {
         "figures": entries,
-        **provenance(run, seeds),
+        **metric_records.provenance(run, seeds),
         "bootstrap": {"replicates": options.replicates, "interval": 0.95, "reference": "held fixed"},
         "reference": ref.provenance,
         "kept_reference_features": len(ref.features),
         "marked": warnings,
     }
-    add_record(run, f"{network.name} {number} {stored_samples.directory_of(run).name}", record)
+    metric_records.add_record(run, f"{network.name} {number} {stored_samples.directory_of(run).name}", record)
     return record
 
 
@@ -239,27 +239,13 @@ def parzen_metric(run: trained.Run, options: Options) -> Callable[[], dict[str, 
         record = {
             "figures": {"parzen_bits": {"value": found.mean / math.log(2), "stderr": found.stderr / math.log(2)}},
             "sigma": found.sigma,
-            **provenance(run, seeds),
+            **metric_records.provenance(run, seeds),
             "marked": [],
         }
-        add_record(run, f"parzen {len(seeds)} {stored_samples.directory_of(run).name}", record)
+        metric_records.add_record(run, f"parzen {len(seeds)} {stored_samples.directory_of(run).name}", record)
         return record
 
     return compute
-
-
-def provenance(run: trained.Run, seeds: np.ndarray) -> dict[str, Any]:
-    """Return the part of a record that identifies the evaluated samples."""
-    return {
-        "num_samples": len(seeds),
-        "seeds": [int(seeds[0]), int(seeds[-1])],
-        **stored_samples.sampling_sections(run),
-        "network_calls": trained.network_calls(run),
-        "weights": {"step": run.step, "ema": run.ema, "hash": stored_samples.weights_hash(run.params)},
-        "quantisation": quantisation(run.config.data.levels),
-        "device": jax.devices()[0].device_kind,
-        "versions": reference.versions(),
-    }
 
 
 def _statistics(
@@ -360,26 +346,6 @@ def draw_neighbours(
         path, images, run.config.data.levels, labels, f"nearest training examples by {network.name} features"
     )
     log.info("nearest training examples: %s", path)
-
-
-def quantisation(levels: int) -> str:
-    """Return how samples are quantised, in words."""
-    return f"clipped to [-1, 1], rounded to the nearest of {levels} levels" if levels else "none"
-
-
-def add_record(run: trained.Run, key: str, record: dict[str, Any]) -> None:
-    """Add a record to metrics.json, or replace the record of the same key."""
-    path = trained.evaluation_directory(run) / RECORDS
-    records = files.read_json(path) if path.exists() else {}
-    files.save_json(path, records | {key: record})
-
-
-def flat(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics of a record by name, with name_low, name_high and name_std, and its warnings as `marked`."""
-    values: dict[str, Any] = {}
-    for name, entry in record["figures"].items():
-        values |= {name if part == "value" else f"{name}_{part}": value for part, value in entry.items()}
-    return values | ({"marked": record["marked"]} if record["marked"] else {})
 
 
 # Metrics of labelled data, and of data sets whose every example is known.

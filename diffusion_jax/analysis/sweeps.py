@@ -314,14 +314,9 @@ def trained_words(run: CellRun) -> list[str]:
 
     The cells of a sweep share their flags, and `train` refuses those without effect.
     """
-    used = configs.in_use(config_of(run))
-    known = dict(configs.flatten(config_of(run)))
-
-    def idle(word: str) -> bool:
-        key = word.partition("=")[0].removeprefix("--config.")
-        return key in known and key not in used
-
-    return [word for word in run.train if not idle(word)]
+    config = config_of(run)
+    idle = dict(configs.flatten(config)).keys() - configs.in_use(config).keys()
+    return [word for word in run.train if word.partition("=")[0].removeprefix("--config.") not in idle]
 
 
 def _train_and_evaluate(

@@ -10,10 +10,11 @@
 Everything here goes through the same configs, training loop and files as the command line.
 """
 
+from diffusion_jax.api.loading import load
 from diffusion_jax.api.model import Model
 from diffusion_jax.api.namespaces import NAMESPACES, Choice, namespace
 from diffusion_jax.api.own_denoiser import sample
-from diffusion_jax.api.run import Run, load
+from diffusion_jax.api.run import Run
 from diffusion_jax.api.training import train
 from diffusion_jax.training.loop import Diverged
 

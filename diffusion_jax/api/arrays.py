@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion_jax.data.scaling import is_grey
+from diffusion_jax.data.scaling import check_levels
 from diffusion_jax.data.source import Source, from_arrays
 from diffusion_jax.experiment import sources
 
@@ -29,7 +29,7 @@ def source_from_arrays(data: Any, labels: Any, levels: int | None, name: str) ->
     if not whole and not np.issubdtype(x.dtype, np.floating):
         raise ValueError(f"{name}: expected uint8 or floats, got dtype {x.dtype}")
     levels = (256 if whole else 0) if levels is None else levels
-    is_grey(levels)
+    check_levels(levels)
     if whole and not levels:
         raise ValueError(f"{name}: the model takes floats, got dtype {x.dtype}")
     if not whole and levels:

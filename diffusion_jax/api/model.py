@@ -2,15 +2,15 @@
 
 import dataclasses
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
-from diffusion_jax.api.namespaces import Choice, chosen_of, plural_of
+from diffusion_jax.api.keys import put_existing, put_options
+from diffusion_jax.api.namespaces import Choice, chosen_of
 from diffusion_jax.experiment import choices
 from diffusion_jax.experiment.choices import Instance
 from diffusion_jax.objective import targets
@@ -68,12 +68,8 @@ class Model:
                 chosen.put(config)
             elif isinstance(chosen, str):
                 configs.put(config, f"{section}.name", chosen)
-            elif section == "schedule":  # by its name it would be called as a factory
+            else:  # a schedule; by its name it would be called as a factory
                 configs.put(config, "schedule.name", Instance(chosen, spelling(chosen) + choices.NOT_STORED))
-            else:
-                raise ValueError(
-                    f"{section}={chosen!r}: must be of dj.{plural_of(section)}, its name or 'module:function'"
-                )
         if self.num_steps is not None:
             own = self.schedule.options.get("num_steps") if isinstance(self.schedule, Choice) else None
             if own not in (None, self.num_steps):
@@ -145,32 +141,3 @@ def _at_default(network: nn.Module, field: dataclasses.Field[Any]) -> bool:
     if isinstance(value, bool | int | float | str | tuple):
         return type(value) is type(field.default) and value == field.default
     return value is field.default
-
-
-def put_options(config: ConfigDict, options: Mapping[str, Any] | None, sections: Sequence[str] = ()) -> None:
-    """Set keys of a config. sections: those that may be set, all by default. Raises ValueError, naming the key."""
-    if not isinstance(options, Mapping | None):
-        raise ValueError(f'options={options!r}: must be a dict, such as {{"sampler.num_steps": 50}}')
-    for key, value in (options or {}).items():
-        if sections and key.partition(".")[0] not in sections:
-            raise ValueError(f"options: {key}: the config of a run is fixed, but for {', '.join(sections)}")
-        put_existing(config, key, value)
-
-
-def put_existing(config: ConfigDict, key: str, value: Any, name: str = "") -> None:
-    """Set a key that the config has.
-
-    name: of the argument that holds the value, where it is not `options`. Raises ValueError, with the nearest key, if
-    it has none of this name, and for a value of another type.
-    """
-    known = dict(configs.flatten(config))
-    if key not in known or (isinstance(value, str) and not name):
-        return configs.override(config, key, str(value), start="options: ")
-    kind = type(known[key])
-    if kind is tuple:
-        value = tuple(value) if isinstance(value, list | tuple) else (value,)
-    numbers = {int: (int, np.integer), float: (int, float, np.integer, np.floating), bool: (bool, np.bool_)}
-    fits = isinstance(value, numbers.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
-    if not fits and not isinstance(value, Instance):
-        raise ValueError(f"{name or f'options: {key}'}={value!r}: has type {type(value).__name__}, not {kind.__name__}")
-    configs.put(config, key, kind(value) if kind in numbers and fits else value)

@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
+from diffusion_jax.api.keys import put_existing
 from diffusion_jax.experiment import choices
 from diffusion_jax.sampling.registry import SAMPLERS
 
@@ -43,14 +44,8 @@ class Choice:
         config[self.section].name = self.name
         defaults = choices.signature_options(configs.choices()[self.section][self.name])
         for key, value in {**defaults, **self.options}.items():
-            default = defaults.get(key, 0 if key == "num_steps" else value)
-            if any(isinstance(value, kind) != isinstance(default, kind) for kind in (str, tuple)):
-                raise ValueError(
-                    f"{self.section}.{self.name}.{key}={value!r}: has type {type(value).__name__}, not "
-                    f"{type(default).__name__}"
-                )
-            where = "process.num_steps" if key == "num_steps" else f"{self.section}.{self.name}.{key}"
-            configs.put(config, where, value)
+            name = f"{self.section}.{self.name}.{key}"
+            put_existing(config, "process.num_steps" if key == "num_steps" else name, value, name)
 
 
 class Namespace:
@@ -76,7 +71,6 @@ class Namespace:
             return Choice(self._section, name, dict(bound.arguments))
 
         choice.__name__ = choice.__qualname__ = name
-        choice.section = self._section  # type: ignore[attr-defined]
         choice.__doc__ = factory.__doc__
         choice.__signature__ = taken  # type: ignore[attr-defined]
         return choice
@@ -108,7 +102,7 @@ def plural_of(section: str) -> str:
 def chosen_of(section: str, value: Any) -> Any:
     """Check the argument for a section, and return it.
 
-    It is a `Choice`, a name or "module:function", or an object of yours. Raises ValueError for a choice of another
+    It is a `Choice`, a name or "module:function", or a schedule of yours. Raises ValueError for a choice of another
     section, an unknown name, or a function of `dj.schedules` and so on that was not called.
     """
     plural = plural_of(section)
@@ -120,7 +114,7 @@ def chosen_of(section: str, value: Any) -> Any:
         table = SAMPLERS if section == "sampler" else configs.choices()[section]
         choices.choose(section, value, table)
         return value
-    if getattr(value, "section", "") == section:
+    if vars(namespace(plural)).get(getattr(value, "__name__", "")) is value:
         raise ValueError(f"{section}={value.__name__}: call it, dj.{plural}.{value.__name__}()")
     if section != "schedule" or not callable(value) or isinstance(value, type):
         kinds = "its name or a function" if section == "schedule" else "its name or 'module:function'"

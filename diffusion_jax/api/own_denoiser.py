@@ -51,8 +51,6 @@ def sample(
     process = GaussianProcess()
     chosen = chosen_of("sampler", sampler)
     choice = Choice("sampler", chosen, {}) if isinstance(chosen, str) else chosen
-    if not isinstance(choice, Choice):
-        raise ValueError("sampler: must be of dj.samplers, or its name")
     if choice.name in ("direct", "mean_flow"):
         raise ValueError(f"sampler={choice.name!r}: needs a model of its own, not a denoiser. Use another sampler")
     each = _seeds(seeds)

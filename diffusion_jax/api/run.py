@@ -4,8 +4,6 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -22,16 +20,13 @@ from diffusion_jax.analysis import (
 )
 from diffusion_jax.analysis.estimators import needs_no_label
 from diffusion_jax.api.arrays import check_range, source_from_arrays, with_classes_of_run
-from diffusion_jax.api.model import put_existing, put_options, spelling
+from diffusion_jax.api.keys import put_existing, put_options_of_run
 from diffusion_jax.api.namespaces import Choice, chosen_of
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import choices, sources, wiring
 from diffusion_jax.experiment.choices import Instance
-from diffusion_jax.process.base import Array, Schedule
+from diffusion_jax.process.base import Array
 from diffusion_jax.runs import metric_log, trained
-
-CHANGEABLE = ("sampler", "guidance", "bound", "ode")
-"""Sections of the config that `options` of the functions of a run may change, as on the command line."""
 
 
 class Run:
@@ -317,14 +312,14 @@ class Run:
             if isinstance(chosen, Choice):
                 chosen.put(config)
             else:
-                configs.put(config, "sampler.name", chosen if isinstance(chosen, str) else _instance(chosen))
+                configs.put(config, "sampler.name", chosen)
         if num_steps is not None:
             put_existing(config, "sampler.num_steps", num_steps, "num_steps")
             config.sampler.update(levels=(), times=())
         if guidance_scale is not None:
             config.guidance.name = "classifier_free"
             put_existing(config, "guidance.scale", guidance_scale, "guidance_scale")
-        put_options(config, options, CHANGEABLE)
+        put_options_of_run(config, options)
         experiment = wiring.build(config, self.params, guide=self._run.guide)
         return self._run._replace(config=config, experiment=experiment)
 
@@ -350,62 +345,3 @@ class Run:
         if source.shape != tuple(expected.shape):
             raise ValueError(f"data: has shape {source.shape}; the model takes {tuple(expected.shape)}")
         return source
-
-
-def load(
-    workdir: str | pathlib.Path,
-    step: int | str = "newest",
-    ema: str | float = "",
-    *,
-    network: nn.Module | None = None,
-    schedule: Schedule | None = None,
-    data: Any = None,
-    labels: Any = None,
-    heldout: Any = None,
-    heldout_labels: Any = None,
-) -> Run:
-    """Load a run from its directory.
-
-    Arguments:
-        step: "newest", "best" (by the key `checkpoint.best`, the lowest held-out loss by default) or a number.
-        ema: decay of the average to use, such as 0.9999, "posthoc:SIGMA_REL", or "none" for the raw weights; "": the
-            first one of the config.
-        network, schedule: the objects the run was trained with, where they cannot be imported by name.
-        data, labels, heldout, heldout_labels: the arrays of a run that was trained on arrays, to evaluate it.
-
-    Raises FileNotFoundError or ValueError where there is no such run, or its network cannot be imported.
-    """
-    given: dict[str, Instance] = {}
-    for key, made in (("network.name", network), ("schedule.name", schedule)):
-        if made is not None:
-            given[key] = _instance(made)
-    stored = trained.read_config(str(workdir), step) if data is not None or heldout is not None else None
-    if stored is not None:
-        pairs = {"train": (data, labels), "heldout": (heldout, heldout_labels)}
-        splits = {
-            name: with_classes_of_run(stored, source_from_arrays(x, y, stored.data.levels, name), f"labels of {name}")
-            for name, (x, y) in pairs.items()
-            if x is not None
-        }
-        given["data.name"] = Instance(splits, sources.IN_MEMORY)
-    run = trained.load(str(workdir), step, str(ema), given=given)
-    if network is not None:
-        _check_network(run)
-    return Run(run)
-
-
-def _instance(made: Any) -> Instance:
-    return Instance(made, spelling(type(made) if isinstance(made, nn.Module) else made))
-
-
-def _check_network(run: trained.Run) -> None:
-    """Raise ValueError if the weights of a run do not fit its network."""
-    made = jax.eval_shape(lambda: wiring.init(run.config, run.experiment.network, jax.random.key(0)))
-    shapes = {}
-    for name, tree in (("network", made["net"]), ("weights", run.params["net"])):
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        shapes[name] = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves}
-    for path in sorted(shapes["network"].keys() | shapes["weights"].keys()):
-        here, stored = shapes["network"].get(path, "nothing"), shapes["weights"].get(path, "nothing")
-        if here != stored:
-            raise ValueError(f"network: {path} has {here}, the weights of {run.workdir} have {stored} there")

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
 from diffusion_jax.api.arrays import check_range, source_from_arrays, with_classes_of_run
-from diffusion_jax.api.model import Model, put_existing, put_options
+from diffusion_jax.api.keys import put_existing, put_options
+from diffusion_jax.api.model import Model
 from diffusion_jax.api.run import Run
 from diffusion_jax.experiment import sources
 from diffusion_jax.experiment.choices import Instance

@@ -134,23 +134,22 @@ class Parser(argparse.ArgumentParser):
             return f"{flag}: the config of a run is fixed, but for {', '.join(self.groups)}.{typed}"
         names = [action.dest for action in self._actions if action.option_strings]
         near = self._keys_called(key) or difflib.get_close_matches(key, names, 1)
-        hint = f" Did you mean --{near[0]}?" if near else ""
+        hint = f" Did you mean --{' or --'.join(near)}?" if near else ""
         keys = " Keys of the config are written --config.KEY=VALUE." if "config" in self.groups and not near else ""
         return f"{flag}: unknown flag.{hint}{keys} Flags of {self.prog}: {', '.join(names)}"
 
     def _keys_called(self, key: str) -> list[str]:
-        """Return the keys GROUP.KEY that a word means.
+        """Return the keys of the groups that a word means.
 
-        The word is their last part, or another name for it.
+        It is their last part or an alias. They are spelt as flags, without --.
         """
-        from diffusion_jax.config.overrides import ALIASES
-        from diffusion_jax.config.schema import SCHEMA
+        from diffusion_jax import config as configs
 
-        known = ([key] if key in SCHEMA else []) + [name for name in SCHEMA if name.endswith(f".{key}")]
-        known += [name for name in ALIASES.get(key, ()) if name in SCHEMA]
+        near = [name for name in configs.nearest_keys(configs.defaults(), key) if not name.startswith("data.")]
+        near = [name for name in near if key in configs.ALIASES or name.rpartition(".")[2] == key]
         if "config" in self.groups:
-            return [f"config.{name}" for name in known]
-        return [name for name in known if name.partition(".")[0] in self.groups]
+            return [f"config.{name}" for name in near]
+        return [name for name in near if name.partition(".")[0] in self.groups]
 
     def _help(self, name: str) -> str:
         return next(action.help or "" for action in self._actions if action.dest == name)

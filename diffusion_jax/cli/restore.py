@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from diffusion_jax.cli.common import Results, add_format, add_run_flags, add_seed, load_run, output
@@ -10,11 +10,8 @@ from diffusion_jax.cli.parser import Flags, Parser, Path
 
 PICTURED = 16
 """Columns of the picture."""
-OF_OPERATORS = {"mask": ("mask", "share"), "superres": ("factor",), "blur": ("width",)}
-"""The flags that each operator takes; `share` only of masks random and box."""
-FLAGS_OF_METHODS = ("rule", "repeats", "length", "draws", "iterations", "zeta")
-OF_METHODS = {"rule": ("rule",), "mmps": ("iterations",), "dps": ("zeta",)}
-"""The flags that each method takes, besides `draws`."""
+OPTIONS = ("mask", "share", "factor", "width", "rule", "repeats", "length", "draws", "iterations", "zeta")
+"""Flags that some tasks, operators or methods take."""
 
 
 def add_flags(parser: Parser) -> None:
@@ -61,7 +58,7 @@ def run(args: Flags) -> Results:
 
     out = output(args.out, ".npz", picture=args.format)
     make_task = choices.choose("--task", args.task, restoring.TASKS)
-    refuse_idle(args, {"rule", "repeats", "length"}, [inverse_problems.TASKS[args.task]], "")
+    refuse_idle(args, ("rule", "repeats", "length"), [inverse_problems.TASKS[args.task]])
     loaded = load_run(args)
     options: dict[str, Results] = {
         "inpaint": {"mask": mask_of(args) if args.task == "inpaint" else "", "share": args.share, "seed": args.seed},
@@ -80,20 +77,24 @@ def run(args: Flags) -> Results:
     return {"restored": str(out), **shown, **chosen, **figures, "step": loaded.step, "ema": loaded.ema}
 
 
-def refuse_idle(args: Flags, used: set[str], operators: list[str], methods: str) -> None:
-    """Raise ValueError for a flag that has no effect.
+def refuse_idle(args: Flags, used: Iterable[str], operators: Iterable[str], methods: Sequence[str] = ()) -> None:
+    """Raise ValueError for a flag of OPTIONS that has no effect.
 
-    used: flags that have one, besides those of the operators. methods: what chose them, for the error.
+    used: flags that have one besides the arguments of the operators and methods.
     """
-    used = used | {flag for name in operators for flag in OF_OPERATORS.get(name, ())}
+    from diffusion_jax.analysis.inverse_problems import options_of
+    from diffusion_jax.sampling import inverse
+
+    factories = [inverse.OPERATORS.get(name) for name in operators] + [inverse.METHODS.get(name) for name in methods]
+    taken = {*used}.union(*(options_of(factory, vars(args)) for factory in factories))
     if args.mask not in ("random", "box"):
-        used = used - {"share"}
-    known = {flag for flags in OF_OPERATORS.values() for flag in flags} | set(FLAGS_OF_METHODS)
-    for name in sorted(args.typed & known - used):
-        chosen = f"--operator={','.join(operators)}" if args.operator else f"--task={args.task}"
-        chosen += f" --method={methods}" if methods else ""
-        chosen += f" --mask={args.mask}" if name == "share" and "mask" in operators else ""
-        raise ValueError(f"--{name}: has no effect with {chosen}. Leave it out")
+        taken.discard("share")
+    for name in OPTIONS:
+        if name in args.typed and name not in taken:
+            chosen = [f"--operator={','.join(operators)}" if args.operator else f"--task={args.task}"]
+            chosen += [f"--method={','.join(methods)}"] if methods else []
+            chosen += [f"--mask={args.mask}"] if name == "share" else []
+            raise ValueError(f"--{name}: has no effect with {' '.join(chosen)}. Leave it out")
 
 
 @contextlib.contextmanager
@@ -154,8 +155,7 @@ def solve(args: Flags) -> Results:
     y = read_array("y", args.y) if args.y else None
     for method in methods:
         inverse_problems.make_method(method)
-    used = {flag for method, flags in OF_METHODS.items() if method in methods for flag in flags}
-    refuse_idle(args, used | {"draws"}, names, ",".join(methods))
+    refuse_idle(args, ("draws", *(["rule"] if "rule" in methods else [])), names, methods)
     of_method = {"iterations": args.iterations, "zeta": args.zeta}
     of_operator = {"mask": mask_of(args) if "mask" in names else "", "share": args.share}
     of_operator |= {"factor": args.factor, "width": args.width}

@@ -10,14 +10,14 @@ set from the command line, `--config.KEY=VALUE`. Configs that older versions sto
     c = config.merge(stored)                        # a config of an older version, over today's defaults
 """
 
-from diffusion_jax.config.overrides import override, override_all, parse
+from diffusion_jax.config.overrides import ALIASES, check_effect, nearest_keys, override, override_all, parse
 from diffusion_jax.config.recipes_and_sweeps import find, load, recipes, shrink, sweep_variant, variant
 from diffusion_jax.config.schema import SCHEMA, Key, choices, defaults, table
 from diffusion_jax.config.stored import MAY_DIFFER, check_resume, merge
 from diffusion_jax.config.tree import as_tuples, flatten, in_use, plain, put
 
 __all__ = [
-    "MAY_DIFFER", "SCHEMA", "Key", "as_tuples", "check_resume", "choices", "defaults", "find", "flatten", "in_use",
-    "load", "merge", "override", "override_all", "parse", "plain", "put", "recipes", "shrink", "sweep_variant", "table",
-    "variant",
+    "ALIASES", "MAY_DIFFER", "SCHEMA", "Key", "as_tuples", "check_effect", "check_resume", "choices", "defaults",
+    "find", "flatten", "in_use", "load", "merge", "nearest_keys", "override", "override_all", "parse", "plain", "put",
+    "recipes", "shrink", "sweep_variant", "table", "variant",
 ]  # fmt: skip

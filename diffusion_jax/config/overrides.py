@@ -4,7 +4,7 @@ import ast
 import difflib
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -46,14 +46,21 @@ def override_all(
 
     for key in sorted(values, key=lambda key: not key.endswith(tuple(OWN_OPTIONS))):
         override(config, key, values[key], start)
-    used = in_use(config)
-    for key in values:
-        if key not in used and key.partition(".")[0] not in idle:
+    check_effect(config, [key for key in values if key.partition(".")[0] not in idle], start)
+
+
+def check_effect(config: ConfigDict, keys: Iterable[str], start: str) -> None:
+    """Raise ValueError for an option of a choice that the config does not make.
+
+    start: what stands before a key in errors.
+    """
+    used, flag = in_use(config), start if start.startswith("--") else ""
+    for key in keys:
+        if key not in used:
             section, name, _ = key.split(".", 2)
             choice = f"{section}.{_choice_of(section, name)}"
             raise ValueError(
-                f"{start}{key}={values[key]}: has no effect with {choice}={used[choice]}. "
-                f"Set {start}{choice}={name}, or leave it out"
+                f"{start}{key}: has no effect with {choice}={used[choice]}. Set {flag}{choice}={name}, or leave it out"
             )
 
 
@@ -120,12 +127,12 @@ def _hint(config: ConfigDict, key: str, node: Any, depth: int) -> str:
     place = ".".join(key.split(".")[:depth]) or "the config"
     if not isinstance(node, ConfigDict):
         return f"{place} is a value"
-    nearest = _nearest(config, key)
+    nearest = nearest_keys(config, key)
     hint = f"Did you mean {' or '.join(nearest)}? " if nearest else ""
     return f"{hint}Keys of {place}: {', '.join(node)}"
 
 
-def _nearest(config: ConfigDict, key: str) -> list[str]:
+def nearest_keys(config: ConfigDict, key: str) -> list[str]:
     """Return the keys that an unknown one may mean, at most three.
 
     Its sections are mended where they are misspelt. Within the first of them, in this order: the same key, ALIASES, the

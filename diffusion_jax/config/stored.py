@@ -41,8 +41,7 @@ They alter no step, except the end of a decaying learning rate: who lengthens a 
 def merge(stored: Mapping[str, Any]) -> ConfigDict:
     """Return a stored config over today's defaults, except for FORMER.
 
-    Renamed keys are translated. Raises ValueError for a key that is
-    unknown, or gone and not at the default it had.
+    Renamed keys are translated. Raises ValueError for a key that is unknown, or gone and not at the default it had.
     """
     from diffusion_jax.experiment.choices import OWN_OPTIONS
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from diffusion_jax.data.scaling import is_grey
+from diffusion_jax.data.scaling import check_levels
 from diffusion_jax.data.source import Source, check_split, from_arrays, readable, split_rows
 from diffusion_jax.files import expand
 
@@ -39,7 +39,7 @@ def arrays(
     """
     check_split(split)
     path, heldout = expand(path), expand(heldout)
-    is_grey(levels, "data.arrays.levels")
+    check_levels(levels, "data.arrays.levels")
     if heldout and pathlib.Path(heldout).resolve() == pathlib.Path(path).resolve():
         raise ValueError(f"data.arrays.heldout={heldout}: is the training file. Use another file, or none")
     stored, label = _read("data.arrays.path", path, key, label_key)

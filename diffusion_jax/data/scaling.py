@@ -17,7 +17,7 @@ def to_model(x: ArrayLike, levels: int, mean: float = 0.0, std: float = 1.0) -> 
     x: 0 … levels - 1. Returns (2 x / (levels - 1) - 1 - mean) / std, or (x - mean) / std for floats (levels = 0). The
     default mean and std give [-1, 1]. Raises ValueError.
     """
-    if is_grey(levels):
+    if _grey(levels):
         x = jnp.asarray(x, jnp.float32) * (2 / (levels - 1)) - 1
     return jnp.asarray(x) if (mean, std) == (0, 1) else (jnp.asarray(x) - mean) / std
 
@@ -30,7 +30,7 @@ def from_model(x: ArrayLike, levels: int, mean: float = 0.0, std: float = 1.0) -
     x = jnp.asarray(x)
     if (mean, std) != (0, 1):
         x = x * std + mean
-    if not is_grey(levels):
+    if not _grey(levels):
         return x
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return jnp.round((jnp.clip(x, -1, 1) + 1) * ((levels - 1) / 2)).astype(jnp.uint8)
@@ -38,7 +38,7 @@ def from_model(x: ArrayLike, levels: int, mean: float = 0.0, std: float = 1.0) -
 
 def to_rgb(x: np.ndarray, levels: int) -> np.ndarray:
     """Convert grey levels [N,H,W,C] to RGB, uint8 0 … 255. Raises ValueError."""
-    if x.ndim != 4 or x.shape[-1] not in (1, 3) or not is_grey(levels):
+    if x.ndim != 4 or x.shape[-1] not in (1, 3) or not _grey(levels):
         raise ValueError(f"RGB needs images [N,H,W,1 or 3] with grey levels (got {x.shape}, levels={levels})")
     scaled = np.round(np.asarray(x, np.float32) * (255 / (levels - 1))).astype(np.uint8)
     return scaled if scaled.shape[-1] == 3 else scaled.repeat(3, axis=-1)
@@ -55,8 +55,12 @@ def dequantised(x: Array, levels: int, std: float, keys: Array) -> Array:
     return x + uniform(keys)
 
 
-def is_grey(levels: int, name: str = "levels") -> bool:
-    """Return True for grey levels, False for floats (levels = 0). Raises ValueError, with the name, for others."""
+def check_levels(levels: int, name: str = "levels") -> None:
+    """Raise ValueError, with the name, unless these are grey levels, or 0 for floats."""
     if levels != 0 and not 2 <= levels <= 256:
         raise ValueError(f"{name}={levels}: must be 2 … 256 grey levels, or 0 for floats")
+
+
+def _grey(levels: int) -> bool:
+    check_levels(levels)
     return levels != 0
