@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from diffusion_jax.runs.trained import Run
 
+FIXED = ("data.class_names", "data.heldout_fingerprint")
+"""Keys of the data that a resumed training may change, and no flag."""
 Results = dict[str, Any]
 """Results of a command, printed as JSON. "exit_code" is taken out and is the exit code of the program."""
 
@@ -89,7 +91,7 @@ def sections_of(args: Flags, idle: Sequence[str] = ()) -> dict[str, Any]:
     from diffusion_jax import config as configs
     from diffusion_jax.runs import trained
 
-    movable = [key for key in configs.MAY_DIFFER if key.startswith("data.") and key != "data.class_names"]
+    movable = [key for key in configs.MAY_DIFFER if key.startswith("data.") and key not in FIXED]
     for key in args.overrides:
         if key.startswith("data.") and key not in movable:
             raise ValueError(f"--{key}: the data of a run are fixed, but for {', '.join(movable)}")
