@@ -6,7 +6,7 @@ Run:    python -m diffusion_jax.main train --config=configs/mnist_ddpm.py --work
 Expect: held-out loss 0.0217; with 10,000 samples of 15 network calls a Parzen estimate of 318.7 ± 3.2 bits and a
         Fréchet distance of 0.173 (0.160-0.187) in grey28 features (measured on a run of 12,000 steps that was
         lengthened to 24,000; docs/results/mnist.md). :gpu is not measured
-Time:   133 minutes on one CPU core beside other work (measured); on two free cores 70 minutes by their speed (not timed)
+Time:   133 minutes on one CPU core beside other work (measured); two free cores: 70 minutes by their speed (not timed)
 
 Data: data/mnist with the four IDX files. Variant :gpu as for configs/fashion_ddpm.py.
 """
