@@ -16,6 +16,7 @@ import lzma
 import math
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -52,7 +53,7 @@ def code_lengths(train: np.ndarray, test: np.ndarray) -> dict[str, float]:
     rows = test[: side**2, ..., 0].reshape(side, side, *test.shape[1:3])
     mosaic = rows.swapaxes(1, 2).reshape(side * test.shape[1], side * test.shape[2])
 
-    def picture(**options: object) -> int:
+    def picture(**options: Any) -> int:
         file = io.BytesIO()
         Image.fromarray(mosaic).save(file, **options)
         return file.tell()

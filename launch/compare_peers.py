@@ -101,7 +101,7 @@ def ours(o: Options) -> tuple[Callable[[int], None], int]:
     params = wiring.init(config, experiment.network, key)
     number = count(params)
     params = devices.replicate(params)
-    result = [None]
+    result: list[Any] = [None]
     if o["work"] == "call":
         call, inputs = timing.network_call(config, experiment)
     else:
@@ -325,7 +325,7 @@ def main(argv: list[str]) -> int:
     for name, case in cases.items():
         if args.batches:
             case["batches"] = [int(batch) for batch in args.batches.split(",")]
-        common = {"whole": False, "apart": False} | case | {"on": device, "batch": case["batches"][0]}
+        common: Options = {"whole": False, "apart": False} | case | {"on": device, "batch": case["batches"][0]}
         common |= {"recipe": f"{case['recipe']}:tiny", "times": 1, "whole": False} if args.tiny else {}
         common |= shape_options(common["recipe"])
         mine = common | {"devices": args.cpu_devices if device == "cpu" else 1}

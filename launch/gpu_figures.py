@@ -287,7 +287,7 @@ def profile(batch: int, tiny: bool, steps: int = 5) -> Result:
     import jax
 
     sys.path.insert(0, str(HERE))
-    import compare_peers  # type: ignore[import-not-found]
+    import compare_peers
 
     recipe = "cifar10_ddpm:tiny" if tiny else "cifar10_ddpm"
     run, _ = compare_peers.ours(

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion_jax.objective import reverse
-from diffusion_jax.objective.prediction import Prediction, clip_x0
+from diffusion_jax.objective.prediction import Denoiser, Prediction, clip_x0
 from diffusion_jax.process import schedules
 from diffusion_jax.process.base import Level, Schedule, expand, normal
 from diffusion_jax.process.gaussian import GaussianProcess
@@ -50,12 +50,12 @@ CHAINS: dict[str, tuple[Callable[..., Schedule], str]] = {
 Walk = Callable[[Callable[..., Any], np.ndarray], np.ndarray]
 
 
-def model(x: Any, t: float, xp: Any) -> Any:
+def model(x: Any, t: Any, xp: Any) -> Any:
     """Return eps(x, t) of the model, t from 0 to 999, for NumPy's and PyTorch's functions alike."""
     return 0.7 * xp.sin(1.3 * x + 0.004 * t) + 0.4 * x * (t + 1) / T
 
 
-def denoiser(x: Any, sigma: float, xp: Any) -> Any:
+def denoiser(x: Any, sigma: Any, xp: Any) -> Any:
     """Return x0(x, sigma) of the model for schedules with alpha = 1."""
     return xp.tanh(x / (1 + sigma) + 0.3 * sigma / (1 + sigma))
 
@@ -97,6 +97,10 @@ class Double:
 
 
 # diffusers
+
+
+Settings = dict[str, Any]
+"""Keyword arguments of `diffusers_case` or `k_case`."""
 
 
 def diffusers_case(
@@ -159,14 +163,15 @@ def _diffusers(
     levels = list(dict.fromkeys(np.asarray(peer.timesteps, np.float64).tolist()))  # Heun's appear twice
     times = np.append((np.array(levels) + 1) / T, 0.0)
 
-    def predict(params: Any, x: Any, at: Level, *_: Any) -> Prediction:
+    def unclipped(params: Any, x: Any, at: Level, *_: Any, **__: Any) -> Prediction:
         eps = model(x, expand(at.t * T - 1, x), jnp)
         return Prediction((x - expand(at.sigma, x) * eps) / expand(at.alpha, x), eps, None)
 
+    predict: Denoiser = unclipped
     if theirs.get("thresholding"):
-        predict = clip_x0(predict, quantile=theirs["dynamic_thresholding_ratio"])
+        predict = clip_x0(unclipped, quantile=theirs["dynamic_thresholding_ratio"])
     elif clip:
-        predict = clip_x0(predict, keep_eps=keep_eps)
+        predict = clip_x0(unclipped, keep_eps=keep_eps)
 
     kernel = {"fixed_small": reverse.fixed_small, "fixed_large": reverse.fixed_large}.get(variance)
     return difference(
@@ -194,7 +199,7 @@ def diffusers_cases() -> list[Any]:
         for variance, clip in (("fixed_small", True), ("fixed_large", False)):
             name = f"ancestral, 1,000 steps, {chain}, {variance}{', clipped' if clip else ''}"
             cases.append(case(name, "ancestral", "DDPM", 1e-9, chain, variance=variance, clip=clip))
-    small = {"variance": "fixed_small", "clip": True}
+    small: Settings = {"variance": "fixed_small", "clip": True}
     for target in ("sample", "v_prediction"):
         cases.append(case(f"ancestral, 1,000 steps, {target}", "ancestral", "DDPM", 1e-9, target=target, **small))
     for spacing in ("leading", "linspace"):
@@ -204,8 +209,8 @@ def diffusers_cases() -> list[Any]:
         cases.append(case(f"ddim, 50 leading, {chain}", "ddim", "DDIM", 1e-11, chain, 50))
     cases.append(case("ddim, 50 trailing", "ddim", "DDIM", 1e-11, steps=50, theirs={"timestep_spacing": "trailing"}))
     for eta in (0.5, 1.0):
-        more = {"options": {"eta": eta}, "step_options": {"eta": eta}}
-        cases.append(case(f"ddim, 50 leading, eta {eta}", "ddim", "DDIM", 1e-11, steps=50, **more))
+        settings: Settings = {"options": {"eta": eta}, "step_options": {"eta": eta}}
+        cases.append(case(f"ddim, 50 leading, eta {eta}", "ddim", "DDIM", 1e-11, steps=50, **settings))
     use = {"use_clipped_model_output": True}
     cases.append(case("ddim, 50 leading, clipped", "ddim", "DDIM", 1e-11, steps=50, clip=True, step_options=use))
     cases.append(case("ddim, 50 leading, keep_eps", "ddim", "DDIM", 1e-11, steps=50, clip=True, keep_eps=True))
@@ -215,10 +220,10 @@ def diffusers_cases() -> list[Any]:
     for chain in ("linear", "scaled", "cosine"):
         cases.append(case(f"dpmpp_1s, 20 steps, {chain}", "dpmpp_1s", dpm, 1e-11, chain, 20, theirs=multistep(1)))
         cases.append(case(f"dpmpp_2m, 20 steps, {chain}", "dpmpp_2m", dpm, 1e-11, chain, 20, theirs=multistep(2)))
-        heun = {"options": {"second_difference": "half"}, "theirs": multistep(3, solver_type="heun")}
+        heun: Settings = {"options": {"second_difference": "half"}, "theirs": multistep(3, solver_type="heun")}
         cases.append(case(f"dpmpp_3m half, 20 steps, {chain}", "dpmpp_3m", dpm, 1e-11, chain, 20, **heun))
-    lower = {"timestep_spacing": "trailing", "lower_order_final": True}
-    final = {"options": {"lower_order_final": True}, "theirs": multistep(2, **lower)}
+    lower: Settings = {"timestep_spacing": "trailing", "lower_order_final": True}
+    final: Settings = {"options": {"lower_order_final": True}, "theirs": multistep(2, **lower)}
     cases.append(case("dpmpp_2m, 10 trailing, lower_order_final", "dpmpp_2m", dpm, 1e-11, steps=10, **final))
     final = {"options": {"lower_order_final": True, "second_difference": "half"}}
     final["theirs"] = multistep(3, solver_type="heun", **lower)
@@ -227,12 +232,12 @@ def diffusers_cases() -> list[Any]:
     cases.append(
         case("dpmpp_2m, 20 steps, dynamic_threshold", "dpmpp_2m", dpm, 1e-11, steps=20, theirs=multistep(2, **dynamic))
     )
-    sde = {"theirs": multistep(2, algorithm_type="sde-dpmsolver++")}
+    sde: Settings = {"theirs": multistep(2, algorithm_type="sde-dpmsolver++")}
     cases.append(case("dpmpp_2m_sde, 20 steps", "dpmpp_2m_sde", dpm, 1e-11, steps=20, **sde))
-    trailing = {"theirs": {"timestep_spacing": "trailing"}}
+    trailing: Settings = {"theirs": {"timestep_spacing": "trailing"}}
     cases.append(case("edm, 20 trailing", "edm", "HeunDiscrete", 1e-11, steps=20, **trailing))
     cases.append(case("ddim, 20 trailing, Euler", "ddim", "EulerDiscrete", 1e-11, steps=20, **trailing))
-    ancestral = {"variance": "", "options": {"eta": 1.0}, **trailing}
+    ancestral: Settings = {"variance": "", "options": {"eta": 1.0}, **trailing}
     cases.append(case("ddim eta 1, 20 trailing, Euler", "ddim", "EulerAncestralDiscrete", 1e-11, steps=20, **ancestral))
     return cases
 
@@ -240,8 +245,8 @@ def diffusers_cases() -> list[Any]:
 def known_cases() -> list[Any]:
     """Return comparisons at settings where the two programs differ by design; their limit is infinite."""
     case, dpm, inf = diffusers_case, "DPMSolverMultistep", float("inf")
-    half = {"options": {"second_difference": "half"}, "theirs": multistep(3)}
-    bh2 = {"options": {"order": 2}, "theirs": {"solver_order": 2, "final_sigmas_type": "zero"}}
+    half: Settings = {"options": {"second_difference": "half"}, "theirs": multistep(3)}
+    bh2: Settings = {"options": {"order": 2}, "theirs": {"solver_order": 2, "final_sigmas_type": "zero"}}
     return [
         case("dpmpp_3m half, midpoint", "dpmpp_3m", dpm, inf, steps=20, **half),
         case("dpmpp_2m, heun", "dpmpp_2m", dpm, inf, steps=20, theirs=multistep(2, solver_type="heun")),
@@ -315,9 +320,9 @@ def k_case(
 
 def k_cases() -> list[Any]:
     """Return the comparisons with k-diffusion."""
-    churn = {"s_churn": 40.0, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003}
-    options = {"churn": 40.0, "s_min": 0.05, "s_max": 50.0, "s_noise": 1.003}
-    third = {"options": {"second_difference": "half"}, "eta": 0.0}
+    churn: Settings = {"s_churn": 40.0, "s_tmin": 0.05, "s_tmax": 50.0, "s_noise": 1.003}
+    options: Settings = {"churn": 40.0, "s_min": 0.05, "s_max": 50.0, "s_noise": 1.003}
+    third: Settings = {"options": {"second_difference": "half"}, "eta": 0.0}
     cases = []
     for grid in ("karras", "exponential"):
         cases += [

@@ -74,7 +74,7 @@ def run(directory: pathlib.Path, name: str | None) -> int:
     name = name or list(flags)[int(os.environ.get("SLURM_ARRAY_TASK_ID", "-1"))]
     if name not in flags:
         raise ValueError(f"{name} is not a run of {directory / sweeps.GRID}; the first of them is {next(iter(flags))}")
-    told = []
+    told: list[bool] = []
 
     def end(*_: Any) -> None:
         if not told and os.getpgrp() == os.getpid():  # the processes of this group are those that it runs
@@ -108,7 +108,7 @@ def work_off(directory: pathlib.Path, names: list[str], jobs: int) -> int:
     for gpu in (visible_gpus() or [""] * jobs)[:jobs]:
         gpus.put(gpu)
     running: set[subprocess.Popen[bytes]] = set()
-    told = []
+    told: list[bool] = []
 
     def end(*_: Any) -> None:
         told.append(True)

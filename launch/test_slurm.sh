@@ -163,31 +163,6 @@ must "$job" COMPLETED
 must "$cancelled" CANCELLED # it has not come back
 grep -E '[0-9] SIGTERM|resuming|goes back|step: 240 of' "$work/disturbed.log"
 
-"$PYTHON" - "$work/undisturbed" "$work/disturbed" <<'END'
-import sys
-
-import jax
-import numpy as np
-
-from diffusion_jax import config as configs
-from diffusion_jax import devices
-from diffusion_jax.experiment import wiring
-from diffusion_jax.training import checkpoints, loop, state
-
-
-def arrays(workdir):
-    """Step and all arrays of the newest state of a run."""
-    config = configs.merge(checkpoints.read_config(workdir))
-    shapes = jax.eval_shape(lambda: state.initial(config, wiring.build(config), loop.keys(config)[0]))
-    leaves = jax.tree.leaves(checkpoints.restore(workdir, devices.abstract(shapes)))
-    return [np.asarray(leaf) for leaf in leaves], checkpoints.steps(workdir)[-1]
-
-
-(one, steps), (other, steps_of_other) = map(arrays, sys.argv[1:])
-same = len(one) == len(other) and all(a.dtype == b.dtype and a.tobytes() == b.tobytes() for a, b in zip(one, other))
-assert steps == steps_of_other == 240, (steps, steps_of_other)
-print(f"test_slurm: {sum(a.size for a in one):,} numbers of {len(one)} arrays at step {steps} are", end=" ")
-print("the same bits" if same else "NOT the same bits")
-sys.exit(not same)
-END
+"$PYTHON" -m tests.same_state "$work/undisturbed" "$work/disturbed" | tee "$work/same"
+grep -q "at step 240 are the same bits" "$work/same"
 echo "test_slurm: passed in $((SECONDS - begin)) s"

@@ -17,11 +17,10 @@ import tempfile
 import time
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
 
 from diffusion_jax import main
 from diffusion_jax.training import checkpoints
+from tests.same_state import last_state, same
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -54,13 +53,6 @@ def ended(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def last_state(workdir):
-    """Every leaf of the newest state."""
-    directory = pathlib.Path(workdir, "checkpoints", str(checkpoints.steps(workdir)[-1]), "state")
-    with ocp.PyTreeCheckpointer() as reader:
-        return jax.tree.leaves(reader.restore(directory))
-
-
 def run(kills, every, seed):
     """The figures of this file's head. A training has no end until it was killed often enough."""
     moments = random.Random(seed)
@@ -88,8 +80,8 @@ def run(kills, every, seed):
         steps = max(checkpoints.steps(killed), default=0) + every
         failed += ended(started(killed, steps, every)) != 0
         assert ended(started(whole, steps, every)) == 0
-        pairs = zip(last_state(whole), last_state(killed), strict=True)
-        equal = checkpoints.steps(killed)[-1] == steps and all(np.array_equal(a, b) for a, b in pairs)
+        ends = last_state(whole), last_state(killed)
+        equal = same(*ends) and ends[0][0] == steps
     return {"kills": done, "unfinished_checkpoints": unfinished, "failed_starts": failed, "equal": equal}
 
 
