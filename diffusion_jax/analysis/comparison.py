@@ -251,7 +251,8 @@ def newest_values(directory: pathlib.Path) -> dict[str, Any]:
     """Return the numbers in figures.json of the newest evaluated checkpoint. Without one, the last held-out loss."""
     for folder, values in evaluations(directory)[:1]:
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float) and name != "step"}
-        return {"evaluated": folder.name, **numbers}
+        sampler = values.get("drawn", {}).get("by", {}).get("sampler.name")
+        return {"evaluated": folder.name, **({"sampler": sampler} if sampler else {}), **numbers}
     with contextlib.suppress(FileNotFoundError):  # an imported run has no metrics
         loss = metric_log.last(directory, "heldout_loss")
         return {} if loss is None else {"heldout_loss": loss}

@@ -148,7 +148,7 @@ def evaluations(directory: epath.Path) -> list[str]:
         rows = [
             (name, number(value))
             for name, value in values.items()
-            if not isinstance(value, list) and not name.startswith(in_records)
+            if not isinstance(value, list) and not name.startswith(in_records) and name != "drawn"
         ]
         parts.append(table(rows))
         parts += [picture(epath.Path(path), path.stem.replace("_", " ")) for path in sorted(folder.glob("*.png"))]

@@ -17,7 +17,7 @@ def provenance(run: trained.Run, seeds: np.ndarray) -> dict[str, Any]:
     return {
         "num_samples": len(seeds),
         "seeds": [int(seeds[0]), int(seeds[-1])],
-        **stored_samples.sampling_sections(run),
+        **trained.sampling_sections(run),
         "network_calls": trained.network_calls(run),
         "weights": {"step": run.step, "ema": run.ema, "hash": stored_samples.weights_hash(run.params)},
         "quantisation": quantisation(run.config.data.levels),
@@ -41,8 +41,11 @@ def add_record(run: trained.Run, key: str, record: dict[str, Any]) -> None:
 
 
 def flat(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the metrics of a record by name, with name_low, name_high and name_std, and its warnings as `marked`."""
-    values: dict[str, Any] = {}
+    """Return the metrics of a record by name, with name_low, name_high and name_std, and its warnings as `marked`.
+
+    Beside them stand the number of samples and of network calls for each.
+    """
+    values: dict[str, Any] = {name: record[name] for name in ("num_samples", "network_calls")}
     for name, entry in record["figures"].items():
         values |= {name if part == "value" else f"{name}_{part}": value for part, value in entry.items()}
     return values | ({"marked": record["marked"]} if record["marked"] else {})

@@ -236,8 +236,9 @@ def parzen_metric(run: trained.Run, options: Options) -> Callable[[], dict[str, 
             heldout.read(np.arange(heldout.size))[0],
         )
         found = parzen_window.estimate(*(x.reshape(len(x), -1) / (levels - 1) for x in arrays))
+        bits, stderr = found.mean / math.log(2), found.stderr / math.log(2)
         record = {
-            "figures": {"parzen_bits": {"value": found.mean / math.log(2), "stderr": found.stderr / math.log(2)}},
+            "figures": {"parzen_bits": {"value": bits, "stderr": stderr, "samples": len(seeds)}},
             "sigma": found.sigma,
             **metric_records.provenance(run, seeds),
             "marked": [],

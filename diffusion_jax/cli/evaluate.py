@@ -104,19 +104,25 @@ def run(args: Flags) -> Results:
     parts: list[Callable[[trained.Run], Results]] = [trained.heldout_loss]
     if names:
         parts.append(in_bits)
+    of_samples: list[Callable[[trained.Run], Results]] = []
     if guidance_scales:
-        parts.append(over_scales)
+        of_samples.append(over_scales)
     elif loaded.config.eval.svm and number:
-        parts.append(lambda loaded: sample_metrics.svm_metrics(loaded, number, args.seed))
+        of_samples.append(lambda loaded: sample_metrics.svm_metrics(loaded, number, args.seed))
     if number:
-        parts.append(lambda loaded: sample_metrics.pattern_counts(loaded, number, args.seed))
-    parts.append(lambda _: compute_metrics())
+        of_samples.append(lambda loaded: sample_metrics.pattern_counts(loaded, number, args.seed))
+    of_samples.append(lambda _: compute_metrics())
     if sigmas:
-        parts.append(over_lengths)
+        of_samples.append(over_lengths)
     figures: Results = {"step": loaded.step, "ema": loaded.ema}
     for part in parts:
         figures |= part(loaded)
         trained.save_figures(loaded, figures)
+    sampled: Results = {}
+    for part in of_samples:
+        sampled |= part(loaded)
+        trained.save_figures(loaded, figures, sampled)
+    figures |= sampled
     for name, value in figures.items():
         log.info("%-26s %s", name, f"{value:.5f}" if isinstance(value, float) else value)
     return figures

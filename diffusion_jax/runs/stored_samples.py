@@ -81,7 +81,7 @@ def directory_of(run: trained.Run) -> epath.Path:
         "format": FORMAT,
         "step": run.step,
         "ema": run.ema,
-        **sampling_sections(run),
+        **trained.sampling_sections(run),
         "weights": weights_hash(run.params),
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
@@ -94,11 +94,6 @@ def directory_of(run: trained.Run) -> epath.Path:
     if devices.is_first():
         files.save_json(directory / "sampler.json", depends_on)
     return directory
-
-
-def sampling_sections(run: trained.Run) -> dict[str, Any]:
-    """Return the sections of the config that samples of a trained network depend on."""
-    return {name: run.config[name].to_dict() for name in ("sampler", "guidance") if name in run.config}
 
 
 def weights_hash(params: Any) -> str:

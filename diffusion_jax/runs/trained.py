@@ -169,6 +169,11 @@ def network_calls(run: Run) -> int:
     return wiring.count_calls(run.config, run.params, run.guide)
 
 
+def sampling_sections(run: Run) -> dict[str, Any]:
+    """Return the sections of the config that samples of a trained network depend on."""
+    return {name: run.config[name].to_dict() for name in ("sampler", "guidance") if name in run.config}
+
+
 def check_weights(run: Run) -> None:
     """Raise ValueError, naming arrays, if the weights of a run are not finite."""
     arrays = traverse_util.flatten_dict(run.params, sep="/")
@@ -183,11 +188,22 @@ def heldout_loss(run: Run) -> dict[str, float]:
     return setup.heldout_loss(run.config, run.experiment, heldout, setup.keys(run.config)[2])(run.params)
 
 
-def save_figures(run: Run, figures: Mapping[str, Any]) -> None:
-    """Add figures to workdir/evaluation/<step>-<ema>/figures.json."""
+def save_figures(run: Run, figures: Mapping[str, Any], sampled: Mapping[str, Any] | None = None) -> None:
+    """Add figures to workdir/evaluation/<step>-<ema>/figures.json.
+
+    sampled: figures of samples. The file says under `drawn` by which options, and earlier figures of samples that were
+    drawn by others are removed.
+    """
     path = evaluation_directory(run) / "figures.json"
     before = files.read_json(path) if path.exists() else {}
-    files.save_json(path, before | dict(figures))
+    if sampled:
+        by = {key: value for key, value in configs.in_use(sampling_sections(run)).items() if key != "sampler.tile"}
+        earlier = before.pop("drawn", {"by": by, "figures": []})
+        if configs.as_tuples(earlier["by"]) != configs.as_tuples(by):
+            before = {name: value for name, value in before.items() if name not in earlier["figures"]}
+            earlier["figures"] = []
+        before["drawn"] = {"by": by, "figures": sorted({*earlier["figures"], *sampled})}
+    files.save_json(path, before | dict(figures) | dict(sampled or {}))
 
 
 def evaluation_directory(run: Run, shared: bool = False) -> epath.Path:

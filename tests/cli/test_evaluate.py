@@ -36,6 +36,25 @@ def test_evaluate_gives_the_bound_term_by_term(command, workdir):
     assert (directory / "vlb.png").exists() and (directory / "rate_distortion.png").exists()
 
 
+def test_figures_of_samples_are_those_of_one_sampler(command, workdir):
+    path = workdir / "evaluation" / "2-0.9" / "figures.json"
+
+    def evaluated(number, *flags):
+        words = "--metrics=fid", "--features=pixels", "--allow=few,sizes", "--bootstrap=0", f"--num_samples={number}"
+        done = command("evaluate", f"--workdir={workdir}", *words, *flags)
+        assert done.code == 0, done.err
+        assert (done.results["num_samples"], done.results["network_calls"]) == (number, 2)
+        stored = json.loads(path.read_text())
+        assert "heldout_loss" in stored and stored["drawn"]["by"]["sampler.num_steps"] == 2
+        return {name for name in stored if name.startswith("fd_pixels")}, stored["drawn"]["by"]["sampler.name"]
+
+    two = "--sampler.num_steps=2"
+    assert evaluated(8, two) == ({"fd_pixels_8"}, "ancestral")
+    assert evaluated(9, two, "--sampler.tile=3") == ({"fd_pixels_8", "fd_pixels_9"}, "ancestral")
+    assert evaluated(10, two, "--sampler.name=ddim") == ({"fd_pixels_10"}, "ddim")
+    assert evaluated(10, two, "--sampler.name=ddim", "--sampler.ddim.eta=1") == ({"fd_pixels_10"}, "ddim")
+
+
 def test_show_draws_the_steps_between_noise_and_data(command, workdir):
     done = command("show", f"--workdir={workdir}", "--num_samples=3")
     assert done.code == 0, done.err
