@@ -26,7 +26,7 @@ def last_state(workdir):
 
 
 def same(one, other):
-    """Whether two states of `last_state` are equal."""
+    """Return True if two states of `last_state` are equal."""
     (step, arrays), (other_step, others) = one, other
     pairs = zip(arrays, others, strict=False)
     bits = all(a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes() for a, b in pairs)

@@ -24,7 +24,7 @@ from diffusion_jax import config as configs
 from diffusion_jax import files, progress
 from diffusion_jax.analysis import sample_metrics, tables
 from diffusion_jax.experiment import choices, quality, sources, wiring
-from diffusion_jax.metrics import frechet
+from diffusion_jax.metrics import bootstrap, frechet, registry
 from diffusion_jax.metrics.features import FeatureNetwork
 from diffusion_jax.metrics.svm import svm_confidence
 from diffusion_jax.runs import plots, stored_samples, trained
@@ -64,7 +64,7 @@ def compare_samplers(
     seed: int = 0,
     features: str = "",
     weights: str = "",
-    draws: int = 100,
+    replicates: int = 100,
 ) -> tuple[str, dict[str, Any]]:
     """Evaluate samplers x steps, as far as cells are missing.
 
@@ -72,18 +72,17 @@ def compare_samplers(
 
     samplers: NAME or NAME:GRID, with the other options of run.config.sampler. steps: values of sampler.num_steps; 0:
     all steps of the chain, down to sampler.min_t. number, seed: as in `trained.draw`. features, weights: a feature
-    network, see `quality.feature_network`; "": pixels up to MOST_PIXELS dimensions, else inception. draws: of the
-    bootstrap behind each interval; 0: no intervals. Raises ValueError, before anything is drawn, for a sampler that
+    network, see `quality.feature_network`; "": pixels up to MOST_PIXELS dimensions, else inception. replicates: of
+    the bootstrap behind each interval; 0: no intervals. Raises ValueError, before anything is drawn, for a sampler that
     cannot be built.
     """
     config = run.config
     shape, levels = tuple(config.data.shape), config.data.levels
     if not samplers or not steps:
         raise ValueError("frontier: no sampler or no number of steps named. Use --samplers=ddim --steps=10,20")
-    if number < 2:
-        raise ValueError(f"--num_samples={number}: must be at least 2")
-    if draws < 0 or draws == 1:
-        raise ValueError(f"--bootstrap={draws}: must be at least 2, or 0 for no intervals")
+    if number < bootstrap.LEAST:
+        raise ValueError(f"--num_samples={number}: must be at least {bootstrap.LEAST}")
+    bootstrap.check_replicates(replicates)
     seeds = trained.seeds_from(seed, number)
     features = features or ("pixels" if math.prod(shape) <= MOST_PIXELS else "inception")
     network = quality.feature_network(features, shape, levels, weights=weights)
@@ -95,7 +94,7 @@ def compare_samplers(
     directory = trained.evaluation_directory(run) / "frontier"
     files.check_folder(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    done = {path.stem for path in directory.glob("*.npz") if not draws or _draws(read_cell(path), draws) == draws}
+    done = {path.stem for path in directory.glob("*.npz") if replicates in (0, read_cell(path).get("replicates", 0))}
     missing = [cell for cell in cells if cell.name not in done]
     reference = sample_metrics.own_reference(run, network)
     real = mean, cov = reference.mean, reference.cov
@@ -106,7 +105,7 @@ def compare_samplers(
         heldout_distance = distance(*frechet.statistics(quality.split_features(config, "heldout", network).features))
     with progress.track("cells", len(missing)) as report:
         for i, cell in enumerate(missing, 1):
-            values = evaluate_cell(cell, network, seeds, real, draws)
+            values = evaluate_cell(cell, network, seeds, real, replicates)
             files.save_npz(directory / f"{cell.name}.npz", {"figures": json.dumps(values)})
             log.info("%s: Fréchet distance %.4g", cell.label, values[f"frechet_{network.name}"])
             report(i)
@@ -132,7 +131,7 @@ def compare_samplers(
 
 
 def evaluate_cell(
-    cell: Cell, network: FeatureNetwork, seeds: np.ndarray, real: tuple[np.ndarray, np.ndarray], draws: int
+    cell: Cell, network: FeatureNetwork, seeds: np.ndarray, real: tuple[np.ndarray, np.ndarray], replicates: int
 ) -> dict[str, Any]:
     """Return the values of a cell. real: mean and covariance of the features of the training data."""
     config = cell.run.config
@@ -141,6 +140,12 @@ def evaluate_cell(
     samples = stored_samples.samples(cell.run, seeds)
     seconds = time.perf_counter() - started
     extracted, _ = sample_metrics.sample_features(cell.run, network, seeds)
+    distance = frechet.frechet_from(*real)
+
+    def statistic(rows: Any) -> float:
+        return distance(*frechet.statistics(extracted.features[rows]))
+
+    whole = statistic(registry.ALL)
     values = {
         "sampler": cell.label,
         "grid": config.sampler.grid,
@@ -150,11 +155,11 @@ def evaluate_cell(
         "seed": int(seeds[0]),
         "samples": stored_samples.directory_of(cell.run).name,
         "features": network.name,
-        f"frechet_{network.name}": frechet.frechet_from(*real)(*frechet.statistics(extracted.features)),
+        f"frechet_{network.name}": whole,
     }
-    if draws:
-        values["frechet_low"], values["frechet_high"] = frechet.frechet_interval(*real, extracted.features, draws)
-        values["draws"] = draws
+    if replicates:
+        low, high = bootstrap.interval(statistic, whole, len(seeds), replicates, name="the distance")
+        values |= {"frechet_low": low, "frechet_high": high, "replicates": replicates}
     if config.eval.svm and (heldout := sources.heldout_or_none(config, "SVM")):
         train = sources.source(config, "train")
         examples = (source.read(np.arange(source.size)) for source in (train, heldout))
@@ -204,14 +209,6 @@ def read_cell(path: epath.Path) -> dict[str, Any]:
     except Exception as error:
         raise ValueError(f"{path}: damaged. Delete it; the same command then computes it again") from error
     return values
-
-
-def _draws(cell: Mapping[str, Any], default: int) -> int:
-    """Return the draws behind the interval of a cell.
-
-    They are 0 without an interval, and default where a stored cell lacks the number.
-    """
-    return int(cell.get("draws", default)) if "frechet_low" in cell else 0
 
 
 def read_cells(directory: epath.Path, features: str = "pixels") -> list[dict[str, Any]]:

@@ -116,8 +116,8 @@ def check(run: trained.Run, count: int, dims: int, metrics: Sequence[str], optio
     config = run.config
     number = options.number or count
     trained.seeds_from(options.seed, number)
-    if number < 4:
-        raise ValueError(f"--num_samples={number}: metrics need at least 4 samples")
+    if number < bootstrap.LEAST:
+        raise ValueError(f"--num_samples={number}: metrics need at least {bootstrap.LEAST} samples")
     needed = {"--num_samples": registry.LEAST * (2 if options.replicates else 1), "reference": 2 * registry.LEAST}
     for name, size in {"--num_samples": number, "reference": count}.items():
         if "pr" in metrics and size < needed[name]:
@@ -147,8 +147,7 @@ def check_options(options: Options) -> None:
     unknown = set(options.allowed) - {"few", "sizes"}
     if unknown:
         raise ValueError(f"--allow={unknown.pop()}: unknown check. Use few, sizes")
-    if options.replicates and options.replicates < 2:
-        raise ValueError(f"--bootstrap={options.replicates}: must be at least 2, or 0 for no intervals")
+    bootstrap.check_replicates(options.replicates)
 
 
 def check_names(config: Any, metrics: Sequence[str], features: str, weights: str = "") -> FeatureNetwork:

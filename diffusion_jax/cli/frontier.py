@@ -19,7 +19,7 @@ def add_flags(parser: Parser) -> None:
     add_format(parser)
     add_seed(parser)
     add_feature_flags(parser, "", "pixels up to 1,024 dimensions, else inception")
-    parser.flag("bootstrap", int, 100, "Bootstrap draws of each confidence interval (0: no intervals)")
+    parser.flag("bootstrap", int, 100, "Bootstrap replicates of each confidence interval (0: no intervals)")
 
 
 def run(args: Flags) -> Results:

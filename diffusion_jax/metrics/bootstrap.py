@@ -6,6 +6,15 @@ import numpy as np
 
 from diffusion_jax import progress
 
+LEAST = 4
+"""Samples that an interval needs."""
+
+
+def check_replicates(replicates: int) -> None:
+    """Raise ValueError for a number of replicates, as of --bootstrap, that gives no interval; 0 asks for none."""
+    if replicates < 0 or replicates == 1:
+        raise ValueError(f"--bootstrap={replicates}: must be at least 2, or 0 for no intervals")
+
 
 def interval(
     statistic: Callable[[np.ndarray], float],
@@ -26,8 +35,8 @@ def interval(
     Reference: Politis and Romano 1994; Shao and Wu 1989 (delete half). Raises ValueError below 2 replicates or 4
     samples.
     """
-    if replicates < 2 or size < 4:
-        raise ValueError(f"an interval needs at least 2 replicates and 4 samples (got {replicates} and {size})")
+    if replicates < 2 or size < LEAST:
+        raise ValueError(f"an interval needs at least 2 replicates and {LEAST} samples (got {replicates} and {size})")
     rng = np.random.default_rng(seed)
     values = []
     with progress.track(f"replicates of {name}", replicates) as report:

@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from diffusion_jax import progress
-
 
 def frechet_distance(mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray) -> float:
     """Return the squared Fréchet distance of N(m1, C1) and N(m2, C2), in float64; it is never negative.
@@ -25,18 +23,13 @@ def frechet_from(mean1: np.ndarray, cov1: np.ndarray) -> Callable[[np.ndarray, n
     eigenvalues of C1 C2 would need the square root of a rounding error: the error is then 5e-5 for sets of fewer
     examples than features.
     """
-    distance = _distance_of_roots(mean1, cov1)
-    return lambda mean2, cov2: distance(mean2, _root(np.asarray(cov2, np.float64)), np.trace(cov2))
-
-
-def _distance_of_roots(mean1: np.ndarray, cov1: np.ndarray) -> Callable[[np.ndarray, np.ndarray, float], float]:
-    """Return `distance(mean2, R2, trace of C2)`."""
     mean1, cov1 = np.asarray(mean1, np.float64), np.asarray(cov1, np.float64)
     root1 = _root(cov1)
 
-    def distance(mean2: np.ndarray, root2: np.ndarray, trace2: float) -> float:
-        overlap = np.linalg.svd(root1.T @ root2, compute_uv=False).sum()
-        squared = np.sum((mean1 - np.asarray(mean2, np.float64)) ** 2) + np.trace(cov1) + trace2 - 2 * overlap
+    def distance(mean2: np.ndarray, cov2: np.ndarray) -> float:
+        mean2, cov2 = np.asarray(mean2, np.float64), np.asarray(cov2, np.float64)
+        overlap = np.linalg.svd(root1.T @ _root(cov2), compute_uv=False).sum()
+        squared = np.sum((mean1 - mean2) ** 2) + np.trace(cov1) + np.trace(cov2) - 2 * overlap
         return max(0.0, float(squared))
 
     return distance
@@ -71,29 +64,3 @@ def frechet_pixels(real: np.ndarray, samples: np.ndarray) -> float:
     """
     (mean1, cov1), (mean2, cov2) = (statistics(x.reshape(len(x), -1)) for x in (real, samples))
     return frechet_distance(mean1, cov1, mean2, cov2)
-
-
-def frechet_interval(
-    mean1: np.ndarray, cov1: np.ndarray, samples: np.ndarray, draws: int = 500, share: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Return a bootstrap interval of the distance of samples [M,F] from a Gaussian.
-
-    The Gaussian is held fixed. Samples are drawn with replacement, `draws` times. The duplicates add a bias, so the
-    quantiles are shifted by the difference between the distance and the mean of the draws. The interval covers the
-    expected distance of sets of this size, not its limit. Reference: Efron 1979.
-    """
-    x = np.asarray(samples, np.float64)
-    count, dims = x.shape
-    random = np.random.default_rng(seed)
-    distance, values = _distance_of_roots(mean1, cov1), []
-    with progress.track("bootstrap draws", draws) as report:
-        for i in range(draws):
-            weight = np.bincount(random.integers(count, size=count), minlength=count)
-            mean = weight @ x / count
-            root = ((x - mean) * np.sqrt(weight / (count - 1))[:, None]).T
-            trace = np.square(root).sum()
-            values.append(distance(mean, root if count < dims else _root(root @ root.T), trace))
-            report(i + 1)
-    moved = frechet_from(mean1, cov1)(*statistics(x)) - np.mean(values)
-    low, high = np.quantile(values, [(1 - share) / 2, (1 + share) / 2]) + moved
-    return max(0.0, float(low)), float(high)
