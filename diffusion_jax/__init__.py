@@ -16,7 +16,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
-    *("Diverged", "Model", "Run", "load", "sample", "train"),
+    *("Diverged", "Model", "Run", "load", "sample", "show_progress", "train"),
     *("losses", "metrics", "networks", "processes", "samplers", "schedules"),
 ]
 

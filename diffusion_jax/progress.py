@@ -5,8 +5,8 @@ with progress.track("samples", total=2000) as report:
         ...
         report(done)
 
-Both need logging at level INFO for "diffusion_jax", as the command line sets it; otherwise nothing is shown. The rate
-and the time left are those since the first report, whose work includes compilation. A report may hold values to show,
+Both need logging at level INFO for "diffusion_jax", which `show` sets; otherwise nothing is shown. The rate and the
+time left are those since the first report, whose work includes compilation. A report may hold values to show,
 `report(done, loss=0.5)`.
 """
 
@@ -29,6 +29,27 @@ SECONDS = 10.0
 
 Report: TypeAlias = Callable[..., None]
 """`report(done, **values)`: show how much of the total is done, and values by name."""
+
+
+class _Shown(logging.StreamHandler):
+    """The handler of `show`."""
+
+
+def show() -> logging.Handler:
+    """Show losses and progress, in Python as the command line does: on standard error, and of this package alone.
+
+    Returns the handler. A second call changes nothing. Without it, Python shows warnings only; programs that set up
+    `logging` themselves need the level INFO for the logger "diffusion_jax" instead.
+    """
+    package = logging.getLogger("diffusion_jax")
+    if found := [handler for handler in package.handlers if isinstance(handler, _Shown)]:
+        return found[0]
+    handler = _Shown(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    package.propagate = False
+    return handler
 
 
 @contextlib.contextmanager

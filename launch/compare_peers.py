@@ -80,25 +80,24 @@ def ours(o: Options) -> tuple[Callable[[int], None], int]:
     from diffusion_jax.analysis import timing
     from diffusion_jax.analysis.description import count
     from diffusion_jax.experiment import wiring
-    from diffusion_jax.training import setup, state
+    from diffusion_jax.training import setup
 
     config = recipe(o)
     experiment = wiring.build(config)
-    key, key_train, _ = setup.keys(config)
     if o["work"] == "train":
-        shapes = jax.eval_shape(lambda: state.initial(config, experiment, key))
+        shapes, key = setup.state_shapes(config, experiment), setup.train_key(config)
         step = setup.training_step(config, experiment, shapes)
-        held = [setup.initial_state(config, experiment, key, shapes)]
+        held = [setup.initial_state(config, experiment, shapes)]
         images = np.random.default_rng(0).integers(0, config.data.levels, (o["batch"], *config.data.shape), np.uint8)
         index = np.arange(o["batch"], dtype=np.int32)
         batch = devices.put_local_rows({"x0": images, "label": np.zeros_like(index), "index": index})
 
         def train() -> None:
-            held[0], _ = step(held[0], batch, key_train)
+            held[0], _ = step(held[0], batch, key)
 
         return finished(train, lambda: held[0]), count(shapes.params)
 
-    params = wiring.init(config, experiment.network, key)
+    params = wiring.init(config, experiment.network, jax.random.key(config.seed))
     number = count(params)
     params = devices.replicate(params)
     result: list[Any] = [None]

@@ -32,7 +32,7 @@ from diffusion_jax import config as configs
 from diffusion_jax import devices
 from diffusion_jax.analysis.description import flops, size
 from diffusion_jax.experiment import wiring
-from diffusion_jax.training import state
+from diffusion_jax.training import setup
 
 DEVICES = (8, 64, 256, 1024, 4096)
 
@@ -77,7 +77,7 @@ def model(recipe: str) -> Model:
     config = configs.load(recipe)
     experiment = wiring.build(config)
     key = jax.random.key(0)
-    shapes = jax.eval_shape(lambda: state.initial(config, experiment, key))
+    shapes = setup.state_shapes(config, experiment)
     example = {
         "x0": jax.ShapeDtypeStruct((1, *config.data.shape), jnp.uint8),
         "label": jax.ShapeDtypeStruct((1,), jnp.int32),

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import logging
 import os
 import shutil
 import sys
@@ -50,6 +51,18 @@ def one_device():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "device_count", lambda: 1)
         yield
+
+
+@pytest.fixture
+def own_logging():
+    """The package's logger without handlers, at its level at import; what a test sets is undone."""
+    package = logging.getLogger("diffusion_jax")
+    before = package.handlers, package.level, package.propagate
+    package.handlers, package.propagate = [], True
+    package.setLevel(logging.NOTSET)
+    yield package
+    package.handlers, _, package.propagate = before
+    package.setLevel(before[1])
 
 
 @pytest.fixture(autouse=True)

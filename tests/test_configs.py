@@ -148,9 +148,8 @@ def test_recipe_takes_two_steps_and_samples(name, images, monkeypatch):
     source = sources.source(config, "train")
     config = sources.resolve(config, source)
     experiment = wiring.build(config)
-    key_init, key, _ = setup.keys(config)
-    shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
-    train_state = setup.initial_state(config, experiment, key_init, shapes)
+    key, shapes = setup.train_key(config), setup.state_shapes(config, experiment)
+    train_state = setup.initial_state(config, experiment, shapes)
     step = setup.training_step(config, experiment, shapes)
     for n in (0, 1):
         batch = pipeline.batch(source, config.seed, n, config.batch_size, config.data.flip)

@@ -163,7 +163,7 @@ def changed(text, how):
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if PYTHON.search(page.read_text())], ids=lambda page: page.stem
 )
-def test_snippets_run(page, place, monkeypatch):
+def test_snippets_run(page, place, monkeypatch, own_logging):
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(str(place))
     text = page.read_text()

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import diffusion_jax as dj
 from diffusion_jax import progress
 
 
@@ -113,3 +114,13 @@ def test_nothing_is_shown_below_the_level_info(monkeypatch, caplog):
 )
 def test_duration(seconds, text):
     assert progress.duration(seconds) == text
+
+
+def test_progress_is_shown_once_on_standard_error(monkeypatch, own_logging):
+    logging.getLogger("diffusion_jax.somewhere").info("before")
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    assert dj.show_progress() is dj.show_progress()
+    logging.getLogger("diffusion_jax.somewhere").info("a line")
+    logging.getLogger("elsewhere").info("another line")
+    assert [line.split(" ", 1)[1] for line in stream.getvalue().splitlines()] == ["a line"]
+    assert own_logging.handlers == [dj.show_progress()]

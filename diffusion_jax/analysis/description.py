@@ -14,7 +14,7 @@ from diffusion_jax.experiment import paths, sources, wiring
 from diffusion_jax.experiment.objectives import loss_facts
 from diffusion_jax.process.base import in_float64, level
 from diffusion_jax.runs import metric_log
-from diffusion_jax.training import autoencoders, state, step
+from diffusion_jax.training import autoencoders, setup, step
 
 
 def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, Any]]:
@@ -28,7 +28,7 @@ def describe(config: ConfigDict, compile: bool = False) -> tuple[str, dict[str, 
     config = autoencoders.attach(config)
     experiment = wiring.build(config)
     devices.check(config.batch_size, config.accumulate_steps, config.parallel)
-    shapes = jax.eval_shape(lambda: state.initial(config, experiment, jax.random.key(0)))
+    shapes = setup.state_shapes(config, experiment)
     share = config.batch_size // jax.device_count()
     kind = jnp.uint8 if config.data.levels else jnp.float32
     batch = {

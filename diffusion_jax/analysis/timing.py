@@ -22,7 +22,7 @@ from diffusion_jax.experiment import guidances, latents, objectives, quality, so
 from diffusion_jax.metrics.features import FeatureNetwork
 from diffusion_jax.process.base import level
 from diffusion_jax.runs import record
-from diffusion_jax.training import autoencoders, reports, setup, state
+from diffusion_jax.training import autoencoders, reports, setup
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +90,9 @@ def training(
     config: ConfigDict, experiment: wiring.Experiment, source: Source, repeats: int, started: float
 ) -> tuple[Figures, Any]:
     """Time the training step alone, in its loop, and the data alone. Returns the values and the trained parameters."""
-    key_init, key, _ = setup.keys(config)
-    shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
+    key, shapes = setup.train_key(config), setup.state_shapes(config, experiment)
     step: Any = setup.training_step(config, experiment, shapes)
-    train_state = setup.initial_state(config, experiment, key_init, shapes)
+    train_state = setup.initial_state(config, experiment, shapes)
     batches = setup.device_batches(config, source, 0, 0)
     waits = []
 

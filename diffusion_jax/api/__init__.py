@@ -16,6 +16,7 @@ from diffusion_jax.api.namespaces import NAMESPACES, Choice, namespace
 from diffusion_jax.api.own_denoiser import sample
 from diffusion_jax.api.run import Run
 from diffusion_jax.api.training import train
+from diffusion_jax.progress import show as show_progress
 from diffusion_jax.training.loop import Diverged
 
-__all__ = ["NAMESPACES", "Choice", "Diverged", "Model", "Run", "load", "namespace", "sample", "train"]
+__all__ = ["NAMESPACES", "Choice", "Diverged", "Model", "Run", "load", "namespace", "sample", "show_progress", "train"]

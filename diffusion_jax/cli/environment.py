@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from diffusion_jax import progress
 from diffusion_jax.cli.parser import Flags, Parser
 
 log = logging.getLogger("diffusion_jax")
@@ -82,12 +83,8 @@ def check_platform() -> None:
 @contextlib.contextmanager
 def logging_to_stderr() -> Iterator[None]:
     """Send the log of this package alone to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     level, propagate = log.level, log.propagate
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False
+    handler = progress.show()
     try:
         yield
     finally:

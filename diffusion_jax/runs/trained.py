@@ -20,7 +20,7 @@ from diffusion_jax import config as configs
 from diffusion_jax import devices, files
 from diffusion_jax.experiment import drawing, guidances, sources, wiring
 from diffusion_jax.networks.parameters import check_finite
-from diffusion_jax.training import autoencoders, checkpoints, reports, setup, state
+from diffusion_jax.training import autoencoders, checkpoints, evaluations, reports, state
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def heldout_loss(run: Run) -> dict[str, float]:
     heldout = sources.heldout_or_none(run.config, "held-out loss")
     if heldout is None:
         return {}
-    return setup.heldout_loss(run.config, run.experiment, heldout, setup.keys(run.config)[2])(run.params)
+    return evaluations.heldout_loss(run.config, run.experiment, heldout)(run.params)
 
 
 def save_figures(run: Run, figures: Mapping[str, Any], sampled: Mapping[str, Any] | None = None) -> None:

@@ -5,20 +5,17 @@ import errno
 import logging
 import signal as signals
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
 from diffusion_jax import devices, files, progress
-from diffusion_jax.data import pipeline
-from diffusion_jax.experiment import drawing, optimizers, quality, sources, wiring
-from diffusion_jax.metrics import monitor
+from diffusion_jax.experiment import optimizers, sources
 from diffusion_jax.runs import metric_log, record, weights_and_biases
-from diffusion_jax.training import autoencoders, checkpoints, reports, setup, state
+from diffusion_jax.training import autoencoders, checkpoints, evaluations, reports, setup, state
 from diffusion_jax.training.workdir import lock
 
 log = logging.getLogger(__name__)
@@ -72,37 +69,17 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     # Checks.
     check_places(workdir, config.report)
     weights_and_biases.check(config.report.wandb)
-    train_source, heldout = sources.source(config, "train"), None
     kept = checkpoints.steps(workdir)
     stored = checkpoints.read_config(workdir, verify=verify) if kept else {}
-    config = optimizers.fill_in(sources.resolve(config, train_source), stored)
-    config = autoencoders.attach(config, workdir if kept else "", train_source, verify)
-    experiment = wiring.build(config)
-    quality.check_evaluation(config)
-    devices.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
-    pipeline.check(train_source, config.seed, 0, config.batch_size, config.data.flip)
-    if kept:
-        config = sources.with_heldout(config, stored["data"].get("heldout_fingerprint", ""))
-    if config.eval.every:
-        heldout = sources.source(config, "heldout")
-        config = sources.with_heldout(config, sources.fingerprint(heldout))
-    if config.report.samples_every and len(config.data.shape) not in (1, 3):
-        raise ValueError(
-            f"report.samples_every={config.report.samples_every}: examples of shape {tuple(config.data.shape)} are no "
-            "pictures. Set it to 0"
-        )
-    draw = drawing.quick_samples(config) if config.report.samples_every else None
-    if config.eval.quality_every:
-        quality.check_monitor(config)
-    key_init, key_train, key_eval = setup.keys(config)
-    shapes = jax.eval_shape(lambda: state.initial(config, experiment, key_init))
+    parts = setup.prepare(config, workdir, stored, verify)
+    config, experiment, shapes = parts.config, parts.experiment, parts.shapes
     if kept:
         configs.check_resume(stored, config)
         if kept[-1] >= config.train_steps:
             log.info("%s is finished: step %d of %d", workdir, kept[-1], config.train_steps)
             return {"workdir": workdir, "step": kept[-1], "loss": metric_log.last(workdir, "loss"), "finished": True}
     else:
-        sources.check(config, train_source)
+        sources.check(config, parts.source)
         sources.check_workdir(config, workdir)
     optimizers.check_decay(config)
     if devices.is_first():
@@ -120,7 +97,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
 
     # The state, and the compiled functions.
     log.info("%s", metric_log.banner(shapes.params, jax.devices(), workdir))
-    log.info("%s", sources.summary(train_source, heldout))
+    log.info("%s", sources.summary(parts.source, parts.heldout))
     shown = state.first_average(config)
     if lagging := reports.lag(config, shown, config.train_steps):
         log.warning("at the end of this run, %s", lagging)
@@ -128,17 +105,14 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
         log.info("resuming %s at step %d", workdir, kept[-1])
         train_state = checkpoints.restore(manager, devices.abstract(shapes, config.parallel), verify=verify)
     else:
-        train_state = setup.initial_state(config, experiment, key_init, shapes)
+        train_state = setup.initial_state(config, experiment, shapes)
     train_step = setup.training_step(config, experiment, shapes)
-    evaluate = setup.heldout_loss(config, experiment, heldout, key_eval) if heldout and config.eval.every else None
-    measure_quality = None
-    if config.eval.quality_every:
-        measure_quality = quality.make_monitor(config, drawing.quick_samples(config))
+    heldout = evaluations.heldout_loss(config, experiment, parts.heldout) if parts.heldout else None
 
     # The run.
     n = first = int(train_state.step)
     rollbacks = checkpoints.read_rollbacks(workdir, verify=verify) if kept else 0
-    batches = setup.device_batches(config, train_source, n, rollbacks)
+    batches, key = setup.device_batches(config, parts.source, n, rollbacks), setup.train_key(config, rollbacks)
     stack.callback(lambda: batches.close())
     session = stack.enter_context(record.recording(workdir, n))
     in_use, report_to = configs.in_use(configs.plain(config)), config.report
@@ -149,13 +123,11 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
     rate = optimizers.evaluated(experiment.learning_rate)
     results: dict[str, Any] = {}
     window: list[dict[str, jax.Array]] = []
-    started = time.perf_counter()
-
-    measured: float | None = None
-    aim: float | None = None
+    measure = evaluations.make(parts, shown, heldout, reporter)
+    measured, started = evaluations.Measured(), time.perf_counter()
 
     def save() -> None:
-        checkpoints.save(manager, n, train_state, stored, measured, aim, rollbacks)
+        checkpoints.save(manager, n, train_state, stored, measured.heldout_loss, measured.aim, rollbacks)
         if devices.is_first():
             reports.draw_losses(workdir, shown)
 
@@ -197,11 +169,11 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
             if n > first and rescue():
                 log.error("the data failed after step %d, which is saved", n)
             raise
-        train_state, metrics = train_step(train_state, batch, setup.train_key(key_train, rollbacks))
+        train_state, metrics = train_step(train_state, batch, key)
         window.append(metrics)
         session.step = n
         last = n == config.train_steps
-        measured = aim = pictured = None
+        measured = evaluations.Measured()
 
         if last or n == first + 1 or n % config.report.every == 0:
             means = reports.summary(jax.device_get(window))
@@ -223,7 +195,7 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
                 before = n - int(train_state.skipped[1])
                 good = max((k for k in checkpoints.steps(workdir) if k <= before), default=None)
                 where = reports.divergence(
-                    n, before, good, evaluate(state.weights(train_state, shown)) if evaluate else {}
+                    n, before, good, heldout(state.weights(train_state, shown)) if heldout else {}
                 )
                 if good is None or rollbacks >= config.guard.rollbacks:
                     raise Diverged(f"{workdir}: {where}")
@@ -232,7 +204,8 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
                 checkpoints.forget_after(manager, good)
                 train_state = checkpoints.restore(manager, devices.abstract(shapes, config.parallel), good, verify)
                 batches.close()
-                n, batches = good, setup.device_batches(config, train_source, good, rollbacks)
+                n, key = good, setup.train_key(config, rollbacks)
+                batches = setup.device_batches(config, parts.source, n, rollbacks)
                 continue
 
         if number := notice(n):
@@ -241,33 +214,9 @@ def _train(config: ConfigDict, workdir: str, verify: bool, stack: contextlib.Exi
             raise Preempted(workdir, n, number)
         paused = time.perf_counter()
         with saving_on_failure():
-            if evaluate and (last or n % config.eval.every == 0):
-                losses = evaluate(state.weights(train_state, shown))
-                measured = losses["heldout_loss"]
-                if shown != state.RAW:
-                    losses[reports.RAW_LOSS] = evaluate(train_state.params)["heldout_loss"]
-                reporter.scalars(n, losses)
-                log.info("step %d: held-out loss %s", n, reports.heldout_text(losses, shown))
-                results |= {name: losses[name] for name in ("heldout_loss", reports.RAW_LOSS) if name in losses}
-            figures = None
-            if measure_quality and (last or n % config.eval.quality_every == 0):
-                figures = if_finite(n, measure_quality, state.weights(train_state, shown))
-            if figures:
-                reporter.scalars(n, figures)
-                listed = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-                log.info("step %d: %s (%s)", n, listed, state.describe_weights(shown))
-                results |= figures
-                if config.checkpoint.best != "heldout_loss":
-                    aim = monitor.objective(config.checkpoint.best, figures)
-            if draw and (last or reports.is_drawn(n, config.report.samples_every)):
-                seeds = np.arange(config.report.num_samples)
-                pictured = if_finite(n, draw, state.weights(train_state, shown), seeds)
-                if pictured is not None:
-                    labels = experiment.sampler.labels(jax.numpy.asarray(seeds, np.uint32))
-                    captions = [] if labels is None else sources.captions(config, np.asarray(labels))
-                    weights = state.describe_weights(shown)
-                    reporter.images(n, "samples", pictured, config.data.levels, weights, captions)
-        if (measured is not None or pictured is not None) and (
+            measure(measured, n, last, train_state)
+        results |= measured.results
+        if (measured.heldout_loss is not None or measured.pictured) and (
             lagging := reports.lag(config, shown, n - int(train_state.skipped[0]))
         ):
             log.warning("%s", lagging)
@@ -287,15 +236,3 @@ def check_places(workdir: str, report: ConfigDict) -> None:
         files.check_file(directory / file, name, appended=True)
     for file in reports.FIGURES:
         files.check_file(directory / file, name)
-
-
-def if_finite(n: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return function(*arguments), or None if samples are not finite.
-
-    A warning is then logged. Samples may be not finite before a roll-back.
-    """
-    try:
-        return function(*arguments)
-    except FloatingPointError as error:
-        log.warning("step %d: %s", n, error)
-        return None

@@ -1,7 +1,7 @@
-"""Parts of a training: keys, first state, step, batches, held-out loss."""
+"""Parts of a training: what the config names, checked; keys, first state, step, batches."""
 
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,12 +9,60 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import devices
 from diffusion_jax.data import pipeline
-from diffusion_jax.data.source import Source, subset
-from diffusion_jax.experiment import sources, wiring
-from diffusion_jax.training import state, step
+from diffusion_jax.data.source import Source
+from diffusion_jax.experiment import drawing, optimizers, quality, sources, wiring
+from diffusion_jax.training import autoencoders, state, step
 
 ORDERS_APART = 1_000_003
 """Increment of the data's seed at each roll-back."""
+
+
+class Parts(NamedTuple):
+    """What a training is made of. Nothing of it is compiled."""
+
+    config: ConfigDict
+    """With every value that the data or the stored run decide."""
+    experiment: wiring.Experiment
+    source: Source
+    heldout: Source | None
+    """None without eval.every."""
+    draw: Callable[[Any, np.ndarray], np.ndarray] | None
+    """`drawing.quick_samples`, where the config asks for pictures or metrics of samples."""
+    shapes: Any
+    """Shapes and types of the state."""
+
+
+def prepare(config: ConfigDict, workdir: str, stored: Mapping[str, Any], verify: bool = True) -> Parts:
+    """Return the parts of a training, checked. stored: the config of the newest checkpoint, {} without one.
+
+    Raises ValueError or OSError, naming a key, where the config does not fit its data or the devices.
+    """
+    source, heldout = sources.source(config, "train"), None
+    config = optimizers.fill_in(sources.resolve(config, source), stored)
+    config = autoencoders.attach(config, workdir if stored else "", source, verify)
+    experiment = wiring.build(config)
+    quality.check_evaluation(config)
+    devices.check(config.batch_size, config.accumulate_steps, config.parallel, config.require_accelerator)
+    pipeline.check(source, config.seed, 0, config.batch_size, config.data.flip)
+    if stored:
+        config = sources.with_heldout(config, stored["data"].get("heldout_fingerprint", ""))
+    if config.eval.every:
+        heldout = sources.source(config, "heldout")
+        config = sources.with_heldout(config, sources.fingerprint(heldout))
+    if config.report.samples_every and len(config.data.shape) not in (1, 3):
+        raise ValueError(
+            f"report.samples_every={config.report.samples_every}: examples of shape {tuple(config.data.shape)} are no "
+            "pictures. Set it to 0"
+        )
+    draw = drawing.quick_samples(config) if config.report.samples_every or config.eval.quality_every else None
+    if config.eval.quality_every:
+        quality.check_monitor(config)
+    return Parts(config, experiment, source, heldout, draw, state_shapes(config, experiment))
+
+
+def state_shapes(config: ConfigDict, experiment: wiring.Experiment) -> Any:
+    """Return shapes and types of the state."""
+    return jax.eval_shape(lambda: state.initial(config, experiment, keys(config)[0]))
 
 
 def keys(config: ConfigDict) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -23,18 +71,19 @@ def keys(config: ConfigDict) -> tuple[jax.Array, jax.Array, jax.Array]:
     return key_init, key_train, key_eval
 
 
-def train_key(key: jax.Array, rollbacks: int) -> jax.Array:
+def train_key(config: ConfigDict, rollbacks: int = 0) -> jax.Array:
     """Return the key of training, another one after each roll-back."""
+    key = keys(config)[1]
     return jax.random.fold_in(key, rollbacks) if rollbacks else key
 
 
-def initial_state(config: ConfigDict, experiment: wiring.Experiment, key: jax.Array, shapes: Any) -> state.TrainState:
-    """Return the state before the first step, placed on its devices."""
+def initial_state(config: ConfigDict, experiment: wiring.Experiment, shapes: Any) -> state.TrainState:
+    """Return the state before the first step, placed on its devices. shapes: of the state."""
     make = jax.jit(
         lambda key: state.initial(config, experiment, key),
         out_shardings=devices.shardings(shapes, config.parallel),
     )
-    return make(key)
+    return make(keys(config)[0])
 
 
 def training_step(config: ConfigDict, experiment: wiring.Experiment, shapes: Any) -> Callable[..., Any]:
@@ -58,32 +107,3 @@ def device_batches(config: ConfigDict, source: Source, first: int, rollbacks: in
         source, seed, first, config.batch_size, data.flip, rows, data.workers, sources.coupling(config)
     )
     return pipeline.prefetch(made, devices.put_local_rows)
-
-
-def heldout_loss(
-    config: ConfigDict, experiment: wiring.Experiment, heldout: Source, key: jax.Array
-) -> Callable[[Any], dict[str, float]]:
-    """Return `evaluate(params) -> {"heldout_loss": mean over t, "heldout_loss_bin_0": …}`, a bin per interval of t.
-
-    Times, noise and examples are the same at every call. The mean weighs the intervals equally.
-    """
-    examples = subset(heldout, config.eval.max_examples)
-    rows_at_once = min(config.batch_size, examples.size)  # over which the times are spread
-    steps = 1 if experiment.sampler.method.direct else config.process.num_steps
-    measure = step.make_eval_step(experiment.loss, steps, rows_at_once, config.times.min_t, experiment.to_model)
-    eval_step = devices.map_over_devices(lambda *args: measure(*args, axis=devices.AXIS), replicated=2, reduced=True)
-
-    def evaluate(params: Any) -> dict[str, float]:
-        total = None
-        for i in range(config.eval.passes):
-            batches = pipeline.in_order(examples, rows_at_once, workers=config.data.workers)
-            for j, rows in enumerate(batches):
-                key_j = jax.random.fold_in(jax.random.fold_in(key, i), j)
-                sums = eval_step(params, key_j, devices.put_rows(pipeline.pad(rows, jax.device_count())))
-                total = sums if total is None else jax.tree.map(np.add, total, sums)
-        assert total is not None
-        loss, count = (np.asarray(total[name], np.float64) for name in ("loss", "count"))
-        per_bin = {f"heldout_loss_bin_{i}": s / c for i, (s, c) in enumerate(zip(loss, count, strict=True)) if c}
-        return {"heldout_loss": float(np.mean(list(per_bin.values()))), **per_bin}
-
-    return evaluate

@@ -17,7 +17,7 @@ from diffusion_jax import devices
 from diffusion_jax.data import pipeline
 from diffusion_jax.experiment import drawing, sources, wiring
 from diffusion_jax.runs import metric_log, record, trained
-from diffusion_jax.training import checkpoints, loop, reports, setup, state, workdir
+from diffusion_jax.training import checkpoints, evaluations, loop, reports, setup, state, workdir
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -47,7 +47,7 @@ def test_the_heldout_loss_of_a_few_examples_covers_all_times(number):
     def loss(params, batch, t, keys, dropout=True):
         return t**2, {}
 
-    found = setup.heldout_loss(config, experiment._replace(loss=loss), source, jax.random.key(1))({})
+    found = evaluations.heldout_loss(config, experiment._replace(loss=loss), source)({})
     assert len([name for name in found if "_bin_" in name]) == 10
     assert abs(found["heldout_loss"] - 1 / 3) < 0.01
 
@@ -56,7 +56,7 @@ def stored_state(workdir, step, name="toy2d"):
     config = recipe(name)
     config.update(checkpoints.read_config(workdir, step))
     experiment = wiring.build(config)
-    shapes = jax.eval_shape(lambda: state.initial(config, experiment, jax.random.key(0)))
+    shapes = setup.state_shapes(config, experiment)
     return jax.device_get(checkpoints.restore(workdir, devices.abstract(shapes), step))
 
 
@@ -261,7 +261,7 @@ def failing_data(patch):
 
 
 def failing_evaluation(patch):
-    patch.setattr(setup, "heldout_loss", lambda *_: fails)
+    patch.setattr(evaluations, "heldout_loss", lambda *_: fails)
 
 
 def failing_log(patch):
@@ -357,4 +357,4 @@ def test_evaluation_takes_any_number_of_devices():
     config = sources.resolve(config, sources.source(config, "train"))
     experiment = wiring.build(config)
     params = wiring.init(config, experiment.network, jax.random.key(0))
-    assert np.isfinite(setup.heldout_loss(config, experiment, source, jax.random.key(1))(params)["heldout_loss"])
+    assert np.isfinite(evaluations.heldout_loss(config, experiment, source)(params)["heldout_loss"])
