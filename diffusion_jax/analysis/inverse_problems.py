@@ -122,7 +122,9 @@ def solve(
     if y is None:
         heldout = sources.heldout(config)
         if not 1 <= number <= heldout.size:
-            raise ValueError(f"--num_samples={number}: must lie in 1 … {heldout.size}, the number of held-out examples")
+            raise ValueError(
+                f"--num_examples={number}: must lie in 1 … {heldout.size}, the number of held-out examples"
+            )
         stored, label = heldout.read(np.arange(number))
         x0 = np.asarray(sources.in_range(config, stored))
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2), i))(
@@ -137,7 +139,7 @@ def solve(
             raise ValueError(f"y: has shape {y.shape}. The operator needs [{needed}] with N >= 1 observations")
         if not np.isfinite(y).all():
             raise ValueError("y: has values that are not finite. Leave these observations out")
-    seeds = trained.seeds_from(seed, number * draws)
+    seeds = trained.seeds_from(seed, number * draws, "num_examples")
     each: list[Any] = [seeds.astype(np.uint32), np.repeat(y, draws, axis=0)]
     if label is not None and guidances.uses_label(config):
         each.append(np.repeat(label, draws, axis=0))

@@ -57,7 +57,7 @@ def encode_heldout(run: Run, number: int, out: pathlib.Path, by: str = "ode") ->
     is the error of the decoded examples, in 255ths of the range of the model.
     """
     if number < 1:
-        raise ValueError(f"--num_samples={number}: must be at least 1")
+        raise ValueError(f"--num_examples={number}: must be at least 1")
     levels = run.config.data.levels
     heldout = first_examples(sources.heldout(run.config), number)
     x, label = heldout.read(np.arange(heldout.size))
@@ -70,7 +70,7 @@ def encode_heldout(run: Run, number: int, out: pathlib.Path, by: str = "ode") ->
     error = np.sqrt(np.mean((back - np.asarray(sources.in_range(run.config, x))) ** 2)) * 127.5 * run.config.data.std
     values = {"rmse": float(error), "latents_std": float(latents.std()), "network_calls": calls}
     written = {"latents": str(out), "picture": str(picture)}
-    return {**written, "num_samples": len(x), "by": by, **values, "network_calls_back": calls_back}
+    return {**written, "num_examples": len(x), "by": by, **values, "network_calls_back": calls_back}
 
 
 def _maps(run: Run, by: str) -> tuple[Carry, Carry]:

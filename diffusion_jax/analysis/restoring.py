@@ -55,8 +55,8 @@ def restore(
     restorer = make_restorer(config, run.experiment, degraded, rule, noise, repeats, length)
     heldout = sources.heldout(config)
     if not 1 <= number <= heldout.size:
-        raise ValueError(f"--num_samples={number}: must lie in 1 … {heldout.size}, the number of held-out examples")
-    seeds = trained.seeds_from(seed, number).astype(np.uint32)
+        raise ValueError(f"--num_examples={number}: must lie in 1 … {heldout.size}, the number of held-out examples")
+    seeds = trained.seeds_from(seed, number, "num_examples").astype(np.uint32)
     stored, label = heldout.read(np.arange(number))
     x0 = sources.in_range(config, stored)
     drawn_noise = normal(

@@ -9,7 +9,7 @@ def add_flags(parser: Parser) -> None:
     add_run_flags(parser, "sampler", "ode", "data")
     add_format(parser)
     parser.flag("out", Path, "latents.npz", "File of the noise")
-    parser.flag("num_samples", int, 64, "Number of held-out examples")
+    parser.flag("num_examples", int, 64, "Number of held-out examples")
     parser.flag("by", str, "ode", "Method: ode, or ddim (its inversion, in the steps of the sampler)", ["ode", "ddim"])
 
 
@@ -23,4 +23,4 @@ def run(args: Flags) -> Results:
             raise ValueError(f"--{key}: has no effect with --by={args.by}. Leave it out")
     out = output(args.out, ".npz", picture=args.format)
     loaded = load_run(args)
-    return {"step": loaded.step, "ema": loaded.ema, **latents.encode_heldout(loaded, args.num_samples, out, args.by)}
+    return {"step": loaded.step, "ema": loaded.ema, **latents.encode_heldout(loaded, args.num_examples, out, args.by)}

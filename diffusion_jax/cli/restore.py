@@ -19,7 +19,7 @@ def add_flags(parser: Parser) -> None:
     add_run_flags(parser, "sampler", "guidance", "data")
     add_format(parser)
     parser.flag("out", Path, "restored.npz", "File of the examples")
-    parser.flag("num_samples", int, 16, "Number of held-out examples")
+    parser.flag("num_examples", int, 16, "Number of held-out examples")
     add_seed(parser)
     parser.flag("task", str, "inpaint", "Degradation: denoise, inpaint, colourise or superres")
     parser.flag("rule", str, "noise_aware", "Conditioning on the known part: constant, power, noise_aware or renoise")
@@ -48,7 +48,7 @@ def run(args: Flags) -> Results:
     """Write degraded, restored and original examples, and the error of the restored ones."""
     from diffusion_jax.runs import trained
 
-    trained.seeds_from(args.seed, args.num_samples)
+    trained.seeds_from(args.seed, args.num_examples, "num_examples")
     if args.operator or args.y or args.method not in ([], ["rule"]):
         return solve(args)
 
@@ -68,10 +68,10 @@ def run(args: Flags) -> Results:
         degraded = make_task(tuple(loaded.config.data.shape), **options.get(args.task, {}))
     noise = inverse_problems.default_noise(args.task) if args.noise is None else args.noise
     arrays, figures = restoring.restore(
-        loaded, degraded, args.rule, args.num_samples, args.seed, noise, args.repeats, args.length
+        loaded, degraded, args.rule, args.num_examples, args.seed, noise, args.repeats, args.length
     )
     files.save_npz(out, arrays)
-    chosen = {"task": args.task, "rule": args.rule, "noise": noise, "num_samples": args.num_samples}
+    chosen = {"task": args.task, "rule": args.rule, "noise": noise, "num_examples": args.num_examples}
     title = f"{args.task}, {args.rule}: RMSE {figures['rmse']:.1f} / 255"
     shown = draw_picture(out, arrays, loaded.config.data.levels, title)
     return {"restored": str(out), **shown, **chosen, **figures, "step": loaded.step, "ema": loaded.ema}
@@ -166,10 +166,10 @@ def solve(args: Flags) -> Results:
         own = inverse_problems.options_of(inverse.OPERATORS.get(name), of_operator)
         with naming_mask(args):
             operators[name] = inverse_problems.make_operator(name, tuple(loaded.config.data.shape), args.seed, **own)
-    shared = {"number": args.num_samples, "seed": args.seed, "noise": noise, "draws": args.draws, "rule": args.rule}
+    shared = {"number": args.num_examples, "seed": args.seed, "noise": noise, "draws": args.draws, "rule": args.rule}
     told = {
         "noise": noise,
-        "num_samples": args.num_samples,
+        "num_examples": args.num_examples,
         "draws": args.draws,
         "step": loaded.step,
         "ema": loaded.ema,
@@ -185,5 +185,5 @@ def solve(args: Flags) -> Results:
     files.save_npz(out, arrays)
     title = f"{name}, {method}" + (f": RMSE {figures['rmse']:.1f} / 255" if "rmse" in figures else "")
     shown = draw_picture(out, arrays, loaded.config.data.levels, title)
-    told["num_samples"] = len(arrays["restored"])
+    told["num_examples"] = len(arrays["restored"])
     return {"restored": str(out), **shown, "operator": name, "method": method, **figures, **told}

@@ -132,15 +132,18 @@ def prepare_draw(run: Run) -> Callable[[int, int, int | None], tuple[np.ndarray,
     return drawn
 
 
-def seeds_from(seed: int, number: int) -> np.ndarray:
-    """Return seed, seed + 1, … int64 [number]. Raises ValueError unless all lie in 0 … 2^32 - 1."""
-    for name, value in (("num_samples", number), ("seed", seed)):
+def seeds_from(seed: int, number: int, name: str = "num_samples") -> np.ndarray:
+    """Return seed, seed + 1, … int64 [number]. name: of the flag with the number.
+
+    Raises ValueError unless all lie in 0 … 2^32 - 1.
+    """
+    for flag, value in ((name, number), ("seed", seed)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise ValueError(f"--{name}={value!r}: must be a whole number")
+            raise ValueError(f"--{flag}={value!r}: must be a whole number")
     if number < 1:
-        raise ValueError(f"--num_samples={number}: must be at least 1")
+        raise ValueError(f"--{name}={number}: must be at least 1")
     if not 0 <= seed <= 2**32 - number:
-        raise ValueError(f"--seed={seed}: must be at least 0, and seed + num_samples at most 2^32")
+        raise ValueError(f"--seed={seed}: must be at least 0, and seed + {name} at most 2^32")
     return np.arange(seed, seed + number)
 
 

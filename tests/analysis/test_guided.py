@@ -110,7 +110,7 @@ def test_held_out_examples_are_restored(task, runs, capsys):
     np.save(runs / "known.npy", np.array([True, False]))
     flags = [flag.format(runs=runs) for flag in task]
     code, lines, errors = run(
-        capsys, "restore", f"--workdir={runs / 'plain'}", *flags, "--num_samples=6", f"--out={out}"
+        capsys, "restore", f"--workdir={runs / 'plain'}", *flags, "--num_examples=6", f"--out={out}"
     )
     assert code == 0, errors
     result = json.loads(lines[-1])
@@ -128,7 +128,7 @@ def test_held_out_examples_are_restored(task, runs, capsys):
 
 def solved(capsys, runs, name, *flags):
     out = runs / "solved.npz"
-    argv = ("restore", f"--workdir={runs / name}", "--num_samples=6", f"--out={out}", "--sampler.num_steps=4", *flags)
+    argv = ("restore", f"--workdir={runs / name}", "--num_examples=6", f"--out={out}", "--sampler.num_steps=4", *flags)
     code, lines, errors = run(capsys, *argv)
     assert code == 0, errors
     return json.loads(lines[-1]), lines, out
@@ -217,7 +217,7 @@ BAD = [
     ("restore", "plain", ["--rule=renoise", "--noise=0.1"], "--noise=0.1"),
     ("restore", "plain", ["--task=denoise", "--noise=0"], "--noise=0"),
     ("restore", "plain", ["--rule=constant", "--repeats=2"], "--repeats=2"),
-    ("restore", "plain", ["--num_samples=0"], "--num_samples=0"),
+    ("restore", "plain", ["--num_examples=0"], "--num_examples=0"),
     ("restore", "plain", ["--mask={runs}/mask.npy"], "mask.npy"),
 ]  # fmt: skip
 

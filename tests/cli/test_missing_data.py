@@ -58,14 +58,14 @@ def test_data_that_have_moved_are_found_by_a_flag(place, tmp_path, command, monk
     """The number of examples is checked once the data are open, and before anything compiles."""
     monkeypatch.setattr(sources, "_COMPARED", set())
     (place / "train.npz").rename(tmp_path / "moved.npz")
-    words = ["restore", f"--workdir={place / 'run'}", f"--out={tmp_path / 'x.npz'}", "--num_samples=99"]
+    words = ["restore", f"--workdir={place / 'run'}", f"--out={tmp_path / 'x.npz'}", "--num_examples=99"]
     words += [f"--data.arrays.heldout={place / 'heldout.npz'}"]
     try:
         assert str(place / "train.npz") in command(*words).err[-1]
         found = command(*words, f"--data.arrays.path={tmp_path / 'moved.npz'}")
     finally:
         (tmp_path / "moved.npz").rename(place / "train.npz")
-    assert found.code == 2 and "--num_samples=99" in found.err[-1] and not any("changed" in line for line in found.err)
+    assert found.code == 2 and "--num_examples=99" in found.err[-1] and not any("changed" in line for line in found.err)
 
 
 def test_folders_have_the_same_advice(tmp_path):
