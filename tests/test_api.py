@@ -406,6 +406,13 @@ BAD = [
     (lambda: dj.train(dj.Model(LabelNet()), VECTORS, labels=LABELS[:5], **SMALL), "labels"),
     (lambda: dj.train(model(), IMAGES, heldout=VECTORS, **SMALL), "heldout"),
     (lambda: dj.train(model(), IMAGES, options={"optimizer.learning_rat": 1}, **SMALL), "optimizer.learning_rate"),
+    (lambda: dj.train(model(), IMAGES, options={"train_steps": 9}, **SMALL), "train_steps"),
+    (lambda: dj.train(model(), IMAGES, options={"schedule.name": "linear"}, **SMALL), r"schedule\.name"),
+    (lambda: dj.train(model(), IMAGES, options={"prediction.target": "eps"}, **SMALL), r"prediction\.target"),
+    (lambda: dj.train(model(), IMAGES, options={"network.name": "mlp"}, **SMALL), r"network\.name"),
+    (lambda: dj.Model(ImageNet(), target="v", options={"prediction.target": "eps"}), r"prediction\.target"),
+    (lambda: dj.train(IMAGES, model(), **SMALL), "model"),
+    (lambda: dj.train(model(), IMAGES, heldout=IMAGES[:8], heldout_labels=np.zeros(8, int), **SMALL), "labels"),
     (lambda: dj.schedules.cosine(ofset=1), "cosine"),
     (lambda: dj.sample(lambda x, s: x, dj.schedules.edm(), shape=(2,), seeds=[0], sampler="dpm"), "dpmpp"),
     (lambda: dj.sample(lambda x, s: x, dj.schedules.rectified_flow(), shape=(2,), seeds=[0]), "schedule.*t = 1"),
@@ -415,6 +422,9 @@ BAD = [
         for seeds in ([], [-1], [2**32], [0.5], 3)
     ),
     (lambda: dj.sample(lambda x, s: x, "edn", shape=(2,), seeds=[0]), "edm"),
+    (lambda: dj.sample(lambda x, s: x, "edm", shape=(2,), seeds=[0], min_t=1.0), "min_t=1.0"),
+    (lambda: dj.sample(lambda x, s: x, "edm", shape=(2,), seeds=[0], min_t=-0.5), "min_t=-0.5"),
+    (lambda: dj.sample(lambda x, s: x, "edm", shape=(2,), seeds=[0], tile=0), "tile=0"),
     (lambda: dj.sample(lambda x, s: x, "edm", shape=2, seeds=[0]), "shape=2"),
     (lambda: dj.sample(lambda x, s: x, "edm", shape=(2,), seeds=[0], sampler=dj.samplers.ddim), r"ddim\(\)"),
     (lambda: dj.sample(lambda x, s: x[:, :1], "edm", shape=(2,), seeds=[0]), r"denoiser.*\(64, 1\).*\(64, 2\)"),
@@ -446,6 +456,8 @@ def test_calls_that_do_not_suit_a_run_are_refused(run, workdir, tmp_path):
             run.sample(2, **values)
     with pytest.raises(ValueError, match=r"sampler\.ddim\.eta"):
         run.sample(2, options={"sampler.ddim.eta": 0.5})
+    with pytest.raises(ValueError, match=r"sampler\.num_steps"):
+        run.sample(2, num_steps=2, options={"sampler.num_steps": 3})
     with pytest.raises(ValueError, match="num_samples"):
         run.sample("2")
     with pytest.raises(ValueError, match="num_examples"):
@@ -459,6 +471,12 @@ def test_calls_that_do_not_suit_a_run_are_refused(run, workdir, tmp_path):
         dj.load(workdir, network=ImageNet(width=16))
     with pytest.raises(ValueError, match="in_memory"):
         dj.load(workdir, network=ImageNet()).likelihood()
+    with pytest.raises(ValueError, match="data=images"):
+        dj.load(workdir, network=ImageNet(), heldout=IMAGES[:2]).restore(num_examples=2)
+    few = {"bound.num_steps": 2}
+    without = dj.load(workdir, network=ImageNet()).likelihood(IMAGES[:2], options=few)
+    assert "baseline_bits_per_dim" not in without
+    assert without["bits_per_dim"] == run.likelihood(IMAGES[:2], options=few)["bits_per_dim"]
     with pytest.raises(ValueError, match=r"network\.options|network\.name"):
         dj.train(dj.Model(ImageNet(width=16), num_steps=10), IMAGES, workdir=workdir, **SMALL)
     with pytest.raises(FileNotFoundError):

@@ -44,7 +44,9 @@ def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, 
         x0 = sources.in_range(config, stored)
         predictions |= {
             "progressive_decoding": progressive.decoding(sampler, process, params, x0, jnp.asarray(label), seed),
-            "interpolation": progressive.interpolation(sampler, process, params, x0[:2], seed, number),
+            "interpolation": progressive.interpolation(
+                sampler, process, params, x0[:2], jnp.asarray(label[:2]), seed, number
+            ),
         }
     arrays: dict[str, Any] = {name: sources.make_from_model(config)(x) for name, x in predictions.items()}
     rows = sampler.coefficients(params)

@@ -56,8 +56,8 @@ def variational_bound(run: Run) -> tuple[dict[str, float], variational.BoundTerm
     examples = heldout.heldout_examples(run.config)
     terms, times = bound_terms(run, examples)
     values = variational.summarise(terms, dims(run))
-    if run.config.data.levels:
-        values["baseline_bits_per_dim"] = baseline(run.config, examples)
+    if run.config.data.levels and (train := sources.train_or_none(run.config, "baseline_bits_per_dim")):
+        values["baseline_bits_per_dim"] = baseline(run.config, train, examples)
     return values, terms, variational.curves(terms, times, dims(run))
 
 
@@ -144,9 +144,9 @@ def report_bound(run: Run) -> tuple[dict[str, Any], np.ndarray]:
     return values, terms_nats.astype(np.float64).sum(1)
 
 
-def baseline(config: ConfigDict, examples: Source) -> float:
+def baseline(config: ConfigDict, train: Source, examples: Source) -> float:
     """Return the bits/dim of a histogram per pixel, fitted on eval.max_examples training examples."""
-    train = subset(sources.source(config, "train"), config.eval.max_examples)
+    train = subset(train, config.eval.max_examples)
 
     def images(source: Source) -> Iterator[np.ndarray]:
         for batch in pipeline.in_order(source, 256, workers=config.data.workers):

@@ -21,6 +21,19 @@ def put_options(config: ConfigDict, options: Mapping[str, Any] | None) -> None:
         put_existing(config, key, value)
 
 
+def check_arguments(options: Mapping[str, Any] | None, given: Mapping[str, tuple[str, Any]]) -> None:
+    """Raise ValueError for an option whose key an argument sets to another value.
+
+    given: the argument and its value by key.
+    """
+    for key, value in options.items() if isinstance(options, Mapping) else ():
+        name, there = given.get(key, ("", value))
+        if isinstance(there, str | int | float) and there == value:
+            continue
+        if name:
+            raise ValueError(f"options: {key}={value!r}: the argument {name} sets this key. Leave one of the two out")
+
+
 def put_options_of_run(config: ConfigDict, options: Mapping[str, Any] | None) -> None:
     """Set keys of a trained run's config.
 

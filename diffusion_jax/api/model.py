@@ -9,7 +9,7 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
-from diffusion_jax.api.keys import put_existing, put_options
+from diffusion_jax.api.keys import check_arguments, put_existing, put_options
 from diffusion_jax.api.namespaces import Choice, chosen_of
 from diffusion_jax.experiment import choices
 from diffusion_jax.experiment.choices import Instance
@@ -54,6 +54,17 @@ class Model:
         """Raise ValueError as `config` does."""
         self.config()
 
+    def arguments(self) -> dict[str, tuple[str, Any]]:
+        """Return the keys that arguments set, those at their default left out: {key: (argument, value)}."""
+        keys = {"schedule": "schedule.name", "target": "prediction.target", "loss": "loss.name"}
+        keys |= {"process": "process.name", "num_steps": "process.num_steps"}
+        keys |= {"conditioning": "network.conditioning", "label_dropout": "network.label_dropout"}
+        values = {key: (name, getattr(self, name)) for name, key in keys.items()}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        given = {key: (name, value) for key, (name, value) in values.items() if value is not defaults[name]}
+        named = {key: (name, getattr(value, "name", value)) for key, (name, value) in given.items()}
+        return named | {"network.name": ("network", self.network)}
+
     def config(self) -> ConfigDict:
         """Return the config of the model.
 
@@ -88,6 +99,7 @@ class Model:
         if not config.process.num_steps:
             config.sampler.update(num_steps=100, min_t=0.0)
             config.times.min_t = 1e-5
+        check_arguments(self.options, self.arguments())
         put_options(config, self.options)
         return config
 

@@ -20,7 +20,7 @@ from diffusion_jax.analysis import (
 )
 from diffusion_jax.analysis.estimators import needs_no_label
 from diffusion_jax.api.arrays import check_range, source_from_arrays, with_classes_of_run
-from diffusion_jax.api.keys import put_existing, put_options_of_run
+from diffusion_jax.api.keys import check_arguments, put_existing, put_options_of_run
 from diffusion_jax.api.namespaces import Choice, chosen_of
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import choices, sources, wiring
@@ -319,6 +319,12 @@ class Run:
         if guidance_scale is not None:
             config.guidance.name = "classifier_free"
             put_existing(config, "guidance.scale", guidance_scale, "guidance_scale")
+        arguments = {"num_steps": num_steps, "guidance_scale": guidance_scale, "sampler": sampler}
+        keys = {"num_steps": "sampler.num_steps", "guidance_scale": "guidance.scale", "sampler": "sampler.name"}
+        given = {
+            keys[name]: (name, getattr(value, "name", value)) for name, value in arguments.items() if value is not None
+        }
+        check_arguments(options, given)
         put_options_of_run(config, options)
         experiment = wiring.build(config, self.params, guide=self._run.guide)
         return self._run._replace(config=config, experiment=experiment)

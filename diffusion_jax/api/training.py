@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
 from diffusion_jax.api.arrays import check_range, source_from_arrays, with_classes_of_run
-from diffusion_jax.api.keys import put_existing, put_options
+from diffusion_jax.api.keys import check_arguments, put_existing, put_options
 from diffusion_jax.api.model import Model
 from diffusion_jax.api.run import Run
 from diffusion_jax.experiment import sources
@@ -53,21 +53,26 @@ def train(
 
     Progress goes to the logger "diffusion_jax", at level INFO.
     """
+    if not isinstance(model, Model):
+        raise ValueError(f"model: expected a dj.Model, got {type(model).__name__}")
     source, held = source_from_arrays(data, labels, levels, "data"), None
     if heldout is not None:
         held = source_from_arrays(heldout, heldout_labels, source.levels, "heldout")
         if held.shape != source.shape:
             raise ValueError(f"heldout: has shape {held.shape}, the training data {source.shape}")
     config = model.config()
+    if labels is None and heldout_labels is not None:
+        raise ValueError("heldout_labels: the training data have no labels. Pass labels=, or leave it out")
     if labels is not None and not adapter.inspect_call(model.network).label:
         raise ValueError(
             f"labels: {type(model.network).__name__} takes no label; its __call__ must be (x, time, label)"
         )
     splits = {"train": source} | ({"heldout": held} if held else {})
     configs.put(config, "data.name", Instance(splits, sources.IN_MEMORY))
-    for key, value in {"train_steps": train_steps, "batch_size": batch_size, "seed": seed}.items():
-        put_existing(config, key, value, key)
-    put_existing(config, "optimizer.learning_rate", learning_rate, "learning_rate")
+    values = {"train_steps": train_steps, "batch_size": batch_size, "seed": seed, "learning_rate": learning_rate}
+    keys = {name: f"optimizer.{name}" if name == "learning_rate" else name for name in values}
+    for name, key in keys.items():
+        put_existing(config, key, values[name], name)
     config.network.conditional = labels is not None
     config.optimizer.warmup_steps = _warmup_steps(config.train_steps, workdir)
     tenth = max(1, config.train_steps // 10)
@@ -78,6 +83,7 @@ def train(
     if not source.levels:
         config.bound.update(decoder="density", clip_x0=False)
         config.sampler.clip_x0 = len(source.shape) == 3
+    check_arguments(options, model.arguments() | {key: (name, values[name]) for name, key in keys.items()})
     put_options(config, options)
     if labels is None and config.network.label_dropout:
         raise ValueError("label_dropout: there are no labels; pass labels=")
@@ -86,8 +92,13 @@ def train(
         check_range(config, held, "heldout")
         splits["heldout"] = with_classes_of_run(config, held, "heldout_labels")
     place = str(workdir or tempfile.mkdtemp(prefix="diffusion_jax_"))
-    training_loop.train(config, place)
-    run = Run(trained.load(place, given=_given(config)))
+    try:
+        training_loop.train(config, place)
+        run = Run(trained.load(place, given=_given(config)))
+    except BaseException:
+        if workdir is None:
+            shutil.rmtree(place, ignore_errors=True)
+        raise
     if workdir is None:
         weakref.finalize(run, shutil.rmtree, place, ignore_errors=True)
     return run

@@ -47,7 +47,10 @@ class Instance:
         if not isinstance(self.made, dict):
             return self.made
         if split not in self.made:
-            raise NoHeldout(f"data: this run has no split {split!r}", "Pass its data, such as heldout=images")
+            name = "heldout" if split == "heldout" else "data"
+            raise NoHeldout(
+                f"{name}: this run has no split {split!r}", f"Pass it to dj.train or dj.load: {name}=images"
+            )
         return self.made[split]
 
 

@@ -145,6 +145,15 @@ def heldout_or_none(config: ConfigDict, use: str = "") -> Source | None:
         return None
 
 
+def train_or_none(config: ConfigDict, use: str) -> Source | None:
+    """Open the training split, or return None, with a warning that names `use`, if a run of arrays has not got it."""
+    try:
+        return source(config, "train")
+    except NoHeldout as error:
+        log.warning("without %s: %s", use, error)
+        return None
+
+
 def resolve(config: ConfigDict, train: Source) -> ConfigDict:
     """Return the config with the properties of its data filled in."""
     config = config.copy_and_resolve_references()

@@ -13,7 +13,7 @@ import numpy as np
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from diffusion_jax.experiment import wiring
+from diffusion_jax.experiment import sources, wiring
 from diffusion_jax.experiment.objectives import loss_facts
 from diffusion_jax.experiment.paths import variance_facts
 from diffusion_jax.interop import ddpm_tf1, diffusers, diffusers_folder, diffusers_options, fit
@@ -32,9 +32,9 @@ def from_diffusers(config: ConfigDict, path: str, workdir: str) -> dict[str, Any
     """Import a saved UNet2DModel as a run directory.
 
     The model determines the network, the shape and classes of the data and, if it has a scheduler, the chain. All other
-    keys are taken from the config, including the levels of the data (256 if it has none). Where network.label_dropout
-    of the config is above 0, the last class embedding of the model means "no label". Raises ValueError or OSError
-    before anything is written.
+    keys are taken from the config, including the levels of the data (if it has none, those of its data, or 256). Where
+    network.label_dropout of the config is above 0, the last class embedding of the model means "no label". Raises
+    ValueError or OSError before anything is written.
     """
     check_vacant(workdir)
     folder = diffusers_folder.find(path)
@@ -54,15 +54,28 @@ def from_diffusers(config: ConfigDict, path: str, workdir: str) -> dict[str, Any
     with config.unlocked():
         config.network.update(name="unet", conditional=classes > 0, label_dropout=dropout, conditioning="step")
         config.network.unet.update({name: getattr(unet, name) for name in TAKEN})
-        config.data.update(shape=shape, levels=config.data.levels or 256)
-        if classes:
-            config.data.classes = classes
+        config.data.update(shape=shape, **_levels_and_classes(config, shape, classes))
         config.update_from_flattened_dict(chain)
         _fit_variance(config, unet.out_channels > shape[-1], bool(chain))
     experiment = wiring.build(config)
     net = diffusers.to_flax(diffusers_folder.read_tensors(folder), network(experiment), shape)
     figures = start(workdir, config, experiment, net, net)
     return figures | {"scheduler": str(scheduler) if scheduler else None}
+
+
+def _levels_and_classes(config: ConfigDict, shape: tuple[int, ...], classes: int) -> dict[str, int]:
+    """Return levels and classes of the config's data, if they can be read and have the model's shape.
+
+    Otherwise 256 levels, unless the config says others. A model with classes keeps its own.
+    """
+    found = {"levels": config.data.levels or 256, "classes": classes or config.data.classes}
+    try:
+        train = sources.source(config, "train")
+    except (ValueError, OSError, ImportError):
+        return found
+    if train.shape != shape:
+        return found
+    return {"levels": config.data.levels or train.levels, "classes": classes or train.classes}
 
 
 def _fit_variance(config: ConfigDict, learned: bool, chain: bool) -> None:

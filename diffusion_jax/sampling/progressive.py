@@ -83,9 +83,16 @@ def sharing(sampler: Sampler, params: Any, seed: int, copies: int, number: int =
 
 
 def interpolation(
-    sampler: Sampler, process: Process, params: Any, ends: Array, seed: int, points: int, number: int = 4
+    sampler: Sampler,
+    process: Process,
+    params: Any,
+    ends: Array,
+    labels: Array,
+    seed: int,
+    points: int,
+    number: int = 4,
 ) -> np.ndarray:
-    """Interpolate between x0 of two examples, ends [2,*D].
+    """Interpolate between x0 of two examples, ends [2,*D], with labels [2]; a point takes the label of the nearer end.
 
     Both are corrupted to level t and mixed, and sampling starts from there.
 
@@ -94,7 +101,7 @@ def interpolation(
     points, *D]: the mixtures of x0, then those at the start of each part, the lowest level first. Reference: Ho et al.
     2020, figure 8.
     """
-    label = sampler.labels(jnp.full(points, seed, jnp.uint32))
+    label = jnp.where(jnp.linspace(0, 1, points) < 0.5, labels[0], labels[1])
     walk, _, chunks = _compiled(sampler, params, number, label)
     key_noise, key = jax.random.split(jax.random.key(seed))
     noise = normal(jax.random.split(key_noise, 2), ends.shape[1:], ends.dtype)

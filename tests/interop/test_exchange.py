@@ -94,6 +94,25 @@ def test_export_then_import_is_the_identity(tmp_path, capsys):
         assert stored.to_dict() == config.to_dict()
 
 
+def test_an_exported_run_comes_back_with_the_levels_and_classes_of_its_data(tmp_path, capsys):
+    """It is evaluated and continued, although the model says neither."""
+    ours, theirs, folder = (str(tmp_path / name) for name in ("ours", "theirs", "folder"))
+    quiet = ["--config.report.tensorboard=False", "--config.report.samples_every=0"]
+    run(
+        capsys,
+        "train",
+        "--config=digits:tiny",
+        f"--workdir={ours}",
+        "--config.train_steps=2",
+        "--config.network.unet.groups=4",
+        *quiet,
+    )
+    run(capsys, "export", "--to=diffusers", f"--workdir={ours}", f"--path={folder}", "--ema=none")
+    bring(capsys, folder, theirs, "--config=digits:tiny", *quiet)
+    assert "heldout_loss" in run(capsys, "evaluate", f"--workdir={theirs}", "--num_samples=0")
+    assert run(capsys, "train", f"--workdir={theirs}", "--config.train_steps=1")["step"] == 1
+
+
 def test_the_recipe_of_the_paper_comes_back_as_it_is(tmp_path, capsys):
     """norm_num_groups=32 is the rule at these sizes, so a run of the recipe goes on from the published weights."""
     config = configs.load("cifar10_ddpm")

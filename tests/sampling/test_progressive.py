@@ -1,5 +1,7 @@
 """Walks in parts are the whole walk, and what is shared or mixed on the way is what the pictures say it is."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import oracles
@@ -15,6 +17,7 @@ from diffusion_jax.sampling import ddpm, grids, loop, progressive
 
 PROCESS, CHAIN = GaussianProcess(), schedules.cosine(25)
 DATA = oracles.TWO_MODES
+NO_LABELS = jnp.array([-1, -1])
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +71,22 @@ def test_samples_that_part_later_are_closer(sampler):
 
 def test_interpolation_goes_from_one_example_to_the_other(sampler):
     ends = jnp.asarray(DATA.means, jnp.float32)
-    shown = progressive.interpolation(sampler, PROCESS, None, ends, seed=0, points=5)
+    shown = progressive.interpolation(sampler, PROCESS, None, ends, NO_LABELS, seed=0, points=5)
     assert shown.shape == (5, 5, 2)
     np.testing.assert_allclose(shown[0], np.linspace(*DATA.means, 5), atol=1e-6)
     lowest = shown[1]  # little noise: the ends are nearly reached
     assert np.abs(lowest[0] - ends[0]).max() < 0.7 and np.abs(lowest[-1] - ends[1]).max() < 0.7
+
+
+def test_interpolated_points_have_the_label_of_the_nearer_end(sampler):
+    def denoise(params, x, level, label=None, keys=None):
+        x0 = jnp.broadcast_to(label[:, None].astype(x.dtype), x.shape)
+        return Prediction(x0, jnp.zeros_like(x), None)
+
+    ends = jnp.asarray(DATA.means, jnp.float32)
+    of_label = dataclasses.replace(sampler, denoiser=denoise)
+    shown = progressive.interpolation(of_label, PROCESS, None, ends, jnp.array([7, 9]), seed=0, points=4)
+    np.testing.assert_allclose(shown[1:, :, 0], np.tile([7, 7, 9, 9], (4, 1)), atol=1e-5)
 
 
 def test_levels_are_interpolated_by_taking_each_from_either_end():
@@ -93,7 +107,7 @@ def test_levels_are_interpolated_by_taking_each_from_either_end():
         shape=(400,),
     )
     ends = jnp.stack([jnp.full(400, -1.0), jnp.full(400, 1.0)])
-    shown = progressive.interpolation(sampler, process, None, ends, seed=0, points=5)
+    shown = progressive.interpolation(sampler, process, None, ends, NO_LABELS, seed=0, points=5)
     shares = (shown[0] == 1).mean(1)
     assert set(np.unique(shown[0])) == {-1.0, 1.0} and shares[0] == 0 and shares[-1] == 1
     np.testing.assert_allclose(shares, np.linspace(0, 1, 5), atol=4 * 0.5 / 400**0.5)
