@@ -473,6 +473,10 @@ def test_calls_that_do_not_suit_a_run_are_refused(run, workdir, tmp_path):
         dj.load(workdir, network=ImageNet()).likelihood()
     with pytest.raises(ValueError, match="data=images"):
         dj.load(workdir, network=ImageNet(), heldout=IMAGES[:2]).restore(num_examples=2)
+    with pytest.raises(ValueError, match="data"):
+        run.restore(IMAGES[:2], operator=lambda x: x.mean(0), y=np.zeros((2, *IMAGES.shape[2:])), noise=0.1)
+    with pytest.raises(ValueError, match="task"):
+        run.restore(IMAGES[:2], operator="blur", task="denoise")
     few = {"bound.num_steps": 2}
     without = dj.load(workdir, network=ImageNet()).likelihood(IMAGES[:2], options=few)
     assert "baseline_bits_per_dim" not in without

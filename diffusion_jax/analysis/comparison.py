@@ -5,6 +5,8 @@ finished, diverged or failed.
 """
 
 import contextlib
+import datetime
+import itertools
 import math
 import pathlib
 import re
@@ -18,7 +20,7 @@ from diffusion_jax import files
 from diffusion_jax.analysis import sweeps, tables
 from diffusion_jax.analysis.tables import MISSING
 from diffusion_jax.metrics import registry
-from diffusion_jax.runs import metric_log, trained
+from diffusion_jax.runs import metric_log, record, trained
 from diffusion_jax.training import checkpoints
 
 COLUMNS = (
@@ -239,12 +241,18 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def hours(workdir: str) -> float | None:
-    """Return the hours from the first to the last line of metrics.jsonl. Pauses are included. None without the file."""
+    """Return the hours from the first to the last line of metrics.jsonl, without pauses. None without the file.
+
+    A pause ends where the run's record has a start.
+    """
     try:
-        times = [record["time"] for record in metric_log.read_metrics(workdir) if "time" in record]
+        times = [line["time"] for line in metric_log.read_metrics(workdir) if "time" in line]
     except FileNotFoundError:
         return None
-    return (times[-1] - times[0]) / 3600 if times else None
+    lines = record.read(workdir)
+    starts = [datetime.datetime.fromisoformat(line["time"]).timestamp() for line in lines if line["event"] == "start"]
+    gaps = [(a, b) for a, b in itertools.pairwise(times) if not any(a < start < b for start in starts)]
+    return sum(b - a for a, b in gaps) / 3600 if times else None
 
 
 def newest_values(directory: pathlib.Path) -> dict[str, Any]:
@@ -259,14 +267,21 @@ def newest_values(directory: pathlib.Path) -> dict[str, Any]:
     return {}
 
 
-def evaluations(directory: pathlib.Path) -> list[tuple[pathlib.Path, dict[str, Any]]]:
+def evaluations(directory: pathlib.Path, pictured: bool = False) -> list[tuple[pathlib.Path, dict[str, Any]]]:
     """Return folder and values of each evaluated checkpoint of a run, newest first.
 
-    Values that are not finite are floats. Raises ValueError for a damaged figures.json.
+    pictured: also of checkpoints that have pictures only. Values that are not finite are floats. Raises ValueError for
+    a damaged figures.json.
     """
-    paths = [path for path in directory.glob("evaluation/*/figures.json") if path.parent.name.split("-")[0].isdigit()]
+    folders = {
+        path.parent
+        for name in ("figures.json", *(["*.png"] * pictured))
+        for path in directory.glob(f"evaluation/*/{name}")
+    }
+    numbered = [folder for folder in folders if folder.name.split("-")[0].isdigit()]
     found = []
-    for path in sorted(paths, key=lambda path: (-int(path.parent.name.split("-")[0]), path.parent.name)):
-        values = files.read_json(path)
-        found.append((path.parent, {name: files.number(value) for name, value in values.items()}))
+    for folder in sorted(numbered, key=lambda folder: (-int(folder.name.split("-")[0]), folder.name)):
+        path = folder / "figures.json"
+        values = files.read_json(path) if path.exists() else {}
+        found.append((folder, {name: files.number(value) for name, value in values.items()}))
     return found

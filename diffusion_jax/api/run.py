@@ -205,7 +205,11 @@ class Run:
         """
         run = self._on(data, labels, options)
         number = num_examples if data is None else len(data)
+        if operator and task != "inpaint":
+            raise ValueError(f"task={task!r}: has no effect with operator. Leave one of the two out")
         if y is not None:
+            if data is not None:
+                raise ValueError("data: observations y take their place. Leave one of the two out")
             needs_no_label("restore with y", self._run)
             if labels is not None:
                 raise ValueError("labels: do not belong to observations y. Leave them out")
@@ -345,6 +349,8 @@ class Run:
     def _source(self, data: Any, labels: Any, levels: int | None = None) -> Source:
         """Return arrays as a Source. Raises ValueError unless they are like the data of the run."""
         expected = self.config.data
+        if labels is not None and not (self.config.network.conditional or self.config.data.classes):
+            raise ValueError("labels: the run has none, neither in its data nor in its network. Leave them out")
         source = source_from_arrays(data, labels, expected.levels if levels is None else levels, "data")
         source = with_classes_of_run(self.config, source, "labels")
         check_range(self.config, source, "data")

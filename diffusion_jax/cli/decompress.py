@@ -29,11 +29,18 @@ def run(args: Flags) -> Results:
     from diffusion_jax import files
     from diffusion_jax.analysis import compression, tables
     from diffusion_jax.runs import pictures, trained
+    from diffusion_jax.training import checkpoints
 
     if args.progressive < 0:
         raise ValueError(f"--progressive={args.progressive}: must be 0 or more")
     out = output(args.out, ".npz", picture=args.format) if args.progressive else output(args.out, ".npz")
     header = compression.read_header(args.file)
+    kept = checkpoints.steps(args.workdir)
+    if kept and header["step"] not in kept:
+        raise ValueError(
+            f"--file={args.file}: needs step {header['step']}, but {args.workdir} has {', '.join(map(str, kept))}. Use "
+            "the run that wrote the file"
+        )
     loaded = trained.load(args.workdir, header["step"], header["ema"], args.verify, bound=header["bound"])
     began = time.perf_counter()
     curves: dict[str, Any] = {}

@@ -89,7 +89,7 @@ def refuse_idle(args: Flags, used: Iterable[str], operators: Iterable[str], meth
     taken = {*used}.union(*(options_of(factory, vars(args)) for factory in factories))
     if args.mask not in ("random", "box"):
         taken.discard("share")
-    for name in OPTIONS:
+    for name in ("task", *OPTIONS) if args.operator else OPTIONS:
         if name in args.typed and name not in taken:
             chosen = [f"--operator={','.join(operators)}" if args.operator else f"--task={args.task}"]
             chosen += [f"--method={','.join(methods)}"] if methods else []

@@ -1,5 +1,6 @@
 """Parts of a training: what the config names, checked; keys, first state, step, batches."""
 
+import logging
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from diffusion_jax.data import pipeline
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import drawing, optimizers, quality, sources, wiring
 from diffusion_jax.training import autoencoders, state, step
+
+log = logging.getLogger(__name__)
 
 ORDERS_APART = 1_000_003
 """Increment of the data's seed at each roll-back."""
@@ -48,7 +51,10 @@ def prepare(config: ConfigDict, workdir: str, stored: Mapping[str, Any], verify:
         config = sources.with_heldout(config, stored["data"].get("heldout_fingerprint", ""))
     if config.eval.every:
         heldout = sources.source(config, "heldout")
-        config = sources.with_heldout(config, sources.fingerprint(heldout))
+        before, now = config.data.heldout_fingerprint, sources.fingerprint(heldout)
+        if str(config.data.name) == sources.IN_MEMORY and before not in ("", now):  # others are compared as they open
+            log.warning("heldout: the data are not those of the run so far; its held-out losses cannot be compared")
+        config = sources.with_heldout(config, now)
     if config.report.samples_every and len(config.data.shape) not in (1, 3):
         raise ValueError(
             f"report.samples_every={config.report.samples_every}: examples of shape {tuple(config.data.shape)} are no "

@@ -1,5 +1,6 @@
 """The HTML page of a run: it holds every value, is self-contained, and a browser shows it; and the table of runs."""
 
+import datetime
 import html.parser
 import json
 import os
@@ -205,3 +206,23 @@ def test_a_run_without_evaluation_is_compared_by_its_last_heldout_loss(tmp_path)
     (run / "metrics.jsonl").unlink()
     _, table = comparison.compare_runs([str(run)])
     assert "heldout_loss" not in table["runs"][str(run)]
+
+
+def test_hours_leave_out_the_pause_before_a_resume(tmp_path):
+    times = [1000.0, 1600.0, 9000.0, 9600.0]
+    lines = [json.dumps({"step": i, "time": t, "loss": 1.0}) for i, t in enumerate(times)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert comparison.hours(str(tmp_path)) == pytest.approx(8600 / 3600)
+    starts = [datetime.datetime.fromtimestamp(t, datetime.UTC).isoformat() for t in (990, 8990)]
+    record = [json.dumps({"event": "start", "time": at, "step": 0}) for at in starts]
+    (tmp_path / "record.jsonl").write_text("\n".join(record) + "\n")
+    assert comparison.hours(str(tmp_path)) == pytest.approx(1200 / 3600)
+
+
+def test_pictures_of_a_step_without_figures_are_reported(tmp_path):
+    run = make_run(tmp_path / "run")
+    folder = run / "evaluation" / "220-0.998"
+    folder.mkdir()
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(folder / "frontier.png")
+    assert comparison.evaluations(run)[0][0].name == "200-0.998"
+    assert [folder.name for folder, _ in comparison.evaluations(run, pictured=True)] == ["220-0.998", "200-0.998"]

@@ -105,6 +105,8 @@ BAD = [
     (["restore", "--workdir={workdir}", "--iterations=9", "--out={tmp}/x.npz"], "--iterations"),
     (["restore", "--workdir={workdir}", "--draws=3", "--out={tmp}/x.npz"], "--draws"),
     (["restore", "--workdir={workdir}", "--task=superres", "--factor=3", "--y={tmp}/gone.npy"], "gone.npy"),
+    (["sample", "--workdir={workdir}", "--sampler.times=(1.0,0.5,0.0)", "--sampler.grid=karras"], "--sampler.grid"),
+    (["restore", "--workdir={workdir}", "--operator=blur", "--task=superres", "--out={tmp}/x.npz"], "--task"),
     (["restore", "--workdir={workdir}", "--operator=mask", "--zeta=2", "--out={tmp}/x.npz"], "--zeta"),
     (["restore", "--workdir={workdir}", "--operator=mask", "--repeats=2", "--out={tmp}/x.npz"], "--repeats"),
     (["encode", "--workdir={workdir}", "--sampler.num_steps=3", "--out={tmp}/x.npz"], "--sampler.num_steps"),
