@@ -158,7 +158,9 @@ def evaluate_cell(
         f"frechet_{network.name}": whole,
     }
     if replicates:
-        low, high = bootstrap.interval(statistic, whole, len(seeds), replicates, name="the distance")
+        low, high = bootstrap.interval(
+            statistic, whole, len(seeds), replicates, name="the distance", within=registry.range_of("fd")
+        )
         values |= {"frechet_low": low, "frechet_high": high, "replicates": replicates}
     if config.eval.svm and (heldout := sources.heldout_or_none(config, "SVM")):
         train = sources.source(config, "train")

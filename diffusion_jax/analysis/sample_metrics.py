@@ -90,6 +90,7 @@ def own_reference(run: trained.Run, network: FeatureNetwork) -> reference.Refere
     if path.exists():
         stored = reference.read(path)
         expected = {"data": source.name, "count": source.size, "versions": reference.versions()}
+        expected["fingerprint"] = sources.fingerprint(source)
         expected |= reference.describe(network, source.shape, source.levels)
         if network.compiled and expected.items() <= stored.provenance.items():
             return stored
@@ -131,7 +132,7 @@ def check(run: trained.Run, count: int, dims: int, metrics: Sequence[str], optio
         if options.heldout and heldout.size > number:
             raise ValueError(f"--heldout: needs a sample for each held-out example, {heldout.size} (got {number})")
     warnings = {}
-    if min(number, count) < dims:
+    if min(number, count) <= dims:  # n examples span n - 1 dimensions
         warnings["few"] = f"{min(number, count)} examples for {dims} features, so that their covariance is singular"
     if number != count:
         warnings["sizes"] = f"{number} samples are compared with {count} examples"
@@ -192,7 +193,9 @@ def evaluate_samples(
         log.info("metrics: %s", name)
         entry = {"value": statistic(registry.ALL)}
         if options.replicates:
-            low, high = bootstrap.interval(statistic, entry["value"], number, options.replicates, name=name)
+            low, high = bootstrap.interval(
+                statistic, entry["value"], number, options.replicates, name=name, within=registry.range_of(name)
+            )
             entry |= {"low": low, "high": high}
         entries[registry.full_name(name, network.name, number)] = entry
     if options.heldout and heldout:
@@ -282,8 +285,9 @@ def heldout_entries(
 ) -> dict[str, dict[str, float]]:
     """Return the metrics of the held-out data, and of as many samples.
 
-    The former are what a perfect model would reach at this number of examples, which is not 0 or 1. The latter are mean
-    and standard deviation over DRAWS random subsets of the samples, where there are more samples than held-out data.
+    The former are what a perfect model would reach at this number of examples, which is not 0 or 1. The latter are the
+    mean over DRAWS random subsets of the samples, where there are more samples than held-out data, and the standard
+    deviation of one subset: that over the DRAWS, which share samples, divided by sqrt(1 - share of the samples).
     """
     count = len(heldout.features)
     real = real._replace(heldout=None)
@@ -296,7 +300,8 @@ def heldout_entries(
     smaller = _statistics(functions, real, samples) if count < len(samples.features) else {}
     for name, statistic in smaller.items():
         values = [statistic(rows) for rows in subsets]
-        entry = {"value": float(np.mean(values)), "std": float(np.std(values, ddof=1))}
+        apart = math.sqrt(1 - count / len(samples.features))
+        entry = {"value": float(np.mean(values)), "std": float(np.std(values, ddof=1)) / apart}
         entries[registry.full_name(name, features, count)] = entry
     return entries
 

@@ -33,7 +33,8 @@ def measure(
 ) -> reference.Reference:
     """Return the reference statistics of a split of a config's data."""
     source, data = sources.source(config, split), config.data
-    return reference.measure(source, network, split, keep, data.workers, choices.options(data))
+    measured = reference.measure(source, network, split, keep, data.workers, choices.options(data))
+    return measured._replace(provenance=measured.provenance | {"fingerprint": sources.fingerprint(source)})
 
 
 def split_features(config: ConfigDict, split: str, network: features.FeatureNetwork) -> features.Features:

@@ -6,6 +6,7 @@
 once, in the metric.
 """
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -106,6 +107,13 @@ def full_name(statistic: str, features: str, count: int) -> str:
     """
     stem = statistic.replace("fd", "fid").replace("kd", "kid") if features == "inception" else f"{statistic}_{features}"
     return f"{stem}_{f'{count // 1000}k' if count >= 10_000 and count % 1000 == 0 else count}"
+
+
+def range_of(statistic: str) -> tuple[float, float]:
+    """Return the range of a statistic."""
+    shares = ("precision", "recall", "coverage", "memorisation")
+    lower = {"kd": -math.inf, "is_1split": 1.0}.get(statistic, 0.0)
+    return lower, 1.0 if statistic in shares else math.inf
 
 
 def is_full_name(name: str) -> bool:
