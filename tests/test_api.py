@@ -343,6 +343,12 @@ def test_networks_of_the_package_keep_their_names():
     assert config.network.name == "mlp" and config.network.mlp.width == 32
 
 
+def test_a_loss_of_continuous_time_has_all_times():
+    vdm = dj.Model(ImageNet(), schedule=dj.schedules.linear_logsnr(), loss=dj.losses.vdm())
+    assert vdm.config().times.min_t == 0
+    assert dj.train(vdm, IMAGES, **SMALL).step == 4
+
+
 def test_losses_and_processes_are_choices():
     config = model(loss=dj.losses.min_snr(gamma=3.0)).config()
     assert config.loss.name == "min_snr" and config.loss.min_snr.gamma == 3.0

@@ -33,7 +33,7 @@ def draw_progression(run: trained.Run, number: int, seed: int = 0) -> dict[str, 
         most = f" … {heldout.size}, the number of held-out examples" if heldout else " or more"
         raise ValueError(f"--num_samples={number}: must lie in 2{most}")
     directory = trained.evaluation_directory(run)
-    params = jax.device_get(run.params)
+    params = jax.device_put(jax.device_get(run.params))  # once, and not at every call
     seeds = trained.seeds_from(seed, number)
     predictions = {
         "progressive_generation": progressive.generation(sampler, params, seeds),

@@ -13,6 +13,7 @@ from diffusion_jax.api.keys import check_arguments, put_existing, put_options
 from diffusion_jax.api.namespaces import Choice, chosen_of
 from diffusion_jax.experiment import choices
 from diffusion_jax.experiment.choices import Instance
+from diffusion_jax.experiment.objectives import loss_facts
 from diffusion_jax.objective import targets
 from diffusion_jax.process.base import Schedule
 
@@ -98,7 +99,8 @@ class Model:
         put_existing(config, "network.label_dropout", self.label_dropout, "label_dropout")
         if not config.process.num_steps:
             config.sampler.update(num_steps=100, min_t=0.0)
-            config.times.min_t = 1e-5
+            if not loss_facts(config).continuous:
+                config.times.min_t = 1e-5
         check_arguments(self.options, self.arguments())
         put_options(config, self.options)
         return config

@@ -77,7 +77,7 @@ def vlb(*, setting: Setting) -> Terms:
 @declare(chain=True, trains_variance=True, head=True, gaussian=True)
 def hybrid(factor: float = 0.001, *, setting: Setting) -> Terms:
     """L_simple, and `factor` times the bound for the variance. Reference: Nichol and Dhariwal 2021, eq. 16."""
-    mse = losses.weighted_mse(setting.schedule, setting.target, losses.simple())
+    mse = losses.weighted_mse(setting.schedule, setting.target, losses.simple(), setting.config.loss.reduction)
     return {"mse": (1.0, mse), "vlb": (factor, setting.vlb(stop_mean=True))}
 
 
@@ -232,6 +232,8 @@ def loss_terms(
             )
         )
     if isinstance(made, dict):
+        idle = config.loss.reduction != "mean" and "mse" not in made
+        refuse((idle, f"loss.reduction={config.loss.reduction!r}: has no effect with loss.name={config.loss.name!r}"))
         return made
     if not process.gaussian:
         raise ValueError(

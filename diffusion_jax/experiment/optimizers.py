@@ -73,7 +73,21 @@ RATES: dict[str, Callable[..., Rate]] = {
 }
 
 
-# Optimisers: factories take the learning rate.
+# Optimisers: factories take the learning rate. Weight decay does not act on a learned schedule.
+
+
+def decayed(params: Any) -> Any:
+    """Return False for the arrays of a learned schedule, params["schedule"], and True for all others."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path[:1]) != "['schedule']", params)
+
+
+def decay(strength: float) -> optax.GradientTransformation:
+    """Add `strength` times the parameters to their updates, where `decayed`. It has no state of its own."""
+
+    def update(updates: Any, params: Any) -> Any:
+        return jax.tree.map(lambda to, g, p: g + strength * p if to else g, decayed(params), updates, params)
+
+    return optax.stateless(update)
 
 
 def adam(
@@ -85,7 +99,8 @@ def adam(
     added after, as in the paper.
     """
     if weight_decay:
-        return optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay)
+        steps = optax.scale_by_adam(b1, b2, eps), decay(weight_decay)
+        return optax.chain(*steps, optax.scale_by_learning_rate(learning_rate))
     return optax.adam(learning_rate, b1, b2, eps)
 
 
@@ -105,7 +120,8 @@ def lion(
 
     Reference: Chen et al. 2023, algorithm 2.
     """
-    return optax.lion(learning_rate, b1, b2, weight_decay=weight_decay)
+    steps = optax.scale_by_lion(b1, b2), decay(weight_decay)
+    return optax.chain(*steps, optax.scale_by_learning_rate(learning_rate))
 
 
 def muon(
@@ -121,15 +137,20 @@ def muon(
     def matrices(params: Any) -> Any:
         return jax.tree.map(lambda x: numbers(tuple(range(x.ndim - 1)), x.ndim - 1) if x.ndim > 1 else None, params)
 
-    return optax.contrib.muon(
-        learning_rate,
-        ns_steps=steps,
-        beta=beta,
-        weight_decay=weight_decay,
-        adam_weight_decay=weight_decay,
-        muon_weight_dimension_numbers=matrices,
-        consistent_rms=rms,
-    )
+    def with_decay(strength: float) -> optax.GradientTransformation:
+        return optax.contrib.muon(
+            learning_rate,
+            ns_steps=steps,
+            beta=beta,
+            weight_decay=strength,
+            adam_weight_decay=strength,
+            muon_weight_dimension_numbers=matrices,
+            consistent_rms=rms,
+        )
+
+    if not weight_decay:
+        return with_decay(0.0)
+    return optax.partition({True: with_decay(weight_decay), False: with_decay(0.0)}, decayed)
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {

@@ -146,9 +146,9 @@ def histogram_bits_per_dim(train: Iterable[np.ndarray], heldout: Iterable[np.nda
     for batch in train:
         flat = batch.reshape(len(batch), -1)
         if counts is None:
-            counts = np.ones((flat.shape[1], levels), np.int32)
-        for level in range(levels):
-            counts[:, level] += (flat == level).sum(0, dtype=np.int32)
+            counts = np.ones((flat.shape[1], levels), np.int64)
+        cells = flat + np.arange(flat.shape[1]) * levels
+        counts += np.bincount(cells.ravel(), minlength=counts.size).reshape(counts.shape)
     assert counts is not None
     bits = np.log2(counts.sum(1, keepdims=True)) - np.log2(counts)
     dims = np.arange(len(counts))

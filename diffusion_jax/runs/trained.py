@@ -24,6 +24,9 @@ from diffusion_jax.training import autoencoders, checkpoints, evaluations, repor
 
 log = logging.getLogger(__name__)
 
+_COUNTED: dict[str, int] = {}
+"""Network calls, by run and options, see `network_calls`."""
+
 RESULTS = (".json", ".npz", ".csv", ".md", ".png", ".pdf", ".svg")
 """Suffixes of the files of an evaluation."""
 
@@ -168,8 +171,11 @@ def labels(run: Run, seeds: np.ndarray, label: int | None = None) -> np.ndarray 
 
 
 def network_calls(run: Run) -> int:
-    """Return the number of function evaluations (NFE) per sample, from `wiring.count_calls`."""
-    return wiring.count_calls(run.config, run.params, run.guide)
+    """Return the number of function evaluations (NFE) per sample, from `wiring.count_calls`, counted once."""
+    key = str((run.workdir, run.step, run.ema, configs.in_use(configs.plain(run.config))))
+    if key not in _COUNTED:
+        _COUNTED[key] = wiring.count_calls(run.config, run.params, run.guide)
+    return _COUNTED[key]
 
 
 def sampling_sections(run: Run) -> dict[str, Any]:

@@ -242,6 +242,10 @@ def test_without_stats_a_reference_is_measured_once(loaded, workdir):
     expected = frechet.frechet_distance(mean, cov, *frechet.statistics(samples))
     assert found["fd_pixels_80"] == pytest.approx(expected, rel=1e-6)
     assert evaluated(loaded, ["fid"], "pixels", number=80) == found and path.stat().st_mtime_ns == written
+    ours = reference.read(path)
+    other = ours.provenance | {"fingerprint": "of other data of the same name and size"}
+    reference.write(path, ours._replace(mean=ours.mean + 1, provenance=other))
+    assert evaluated(loaded, ["fid"], "pixels", number=80) == found
 
 
 def test_features_of_the_user(loaded, tmp_path, monkeypatch):

@@ -66,10 +66,21 @@ def test_defaults_are_adam_with_a_linear_warm_up_bit_for_bit():
         np.testing.assert_array_equal(a["w"], b["w"])
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "lion"])
-def test_weight_decay_shrinks_parameters_without_a_gradient(name):
-    update = first_update({"w": jnp.zeros(3)}, {"w": jnp.ones(3)}, name=name, **{f"{name}__weight_decay": 0.01})
-    np.testing.assert_allclose(update["w"], -0.001, rtol=1e-5)
+@pytest.mark.parametrize("name", ["adam", "adamw", "lion", "muon"])
+def test_weight_decay_shrinks_parameters_without_a_gradient_but_no_learned_schedule(name):
+    params = {"net": {"w": jnp.ones((2, 3)), "b": jnp.ones(3)}, "schedule": {"bias": jnp.array(-13.3)}}
+    update = first_update(jax.tree.map(jnp.zeros_like, params), params, name=name, **{f"{name}__weight_decay": 0.01})
+    for array in jax.tree.leaves(update["net"]):
+        np.testing.assert_allclose(array, -0.001, rtol=1e-5)
+    assert update["schedule"]["bias"] == 0
+
+
+@pytest.mark.parametrize(("name", "made"), [("adamw", optax.adamw(0.1)), ("lion", optax.lion(0.1))])
+def test_decay_has_the_state_of_optax(name, made):
+    """So that runs go on which earlier versions stored."""
+    params = {"net": {"w": jnp.ones((2, 3))}}
+    ours = optimizers.OPTIMIZERS[name](0.1, weight_decay=0.01)
+    assert jax.tree.structure(ours.init(params)) == jax.tree.structure(made.init(params))
 
 
 def test_first_updates():
