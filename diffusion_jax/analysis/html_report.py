@@ -90,8 +90,9 @@ def curves(directory: epath.Path, records: Sequence[Mapping[str, Any]], shown: s
         for name in sorted({name for record in records for name in record})
         if name not in ("step", "time", "loss") and not name.startswith("heldout_loss")
     }
-    values = {name: points for name, points in values.items() if len(points) > 1}
+    values = {name: points for name, points in values.items() if len({value for _, value in points}) > 1}
     evaluated = evaluated_values(directory)
+    evaluated = {name: points for name, points in evaluated.items() if len(points) > 1 or name in values}
 
     for name in dict.fromkeys((figures, "png")):
         with pictures.written_as(name):

@@ -15,9 +15,11 @@ MARKERS = "osD^vP*X"
 def losses(path: epath.PathLike, records: Sequence[Mapping[str, Any]], title: str, weights: str) -> None:
     """Draw the training and the held-out loss against the step.
 
-    records: as `metric_log.read_metrics` returns them. weights: name of the weights behind `heldout_loss`, such as
-    "EMA 0.998".
+    records: as `metric_log.read_metrics` returns them; the loss of the one step after a resume, a mean over no more, is
+    left out. weights: name of the weights behind `heldout_loss`, such as "EMA 0.998".
     """
+    timed = any("images_per_second" in r for r in records)
+    records = [r for r in records if not timed or r["step"] == 1 or "loss" not in r or "images_per_second" in r]
     rates = [(r["step"], r["learning_rate"]) for r in records if "learning_rate" in r]
     figure, (axes, *lower) = make_figure(1, 7, 5.7 if rates else 4.5, dpi=120, ratios=(4, 1) if rates else (1,))
     shown: list[float] = []
