@@ -31,7 +31,8 @@ from diffusion_jax.data.scaling import to_model
 from diffusion_jax.data.source import Source
 from diffusion_jax.experiment import objectives, paths, samplers, sources
 from diffusion_jax.likelihood import bits_back, variational
-from diffusion_jax.process.base import Array, expand, in_float64, level
+from diffusion_jax.objective.bound import decoder_moments
+from diffusion_jax.process.base import Array, in_float64, level
 from diffusion_jax.runs import stored_samples
 from diffusion_jax.runs.trained import Run
 
@@ -309,9 +310,7 @@ def _model(run: Run) -> _Model:
 
     def levels(params: Any, step: Any, z: Array, label: Array) -> Array:
         step, mean, log_var = kernel(params, step, z, label)
-        at_zero = expand(step.at.t <= 0, z)  # as in objective.bound.decoder_nll
-        mean = jnp.where(at_zero, z * expand(jnp.exp(-step.at.log_alpha), z), mean)
-        log_var = jnp.where(at_zero, -expand(step.at.logsnr, z), log_var)
+        mean, log_var = decoder_moments(step.at, (mean, log_var), z)
         nats = jax.vmap(lambda value: decoder(jnp.full_like(z, value), mean, log_var), out_axes=-1)(grid)
         return jax.nn.softmax(-nats, axis=-1)
 

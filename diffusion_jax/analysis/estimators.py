@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion_jax.data.scaling import is_plain
 from diffusion_jax.runs.trained import Run
 
 
@@ -60,7 +61,7 @@ def needs_no_label(name: str, run: Run) -> None:
 def needs_plain_range(name: str, run: Run) -> None:
     """Raise ValueError unless data lie in [-1, 1] without scaling or dequantisation."""
     data = run.config.data
-    if data.dequantise or data.mean != 0 or data.std != 1:
+    if not is_plain(data):
         raise ValueError(
             f"{name}: needs data in [-1, 1], so data.mean=0, data.std=1, data.dequantise=False (got {data.mean}, "
             f"{data.std}, {data.dequantise}). The bound K takes others"

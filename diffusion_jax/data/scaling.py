@@ -4,6 +4,8 @@ The range is [-1, 1]. With a mean and a standard deviation, (x - mean) / std has
 assumes; it also assumes a density, hence uniform noise of the width of a grey level (`dequantised`).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,3 +66,8 @@ def check_levels(levels: int, name: str = "levels") -> None:
 def _grey(levels: int) -> bool:
     check_levels(levels)
     return levels != 0
+
+
+def is_plain(data: Any) -> bool:
+    """Return True if the section `data` of a config leaves the data in [-1, 1], neither scaled nor dequantised."""
+    return (data.mean, data.std, data.dequantise) == (0, 1, False)

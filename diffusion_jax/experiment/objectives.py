@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from diffusion_jax.data.scaling import is_plain
 from diffusion_jax.declarations import Facts, declare, facts_of
 from diffusion_jax.experiment.choices import CHAIN_NEEDED, choose, make, options, refuse
 from diffusion_jax.experiment.paths import (
@@ -306,11 +307,11 @@ def decoder(config: ConfigDict) -> decoders.Decoder:
 
 def data_decoder(config: ConfigDict) -> decoders.Decoder:
     """Return the decoder of the bound. Raises ValueError where it does not suit the data or their range."""
-    data, made = config.data, decoder(config)
+    made = decoder(config)
     real = facts_of(choose("bound.decoder", config.bound.decoder, decoders.DECODERS)).real
     refuse(
         (
-            not real and (data.mean, data.std, data.dequantise) != (0, 1, False),
+            not real and not is_plain(config.data),
             f"bound.decoder={config.bound.decoder!r}: is for [-1, 1], but data.mean, std or dequantise "
             "leave it. Use bound.decoder=density, or loss.name=K",
         )

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from diffusion_jax import averages
 from diffusion_jax.data import augmentation
 from diffusion_jax.data.coupling import COUPLINGS
+from diffusion_jax.data.scaling import is_plain
 from diffusion_jax.experiment import guidances, objectives, optimizers, paths
 from diffusion_jax.experiment.choices import choose, options, refuse
 from diffusion_jax.networks.registry import NETWORKS
@@ -27,7 +28,7 @@ def check_process(config: ConfigDict, process: Process) -> None:
             f"{process_is}: needs data.levels={process.levels} (got {levels})",
         ),
         (
-            other and (config.data.mean, config.data.std, config.data.dequantise) != (0, 1, False),
+            other and not is_plain(config.data),
             f"{process_is}: needs data in [-1, 1]. Leave data.mean, data.std and data.dequantise",
         ),
         (
@@ -74,7 +75,7 @@ def check_process(config: ConfigDict, process: Process) -> None:
 def check_data(config: ConfigDict) -> None:
     """Raise ValueError where the range of the data does not suit the config."""
     data = config.data
-    leaves = (data.mean, data.std, data.dequantise) != (0, 1, False)
+    leaves = not is_plain(config.data)
     refuse(
         (not data.shape, "data.shape: is empty. Set it, or open the data first, which fills it in"),
         (not data.std > 0, f"data.std: must be above 0 (got {data.std})"),

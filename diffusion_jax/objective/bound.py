@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from diffusion_jax.objective.decoders import Decoder
 from diffusion_jax.objective.prediction import Prediction
 from diffusion_jax.objective.reverse import Reverse
-from diffusion_jax.process.base import Array, Distribution, Process, Schedule, StepCoefficients, expand
+from diffusion_jax.process.base import Array, Distribution, Level, Process, Schedule, StepCoefficients, expand
 
 
 class StepTerm(Protocol):
@@ -51,15 +51,18 @@ def step_term(process: Process, reverse: Reverse, decode: Decoder) -> StepTerm:
 
 
 def decoder_nll(decode: Decoder, coefficients: StepCoefficients, model: Distribution, x0: Array, x_t: Array) -> Array:
-    """Return -log p(x0 | x_t) in nats [B] of a step to no noise.
+    """Return -log p(x0 | x_t) in nats [B] of a step to no noise, with the moments of `decoder_moments`."""
+    return decode(x0, *decoder_moments(coefficients.at, model, x_t)).reshape(len(x0), -1).sum(1)
 
-    The mean and log variance are taken from `model`, the reverse kernel, where t > 0; at t = 0 they are x_0/alpha and
-    log(sigma²/alpha²).
+
+def decoder_moments(at: Level, model: Distribution, x_t: Array) -> Distribution:
+    """Return mean and log variance for the decoder of a step to no noise.
+
+    They are those of `model`, the reverse kernel, where t > 0; at t = 0 they are x_0/alpha and log(sigma²/alpha²).
     """
-    at_zero = expand(coefficients.at.t <= 0, x_t)
-    mean = jnp.where(at_zero, x_t * expand(jnp.exp(-coefficients.at.log_alpha), x_t), model[0])
-    log_var = jnp.where(at_zero, -expand(coefficients.at.logsnr, x_t), model[1])
-    return decode(x0, mean, log_var).reshape(len(x0), -1).sum(1)
+    at_zero = expand(at.t <= 0, x_t)
+    mean = jnp.where(at_zero, x_t * expand(jnp.exp(-at.log_alpha), x_t), model[0])
+    return mean, jnp.where(at_zero, -expand(at.logsnr, x_t), model[1])
 
 
 def kl_term(process: Process, reverse: Reverse) -> StepTerm:

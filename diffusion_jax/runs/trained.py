@@ -72,7 +72,7 @@ def load(
     config = autoencoders.attach(config, workdir, verify=verify)
     ema = ema or state.first_average(config)
     guide, of_guide = load_guide(workdir, config, verify)
-    weights = checkpoints.restore_weights(workdir, step, None if ema == "none" else ema, verify)
+    weights = checkpoints.restore_weights(workdir, step, ema, verify)
     experiment = wiring.build(config, weights, guide=guide)  # a learned schedule is known from here on
     if step and (lagging := reports.lag(config, ema, step)):
         log.warning("%s, %s", workdir, lagging)
@@ -111,7 +111,7 @@ def load_guide(workdir: str, config: ConfigDict, verify: bool = True) -> tuple[C
             f"guidance.{section}: {where} and {workdir} must have the same autoencoder, or both no latent.workdir"
         )
     ema = chosen.ema or state.first_average(guide)
-    weights = checkpoints.restore_weights(where, step, None if ema == "none" else ema, verify)
+    weights = checkpoints.restore_weights(where, step, ema, verify)
     return guide, {"classifier" if by_classifier else "guide": weights}
 
 

@@ -50,7 +50,7 @@ def of_run(config: ConfigDict, verify: bool = True) -> latents.Autoencoder:
         theirs = configs.merge(checkpoints.read_config(where, step, verify))
         facts = objectives.loss_facts(theirs)
         ema = ema or state.first_average(theirs)
-        weights = checkpoints.restore_weights(where, step, None if ema == state.RAW else ema, verify)
+        weights = checkpoints.restore_weights(where, step, ema, verify)
     except (OSError, ValueError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"latent.workdir={where}: {error}") from error

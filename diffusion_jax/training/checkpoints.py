@@ -30,7 +30,7 @@ from orbax.checkpoint.future import ChainedFuture
 from diffusion_jax import averages, files
 from diffusion_jax.config import as_tuples
 from diffusion_jax.runs import record
-from diffusion_jax.training import checksums
+from diffusion_jax.training import checksums, state
 from diffusion_jax.training.workdir import check_reachable, check_writable, checkpoints_of
 
 log = logging.getLogger(__name__)
@@ -190,21 +190,21 @@ def restore(run: Run, abstract_state: Any, step: int | str = "newest", verify: b
         return reader.restore(directory, args=arguments)["state"]
 
 
-def restore_weights(run: Run, step: int | str = "newest", ema: str | None = None, verify: bool = True) -> Any:
+def restore_weights(run: Run, step: int | str = "newest", ema: str = state.RAW, verify: bool = True) -> Any:
     """Return only parameters, as a tree of NumPy arrays.
 
     ema: an average as written in the config, such as "0.9999"; "posthoc:0.1": the power-function average of that
-    length, from the averages "power:…" of all checkpoints up to this step; None: the parameters themselves. Raises as
+    length, from the averages "power:…" of all checkpoints up to this step; "none": the parameters themselves. Raises as
     `restore` does, and ValueError for an unknown average.
     """
     directory = _checked(run, step, "state", verify)
-    if ema is not None and ema.startswith(averages.ASKED):
+    if ema.startswith(averages.ASKED):
         return _reconstructed(directory, ema, verify)
     stored = _stored(directory)
-    if ema is not None and ema not in stored["ema"]:
+    if ema != state.RAW and ema not in stored["ema"]:
         there = ", ".join(sorted(stored["ema"])) or "none"
         raise ValueError(f"--ema={ema}: no such average in {directory}. Use none (the raw weights) or one of: {there}")
-    if ema is None:
+    if ema == state.RAW:
         return _part(directory, {"params": stored["params"]})["params"]
     return _part(directory, {"ema": {ema: stored["ema"][ema]}})["ema"][ema]
 

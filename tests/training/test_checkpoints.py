@@ -154,12 +154,12 @@ def test_config_comes_back_with_tuples(run):
         typed.seed = "0"
 
 
-@pytest.mark.parametrize("ema, factor", [(None, 1.0), ("0.9999", 0.9999), ("0.99", 0.99)])
+@pytest.mark.parametrize("ema, factor", [("none", 1.0), ("0.9999", 0.9999), ("0.99", 0.99)])
 @pytest.mark.parametrize("step, value", [(1, 1.0), ("newest", 3.0), ("best", 2.0)])
 def test_weights_alone(run, ema, factor, step, value):
     weights = checkpoints.restore_weights(run, step, ema)
     full = make_state(value)
-    assert_same(weights, full.params if ema is None else full.ema[ema])
+    assert_same(weights, full.params if ema == "none" else full.ema[ema])
     assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(weights))
     np.testing.assert_allclose(weights["net"]["w"][0], factor * (value + np.arange(3)), rtol=1e-6)
 
