@@ -3,10 +3,10 @@
 Run:    python -m diffusion_jax.main train --config=configs/mnist_ddpm.py --workdir=runs/mnist_ddpm
         python -m diffusion_jax.main evaluate --workdir=runs/mnist_ddpm --metrics=parzen --num_samples=10000 \\
             --sampler.name=dpmpp_2m_sde --sampler.num_steps=15
-Expect: held-out loss 0.0217; with 10,000 samples of 15 network calls a Parzen estimate of 318.7 ± 3.2 bits and a
-        Fréchet distance of 0.173 (0.160-0.187) in grey28 features (measured on a run of 12,000 steps that was
-        lengthened to 24,000; docs/results/mnist.md). :gpu is not measured
-Time:   133 minutes on one CPU core beside other work (measured); two free cores: 70 minutes by their speed (not timed)
+Expect: held-out loss 0.0216; with 10,000 samples of 15 network calls a Parzen estimate of 318.8 ± 3.2 bits and a
+        Fréchet distance of 0.155 (0.141-0.169) in grey28 features (measured; docs/results/mnist.md).
+        :gpu is not measured
+Time:   103 minutes on two CPU cores beside other work (measured); free cores: 75 minutes by their speed at the start
 
 Data: data/mnist with the four IDX files. Variant :gpu as for configs/fashion_ddpm.py.
 """

@@ -36,10 +36,10 @@ class _Shown(logging.StreamHandler):
 
 
 def show() -> logging.Handler:
-    """Show losses and progress, in Python as the command line does: on standard error, and of this package alone.
+    """Show losses and progress on standard error, as the command line does.
 
-    Returns the handler. A second call changes nothing. Without it, Python shows warnings only; programs that set up
-    `logging` themselves need the level INFO for the logger "diffusion_jax" instead.
+    Only this package is shown. Returns the handler. A second call changes nothing. Without it, Python shows warnings
+    only; programs that set up `logging` themselves need the level INFO for the logger "diffusion_jax" instead.
     """
     package = logging.getLogger("diffusion_jax")
     if found := [handler for handler in package.handlers if isinstance(handler, _Shown)]:

@@ -69,5 +69,5 @@ def _grey(levels: int) -> bool:
 
 
 def is_plain(data: Any) -> bool:
-    """Return True if the section `data` of a config leaves the data in [-1, 1], neither scaled nor dequantised."""
+    """Return True for data in [-1, 1], neither scaled nor dequantised. data: the section of a config."""
     return (data.mean, data.std, data.dequantise) == (0, 1, False)

@@ -146,7 +146,7 @@ def heldout_or_none(config: ConfigDict, use: str = "") -> Source | None:
 
 
 def train_or_none(config: ConfigDict, use: str) -> Source | None:
-    """Open the training split, or return None, with a warning that names `use`, if a run of arrays has not got it."""
+    """Open the training split, or return None if a run of arrays has none. A warning then names `use`."""
     try:
         return source(config, "train")
     except NoHeldout as error:

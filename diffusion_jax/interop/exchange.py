@@ -64,9 +64,10 @@ def from_diffusers(config: ConfigDict, path: str, workdir: str) -> dict[str, Any
 
 
 def _levels_and_classes(config: ConfigDict, shape: tuple[int, ...], classes: int) -> dict[str, int]:
-    """Return levels and classes of the config's data, if they can be read and have the model's shape.
+    """Return levels and classes for the data of an imported model.
 
-    Otherwise 256 levels, unless the config says others. A model with classes keeps its own.
+    They are those of the config's data, if these can be read and have the model's shape. Otherwise there are 256
+    levels, unless the config says others. A model with classes keeps its own.
     """
     found = {"levels": config.data.levels or 256, "classes": classes or config.data.classes}
     try:

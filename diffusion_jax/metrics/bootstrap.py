@@ -14,7 +14,7 @@ LEAST = 4
 
 
 def check_replicates(replicates: int) -> None:
-    """Raise ValueError for a number of replicates, as of --bootstrap, that gives no interval; 0 asks for none."""
+    """Raise ValueError for a number of replicates that gives no interval. 0 asks for none."""
     if replicates < 0 or replicates == 1:
         raise ValueError(f"--bootstrap={replicates}: must be at least 2, or 0 for no intervals")
 

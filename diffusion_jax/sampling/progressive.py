@@ -92,9 +92,9 @@ def interpolation(
     points: int,
     number: int = 4,
 ) -> np.ndarray:
-    """Interpolate between x0 of two examples, ends [2,*D], with labels [2]; a point takes the label of the nearer end.
+    """Interpolate between x0 of two examples, ends [2,*D], with labels [2].
 
-    Both are corrupted to level t and mixed, and sampling starts from there.
+    Both are corrupted to level t and mixed, and sampling starts from there, with the label of the nearer end.
 
     x_t = (1 - share) x_t[0] + share x_t[1], `points` shares from 0 to 1, the same noise for all. Of bits and levels,
     which have no values between, each dimension is taken from either end, with these shares. Returns [1 + parts,

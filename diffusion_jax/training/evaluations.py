@@ -1,4 +1,4 @@
-"""What a training measures along the way: held-out loss, metrics of samples, sample grids."""
+"""Measurements along a training: held-out loss, metrics of samples, sample grids."""
 
 import dataclasses
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Measured:
-    """What was measured at one step, filled in as it is known."""
+    """Values measured at one step, filled in as they are known."""
 
     results: dict[str, float] = dataclasses.field(default_factory=dict)
     heldout_loss: float | None = None

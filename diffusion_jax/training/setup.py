@@ -21,7 +21,7 @@ ORDERS_APART = 1_000_003
 
 
 class Parts(NamedTuple):
-    """What a training is made of. Nothing of it is compiled."""
+    """Parts of a training. Nothing of them is compiled."""
 
     config: ConfigDict
     """With every value that the data or the stored run decide."""
