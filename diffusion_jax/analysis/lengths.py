@@ -42,7 +42,8 @@ def compare_lengths(
     rows: list[dict[str, float]] = []
     for sigma_rel in lengths:
         averaged = trained.load(run.workdir, run.step, f"{averages.ASKED}{sigma_rel:g}", **sections)
-        figures = {name: value for name, value in measure(averaged).items() if isinstance(value, int | float)}
+        measured = measure(averaged).items()
+        figures = {name: value for name, value in measured if isinstance(value, float)}  # and no counts
         rows.append({"sigma_rel": sigma_rel, **figures})
         log.info("averages: %s", "  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()))
     directory = trained.evaluation_directory(run)

@@ -43,9 +43,9 @@ def add_record(run: trained.Run, key: str, record: dict[str, Any]) -> None:
 def flat(record: dict[str, Any]) -> dict[str, Any]:
     """Return the metrics of a record by name, with name_low, name_high and name_std, and its warnings as `marked`.
 
-    Beside them stand the number of samples and of network calls for each.
+    Beside them stands the number of network calls for each sample; the number of samples is in the names.
     """
-    values: dict[str, Any] = {name: record[name] for name in ("num_samples", "network_calls")}
+    values: dict[str, Any] = {"network_calls": record["network_calls"]}
     for name, entry in record["figures"].items():
         values |= {name if part == "value" else f"{name}_{part}": value for part, value in entry.items()}
     return values | ({"marked": record["marked"]} if record["marked"] else {})

@@ -31,7 +31,7 @@ def check_arguments(options: Mapping[str, Any] | None, given: Mapping[str, tuple
         if isinstance(there, str | int | float) and there == value:
             continue
         if name:
-            raise ValueError(f"options: {key}={value!r}: the argument {name} sets this key. Leave one of the two out")
+            raise ValueError(f"options: {key}={value!r}: belongs to the argument {name}. Use that alone")
 
 
 def put_options_of_run(config: ConfigDict, options: Mapping[str, Any] | None) -> None:

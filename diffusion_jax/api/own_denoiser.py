@@ -53,7 +53,7 @@ def sample(
     choice = Choice("sampler", chosen, {}) if isinstance(chosen, str) else chosen
     if choice.name in ("direct", "mean_flow"):
         raise ValueError(f"sampler={choice.name!r}: needs a model of its own, not a denoiser. Use another sampler")
-    if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
+    if isinstance(tile, bool) or not isinstance(tile, int | np.integer) or tile < 1:
         raise ValueError(f"tile={tile!r}: must be a whole number of at least 1")
     if not 0 <= min_t < 1:
         raise ValueError(f"min_t={min_t}: is not in [0, 1)")

@@ -328,6 +328,7 @@ class Run:
         given = {
             keys[name]: (name, getattr(value, "name", value)) for name, value in arguments.items() if value is not None
         }
+        given |= dict.fromkeys(("sampler.times", "sampler.levels"), ("num_steps", ())) if num_steps is not None else {}
         check_arguments(options, given)
         put_options_of_run(config, options)
         experiment = wiring.build(config, self.params, guide=self._run.guide)

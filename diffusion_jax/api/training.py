@@ -19,6 +19,7 @@ from diffusion_jax.experiment import sources
 from diffusion_jax.experiment.choices import Instance
 from diffusion_jax.networks import adapter
 from diffusion_jax.runs import trained
+from diffusion_jax.training import checkpoints
 from diffusion_jax.training import loop as training_loop
 
 
@@ -96,7 +97,7 @@ def train(
         training_loop.train(config, place)
         run = Run(trained.load(place, given=_given(config)))
     except BaseException:
-        if workdir is None:
+        if workdir is None and not checkpoints.steps(place):
             shutil.rmtree(place, ignore_errors=True)
         raise
     if workdir is None:

@@ -58,7 +58,7 @@ def check_effect(config: ConfigDict, keys: Iterable[str], start: str) -> None:
     for key in keys:
         given = [name for name in ("sampler.times", "sampler.levels") if used.get(name)]
         if given and key in ("sampler.num_steps", "sampler.grid"):
-            raise ValueError(f"{start}{key}: has no effect with {given[0]}={used[given[0]]}. Leave one of the two out")
+            raise ValueError(f"{start}{key}: has no effect with {given[0]}={used[given[0]]}. Set that to ()")
         if key not in used:
             section, name, _ = key.split(".", 2)
             choice = f"{section}.{_choice_of(section, name)}"

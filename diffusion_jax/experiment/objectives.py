@@ -233,8 +233,6 @@ def loss_terms(
             )
         )
     if isinstance(made, dict):
-        idle = config.loss.reduction != "mean" and "mse" not in made
-        refuse((idle, f"loss.reduction={config.loss.reduction!r}: has no effect with loss.name={config.loss.name!r}"))
         return made
     if not process.gaussian:
         raise ValueError(

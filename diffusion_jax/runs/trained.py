@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from diffusion_jax import config as configs
 from diffusion_jax import devices, files
-from diffusion_jax.experiment import drawing, guidances, sources, wiring
+from diffusion_jax.experiment import choices, drawing, guidances, sources, wiring
 from diffusion_jax.networks.parameters import check_finite
 from diffusion_jax.training import autoencoders, checkpoints, evaluations, reports, state
 
@@ -172,6 +172,8 @@ def labels(run: Run, seeds: np.ndarray, label: int | None = None) -> np.ndarray 
 
 def network_calls(run: Run) -> int:
     """Return the number of function evaluations (NFE) per sample, from `wiring.count_calls`, counted once."""
+    if any(isinstance(value, choices.Instance) for _, value in configs.flatten(run.config)):  # two may have one name
+        return wiring.count_calls(run.config, run.params, run.guide)
     key = str((run.workdir, run.step, run.ema, configs.in_use(configs.plain(run.config))))
     if key not in _COUNTED:
         _COUNTED[key] = wiring.count_calls(run.config, run.params, run.guide)

@@ -180,7 +180,6 @@ REFUSED = [
     ({"eval__max_examples": 0}, "eval.max_examples"),
     ({"optimizer__adam__weight_decay": -0.1}, "optimizer.adam.weight_decay"),
     ({"loss__reduction": "halfsum"}, "loss.reduction"),
-    ({"loss__reduction": "sum", "loss__name": "vlb"}, "loss.reduction"),
     (
         {"prediction__input_scaling": "unit"},
         "prediction.input_scaling",
