@@ -22,13 +22,11 @@
 #
 #     python -m diffusion_jax.main train    --config=mnist_vlb --workdir=runs/mnist_vlb
 #     python -m diffusion_jax.main evaluate --workdir=runs/mnist_vlb --likelihood=vlb --num_samples=0
-#     for name in mnist_ddpm fashion_ddpm; do
-#         python -m diffusion_jax.main train    --config=$name --workdir=runs/$name
-#         python -m diffusion_jax.main frontier --workdir=runs/$name --features=grey28 --num_samples=500 \
-#             --samplers=ancestral,ddim,dpmpp_2m,dpmpp_2m_sde --steps=5,10,20,50
-#         python -m diffusion_jax.main evaluate --workdir=runs/$name --metrics=fid,pr --features=grey28 \
-#             --num_samples=10000 --allow=sizes --sampler.name=dpmpp_2m_sde --sampler.num_steps=15
-#     done
+#     python -m diffusion_jax.main train    --config=fashion_cond --workdir=runs/fashion_cond
+#     python -m diffusion_jax.main evaluate --workdir=runs/fashion_cond --metrics=fid --features=grey28 \
+#         --num_samples=1000 --allow=sizes
+#     python -m diffusion_jax.main frontier --workdir=runs/fashion_cond --features=grey28 --num_samples=200 \
+#         --samplers=ddim,dpmpp_2m:logsnr --steps=5,10,20
 #
 # The environment variable `RUNS` names other directories. Missing results are reported and skipped.
 
@@ -49,7 +47,7 @@ from diffusion_jax.runs.pictures import grid
 plt.style.use("tableau-colorblind10")
 plt.rcParams.update({"figure.dpi": 110, "figure.constrained_layout.use": True, "axes.grid": True, "grid.alpha": 0.3})
 ROOT = pathlib.Path(diffusion_jax.__file__).parent.parent
-RUNS = os.environ.get("RUNS", os.pathsep.join(f"runs/{name}" for name in ("mnist_vlb", "mnist_ddpm", "fashion_ddpm")))
+RUNS = os.environ.get("RUNS", f"runs/mnist_vlb{os.pathsep}runs/fashion_cond")
 runs = [path for path in (ROOT / name for name in RUNS.split(os.pathsep)) if (path / "checkpoints").is_dir()]
 if not runs:
     raise FileNotFoundError("there is no run to read: make one by the commands above, or name it in RUNS")
