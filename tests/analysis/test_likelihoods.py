@@ -89,7 +89,7 @@ def test_dopri5_samples_depend_on_their_seed_alone(workdir, tmp_path, capsys):
 @pytest.mark.parametrize("by", ["ode", "ddim"])
 def test_encode_writes_noise_that_decodes_to_the_data(by, workdir, tmp_path, capsys):
     out = tmp_path / "latents.npz"
-    flags = ["--num_samples=6", f"--by={by}", f"--out={out}"]
+    flags = ["--num_examples=6", f"--by={by}", f"--out={out}"]
     flags += ["--ode.rtol=1e-6", "--ode.atol=1e-6"] if by == "ode" else []
     code, lines, errors = run(capsys, "encode", f"--workdir={workdir}", *flags)
     assert code == 0, errors
@@ -116,7 +116,7 @@ BAD = [
     (["evaluate", "--likelihood=ode", "--ode.rtol=0"], "ode.rtol=0.0"),
     (["evaluate", "--likelihood=ode", "--ode.max_calls=8"],
      "--likelihood=ode: 16 of 16"),
-    (["sample", "--out={tmp}/x.npz", "--sampler.name=dopri5", "--sampler.dopri5.max_calls=8", "--num_samples=3"],
+    (["sample", "--out={tmp}/x.npz", "--sampler.name=dopri5", "--sampler.dopri5.max_calls=8", "--num_examples=3"],
      "sampler.name='dopri5': 3 of 3"),
     (["sample", "--out={tmp}/x.npz", "--sampler.name=dopri5", "--sampler.dopri5.atol=-1."],
      "sampler.dopri5.atol=-1.0"),
