@@ -116,7 +116,7 @@ BAD = [
     (["evaluate", "--likelihood=ode", "--ode.rtol=0"], "ode.rtol=0.0"),
     (["evaluate", "--likelihood=ode", "--ode.max_calls=8"],
      "--likelihood=ode: 16 of 16"),
-    (["sample", "--out={tmp}/x.npz", "--sampler.name=dopri5", "--sampler.dopri5.max_calls=8", "--num_examples=3"],
+    (["sample", "--out={tmp}/x.npz", "--sampler.name=dopri5", "--sampler.dopri5.max_calls=8", "--num_samples=3"],
      "sampler.name='dopri5': 3 of 3"),
     (["sample", "--out={tmp}/x.npz", "--sampler.name=dopri5", "--sampler.dopri5.atol=-1."],
      "sampler.dopri5.atol=-1.0"),
