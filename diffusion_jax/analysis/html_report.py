@@ -140,8 +140,7 @@ def grids(directory: epath.Path) -> list[str]:
 def evaluations(directory: epath.Path) -> list[str]:
     """Return the values and pictures of each evaluated checkpoint, the newest first."""
     parts = []
-    found = comparison.evaluations(pathlib.Path(directory), pictured=True)
-    for folder, values in found:
+    for folder, values in comparison.evaluations(pathlib.Path(directory), pictured=True):
         step, _, ema = folder.name.partition("-")
         parts.append(f"<h2>Evaluation of step {int(step):,}, {html.escape(state.describe_weights(ema))}</h2>")
         records = files.read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}

@@ -27,10 +27,8 @@ def check_arguments(options: Mapping[str, Any] | None, given: Mapping[str, tuple
     given: the argument and its value by key.
     """
     for key, value in options.items() if isinstance(options, Mapping) else ():
-        name, there = given.get(key, ("", value))
-        if isinstance(there, str | int | float) and there == value:
-            continue
-        if name:
+        name, there = given.get(key, ("", None))
+        if name and not (isinstance(there, str | int | float) and there == value):
             raise ValueError(f"options: {key}={value!r}: belongs to the argument {name}. Use that alone")
 
 
