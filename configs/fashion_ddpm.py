@@ -4,7 +4,7 @@ Run:    python -m diffusion_jax.main train --config=configs/fashion_ddpm.py --wo
         python -m diffusion_jax.main train --config=configs/fashion_ddpm.py:gpu --workdir=runs/fashion_ddpm
         python -m diffusion_jax.main evaluate --workdir=runs/fashion_ddpm --metrics=fid --features=grey28 \\
             --num_samples=10000 --allow=sizes --sampler.name=dpmpp_2m_sde --sampler.num_steps=15
-Expect: held-out loss 0.0404; Fréchet distance of 10,000 samples of 15 calls 0.264 (0.248-0.285) in grey28 features
+Expect: held-out loss 0.0404; Fréchet distance of 10,000 samples of 15 calls 0.264 in grey28 features
         (measured; docs/results/mnist.md). :gpu is not measured
 Time:   63 minutes on one CPU core beside other work (measured)
 

@@ -477,7 +477,7 @@ def test_calls_that_do_not_suit_a_run_are_refused(run, workdir, tmp_path):
         dj.load(workdir, network=ImageNet(width=16))
     with pytest.raises(ValueError, match="in_memory"):
         dj.load(workdir, network=ImageNet()).likelihood()
-    with pytest.raises(ValueError, match="data=images"):
+    with pytest.raises(ValueError, match="data"):
         dj.load(workdir, network=ImageNet(), heldout=IMAGES[:2]).restore(num_examples=2)
     with pytest.raises(ValueError, match="data"):
         run.restore(IMAGES[:2], operator=lambda x: x.mean(0), y=np.zeros((2, *IMAGES.shape[2:])), noise=0.1)
